@@ -1,0 +1,392 @@
+"""Settings: one frozen class per section, read from defaults, a file, the environment, flags.
+
+The fields below are the single table of settings. ``config.yaml``, the flags of ``upscaled
+serve``, the environment variables and the documentation are all checked against it by tests.
+
+Later sources win: default < file < ``UPSCALED_<SECTION>_<KEY>`` < command-line flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from upscaled.errors import ConfigError
+
+ENV_PREFIX = "UPSCALED_"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one setting allows beyond its type, and how it is told to people."""
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    flag: str | None = None
+    check: Callable[[Any], str | None] | None = None
+    """Returns what is allowed, when the value is not; else None."""
+
+    def complaint(self, value: object) -> str | None:
+        """Return what is allowed when ``value`` is not, else None."""
+        if self.choices and value not in self.choices:
+            return "one of " + ", ".join(self.choices)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = self.minimum, self.maximum
+            if (low is not None and value < low) or (high is not None and value > high):
+                if high is None:
+                    return f"{low:g} or more"
+                return f"{low:g} to {high:g}"
+        return self.check(value) if self.check else None
+
+
+def _setting(default: Any, help_: str, **rule: Any) -> Any:
+    return field(default=default, metadata={"rule": Rule(help_, **rule)})
+
+
+def _a_prefix(value: str) -> str | None:
+    ok = re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value)
+    return None if ok else "a path that starts with / and does not end in one, such as /api/v1"
+
+
+def _a_tile(value: int) -> str | None:
+    return None if value == 0 or 32 <= value <= 4096 else "0 (automatic) or 32 to 4096"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where the server listens and what it takes from the network."""
+
+    host: str = _setting(
+        "127.0.0.1",
+        "Address to listen on. 127.0.0.1: this machine only. 0.0.0.0: everybody who can reach it.",
+        flag="--host",
+    )
+    port: int = _setting(
+        8089, "TCP port; 0 takes a free one.", minimum=0, maximum=65535, flag="--port"
+    )
+    api_prefix: str = _setting("/api/v1", "Path all endpoints live under.", check=_a_prefix)
+    auth_token: str = _setting(
+        "",
+        "Secret that callers must send as `Authorization: Bearer …` or `X-Auth-Token`; "
+        "empty: everybody may call.",
+    )
+    max_request_size_mb: int = _setting(
+        200, "Largest request body in MiB.", minimum=1, maximum=100_000
+    )
+
+
+@dataclass(frozen=True)
+class UpscalerSettings:
+    """Which engine works on what, and how."""
+
+    engine: str = _setting(
+        "auto",
+        "binary: the native program; builtin: the resident engine on the ncnn library; "
+        "auto: binary where the program and a real GPU are there, else builtin.",
+        choices=("auto", "binary", "builtin"),
+        flag="--engine",
+    )
+    binary_path: str = _setting(
+        "",
+        "The native program (realesrgan-ncnn-vulkan or upscayl-bin); empty: looked for in bin/, "
+        "then in PATH.",
+    )
+    models_path: str = _setting("models", "Folder with the .param/.bin pairs.")
+    default_model: str = _setting("realesrgan-x4plus", "Model of a request that names none.")
+    default_scale: int = _setting(4, "Scale of a request that names none.", minimum=2, maximum=4)
+    gpu_ids: tuple[int, ...] = _setting(
+        (),
+        "Vulkan devices to use, by index as `upscaled doctor` lists them; "
+        "empty: the best one; -1: the CPU (builtin engine only).",
+        check=lambda v: None if all(-1 <= i <= 255 for i in v) else "indices from -1 to 255",
+    )
+    tile_size: int = _setting(
+        0,
+        "Pixels per tile side for requests that name none; 0: by the memory there is.",
+        check=_a_tile,
+    )
+    threads: int = _setting(
+        0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
+    )
+    job_timeout_seconds: int = _setting(
+        3600, "A job that takes longer is ended and fails.", minimum=1, maximum=1_000_000
+    )
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """Where files are kept and for how long."""
+
+    data_dir: str = _setting(
+        "data", "Folder for uploads, results and job records.", flag="--data-dir"
+    )
+    delete_after_download: bool = _setting(
+        True, "Delete a result as soon as it has been downloaded completely."
+    )
+    result_ttl_hours: float = _setting(
+        24.0, "Hours after which a result that nobody fetched is deleted.", minimum=0.001
+    )
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """How much is taken on at once."""
+
+    max_concurrent_jobs: int = _setting(
+        0, "Jobs upscaled at the same time; 0: one a device.", minimum=0, maximum=1024
+    )
+    max_queue_size: int = _setting(
+        100, "Jobs waiting beside those; more are refused with 503.", minimum=1, maximum=1_000_000
+    )
+    max_input_megapixels: float = _setting(
+        150.0, "Largest picture taken, in million pixels.", minimum=0.01, maximum=10_000
+    )
+    rate_limit_per_minute: int = _setting(
+        0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
+    )
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """What is written to standard error."""
+
+    level: str = _setting(
+        "info", "Least severe event written.", choices=("debug", "info", "warning", "error")
+    )
+    format: str = _setting("text", "One line per event, as text or JSON.", choices=("text", "json"))
+    access: bool = _setting(False, "Write a line per HTTP request too.")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Parts that can be switched off."""
+
+    docs: bool = _setting(True, "Serve Swagger UI at <api_prefix>/docs.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings. ``base`` is the folder that relative paths in them start from."""
+
+    server: ServerSettings = ServerSettings()
+    upscaler: UpscalerSettings = UpscalerSettings()
+    storage: StorageSettings = StorageSettings()
+    limits: LimitSettings = LimitSettings()
+    logging: LoggingSettings = LoggingSettings()
+    features: FeatureSettings = FeatureSettings()
+    base: Path = field(default_factory=Path.cwd)
+
+    def path(self, value: str) -> Path:
+        """Return a path setting as an absolute path, ``~`` expanded."""
+        return (self.base / Path(value).expanduser()).resolve()
+
+    @property
+    def data_dir(self) -> Path:
+        """Absolute folder of uploads, results and records."""
+        return self.path(self.storage.data_dir)
+
+    @property
+    def models_dir(self) -> Path:
+        """Absolute folder of the models."""
+        return self.path(self.upscaler.models_path)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: ``key`` of ``section`` with type, default and rule."""
+
+    section: str
+    key: str
+    type: Any
+    default: Any
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        """``section.key``, as error messages and documents call it."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def env(self) -> str:
+        """The environment variable that sets it."""
+        return f"{ENV_PREFIX}{self.section}_{self.key}".upper()
+
+
+SECTIONS: Mapping[str, type] = {
+    "server": ServerSettings,
+    "upscaler": UpscalerSettings,
+    "storage": StorageSettings,
+    "limits": LimitSettings,
+    "logging": LoggingSettings,
+    "features": FeatureSettings,
+}
+
+
+def settings() -> Iterator[Setting]:
+    """Yield every setting, in the order of the file."""
+    for section, cls in SECTIONS.items():
+        hints = typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            rule = cast(Rule, item.metadata["rule"])
+            yield Setting(section, item.name, hints[item.name], item.default, rule)
+
+
+_TYPE_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple[int, ...]: "a list of whole numbers, such as [0, 1]",
+}
+
+
+def _from_text(text: str, kind: object) -> object:
+    """Turn an environment variable or flag into the value the file would hold."""
+    stripped = text.strip()
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                stripped.lower()
+            ]
+        if kind is int:
+            return int(stripped)
+        if kind is float:
+            return float(stripped)
+        if isinstance(kind, types.GenericAlias):
+            inner = stripped.removeprefix("[").removesuffix("]")
+            return tuple(int(part) for part in inner.split(",") if part.strip())
+    except (KeyError, ValueError):
+        return text
+    return text
+
+
+def _checked(setting: Setting, value: object, source: str) -> object:
+    """Return ``value`` in the setting's type.
+
+    Raises:
+        ConfigError: wrong type or not allowed; names the key, the value and what is allowed.
+    """
+    kind = setting.type
+    fits: bool
+    if isinstance(kind, types.GenericAlias):
+        fits = isinstance(value, list | tuple) and all(
+            isinstance(v, int) and not isinstance(v, bool) for v in value
+        )
+        if fits:
+            value = tuple(cast("Sequence[int]", value))
+    elif kind is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if fits:
+            value = float(cast(float, value))
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    allowed = setting.rule.complaint(value) if fits else _TYPE_NAMES[kind]
+    if allowed is None and isinstance(value, float) and not math.isfinite(value):
+        allowed = "a finite number"
+    if allowed is not None:
+        raise ConfigError(f"{source}: {setting.name} is {value!r}; allowed is {allowed}.")
+    return value
+
+
+def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
+    try:
+        document: object = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"The configuration file {path} does not exist.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {path} can't be read: {error.strerror}."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"The configuration file {path}{line} is not valid YAML.") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections such as `server:`, found {document!r}.")
+    for name, section in document.items():
+        if name not in SECTIONS:
+            raise ConfigError(
+                f"{path}: there is no section {name!r}; allowed are {', '.join(SECTIONS)}."
+            )
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{path}: section {name} is {section!r}; allowed are its keys.")
+        keys = [item.name for item in dataclasses.fields(SECTIONS[name])]
+        for key in section or {}:
+            if key not in keys:
+                raise ConfigError(
+                    f"{path}: there is no key {name}.{key}; allowed are {', '.join(keys)}."
+                )
+    return {name: section or {} for name, section in document.items()}
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the settings.
+
+    Args:
+        file: the YAML file; None: defaults only, relative paths start at the working directory.
+        environ: the environment; None: the process's own.
+        flags: values from the command line by setting name (``server.port``), as text.
+
+    Raises:
+        ConfigError: one sentence that names the key, the value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    flags = flags or {}
+    document = _read_file(file) if file else {}
+    values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+    known_variables = {"UPSCALED_CONFIG"}
+    for setting in settings():
+        known_variables.add(setting.env)
+        section = document.get(setting.section, {})
+        found: object
+        if setting.name in flags:
+            found, source = _from_text(flags[setting.name], setting.type), str(setting.rule.flag)
+        elif setting.env in environ:
+            found, source = _from_text(environ[setting.env], setting.type), setting.env
+        elif setting.key in section:
+            found, source = section[setting.key], str(file)
+        else:
+            continue
+        values[setting.section][setting.key] = _checked(setting, found, source)
+    for variable in environ:
+        if variable.startswith(ENV_PREFIX) and variable not in known_variables:
+            raise ConfigError(
+                f"There is no setting for the environment variable {variable}; "
+                f"allowed are {ENV_PREFIX}<SECTION>_<KEY> for the keys in config.yaml."
+            )
+    base = file.resolve().parent if file else Path.cwd()
+    sections = {name: cls(**values[name]) for name, cls in SECTIONS.items()}
+    return Config(base=base, **sections)
+
+
+def warnings(config: Config) -> list[str]:
+    """Return sentences about settings that are allowed but unwise."""
+    found = []
+    local = config.server.host in {"127.0.0.1", "localhost", "::1"} or (
+        config.server.host.startswith("127.")
+    )
+    if not local and not config.server.auth_token:
+        found.append(
+            f"The server listens on {config.server.host} without server.auth_token: everybody who "
+            "reaches this address can use it. Set a token or listen on 127.0.0.1."
+        )
+    return found

@@ -1,0 +1,123 @@
+"""What every engine offers, and the nouns it is offered in.
+
+An engine knows nothing of jobs: it turns rows of one raw picture into rows of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from upscaled.pictures import RawImage
+
+PADDING = 10
+"""Pixels of context around every tile; the native programs' constant (engine.md, padding)."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """One network on disk: one ``.param``/``.bin`` pair with its real, measured properties."""
+
+    param: Path
+    bin: Path
+    native_scale: int
+    input_blob: str
+    output_blob: str
+
+    @property
+    def stem(self) -> str:
+        """The pair's common file name without suffix, as the native programs' ``-n`` wants it."""
+        return self.param.stem
+
+
+class DeviceKind(StrEnum):
+    """What a device is. ``SOFTWARE`` is a CPU that poses as a Vulkan GPU (llvmpipe)."""
+
+    CPU = "cpu"
+    DISCRETE = "discrete"
+    INTEGRATED = "integrated"
+    VIRTUAL = "virtual"
+    SOFTWARE = "software"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What inference is done on: the CPU (``index`` None) or a Vulkan device by index."""
+
+    index: int | None
+    name: str
+    kind: DeviceKind
+
+    @property
+    def id(self) -> str:
+        """``cpu`` or ``vulkan:<index>``."""
+        return "cpu" if self.index is None else f"vulkan:{self.index}"
+
+    @property
+    def is_gpu(self) -> bool:
+        """True for hardware; false for the CPU and for software that poses as a GPU."""
+        return self.kind in {DeviceKind.DISCRETE, DeviceKind.INTEGRATED, DeviceKind.VIRTUAL}
+
+
+CPU = Device(None, "CPU", DeviceKind.CPU)
+
+
+@dataclass(frozen=True)
+class UpscaleTask:
+    """Enlarge rows ``top`` (included) to ``bottom`` (excluded) of ``source`` into ``target``.
+
+    ``target`` exists with its full length, ``source.size`` times ``model.native_scale``; exactly
+    the rows ``top * native_scale`` to ``bottom * native_scale`` of it are written. Rows of the
+    source outside the range serve as context, so a picture done in bands equals one done whole.
+    """
+
+    source: RawImage
+    target: RawImage
+    model: ModelFiles
+    top: int
+    bottom: int
+    tile_size: int = 0
+    """Pixels per tile side, 0 for the engine's choice."""
+    tta: bool = False
+    """Average the eight flips and rotations."""
+    workdir: Path | None = None
+    """An existing folder of this job for an engine's own files."""
+
+
+@dataclass(frozen=True)
+class UpscaleOutcome:
+    """How an engine did a task."""
+
+    tile_size: int
+    """The tile size that was used, in source pixels; 0 where the engine would not say."""
+    seconds: float
+
+
+ProgressCallback = Callable[[float], None]
+"""Called with the share of the task that is done, 0.0 to 1.0, never going back."""
+
+
+class Engine(Protocol):
+    """One way of doing inference on one device. Tasks given to it run one at a time."""
+
+    name: str
+    """``binary`` or ``builtin``."""
+    device: Device
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        """Do ``task``.
+
+        When the awaiting task is cancelled, everything it started is dead before the
+        cancellation goes on. A failure leaves no file in ``task.workdir`` behind.
+
+        Raises:
+            EngineError: it failed; the message is the engine's own last word as one sentence.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End every process of this engine and wait until they are gone."""
+        ...

@@ -1,0 +1,109 @@
+"""The job: one image in, one image out. Its states, and which may follow which."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from upscaled.pictures import Size
+
+# 19 decimal digits without a leading zero: 9e18 values, from the system's randomness, so that
+# an id can neither be guessed nor enumerated.
+_ID_LOW = 10**18
+_ID_COUNT = 9 * 10**18
+
+
+class JobState(StrEnum):
+    """Where a job stands. The values are the API's."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+ACTIVE = frozenset({JobState.QUEUED, JobState.PROCESSING})
+
+SUCCESSORS: Mapping[JobState, frozenset[JobState]] = {
+    # A picture that turns out to be broken while it is prepared fails without ever running.
+    JobState.QUEUED: frozenset({JobState.PROCESSING, JobState.FAILED, JobState.CANCELLED}),
+    # Back to queued: the server stopped or died under the job.
+    JobState.PROCESSING: TERMINAL | {JobState.QUEUED},
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What the caller asked for, validated. ``tile_size`` 0 leaves the choice to the engine."""
+
+    model_name: str
+    scale: int
+    format: str
+    """``png``, ``jpg`` or ``webp``."""
+    tile_size: int = 0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at upscaling, as the job's status reports it."""
+
+    engine: str
+    device: str
+    tile_size: int
+    outcome: str
+    """``ok`` or the reason it was given up, one sentence."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job. Times are seconds since the epoch; None where it has not happened yet."""
+
+    id: str
+    request: JobRequest
+    input_name: str
+    """The caller's file name, for the download's name only; never a path."""
+    input_size: Size
+    created: float
+    state: JobState = JobState.QUEUED
+    progress: int = 0
+    """Percent, 0 to 100; 100 only when the result can be downloaded."""
+    started: float | None = None
+    finished: float | None = None
+    output_size: Size | None = None
+    file_size_bytes: int | None = None
+    device: str | None = None
+    error: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    runs: int = 0
+    """How often work on it was begun, restarts of the server included."""
+    result_gone: str | None = None
+    """Why there is no file any more: ``downloaded`` or ``expired``."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, state: JobState, **changes: Any) -> Job:
+        """Return the job in its next state.
+
+        Raises:
+            ValueError: ``state`` cannot follow the present one.
+        """
+        if state not in SUCCESSORS[self.state]:
+            raise ValueError(f"job {self.id}: {state} cannot follow {self.state}")
+        return replace(self, state=state, **changes)
+
+
+def new_job_id() -> str:
+    """Return a fresh job id: 19 decimal digits, unguessable."""
+    return str(_ID_LOW + secrets.randbelow(_ID_COUNT))
+
+
+def is_job_id(text: str) -> bool:
+    """Tell whether ``text`` has the form of a job id (and so is safe as a folder's name)."""
+    return len(text) == 19 and text.isascii() and text.isdigit() and text[0] != "0"

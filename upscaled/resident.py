@@ -1,0 +1,232 @@
+"""A resident worker: a child process that answers requests, one JSON line each, over pipes.
+
+The parent writes one request a line. The worker answers with any number of
+``{"event": …}`` lines and then one ``{"reply": …}`` or ``{"error": …}`` line. It is started by
+the first request and stays; it is killed, and started afresh by the next request, when a request
+is cancelled, runs out of time, or breaks it.
+
+`ResidentWorker` is the parent's half, `serve` the worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from upscaled import processes
+from upscaled.launcher import die_with_parent
+from upscaled.processes import Child
+
+log = logging.getLogger(__name__)
+
+_STDERR_TAIL = 4096
+
+Message = Mapping[str, Any]
+
+
+class WorkerDiedError(Exception):
+    """The worker ended in the middle of a request; carries the last line of its stderr."""
+
+    def __init__(self, name: str, returncode: int | None, stderr: str) -> None:
+        self.returncode = returncode
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        self.last_words = lines[-1] if lines else ""
+        killed = returncode is not None and returncode < 0
+        how = f"signal {-(returncode or 0)}" if killed else f"status {returncode}"
+        said = f": {self.last_words}" if self.last_words else ""
+        super().__init__(f"the {name} process ended with {how}{said}")
+
+
+class WorkerRefusedError(Exception):
+    """The worker answered with an error: ``kind`` a name the caller knows, and a sentence."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class ResidentWorker:
+    """The parent's half of one worker process. Requests to it wait for one another.
+
+    Args:
+        module: what ``python -m`` runs; its ``main`` ends in `serve`.
+        name: what it is called in messages and logs.
+        env: its environment; None: `processes.plain_env`.
+        recycle_after: requests after which a fresh process takes over; 0: never.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        name: str,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        recycle_after: int = 0,
+    ) -> None:
+        self.name = name
+        self._program = [sys.executable, "-m", module, str(os.getpid()), *arguments]
+        self._env = env
+        self._cwd = cwd
+        self._recycle_after = recycle_after
+        self._served = 0
+        self._child: Child | None = None
+        self._stderr = bytearray()
+        self._drain: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running worker, None while there is none."""
+        return self._child.pid if self._child else None
+
+    async def request(
+        self,
+        message: Message,
+        *,
+        on_event: Callable[[Message], None] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Send ``message``, pass every event on, return the reply.
+
+        When this is cancelled or runs out of time, the worker is dead before the exception
+        goes on.
+
+        Raises:
+            WorkerRefusedError: the worker said no; it lives on.
+            WorkerDiedError: it ended without an answer.
+            TimeoutError: no answer within ``timeout`` seconds.
+        """
+        async with self._turn:
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._exchange(message, on_event)
+            except WorkerRefusedError:
+                raise
+            except BaseException:
+                await self._end()
+                raise
+
+    async def _exchange(
+        self, message: Message, on_event: Callable[[Message], None] | None
+    ) -> dict[str, Any]:
+        child = await self._running()
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        with contextlib.suppress(ConnectionError):  # a dead worker is found below, with its words
+            child.stdin.write(line)
+            await child.stdin.drain()
+        while True:
+            answer = await child.stdout.readline()
+            if not answer.endswith(b"\n"):
+                raise await self._died(child)
+            parsed: dict[str, Any] = json.loads(answer)
+            if "event" in parsed:
+                if on_event is not None:
+                    on_event(parsed["event"])
+            elif "error" in parsed:
+                raise WorkerRefusedError(parsed["error"]["kind"], parsed["error"]["message"])
+            else:
+                self._served += 1
+                if self._recycle_after and self._served >= self._recycle_after:
+                    await self._end()
+                reply: dict[str, Any] = parsed["reply"]
+                return reply
+
+    async def _running(self) -> Child:
+        if self._child is not None and self._child.returncode is not None:
+            await self._end()
+        if self._child is None:
+            env = processes.plain_env() if self._env is None else self._env
+            self._stderr.clear()
+            self._served = 0
+            self._child = await processes.start(
+                self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
+            )
+            self._drain = asyncio.create_task(
+                self._drain_stderr(self._child), name=f"{self.name}-stderr"
+            )
+        return self._child
+
+    async def _drain_stderr(self, child: Child) -> None:
+        while chunk := await child.stderr.read(_STDERR_TAIL):
+            self._stderr += chunk
+            del self._stderr[:-_STDERR_TAIL]
+
+    async def _died(self, child: Child) -> WorkerDiedError:
+        await child.kill()
+        if self._drain is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._drain), 1.0)
+        return WorkerDiedError(self.name, child.returncode, self._stderr.decode("utf-8", "replace"))
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        drain, self._drain = self._drain, None
+        try:
+            if child is not None:
+                await child.kill()
+        finally:
+            if drain is not None:
+                drain.cancel()
+
+    async def close(self) -> None:
+        """End the worker, after the request in progress if there is one."""
+        async with self._turn:
+            await self._end()
+
+
+Handler = Callable[[Message, Callable[[Message], None]], Message]
+"""The worker's side of a request: gets the message and an event sender, returns the reply."""
+
+
+class RefusedError(Exception):
+    """Raised by a worker's handler: answered as an error of this kind, the worker lives on."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+def serve(handler: Handler) -> None:
+    """Answer requests from standard input until it closes; the worker's main loop.
+
+    ``sys.argv[1]`` is the parent's process id, with which this process dies. Whatever libraries
+    print to standard output goes to standard error instead. The end of standard input ends the
+    process at once, even in the middle of a computation.
+    """
+    die_with_parent(int(sys.argv[1]))
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    requests: list[bytes] = []
+    arrived = threading.Semaphore(0)
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            requests.append(line)
+            arrived.release()
+        os._exit(0)
+
+    def send(kind: str, content: Message) -> None:
+        channel.write(json.dumps({kind: content}, separators=(",", ":")).encode() + b"\n")
+
+    threading.Thread(target=listen, name="requests", daemon=True).start()
+    while True:
+        arrived.acquire()
+        message = json.loads(requests.pop(0))
+        try:
+            reply = handler(message, lambda event: send("event", event))
+        except RefusedError as error:
+            send("error", {"kind": error.kind, "message": error.message})
+        else:
+            send("reply", reply)
