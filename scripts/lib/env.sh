@@ -1,0 +1,162 @@
+# shellcheck shell=bash
+# What scripts/serve, scripts/test and scripts/lint share: finding Python, making .venv,
+# installing the project into it. Sourced, never run.
+#
+# The caller sets nothing; after `prepare_environment [GROUP…]` the variable PYTHON holds the
+# environment's interpreter.
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
+VENV=$ROOT/.venv
+PYTHON=$VENV/bin/python
+# What the project's pyproject.toml calls requires-python.
+readonly NEEDED="3.11"
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "$*"
+  exit 1
+}
+
+# Tell whether $1 is a Python that is new enough.
+is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+# Tell whether $1 can make virtual environments; Debian keeps that in a package of its own.
+can_make_environments() {
+  "$1" -c 'import ensurepip, venv' >/dev/null 2>&1
+}
+
+# Print the first Python that is new enough, those that can make environments first.
+find_python() {
+  local name fallback=""
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    is_new_enough "$name" || continue
+    if can_make_environments "$name"; then
+      command -v "$name"
+      return 0
+    fi
+    [ -n "$fallback" ] || fallback=$(command -v "$name")
+  done
+  [ -n "$fallback" ] && printf '%s\n' "$fallback"
+}
+
+# Install the Debian packages $@ where that is allowed; else name the line to type and stop.
+apt_install() {
+  command -v apt-get >/dev/null 2>&1 ||
+    fail "Install Python $NEEDED or newer with its venv and ensurepip modules, then run this again."
+  [ "$(id -u)" -eq 0 ] ||
+    fail "A Debian package is missing. Type this line, then run this again:  sudo apt-get install -y $*"
+  say "Installing the Debian packages: $*"
+  export DEBIAN_FRONTEND=noninteractive
+  local log
+  log=$(mktemp)
+  if ! { apt-get update && apt-get install -y --no-install-recommends "$@"; } \
+    >"$log" 2>&1 </dev/null; then
+    tail -n 5 "$log" >&2
+    rm -f "$log"
+    fail "apt-get could not install $*. Check the network connection, then run this again."
+  fi
+  rm -f "$log"
+}
+
+# Print a Python that can make environments, installing what is missing where that is allowed.
+obtain_python() {
+  local python package
+  python=$(find_python) || true
+  if [ -z "$python" ]; then
+    if command -v python3 >/dev/null 2>&1; then
+      fail "Python $NEEDED or newer is needed; the python3 here is $(python3 -c \
+        'import platform; print(platform.python_version())' 2>/dev/null || echo 'not working')."
+    fi
+    apt_install python3 python3-venv
+    python=$(find_python) || true
+    [ -n "$python" ] || fail "This distribution's Python is older than the $NEEDED that is needed."
+  fi
+  if ! can_make_environments "$python"; then
+    package=$(basename "$python")-venv
+    apt_install "$package"
+    can_make_environments "$python" ||
+      fail "$python still cannot make virtual environments after installing $package."
+  fi
+  printf '%s\n' "$python"
+}
+
+# Print what the environment must have been made for; it is remade when that changes.
+environment_identity() {
+  printf '%s\n' "$ROOT"
+  "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null
+}
+
+require_writable() {
+  [ -w "$ROOT" ] || fail "$(id -un) may not write to $ROOT, so .venv cannot be made there."
+}
+
+make_environment() {
+  # The mark is written last, so an environment whose making was interrupted has none.
+  local mark=$VENV/.made python identity
+  if [ -f "$mark" ] && identity=$(environment_identity) && [ "$identity" = "$(cat "$mark")" ]; then
+    return 0
+  fi
+  require_writable
+  python=$(obtain_python)
+  say "Making the virtual environment .venv with $python"
+  rm -rf "$VENV"
+  "$python" -m venv "$VENV" >&2 || fail "Making $VENV failed; the lines above say why."
+  identity=$(environment_identity) || fail "The Python in $VENV does not run."
+  printf '%s\n' "$identity" >"$mark"
+}
+
+# Run pip quietly; when it fails, say in one sentence what to do.
+pip_install() {
+  local log=$VENV/pip.log
+  # A `user = true` in somebody's pip.conf would make every install into an environment fail.
+  if PIP_USER=0 "$PYTHON" -m pip install --disable-pip-version-check --no-input "$@" \
+    >"$log" 2>&1 </dev/null; then
+    return 0
+  fi
+  tail -n 8 "$log" >&2
+  if grep -q "No space left on device" "$log"; then
+    fail "The disk is full: installing needs about 1 GB in $ROOT and some in \$TMPDIR."
+  fi
+  if grep -qE "NewConnectionError|NameResolutionError|ConnectTimeout|Network is unreachable|Temporary failure in name resolution|ProxyError" "$log"; then
+    fail "The Python package index cannot be reached. The first start needs a network connection; check it (and any proxy settings), then run this again."
+  fi
+  fail "Installing the Python packages failed; the lines above and $log say why."
+}
+
+# Install the project and the dependency groups $@, only when something changed since.
+install_project() {
+  local group stamp wanted
+  stamp=$VENV/.installed$(printf -- '-%s' "$@")
+  wanted=$(cat "$VENV/.made" "$ROOT/pyproject.toml" | sha256sum)
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return 0
+  fi
+  require_writable
+  rm -f "$stamp"
+  say "Installing the Python packages into .venv (the first time takes a few minutes)"
+  local -a arguments=(--editable "$ROOT")
+  for group in "$@"; do
+    arguments+=(--group "$ROOT/pyproject.toml:$group")
+  done
+  if [ $# -gt 0 ] && ! "$PYTHON" -m pip install --help | grep -q -- --group; then
+    pip_install --upgrade "pip>=25.1" # the first that knows dependency groups
+  fi
+  pip_install "${arguments[@]}"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+# Make the environment and install the project with the dependency groups $@.
+prepare_environment() {
+  # One at a time: the lock is held on the folder itself and ends with the descriptor.
+  exec 9<"$ROOT"
+  if command -v flock >/dev/null 2>&1 && ! flock --nonblock 9; then
+    say "Waiting for another script that is preparing .venv"
+    flock 9
+  fi
+  make_environment
+  install_project "$@"
+  exec 9<&-
+}
