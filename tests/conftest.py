@@ -1,0 +1,32 @@
+"""Fixtures for every test: the real models, and a guard over the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from upscaled.model_install import install
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the official models under their official names; don't write to it."""
+    folder = tmp_path_factory.mktemp("models")
+    install(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """Fail a test in which code of the package blocks a running event loop."""
+    with blockbuster_ctx("upscaled") as guard:
+        for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write", "os.stat"):
+            # Handlers that tests attach write to files; records look up their own source.
+            guard.functions[name].can_block_in("logging/__init__.py", {"emit", "handle"})
+        for name in ("os.stat", "os.listdir", "os.access", "os.getcwd", "os.read"):
+            # An import inside a function runs once; a child's start reads one small pipe.
+            guard.functions[name].can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
+            guard.functions[name].can_block_in("subprocess.py", {"_execute_child"})
+        yield guard
