@@ -1,0 +1,67 @@
+"""The house is in order: documents, example file and scripts say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from upscaled.config import SECTIONS, load, settings
+
+from tests.settings_table import literal, table
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def text(name: str) -> str:
+    """Read a file of the checkout."""
+    return (ROOT / name).read_text("utf-8")
+
+
+def test_config_yaml_has_every_key_in_order_with_its_default() -> None:
+    document = yaml.safe_load(text("config.yaml"))
+    found = [(section, key) for section, keys in document.items() for key in keys]
+    assert found == [(setting.section, setting.key) for setting in settings()]
+    config = load(ROOT / "config.yaml", environ={})
+    for setting in settings():
+        assert getattr(getattr(config, setting.section), setting.key) == setting.default
+
+
+def test_config_yaml_explains_every_key_in_the_tables_words() -> None:
+    # Comments are wrapped; joined again, each key follows its own help text.
+    joined = re.sub(r"\n *# ", " ", text("config.yaml"))
+    for setting in settings():
+        pattern = re.escape(setting.rule.help) + r"[^\n]*\n"
+        pattern += re.escape(f"  {setting.key}: {literal(setting.default)}") + "\n"
+        assert re.search(pattern, joined), f"config.yaml: {setting.name}"
+    for cls in SECTIONS.values():
+        assert str(cls.__doc__) in joined
+
+
+def test_the_configuration_page_shows_the_table_of_settings() -> None:
+    assert table() in text("docs/configuration.md"), (
+        "docs/configuration.md must hold this:\n" + table()
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_of_a_document_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_script_that_a_document_names_exists(name: str) -> None:
+    named = set(re.findall(r"(?:scripts|\.ci)/[a-z-]+", text(name)))
+    assert "scripts/test" in named
+    for script in named:
+        assert (ROOT / script).stat().st_mode & 0o111, script
+
+
+def test_the_changelog_has_the_packages_version() -> None:
+    version = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.MULTILINE)
+    assert version
+    assert f"## [{version[1]}]" in text("CHANGELOG.md")
