@@ -85,6 +85,13 @@ class ServerSettings:
     max_request_size_mb: int = _setting(
         200, "Largest request body in MiB.", minimum=1, maximum=100_000
     )
+    drain_seconds: float = _setting(
+        20.0,
+        "Seconds that running jobs get to finish when the server is stopped; the rest waits for "
+        "the next start.",
+        minimum=0,
+        maximum=86_400,
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,17 @@ class UpscalerSettings:
     job_timeout_seconds: int = _setting(
         3600, "A job that takes longer is ended and fails.", minimum=1, maximum=1_000_000
     )
+    fallback: str = _setting(
+        "cpu",
+        "Where a job goes when every attempt on the GPU failed: cpu, or none to let it fail.",
+        choices=("cpu", "none"),
+    )
+    max_attempts: int = _setting(
+        3,
+        "How often a job is begun when the server dies under it, before it fails.",
+        minimum=1,
+        maximum=100,
+    )
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,9 @@ class StorageSettings:
     result_ttl_hours: float = _setting(
         24.0, "Hours after which a result that nobody fetched is deleted.", minimum=0.001
     )
+    record_ttl_hours: float = _setting(
+        168.0, "Hours after its end for which a job's status can be asked for.", minimum=0.001
+    )
 
 
 @dataclass(frozen=True)
@@ -152,6 +173,9 @@ class LimitSettings:
     )
     max_input_megapixels: float = _setting(
         150.0, "Largest picture taken, in million pixels.", minimum=0.01, maximum=10_000
+    )
+    max_output_megapixels: float = _setting(
+        2400.0, "Largest result, in million pixels.", minimum=0.01, maximum=100_000
     )
     rate_limit_per_minute: int = _setting(
         0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000

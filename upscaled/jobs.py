@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -42,13 +42,27 @@ SUCCESSORS: Mapping[JobState, frozenset[JobState]] = {
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What the caller asked for, validated. ``tile_size`` 0 leaves the choice to the engine."""
+    """What the caller asked for, validated."""
 
     model_name: str
-    scale: int
+    scale: int | None
+    """2, 3 or 4; None when the caller gave a size instead."""
+    output_size: Size
+    """The size the result is promised to have."""
     format: str
     """``png``, ``jpg`` or ``webp``."""
     tile_size: int = 0
+    """Pixels per tile side; 0 leaves the choice to the engine."""
+    tta: bool = False
+    """Average the eight flips and rotations."""
+    quality: int | None = None
+    """1 to 100 for JPEG and lossy WebP; None: the encoder's usual one."""
+    lossless: bool = False
+    """WebP without loss."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB under what is transparent, for formats that cannot be transparent."""
+    keep_metadata: bool = True
+    """Put the colour profile and EXIF of the upload into the result."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class Job:
     request: JobRequest
     input_name: str
     """The caller's file name, for the download's name only; never a path."""
+    input_format: str
     input_size: Size
     created: float
     state: JobState = JobState.QUEUED
@@ -77,16 +92,23 @@ class Job:
     """Percent, 0 to 100; 100 only when the result can be downloaded."""
     started: float | None = None
     finished: float | None = None
-    output_size: Size | None = None
     file_size_bytes: int | None = None
     device: str | None = None
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+    """How the result came about; empty until it is there."""
     runs: int = 0
     """How often work on it was begun, restarts of the server included."""
     result_gone: str | None = None
     """Why there is no file any more: ``downloaded`` or ``expired``."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the start of processing to the end; None before."""
+        if self.started is None or self.finished is None:
+            return None
+        return max(0.0, self.finished - self.started)
 
     def to(self, state: JobState, **changes: Any) -> Job:
         """Return the job in its next state.
@@ -107,3 +129,24 @@ def new_job_id() -> str:
 def is_job_id(text: str) -> bool:
     """Tell whether ``text`` has the form of a job id (and so is safe as a folder's name)."""
     return len(text) == 19 and text.isascii() and text.isdigit() and text[0] != "0"
+
+
+def to_document(job: Job) -> dict[str, Any]:
+    """Return the job as plain data for JSON; `from_document` is its inverse."""
+    return asdict(job)
+
+
+def from_document(document: Mapping[str, Any]) -> Job:
+    """Return the job that `to_document` made ``document`` of."""
+    request = dict(document["request"])
+    request["output_size"] = Size(**request["output_size"])
+    request["background"] = tuple(request["background"])
+    return Job(
+        **{
+            **document,
+            "request": JobRequest(**request),
+            "input_size": Size(**document["input_size"]),
+            "state": JobState(document["state"]),
+            "attempts": tuple(Attempt(**attempt) for attempt in document["attempts"]),
+        }
+    )

@@ -107,6 +107,10 @@ class Engine(Protocol):
     """``binary`` or ``builtin``."""
     device: Device
 
+    def max_rows(self, width: int, scale: int) -> int:
+        """Return how many source rows of ``width`` pixels one task may have at most."""
+        ...
+
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
         """Do ``task``.
 

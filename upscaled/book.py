@@ -1,0 +1,124 @@
+"""The book of jobs: those that are under way in memory, all of them in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from upscaled.errors import UnknownJobError
+from upscaled.jobs import ACTIVE, TERMINAL, Job, JobState, is_job_id
+from upscaled.store.protocol import JobStore
+
+
+class NotUnderWayError(Exception):
+    """The job has ended, or is just being ended by somebody else."""
+
+
+class JobBook:
+    """The one place where a job's state changes.
+
+    A change of state is decided in memory, at once and once (so that of a cancellation and a
+    completion only one wins), and then written down. Progress is kept in memory only.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._active: dict[str, Job] = {}
+        self._ending: set[str] = set()
+        self._ends: dict[str, asyncio.Event] = {}
+
+    async def load(self) -> list[Job]:
+        """Take up the unfinished jobs of an earlier run; return them, oldest first."""
+        jobs = await self._store.in_states(ACTIVE)
+        self._active = {job.id: job for job in jobs}
+        return jobs
+
+    def count(self, state: JobState) -> int:
+        """Return how many jobs under way are in ``state``."""
+        return sum(job.state is state for job in self._active.values())
+
+    def active(self) -> list[Job]:
+        """Return the jobs under way, oldest first."""
+        return sorted(self._active.values(), key=lambda job: job.created)
+
+    async def add(self, job: Job) -> None:
+        """Enter a new job; it is on the disk when this returns."""
+        self._active[job.id] = job
+        try:
+            await self._store.put(job)
+        except BaseException:
+            self._active.pop(job.id, None)
+            raise
+
+    async def get(self, job_id: str) -> Job:
+        """Return the job.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        job = self._active.get(job_id)
+        if job is None and is_job_id(job_id):
+            job = await self._store.get(job_id)
+        if job is None:
+            raise UnknownJobError("There is no job of this id; it may have been forgotten by now.")
+        return job
+
+    def peek(self, job_id: str) -> Job | None:
+        """Return the job if it is under way, else None."""
+        return self._active.get(job_id)
+
+    async def advance(self, job_id: str, state: JobState, **changes: Any) -> Job:
+        """Bring a job that is under way into its next state.
+
+        An end is shown to callers only when it is on the disk; meanwhile nothing else may
+        happen to the job.
+
+        Raises:
+            NotUnderWayError: it has ended, or is just being ended.
+            ValueError: ``state`` cannot follow its present one.
+        """
+        before = self._active.get(job_id)
+        if before is None or job_id in self._ending:
+            raise NotUnderWayError(job_id)
+        job = before.to(state, **changes)
+        if state not in TERMINAL:
+            self._active[job_id] = job
+            await self._store.put(job)
+            return job
+        self._ending.add(job_id)
+        try:
+            await self._store.put(job)
+        finally:
+            self._ending.discard(job_id)
+        del self._active[job_id]
+        if (end := self._ends.pop(job_id, None)) is not None:
+            end.set()
+        return job
+
+    def amend(self, job_id: str, **changes: Any) -> None:
+        """Change what a job under way shows beside its state; written with its next state."""
+        if (job := self._active.get(job_id)) is not None:
+            self._active[job_id] = replace(job, **changes)
+
+    def report_progress(self, job_id: str, percent: int) -> None:
+        """Move a job's percentage up to ``percent``; it never goes back and stops at 99."""
+        job = self._active.get(job_id)
+        if job is not None and job.progress < percent:
+            self._active[job_id] = replace(job, progress=min(percent, 99))
+
+    async def settled(self, job_id: str) -> Job:
+        """Wait until the job has ended and return it.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        while job_id in self._active:
+            await self._ends.setdefault(job_id, asyncio.Event()).wait()
+        return await self.get(job_id)
+
+    async def mark_result_gone(self, job: Job, why: str) -> Job:
+        """Record that the result of a completed job was deleted, and why."""
+        job = replace(job, result_gone=why)
+        await self._store.put(job)
+        return job

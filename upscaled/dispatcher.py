@@ -1,0 +1,226 @@
+"""The dispatcher: which jobs are under way, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import statistics
+import time
+from collections import deque
+
+from upscaled.book import JobBook, NotUnderWayError
+from upscaled.engines.pool import Place
+from upscaled.errors import JobTimeoutError, UpscaledError, WrongStateError
+from upscaled.jobs import Attempt, Job, JobState
+from upscaled.pipeline import Pipeline, Product, Watch
+from upscaled.queue import JobQueue
+from upscaled.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_RECENT = 20
+"""Completed jobs that the estimate of the next one's time is taken from."""
+
+_FIRST_GUESS = 10.0
+"""Seconds a job is taken to need before any was measured."""
+
+
+class Dispatcher:
+    """Feeds queued jobs to the pipeline and writes their fates into the book.
+
+    A job shows as processing once it holds a slot. While others hold the slots, the next jobs
+    are decoded already, and those before are encoded still; ``lookahead`` bounds how many.
+    """
+
+    def __init__(
+        self,
+        book: JobBook,
+        queue: JobQueue,
+        pipeline: Pipeline,
+        workspace: Workspace,
+        *,
+        slots: int,
+        job_timeout: float,
+    ) -> None:
+        self._book = book
+        self._queue = queue
+        self._pipeline = pipeline
+        self._workspace = workspace
+        self._job_timeout = job_timeout
+        self._room = asyncio.Semaphore(2 * slots + 2)
+        self._feeder: asyncio.Task[None] | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._slots = slots
+
+    def seconds_per_job(self) -> float:
+        """Return how long, by the last jobs' measure, until another job has gone through."""
+        typical = statistics.median(self._recent) if self._recent else _FIRST_GUESS
+        return typical / self._slots
+
+    async def resume(self, job: Job, max_attempts: int) -> None:
+        """Take up a job of an earlier run; one that was begun too often fails."""
+        if job.state is JobState.PROCESSING:
+            if job.runs >= max_attempts:
+                await self._fail(
+                    job.id,
+                    f"The server died {job.runs} times while it worked on this picture; it is "
+                    "not tried again (upscaler.max_attempts).",
+                )
+                return
+            await self._book.advance(job.id, JobState.QUEUED, progress=0, device=None)
+        self._queue.put(job.id)
+
+    def start(self) -> None:
+        """Begin to feed."""
+        self._feeder = asyncio.create_task(self._feed(), name="dispatcher")
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Begin nothing more; let jobs under way finish for a while, put the rest back.
+
+        Those put back are queued again in the store, for the next start.
+        """
+        if self._feeder is not None:
+            self._feeder.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._feeder
+            self._feeder = None
+        for job_id in list(self._tasks):
+            job = self._book.peek(job_id)
+            if job is None or job.state is JobState.QUEUED:
+                self._tasks[job_id].cancel()
+        if self._tasks and drain_seconds > 0:
+            await asyncio.wait(self._tasks.values(), timeout=drain_seconds)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for job in self._book.active():
+            if job.state is JobState.PROCESSING:
+                await self._book.advance(job.id, JobState.QUEUED, progress=0, device=None)
+
+    async def _feed(self) -> None:
+        while True:
+            await self._room.acquire()
+            try:
+                job_id = await self._queue.take()
+            except BaseException:
+                self._room.release()
+                raise
+            task = asyncio.create_task(self._work(job_id), name=f"job-{job_id}")
+            self._tasks[job_id] = task
+            task.add_done_callback(lambda _, job_id=job_id: self._done(job_id))
+
+    def _done(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id)
+        self._room.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("job %s: its task broke", job_id, exc_info=error)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; nothing of it runs any more and its files are gone when this returns.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            WrongStateError: it has ended already.
+        """
+        job = await self._book.get(job_id)
+        try:
+            job = await self._book.advance(job_id, JobState.CANCELLED, finished=time.time())
+        except NotUnderWayError:
+            job = await self._book.settled(job_id)
+            raise WrongStateError(
+                f"The job is {job.state.value} already and can't be cancelled."
+            ) from None
+        self._queue.remove(job_id)
+        if (task := self._tasks.get(job_id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await self._workspace.remove(job_id)
+        log.info("job %s: cancelled", job_id)
+        return job
+
+    async def _work(self, job_id: str) -> None:
+        """Bring one job to its end, whatever that is."""
+        job = self._book.peek(job_id)
+        if job is None:  # cancelled between the queue and here
+            return
+        try:
+            prepared = await self._pipeline.prepare(job)
+            try:
+                async with asyncio.timeout(None) as deadline:
+                    product = await self._pipeline.produce(
+                        job, prepared, self._watch(job, deadline)
+                    )
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise JobTimeoutError(
+                    f"The job took longer than {self._job_timeout:g} seconds "
+                    "(upscaler.job_timeout_seconds) and was ended."
+                ) from None
+        except NotUnderWayError:
+            return  # cancelled meanwhile
+        except UpscaledError as error:
+            await self._fail(job_id, error.message)
+        except Exception:
+            log.exception("job %s: unexpected error", job_id)
+            await self._fail(job_id, "An internal error ended the job; the server's log has more.")
+        else:
+            await self._complete(job, product)
+
+    def _watch(self, job: Job, deadline: asyncio.Timeout) -> Watch:
+        async def started(place: Place) -> None:
+            current = self._book.peek(job.id)
+            if current is not None and current.state is JobState.PROCESSING:
+                self._book.amend(job.id, device=place.device.id)
+                return
+            deadline.reschedule(asyncio.get_running_loop().time() + self._job_timeout)
+            await self._book.advance(
+                job.id,
+                JobState.PROCESSING,
+                started=time.time(),
+                device=place.device.id,
+                runs=job.runs + 1,
+            )
+
+        def attempted(attempt: Attempt) -> None:
+            current = self._book.peek(job.id)
+            if current is not None:
+                self._book.amend(job.id, attempts=(*current.attempts, attempt))
+
+        return Watch(
+            started=started,
+            progress=lambda percent: self._book.report_progress(job.id, percent),
+            attempted=attempted,
+        )
+
+    async def _complete(self, job: Job, product: Product) -> None:
+        finished = product.finished
+        now = time.time()
+        # First the record, then the clean-up: after a crash in between nothing is missing.
+        if await self._end(
+            job.id,
+            JobState.COMPLETED,
+            progress=100,
+            finished=now,
+            file_size_bytes=finished.file_size_bytes,
+        ):
+            await self._workspace.keep_only(job.id, finished.path.name)
+            seconds = sum(product.timings.stages.values())
+            self._recent.append(seconds)
+            log.info("job %s: completed on %s in %.2f s", job.id, product.place.device.id, seconds)
+
+    async def _fail(self, job_id: str, sentence: str) -> None:
+        if await self._end(job_id, JobState.FAILED, finished=time.time(), error=sentence):
+            await self._workspace.remove(job_id)
+            log.warning("job %s: failed: %s", job_id, sentence)
+
+    async def _end(self, job_id: str, state: JobState, **changes: object) -> bool:
+        """Write down an end; False when a cancellation came first."""
+        try:
+            await self._book.advance(job_id, state, **changes)
+        except NotUnderWayError:
+            return False
+        return True

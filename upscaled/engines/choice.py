@@ -1,0 +1,141 @@
+"""Which engine works on which devices: what ``engine: auto`` takes, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.config import Config
+from upscaled.engines import binary, devices
+from upscaled.engines.binary import BinaryEngine, ProgramInfo
+from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.engines.protocol import CPU, Device, Engine
+from upscaled.errors import ConfigError, EngineError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What the configuration comes to on this machine."""
+
+    engine: str
+    devices: tuple[Device, ...]
+    program: ProgramInfo | None
+    """The native program, where it is the engine."""
+    reason: str
+    """One sentence for people: why this engine and these devices."""
+
+
+async def choose(config: Config) -> EngineChoice:
+    """Find out what to work with.
+
+    Raises:
+        ConfigError: what the configuration demands is not there.
+    """
+    found = await devices.list_devices()
+    wanted = config.upscaler.engine
+    if wanted == "builtin":
+        return _builtin(config, found, "upscaler.engine is builtin")
+    program, obstacle = await _program(config)
+    if wanted == "binary":
+        if program is None:
+            raise ConfigError(f"upscaler.engine is 'binary', but {obstacle}")
+        if not found:
+            raise ConfigError(
+                "upscaler.engine is 'binary', but no Vulkan device was found; install the driver "
+                "of your GPU, or set upscaler.engine to auto or builtin."
+            )
+        chosen = _chosen(config, found) or (devices.best_device(found) or found[0],)
+        return EngineChoice("binary", chosen, program, "upscaler.engine is binary")
+    if program is None:
+        return _builtin(config, found, obstacle)
+    chosen = _chosen(config, found)
+    if not chosen:
+        best = devices.best_device(found)
+        if best is None:
+            return _builtin(config, found, f"{program.path.name} is there, but no real GPU")
+        chosen = (best,)
+    if CPU in chosen:
+        return _builtin(config, found, "upscaler.gpu_ids asks for the CPU")
+    return EngineChoice("binary", chosen, program, f"{program.path.name} and a GPU are there")
+
+
+async def _program(config: Config) -> tuple[ProgramInfo | None, str]:
+    """Return the native program, or None and the sentence why there is none to use."""
+    path = binary.find_program(config.upscaler.binary_path, config.path("bin"))
+    if path is None:
+        return None, "there is no native program in bin/ or in PATH"
+    try:
+        return await binary.probe(path), ""
+    except EngineError as error:
+        return None, error.message
+
+
+def _builtin(config: Config, found: Sequence[Device], why: str) -> EngineChoice:
+    chosen = _chosen(config, found)
+    if not chosen:
+        best = devices.best_device(found)
+        chosen = (best,) if best else (CPU,)
+    where = " and ".join(device.name for device in chosen)
+    return EngineChoice("builtin", chosen, None, f"{why.rstrip('.')}; builtin engine on {where}")
+
+
+def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
+    """Return the devices that ``upscaler.gpu_ids`` names; none when it names none."""
+    by_index: dict[int | None, Device] = {device.index: device for device in found}
+    chosen = []
+    for index in config.upscaler.gpu_ids:
+        device = CPU if index == -1 else by_index.get(index)
+        if device is None:
+            known = ", ".join(f"{d.index} ({d.name})" for d in found) or "none"
+            raise ConfigError(
+                f"upscaler.gpu_ids is {list(config.upscaler.gpu_ids)}; allowed are the Vulkan "
+                f"devices of this machine: {known}; and -1 for the CPU."
+            )
+        chosen.append(device)
+    if config.upscaler.engine == "binary" and CPU in chosen:
+        raise ConfigError(
+            "upscaler.gpu_ids contains -1, but the native program can't work on the CPU; set "
+            "upscaler.engine to builtin."
+        )
+    return tuple(chosen)
+
+
+def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
+    """Build the slots for a choice: one per device unless ``limits.max_concurrent_jobs`` says."""
+    most = config.limits.max_concurrent_jobs or len(choice.devices)
+    # More jobs than devices share them; fewer leave devices idle.
+    counts = [
+        most // len(choice.devices) + (number < most % len(choice.devices))
+        for number in range(len(choice.devices))
+    ]
+    places = [
+        (Place(choice.engine, device), count, _maker(config, choice, device))
+        for device, count in zip(choice.devices, counts, strict=True)
+        if count
+    ]
+    spares = []
+    if CPU not in choice.devices and config.upscaler.fallback == "cpu":
+        spares.append((Place("builtin", CPU), _builtin_maker(config, CPU)))
+    return EnginePool(places, spares)
+
+
+def _maker(config: Config, choice: EngineChoice, device: Device) -> Callable[[], Engine]:
+    program = choice.program
+    if program is None:
+        return _builtin_maker(config, device)
+    explicit = bool(config.upscaler.gpu_ids)
+    return lambda: BinaryEngine(program, device, pin_device=explicit)
+
+
+def _builtin_maker(config: Config, device: Device) -> Callable[[], Engine]:
+    return lambda: BuiltinEngine(device, threads=config.upscaler.threads)
+
+
+def program_folder(config: Config) -> Path:
+    """Return the folder that ``upscaled setup --binary`` fills."""
+    return config.path("bin")

@@ -1,0 +1,64 @@
+"""The janitor: deletes what was kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from upscaled.book import JobBook
+from upscaled.jobs import Job
+from upscaled.store.protocol import JobStore
+from upscaled.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_ROUND_SECONDS = 60.0
+
+
+class Janitor:
+    """Deletes results that nobody fetched and records that grew old.
+
+    Args:
+        result_ttl: seconds that a result waits for its download.
+        record_ttl: seconds that a job's record outlives its end.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        book: JobBook,
+        workspace: Workspace,
+        *,
+        result_ttl: float,
+        record_ttl: float,
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._workspace = workspace
+        self._result_ttl = result_ttl
+        self._record_ttl = record_ttl
+
+    async def run(self) -> None:
+        """Clean up again and again until cancelled."""
+        while True:
+            try:
+                await self.clean(time.time())
+            except Exception:
+                log.exception("The clean-up failed; it is tried again in a minute.")
+            # A share of the shortest life, so that a short one is kept to.
+            await asyncio.sleep(min(_ROUND_SECONDS, self._result_ttl / 4, self._record_ttl / 4))
+
+    async def clean(self, now: float) -> None:
+        """Delete what is too old at ``now`` (seconds since the epoch)."""
+        for job in await self._store.finished_before(now - self._result_ttl, with_result=True):
+            await self.expire(job)
+        for job in await self._store.finished_before(now - self._record_ttl, with_result=False):
+            await self._workspace.remove(job.id)
+            await self._store.delete(job.id)
+
+    async def expire(self, job: Job) -> None:
+        """Delete the result of a completed job for its age."""
+        await self._book.mark_result_gone(job, "expired")
+        await self._workspace.remove(job.id)
+        log.info("job %s: its result expired", job.id)

@@ -1,0 +1,223 @@
+"""One job's way through: prepare → upscale → finish, climbing down the ladder where need be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upscaled.engines.pool import EnginePool, Place, Slot
+from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
+from upscaled.errors import EngineError
+from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
+from upscaled.jobs import Attempt, Job
+from upscaled.ladder import Rung, next_rung
+from upscaled.models import ModelRegistry
+from upscaled.pictures import RawImage
+from upscaled.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+# Where in the percentage the stages end. Inference is nearly all of the time of nearly all jobs.
+_PREPARED = 1
+_UPSCALED = 95
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the pipeline tells of a job under way."""
+
+    started: Callable[[Place], Awaitable[None]]
+    """A slot was given to the job; called again for every attempt."""
+    progress: Callable[[int], None]
+    """Percent, 0 to 99."""
+    attempted: Callable[[Attempt], None]
+
+
+@dataclass
+class Timings:
+    """Seconds by stage."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, since: float) -> None:
+        """Add the time from ``since`` (of `time.monotonic`) until now to a stage."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + time.monotonic() - since
+
+
+@dataclass(frozen=True)
+class Product:
+    """A verified result and how it came about."""
+
+    finished: Finished
+    model: ModelFiles
+    place: Place
+    tile_size: int
+    timings: Timings
+
+
+class Pipeline:
+    """Does the work of jobs; knows nothing of their states, which are the dispatcher's."""
+
+    def __init__(
+        self, imaging: Imaging, pool: EnginePool, models: ModelRegistry, workspace: Workspace
+    ) -> None:
+        self._imaging = imaging
+        self._pool = pool
+        self._models = models
+        self._workspace = workspace
+        self._tiles_that_worked: dict[tuple[Place, Path, int], int] = {}
+
+    async def prepare(self, job: Job) -> Prepared:
+        """Decode the job's upload into raw files.
+
+        Raises:
+            UnusablePictureError: it does not decode.
+        """
+        return await self._imaging.prepare(
+            self._workspace.upload_of(job.id), self._workspace.folder(job.id)
+        )
+
+    async def produce(self, job: Job, prepared: Prepared, watch: Watch) -> Product:
+        """Turn a prepared picture into a verified result.
+
+        Raises:
+            EngineError: no attempt succeeded; the last engine's own words.
+            UpscaledError: what no other attempt could change.
+        """
+        request = job.request
+        factor = request.output_size.width / job.input_size.width
+        model = self._models.get(request.model_name).files_for(factor)
+        native = RawImage(
+            self._workspace.folder(job.id) / "native.rgb",
+            prepared.source.size.times(model.native_scale),
+        )
+        task = UpscaleTask(
+            source=prepared.source,
+            target=native,
+            model=model,
+            top=0,
+            bottom=prepared.source.size.height,
+            tile_size=request.tile_size,
+            tta=request.tta,
+            workdir=self._workspace.folder(job.id),
+        )
+        timings = Timings()
+        watch.progress(_PREPARED)
+        rung: Rung | None = None
+        while True:
+            used = 0
+            waiting = time.monotonic()
+            try:
+                async with self._pool.slot(job.created, rung.place if rung else None) as slot:
+                    timings.add("wait", waiting)
+                    await watch.started(slot.place)
+                    if rung is None:
+                        rung = self._first_rung(slot, task)
+                    else:
+                        await slot.engine.close()  # a fresh process for every further attempt
+                    outcome = await self._upscale(slot, task, rung, watch, timings)
+                    used = outcome.tile_size
+                finished = await self._finish(job, prepared, native, timings)
+            except (EngineError, UnlikeError) as error:
+                assert rung is not None  # noqa: S101 - set before anything can fail
+                watch.attempted(
+                    Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
+                )
+                following = self._after(rung, used, request.tile_size > 0)
+                log.warning(
+                    "job %s: attempt on %s (%s) with tile %d failed: %s",
+                    job.id, rung.place.device.id, rung.place.engine, rung.tile_size, error.message,
+                )  # fmt: skip
+                if following is None or not error.retryable:
+                    raise
+                rung = following
+            else:
+                watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
+                self._remember(rung, task, used)
+                return Product(finished, model, rung.place, used, timings)
+
+    def _first_rung(self, slot: Slot, task: UpscaleTask) -> Rung:
+        key = (slot.place, task.model.param, _size_class(task))
+        return Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+
+    def _remember(self, rung: Rung, task: UpscaleTask, used: int) -> None:
+        """Note the tile size that worked where the engine's own choice had failed."""
+        if task.tile_size == 0 and rung.tile_size != 0:
+            key = (rung.place, task.model.param, _size_class(task))
+            self._tiles_that_worked[key] = used or rung.tile_size
+
+    def _after(self, rung: Rung, used: int, fixed_tile: bool) -> Rung | None:
+        others = [place for place in self._pool.ladder_places if place != rung.place]
+        gpus = [place for place in others if not place.is_cpu]
+        cpus = [place for place in others if place.is_cpu]
+        return next_rung(rung, used, fixed_tile=fixed_tile, places=(rung.place, *gpus, *cpus))
+
+    async def _upscale(
+        self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
+    ) -> UpscaleOutcome:
+        began = time.monotonic()
+        await asyncio.to_thread(_allocate, task.target)
+        rows = slot.engine.max_rows(task.source.size.width, task.model.native_scale)
+        outcome = UpscaleOutcome(tile_size=0, seconds=0.0)
+        for top, bottom in bands(task.source.size.height, rows):
+
+            def on_progress(share: float, top: int = top, bottom: int = bottom) -> None:
+                done = (top + share * (bottom - top)) / task.source.size.height
+                watch.progress(_PREPARED + int(done * (_UPSCALED - _PREPARED)))
+
+            band = UpscaleTask(
+                source=task.source,
+                target=task.target,
+                model=task.model,
+                top=top,
+                bottom=bottom,
+                tile_size=rung.tile_size,
+                tta=task.tta,
+                workdir=task.workdir,
+            )
+            outcome = await slot.engine.upscale(band, on_progress)
+        timings.add("upscale", began)
+        return outcome
+
+    async def _finish(
+        self, job: Job, prepared: Prepared, native: RawImage, timings: Timings
+    ) -> Finished:
+        began = time.monotonic()
+        request = job.request
+        finished = await self._imaging.finish(
+            prepared,
+            native,
+            self._workspace.folder(job.id),
+            FinishOptions(
+                format=request.format,
+                size=request.output_size,
+                quality=request.quality,
+                lossless=request.lossless,
+                background=request.background,
+                keep_metadata=request.keep_metadata,
+            ),
+        )
+        timings.add("finish", began)
+        return finished
+
+
+def _size_class(task: UpscaleTask) -> int:
+    """Return the power of two that the source's pixels reach: alike pictures, alike needs."""
+    return task.source.size.pixels.bit_length()
+
+
+def _allocate(image: RawImage) -> None:
+    """Make the file of an image with its full length, whatever was there before."""
+    with image.path.open("wb") as file:
+        file.truncate(image.total_bytes)
+
+
+def bands(height: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield (top, bottom) of as few bands as cover ``height`` rows, none higher than ``most``."""
+    count = -(-height // most)
+    for number in range(count):
+        yield height * number // count, height * (number + 1) // count

@@ -1,0 +1,298 @@
+"""The composition root: builds the parts in order, starts and stops them, and fronts for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.admission import Admission
+from upscaled.book import JobBook
+from upscaled.config import Config
+from upscaled.dispatcher import Dispatcher
+from upscaled.engines.choice import EngineChoice, choose, make_pool
+from upscaled.errors import (
+    ConfigError,
+    QueueFullError,
+    ResultGoneError,
+    ShuttingDownError,
+    WrongStateError,
+)
+from upscaled.imaging import Imaging
+from upscaled.janitor import Janitor
+from upscaled.jobs import Job, JobState
+from upscaled.models import ModelRegistry
+from upscaled.pipeline import Pipeline
+from upscaled.queue import JobQueue
+from upscaled.store.sqlite import SqliteJobStore
+from upscaled.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A finished picture, ready to be sent."""
+
+    path: Path
+    download_name: str
+    media_type: str
+
+
+class Service:
+    """Everything but the network: what the HTTP layer and the command line call."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.models = ModelRegistry(config.models_dir, cache_file=config.data_dir / "models.json")
+        self._workspace = Workspace(config.data_dir)
+        self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
+        self._book = JobBook(self._store)
+        self._queue = JobQueue()
+        self._imaging = Imaging(
+            workers=2, max_pixels=int(config.limits.max_input_megapixels * 1_000_000)
+        )
+        self._admission = Admission(config, self.models, self._imaging, self._workspace)
+        self._janitor = Janitor(
+            self._store,
+            self._book,
+            self._workspace,
+            result_ttl=config.storage.result_ttl_hours * 3600,
+            record_ttl=config.storage.record_ttl_hours * 3600,
+        )
+        self._accepting = False
+        self._parts = contextlib.AsyncExitStack()
+        self._choice: EngineChoice | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._admitting = 0
+
+    @property
+    def choice(self) -> EngineChoice:
+        """Which engine works on which devices; there once the service was started."""
+        assert self._choice is not None, "the service was not started"  # noqa: S101
+        return self._choice
+
+    @property
+    def _dispatching(self) -> Dispatcher:
+        assert self._dispatcher is not None, "the service was not started"  # noqa: S101
+        return self._dispatcher
+
+    async def start(self) -> None:
+        """Bring everything up, taking up the jobs an earlier run left.
+
+        Raises:
+            ConfigError: something the settings demand is not there.
+        """
+        async with contextlib.AsyncExitStack() as parts:
+            await self._workspace.open()
+            parts.callback(self._workspace.close)
+            await self._store.open()
+            parts.push_async_callback(self._store.close)
+            parts.push_async_callback(self._imaging.close)
+            self._choice = await choose(self.config)
+            log.info("Engine: %s (%s).", self._choice.engine, self._choice.reason)
+            await self.models.rescan()
+            self._check_default_model()
+            pool = make_pool(self.config, self._choice)
+            parts.push_async_callback(pool.close)
+            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
+            self._dispatcher = Dispatcher(
+                self._book,
+                self._queue,
+                pipeline,
+                self._workspace,
+                slots=pool.slots,
+                job_timeout=self.config.upscaler.job_timeout_seconds,
+            )
+            await self._take_up()
+            self._dispatcher.start()
+            parts.push_async_callback(self._dispatcher.stop, self.config.server.drain_seconds)
+            janitor = asyncio.create_task(self._janitor.run(), name="janitor")
+            parts.push_async_callback(_end_task, janitor)
+            self._accepting = True
+            self._parts = parts.pop_all()
+
+    async def stop(self) -> None:
+        """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
+        self._accepting = False
+        await self._parts.aclose()
+
+    def _check_default_model(self) -> None:
+        names = [model.name for model in self.models.models]
+        if not names:
+            log.warning(
+                "There is no model in %s; `upscaled models install` puts them there.",
+                self.config.models_dir,
+            )
+        elif self.config.upscaler.default_model not in names:
+            raise ConfigError(
+                f"upscaler.default_model is {self.config.upscaler.default_model!r}; allowed is "
+                f"an installed model: {', '.join(names)}."
+            )
+
+    async def _take_up(self) -> None:
+        """Queue the jobs that an earlier run left unfinished; delete files of no job."""
+        unfinished = await self._book.load()
+        with_result = await self._store.finished_before(float("inf"), with_result=True)
+        for job in with_result:
+            await self._workspace.keep_only(job.id, f"result.{job.request.format}")
+        orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
+        for job in unfinished:
+            await self._dispatching.resume(job, self.config.upscaler.max_attempts)
+        if unfinished or orphans:
+            log.info(
+                "Took up %d unfinished jobs; deleted files of %d others.", len(unfinished), orphans
+            )
+
+    # --- what callers use ---------------------------------------------------------------------
+
+    def check_admission(self) -> None:
+        """Refuse early, before an upload is read.
+
+        Raises:
+            ShuttingDownError: the server is stopping.
+            QueueFullError: the queue is full.
+        """
+        if not self._accepting:
+            raise ShuttingDownError("The server is stopping; try again in a minute.",
+                                    headers={"Retry-After": "60"})  # fmt: skip
+        waiting = self._book.count(JobState.QUEUED) + self._admitting
+        if waiting >= self.config.limits.max_queue_size:
+            seconds = max(1, min(3600, math.ceil(self._dispatching.seconds_per_job())))
+            raise QueueFullError(
+                f"The queue is full ({waiting} jobs); try again in {seconds} s.",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    def reserve_upload(self) -> Path:
+        """Return a fresh path to stream an upload to."""
+        return self._workspace.new_upload()
+
+    async def discard_upload(self, path: Path) -> None:
+        """Delete an upload that was given up."""
+        await self._workspace.discard(path)
+
+    async def submit(self, fields: Mapping[str, str], upload: Path, filename: str) -> Job:
+        """Make a job of an upload and queue it; durable when this returns.
+
+        The file is moved or, on refusal, deleted.
+
+        Raises:
+            UpscaledError: the refusal, see `Admission.admit` and `check_admission`.
+        """
+        try:
+            self.check_admission()
+            self._admitting += 1
+            try:
+                job = await self._admission.admit(fields, upload, filename)
+                await self._enter(job)
+            finally:
+                self._admitting -= 1
+        except BaseException:
+            await self.discard_upload(upload)
+            raise
+        return job
+
+    async def _enter(self, job: Job) -> None:
+        try:
+            await self._book.add(job)
+        except BaseException:
+            await self._workspace.remove(job.id)
+            raise
+        self._queue.put(job.id)
+        log.info(
+            "job %s: queued, %s %s, %s to %s %s", job.id, job.input_format, job.input_size,
+            job.request.model_name, job.request.format, job.request.output_size,
+        )  # fmt: skip
+
+    async def job(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        return await self._book.get(job_id)
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        return await self._book.settled(job_id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            WrongStateError: it has ended.
+        """
+        return await self._dispatching.cancel(job_id)
+
+    async def result(self, job_id: str) -> ResultFile:
+        """Return where a job's result lies.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            WrongStateError: the job is not completed.
+            ResultGoneError: its result was downloaded or expired.
+        """
+        job = await self._book.get(job_id)
+        if job.state is not JobState.COMPLETED:
+            hint = "" if job.finished else "; poll its status until it is completed"
+            raise WrongStateError(f"The job is {job.state.value}, there is no result{hint}.")
+        if job.result_gone == "downloaded":
+            raise ResultGoneError(
+                "The result was downloaded already and then deleted; submit the picture again.",
+                code="already_downloaded",
+            )
+        if job.result_gone is not None:
+            raise ResultGoneError(
+                "The result was not fetched in time and has been deleted; submit the picture "
+                "again.",
+                code="expired",
+            )
+        extension = job.request.format
+        path = self._workspace.folder(job.id) / f"result.{extension}"
+        scale = job.request.scale
+        suffix = f"{scale}x" if scale else str(job.request.output_size.width)
+        stem = Path(job.input_name).stem or "image"
+        return ResultFile(path, f"{stem}_{suffix}.{extension}", MEDIA_TYPES[extension])
+
+    async def delivered(self, job_id: str) -> None:
+        """Note that every byte of a result was sent; deletes it where the settings say so."""
+        if not self.config.storage.delete_after_download:
+            return
+        job = await self._book.get(job_id)
+        if job.result_gone is None:
+            await self._book.mark_result_gone(job, "downloaded")
+            await self._workspace.remove(job_id)
+            log.info("job %s: downloaded and deleted", job_id)
+
+    async def health(self) -> Mapping[str, object]:
+        """Return how the service is doing."""
+        choice = self.choice
+        return {
+            "engine": choice.engine,
+            "devices": [device.name for device in choice.devices],
+            "gpu": any(device.is_gpu for device in choice.devices),
+            "queue_length": self._book.count(JobState.QUEUED),
+            "processing": self._book.count(JobState.PROCESSING),
+            "free_disk_mb": await self._workspace.free_bytes() >> 20,
+        }
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+__all__ = ["ResultFile", "Service"]

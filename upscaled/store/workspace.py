@@ -1,0 +1,147 @@
+"""The files of jobs: one folder per job, uploads on their way in beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from upscaled.errors import ConfigError, NoSpaceError
+from upscaled.jobs import is_job_id
+
+
+class Workspace:
+    """``<data_dir>/jobs/<id>/`` for each job and ``<data_dir>/incoming/`` for uploads.
+
+    Blocking work is done in threads.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._jobs = data_dir / "jobs"
+        self._incoming = data_dir / "incoming"
+        self._lock: int | None = None
+
+    async def open(self) -> None:
+        """Make the folders, lock them against a second service, empty ``incoming``.
+
+        Raises:
+            ConfigError: the folder can't be made or written to, or another service uses it.
+        """
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._jobs.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(
+                self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(
+                f"storage.data_dir is {str(self.data_dir)!r}, which another running upscaled "
+                "uses; allowed is a folder of its own."
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"storage.data_dir is {str(self.data_dir)!r}; allowed is a folder this user can "
+                f"write to ({error.strerror})."
+            ) from None
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
+
+    def close(self) -> None:
+        """Let go of the folder, so that another service may use it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def new_upload(self) -> Path:
+        """Return a fresh path to stream an upload to; nothing is made yet."""
+        return self._incoming / secrets.token_hex(16)
+
+    async def discard(self, upload: Path) -> None:
+        """Delete an upload that became no job."""
+        await asyncio.to_thread(upload.unlink, missing_ok=True)
+
+    def folder(self, job_id: str) -> Path:
+        """Return the job's folder.
+
+        Raises:
+            ValueError: ``job_id`` is none; it must never become part of a path then.
+        """
+        if not is_job_id(job_id):
+            raise ValueError("not a job id")
+        return self._jobs / job_id
+
+    def upload_of(self, job_id: str) -> Path:
+        """Return where the job's upload lies."""
+        return self.folder(job_id) / "upload"
+
+    async def adopt(self, upload: Path, job_id: str) -> None:
+        """Make the job's folder and move the upload into it, flushed to the disk.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        try:
+            await asyncio.to_thread(self._adopt, upload, self.folder(job_id))
+        except OSError as error:
+            await self.remove(job_id)
+            raise NoSpaceError(f"The upload can't be stored: {error.strerror}.") from error
+
+    def _adopt(self, upload: Path, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        flush(upload)
+        upload.rename(folder / "upload")
+        flush(folder)
+        flush(self._jobs)
+
+    async def remove(self, job_id: str) -> None:
+        """Delete the job's folder with all that is in it."""
+        await asyncio.to_thread(shutil.rmtree, self.folder(job_id), ignore_errors=True)
+
+    async def keep_only(self, job_id: str, name: str) -> None:
+        """Delete everything in the job's folder but the file ``name``."""
+        await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
+
+    def _keep_only(self, folder: Path, name: str) -> None:
+        for path in folder.iterdir():
+            if path.name != name:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    async def sweep(self, known: Collection[str]) -> int:
+        """Delete the folders of all jobs that are not ``known``; return how many there were."""
+        return await asyncio.to_thread(self._sweep, frozenset(known))
+
+    def _sweep(self, known: frozenset[str]) -> int:
+        orphans = [path for path in self._jobs.iterdir() if path.name not in known]
+        for path in orphans:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return len(orphans)
+
+    async def free_bytes(self) -> int:
+        """Return how many bytes the disk under the data folder has left for us."""
+        usage = await asyncio.to_thread(shutil.disk_usage, self.data_dir)
+        return usage.free
+
+
+def flush(path: Path) -> None:
+    """Bring a file or folder to the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
