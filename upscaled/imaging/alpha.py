@@ -1,0 +1,95 @@
+"""Transparency: what colour stands behind it, and how it grows.
+
+A network that sees the colour under transparent pixels, often black or leftovers, smears it into
+the visible edge: the well-known dark halo. So that colour is replaced by what is visible near by
+before the picture is enlarged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from upscaled.imaging.raw import Pixels
+from upscaled.imaging.resample import resample
+from upscaled.pictures import Size
+
+BLOCK = 8
+"""Strips given to `bleed` start at multiples of this many rows."""
+
+_Weighted = NDArray[np.float32]
+"""Rows × columns × 4: colour times weight, and weight."""
+
+
+def _halve(level: _Weighted) -> _Weighted:
+    height, width = level.shape[:2]
+    padded = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)))
+    return padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]
+
+
+def _weighted(rgb: Pixels, alpha: Pixels) -> _Weighted:
+    weight = alpha.astype(np.float32)[..., None] / 255
+    return np.concatenate((rgb * weight, weight), axis=2)
+
+
+def _colour(level: _Weighted) -> NDArray[np.float32]:
+    colour: NDArray[np.float32] = level[..., :3] / np.maximum(level[..., 3:], np.float32(1e-6))
+    return colour
+
+
+def _filled(level: _Weighted, coarser: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the colours of ``level``, from the ``coarser`` ones where nothing is visible."""
+    height, width = level.shape[:2]
+    behind = coarser.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(level[..., 3:] > 0, _colour(level), behind)
+
+
+def coarse(rgb: Pixels, alpha: Pixels) -> _Weighted:
+    """Return a strip's weighted colours in blocks of `BLOCK` pixels."""
+    return _halve(_halve(_halve(_weighted(rgb, alpha))))
+
+
+def fill(level: _Weighted) -> NDArray[np.float32]:
+    """Return colours without gaps: each is visible there, or next to there, or near."""
+    if level.shape[0] * level.shape[1] == 1:
+        return _colour(level)
+    return _filled(level, fill(_halve(level)))
+
+
+def bleed(rgb: Pixels, alpha: Pixels, behind: NDArray[np.float32]) -> Pixels:
+    """Return a strip with visible colour from near by under its transparent pixels.
+
+    Args:
+        rgb: rows × columns × 3.
+        alpha: rows × columns.
+        behind: the strip's blocks of the whole picture's `fill`.
+    """
+    if alpha.all():
+        return rgb
+    fine = _weighted(rgb, alpha)
+    half = _halve(fine)
+    quarter = _halve(half)
+    colours = _filled(fine, _filled(half, _filled(quarter, behind)))
+    return np.where(alpha[..., None] > 0, rgb, np.rint(colours).astype(np.uint8))
+
+
+class Enlarger:
+    """A whole alpha channel that grows to ``size``.
+
+    Lanczos, held within what the nine source pixels around hold: a wholly opaque or transparent
+    area stays so, without ripples beside its edge.
+    """
+
+    def __init__(self, alpha: Image.Image, size: Size) -> None:
+        self._alpha = alpha
+        self._low = alpha.filter(ImageFilter.MinFilter(3))
+        self._high = alpha.filter(ImageFilter.MaxFilter(3))
+        self._size = size
+
+    def rows(self, top: int, bottom: int) -> Pixels:
+        """Return rows of the enlarged channel, rows × columns."""
+        nearest = Image.Resampling.NEAREST
+        low = resample(self._low, self._size, top, bottom, nearest)
+        high = resample(self._high, self._size, top, bottom, nearest)
+        return np.clip(resample(self._alpha, self._size, top, bottom), low, high)

@@ -1,0 +1,223 @@
+"""`Imaging`: the server's side of the imaging processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from upscaled.errors import (
+    EngineError,
+    NoSpaceError,
+    NotAPictureError,
+    UnusablePictureError,
+    UpscaledError,
+)
+from upscaled.imaging.records import (
+    DEFAULT_MEMORY_MB,
+    FORMATS,
+    Finished,
+    FinishOptions,
+    Prepared,
+    Probe,
+    UnlikeError,
+    raw_to_json,
+)
+from upscaled.pictures import RawImage, Size
+from upscaled.processes import plain_env
+from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
+
+_RECYCLE_AFTER = 200
+_RECYCLE_ABOVE = 512 << 20
+"""Resident bytes after a request above which a process makes room for a fresh one."""
+
+_CPU_SECONDS = 60
+_CPU_SECONDS_PER_PIXEL = 1e-6
+"""Ten times what writing a pixel of a PNG takes on a slow core."""
+_WALL_PER_CPU = 10
+"""How much longer than its processor time a request may take on a busy machine."""
+
+_ERRORS: dict[str, type[UpscaledError]] = {
+    "not_a_picture": NotAPictureError,
+    "unusable": UnusablePictureError,
+    "unlike": UnlikeError,
+    "engine": EngineError,
+    "no_memory": NoSpaceError,
+    "no_space": NoSpaceError,
+}
+
+
+class Imaging:
+    """Decodes uploads and writes results in a pool of resident, confined processes.
+
+    Args:
+        workers: how many processes, at most; each is started when it is first needed.
+        formats: which of `FORMATS` are taken.
+        max_pixels: the largest picture that is taken.
+        memory_limit_mb: address space of one process in MiB.
+        cpu_seconds: processor time for reading one picture, before it counts as a trap.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        formats: Collection[str] = FORMATS,
+        max_pixels: int,
+        memory_limit_mb: int = DEFAULT_MEMORY_MB,
+        cpu_seconds: int = _CPU_SECONDS,
+    ) -> None:
+        settings = {
+            "formats": sorted(formats),
+            "max_pixels": max_pixels,
+            "memory_limit_mb": memory_limit_mb,
+        }
+        self._cpu_seconds = cpu_seconds
+        # Thread pools that nobody needs would take the bounded address space.
+        env = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
+        self._workers = [
+            ResidentWorker(
+                "upscaled.imaging.worker",
+                name="imaging",
+                arguments=[json.dumps(settings)],
+                env=env,
+                recycle_after=_RECYCLE_AFTER,
+            )
+            for _ in range(workers)
+        ]
+        # The worker used last is taken first: its memory is warm, the others need not start.
+        self._idle: asyncio.LifoQueue[ResidentWorker] = asyncio.LifoQueue()
+        for worker in self._workers:
+            self._idle.put_nowait(worker)
+
+    async def warm(self) -> None:
+        """Start one process, so that the first picture need not wait for it."""
+        await self._request({"do": "ping"}, self._cpu_seconds)
+
+    async def probe(self, upload: Path) -> Probe:
+        """Read the header of ``upload``.
+
+        Raises:
+            NotAPictureError: it is of no format that is taken.
+            UnusablePictureError: broken, animated, of several pages, or of too many pixels.
+        """
+        message = {"do": "probe", "upload": str(upload)}
+        reply = await self._request(message, self._cpu_seconds, reading=True)
+        return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])
+
+    async def prepare(self, upload: Path, workdir: Path) -> Prepared:
+        """Decode ``upload`` into files in ``workdir``.
+
+        Raises:
+            NotAPictureError: it is of no format that is taken.
+            UnusablePictureError: it does not decode completely, or only with more time or
+                memory than a picture may use.
+            NoSpaceError: the disk is full.
+        """
+        message = {"do": "prepare", "upload": str(upload), "workdir": str(workdir)}
+        reply = await self._request(message, self._cpu_seconds, reading=True)
+        return Prepared.from_json(reply["prepared"])
+
+    async def check(self, source: RawImage, native: RawImage, top: int, bottom: int) -> float:
+        """Compare a band, rows of ``source``, with what ``native`` has there; return its score.
+
+        Raises:
+            UnlikeError: it is not the enlarged source.
+        """
+        message = {
+            "do": "check",
+            "source": raw_to_json(source),
+            "native": raw_to_json(native),
+            "top": top,
+            "bottom": bottom,
+        }
+        reply = await self._request(message, self._writing_seconds(native.size))
+        score: float = reply["score"]
+        return score
+
+    async def finish(
+        self, prepared: Prepared, native: RawImage, workdir: Path, options: FinishOptions
+    ) -> Finished:
+        """Verify ``native``, write ``workdir/result.<format>``, read it back.
+
+        Raises:
+            UnlikeError: ``native`` is not the enlarged source.
+            EngineError: the result could not be written, or not as it was meant.
+            NoSpaceError: memory or disk do not suffice.
+        """
+        message = {
+            "do": "finish",
+            "prepared": prepared.to_json(),
+            "native": raw_to_json(native),
+            "workdir": str(workdir),
+            "options": options.to_json(),
+        }
+        pixels = max(native.size, options.size, key=lambda size: size.pixels)
+        reply = await self._request(message, self._writing_seconds(pixels))
+        return Finished(
+            Path(reply["path"]),
+            options.size,
+            reply["file_size_bytes"],
+            reply["sha256"],
+            reply["score"],
+            tuple(reply["kept"]),
+            tuple(reply["lost"]),
+        )
+
+    async def close(self) -> None:
+        """End every process, each after the request it is at."""
+        await asyncio.gather(*(worker.close() for worker in self._workers))
+
+    def _writing_seconds(self, size: Size) -> int:
+        return self._cpu_seconds + int(size.pixels * _CPU_SECONDS_PER_PIXEL)
+
+    async def _request(
+        self, message: dict[str, Any], cpu_seconds: int, *, reading: bool = False
+    ) -> dict[str, Any]:
+        """Send ``message`` to a free process. ``reading``: it may die of a stranger's bytes."""
+        wall_seconds = cpu_seconds * _WALL_PER_CPU
+        async with self._free_worker() as worker:
+            try:
+                reply = await worker.request(
+                    {**message, "cpu_seconds": cpu_seconds}, timeout=wall_seconds
+                )
+            except WorkerRefusedError as error:
+                raise _ERRORS[error.kind](error.message) from error
+            except TimeoutError as error:
+                raise EngineError(
+                    f"The imaging process gave no answer within {wall_seconds} s."
+                ) from error
+            except WorkerDiedError as error:
+                raise _death(error, cpu_seconds, reading=reading) from error
+            if reply["memory"] > _RECYCLE_ABOVE:
+                await worker.close()
+            return reply
+
+    @asynccontextmanager
+    async def _free_worker(self) -> AsyncIterator[ResidentWorker]:
+        worker = await self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put_nowait(worker)
+
+
+def _death(error: WorkerDiedError, cpu_seconds: int, *, reading: bool) -> UpscaledError:
+    """Return what the death of an imaging process means."""
+    number = -(error.returncode or 0)
+    if number == signal.SIGKILL:
+        return NoSpaceError(
+            "The system ended the imaging process, most likely because memory ran out."
+        )
+    if number == signal.SIGXCPU and reading:
+        return UnusablePictureError(
+            f"image decode failed: reading it takes more than {cpu_seconds} s of processor time."
+        )
+    if number > 0 and reading:
+        name = signal.Signals(number).name
+        return UnusablePictureError(f"image decode failed: the decoder crashed on it ({name}).")
+    return EngineError(f"While a picture was being handled, {error}.")

@@ -1,0 +1,167 @@
+"""The nouns of the imaging part, and what can go wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upscaled.errors import EngineError
+from upscaled.pictures import RawImage, Size
+
+FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "avif")
+"""Formats that can be read."""
+
+RESULT_FORMATS = ("png", "jpg", "webp")
+"""Formats that can be written."""
+
+_LARGEST_SIDE = {
+    "png": 2**31 - 1,  # PNG specification, IHDR
+    "jpg": 65_500,  # the format's field holds 65,535, libjpeg's JPEG_MAX_DIMENSION is 65,500
+    "webp": 16_383,  # 14 bits in the bitstream
+}
+
+DEFAULT_MEMORY_MB = 4096
+"""Address space of one imaging process in MiB, where nothing else is asked for."""
+
+
+class UnlikeError(EngineError):
+    """What an engine made is not the enlarged source; the message says how it differs."""
+
+    code = "unlike_source"
+
+
+def largest_side(result_format: str) -> int:
+    """Return the longest side in pixels that a file of ``png``, ``jpg`` or ``webp`` can have."""
+    return _LARGEST_SIDE[result_format]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a picture's header promises, before anything is decoded."""
+
+    format: str
+    """One of `FORMATS`, by content."""
+    size: Size
+    """After EXIF orientation."""
+    has_alpha: bool
+    """It may hold transparent pixels."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoded upload: clean pixels and what travels beside them."""
+
+    source: RawImage
+    """8-bit RGB, oriented, colour-managed."""
+    alpha: RawImage | None
+    """One 8-bit channel; None when the picture is wholly opaque."""
+    sidecar: Path | None
+    """File with the ICC profile and EXIF data to be put back."""
+    kept: tuple[str, ...] = ()
+    """What of the upload survives beside its pixels, as short phrases."""
+    lost: tuple[str, ...] = ()
+    """What of the upload cannot be carried over, as short phrases."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` takes back."""
+        return {
+            "source": raw_to_json(self.source),
+            "alpha": raw_to_json(self.alpha) if self.alpha else None,
+            "sidecar": str(self.sidecar) if self.sidecar else None,
+            "kept": list(self.kept),
+            "lost": list(self.lost),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Prepared:
+        """Return what `to_json` was called on."""
+        return cls(
+            raw_from_json(document["source"]),
+            raw_from_json(document["alpha"]) if document["alpha"] else None,
+            Path(document["sidecar"]) if document["sidecar"] else None,
+            tuple(document["kept"]),
+            tuple(document["lost"]),
+        )
+
+
+@dataclass(frozen=True)
+class FinishOptions:
+    """How the result is to be written."""
+
+    format: str
+    """One of `RESULT_FORMATS`."""
+    size: Size
+    """The size that was promised."""
+    quality: int | None = None
+    """1 to 100, JPEG and lossy WebP; None: `encode.DEFAULT_QUALITY`."""
+    lossless: bool = False
+    """WebP only."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """What a transparent picture is laid on where the format holds no transparency."""
+    keep_metadata: bool = True
+    """Put ICC profile and EXIF data back; else the pixels are converted to sRGB."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` takes back."""
+        return {
+            "format": self.format,
+            "width": self.size.width,
+            "height": self.size.height,
+            "quality": self.quality,
+            "lossless": self.lossless,
+            "background": list(self.background),
+            "keep_metadata": self.keep_metadata,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> FinishOptions:
+        """Return what `to_json` was called on."""
+        red, green, blue = document["background"]
+        return cls(
+            document["format"],
+            Size(document["width"], document["height"]),
+            document["quality"],
+            document["lossless"],
+            (red, green, blue),
+            document["keep_metadata"],
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result: verified, and at its final place."""
+
+    path: Path
+    size: Size
+    file_size_bytes: int
+    sha256: str
+    score: float
+    """1.0: just like the source; 0.0: at the edge of being refused."""
+    kept: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+def raw_to_json(raw: RawImage) -> dict[str, Any]:
+    """Return a raw picture as plain values."""
+    size = raw.size
+    return {
+        "path": str(raw.path),
+        "width": size.width,
+        "height": size.height,
+        "channels": raw.channels,
+    }
+
+
+def raw_from_json(document: Mapping[str, Any]) -> RawImage:
+    """Return what `raw_to_json` was called on."""
+    size = Size(document["width"], document["height"])
+    return RawImage(Path(document["path"]), size, document["channels"])
+
+
+def accepted(formats: Collection[str]) -> str:
+    """Return the names of ``formats`` as a sentence lists them: ``PNG, JPEG and WebP``."""
+    names = {"webp": "WebP"}
+    listed = [names.get(name, name.upper()) for name in FORMATS if name in formats]
+    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)

@@ -1,0 +1,69 @@
+"""What a file is, by its first bytes; its name says nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from upscaled.errors import NotAPictureError, UnusablePictureError
+from upscaled.imaging.records import accepted
+
+_HEAD = 4096
+
+_SIGNATURES = (
+    ("png", rb"\x89PNG\r\n\x1a\n"),
+    ("jpeg", rb"\xff\xd8\xff"),
+    ("webp", rb"RIFF....WEBP"),
+    ("avif", rb"....ftyp(?:avif|avis)"),
+    ("avif", rb"....ftyp(?:mif1|msf1|miaf).{4,60}?avi[fs]"),
+    ("Canon raw (CR2)", rb"II\*\x00....CR"),
+    ("tiff", rb"II\*\x00|MM\x00\*|II\+\x00|MM\x00\+"),
+    ("bmp", rb"BM.{12}[\x0c-\xff]\x00\x00\x00"),
+    ("GIF", rb"GIF8[79]a"),
+    ("HEIC", rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
+    ("JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n"),
+    ("JPEG 2000", rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    ("Photoshop (PSD)", rb"8BPS"),
+    ("icon (ICO)", rb"\x00\x00[\x01\x02]\x00.\x00.{3}\x00"),
+    ("Netpbm", rb"P[1-7]\s"),
+    ("OpenEXR", rb"\x76\x2f\x31\x01"),
+    ("Radiance HDR", rb"#\?RA(?:DIANC|GB)"),
+    ("DDS", rb"DDS "),
+    ("QOI", rb"qoif"),
+    ("JPEG XR", rb"II\xbc\x01"),
+    ("MNG", rb"\x8aMNG"),
+    ("GIMP (XCF)", rb"gimp xcf"),
+    ("Fujifilm raw (RAF)", rb"FUJIFILMCCD-RAW"),
+    ("video", rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
+    ("PDF", rb"%PDF-"),
+    ("PostScript", rb"%!PS"),
+    ("ZIP archive", rb"PK\x03\x04"),
+    ("gzip archive", rb"\x1f\x8b"),
+    ("SVG", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg[\s>]"),
+    ("HTML page", rb"(?i:\s*<(?:!doctype html|html))"),
+    ("text", rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{16,}"),
+)
+_PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _SIGNATURES)
+
+
+def sniff(path: Path, formats: Collection[str]) -> str:
+    """Return which of ``formats`` the file at ``path`` is.
+
+    Raises:
+        UnusablePictureError: it is empty.
+        NotAPictureError: it is something else; the sentence says what, and what is taken.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise UnusablePictureError("The image file is empty; send the bytes of a picture.")
+    found = next((name for name, pattern in _PATTERNS if pattern.match(head)), None)
+    names = accepted(formats)
+    if found is not None and found in formats:
+        return found
+    if found is None:
+        raise NotAPictureError(f"The file is no picture of a known format; send {names}.")
+    label = {"webp": "WebP"}.get(found, found.upper() if found.islower() else found)
+    label = {"TEXT": "plain text", "VIDEO": "video"}.get(label, label)
+    raise NotAPictureError(f"The file is {label}, which is not taken here; send {names}.")

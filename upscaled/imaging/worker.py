@@ -1,0 +1,125 @@
+"""The imaging process: ``python -m upscaled.imaging.worker PARENT_PID SETTINGS_JSON``.
+
+Strangers' bytes are decoded here and nowhere else, under limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
+from upscaled.imaging import limits
+from upscaled.imaging.finish import finish
+from upscaled.imaging.prepare import prepare
+from upscaled.imaging.reader import open_picture
+from upscaled.imaging.records import FinishOptions, Prepared, UnlikeError, raw_from_json
+from upscaled.imaging.verify import likeness
+from upscaled.resident import Message, RefusedError, serve
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_METADATA_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one imaging process is started with."""
+
+    formats: tuple[str, ...]
+    max_pixels: int
+    memory_limit_mb: int
+
+    def handle(self, message: Message, _: Callable[[Message], None]) -> Message:
+        """Answer one request.
+
+        Raises:
+            RefusedError: its kind says which error of `upscaled.errors` it is.
+        """
+        limits.allow(cpu_seconds=message["cpu_seconds"], file_bytes=self._file_bytes(message))
+        with self._told():
+            reply = getattr(self, f"_{message['do']}")(message)
+        return {"memory": limits.resident_bytes(), **reply}
+
+    def _file_bytes(self, message: Message) -> int:
+        """Return how long a file this request may write."""
+        if message["do"] == "prepare":
+            return 3 * self.max_pixels + _METADATA_BYTES
+        if message["do"] == "finish":
+            options = FinishOptions.from_json(message["options"])
+            return 5 * options.size.pixels + _METADATA_BYTES
+        return 0
+
+    def _ping(self, _: Message) -> dict[str, Any]:
+        return {}
+
+    def _probe(self, message: Message) -> dict[str, Any]:
+        opened = open_picture(Path(message["upload"]), self.formats, self.max_pixels)
+        with opened.image:
+            probe = opened.probe()
+        return {
+            "format": probe.format,
+            "width": probe.size.width,
+            "height": probe.size.height,
+            "has_alpha": probe.has_alpha,
+        }
+
+    def _prepare(self, message: Message) -> dict[str, Any]:
+        workdir = Path(message["workdir"])
+        made = prepare(Path(message["upload"]), workdir, self.formats, self.max_pixels)
+        return {"prepared": made.to_json()}
+
+    def _check(self, message: Message) -> dict[str, Any]:
+        source, native = raw_from_json(message["source"]), raw_from_json(message["native"])
+        return {"score": likeness(source, native, message["top"], message["bottom"])}
+
+    def _finish(self, message: Message) -> dict[str, Any]:
+        options = FinishOptions.from_json(message["options"])
+        native, workdir = raw_from_json(message["native"]), Path(message["workdir"])
+        done = finish(Prepared.from_json(message["prepared"]), native, workdir, options)
+        return {
+            "path": str(done.path),
+            "file_size_bytes": done.file_size_bytes,
+            "sha256": done.sha256,
+            "score": done.score,
+            "kept": list(done.kept),
+            "lost": list(done.lost),
+        }
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except NotAPictureError as error:
+            raise RefusedError("not_a_picture", error.message) from error
+        except UnusablePictureError as error:
+            raise RefusedError("unusable", error.message) from error
+        except UnlikeError as error:
+            raise RefusedError("unlike", error.message) from error
+        except EngineError as error:
+            raise RefusedError("engine", error.message) from error
+        except MemoryError as error:
+            words = f"The picture needs more than the {self.memory_limit_mb} MiB an imaging "
+            raise RefusedError("no_memory", words + "process may have.") from error
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                words = "There is not enough disk space for this picture's files."
+                raise RefusedError("no_space", words) from error
+            raise RefusedError("engine", f"A file cannot be used: {error}.") from error
+
+
+def main() -> None:
+    """Answer requests until the parent closes the pipe or dies."""
+    settings = json.loads(sys.argv[2])
+    cell = Cell(tuple(settings["formats"]), settings["max_pixels"], settings["memory_limit_mb"])
+    limits.confine(cell.memory_limit_mb)
+    serve(cell.handle)
+
+
+if __name__ == "__main__":
+    main()
