@@ -1,0 +1,57 @@
+"""The HTTP application: one table of routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from upscaled.api import catalogue, contract, download, jobs
+from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
+from upscaled.api.auth import token_required
+from upscaled.api.delivery import Deliveries
+from upscaled.api.keys import DELIVERIES, PREFIX, RATES, SERVICE
+from upscaled.api.rates import RateLimit
+
+if TYPE_CHECKING:
+    from upscaled.service import Service
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/upscale", jobs.submit),
+    ("GET", "/status/{job_id}", jobs.status),
+    ("GET", "/download/{job_id}", download.download),
+    ("POST", "/cancel/{job_id}", jobs.cancel),
+    ("GET", "/models", catalogue.models),
+    ("GET", "/health", catalogue.health),
+    ("GET", "/openapi.yaml", contract.openapi),
+)
+DOCS_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/docs", contract.page),
+    ("GET", "/docs/{name}", contract.asset),
+)
+OPEN_PATHS = ("/health", "/openapi.yaml", "/docs")
+"""What needs no token: nothing of anybody's is to be seen there."""
+
+
+async def _expectation(_: web.Request) -> None:
+    """Leave ``Expect: 100-continue`` to the handler, which may refuse before the body is sent."""
+
+
+def make_app(service: Service) -> web.Application:
+    """Return the application that serves ``service``, which must have been started."""
+    prefix = service.config.server.api_prefix
+    middlewares = [errors_become_answers]
+    if service.config.server.auth_token:
+        open_paths = [prefix + path for path in OPEN_PATHS]
+        middlewares.append(token_required(service.config.server.auth_token, open_paths))
+    app = web.Application(middlewares=middlewares)
+    app[SERVICE] = service
+    app[PREFIX] = prefix
+    app[DELIVERIES] = Deliveries()
+    app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
+    app.on_response_prepare.append(add_security_headers)
+    for method, path, handler in ROUTES + (DOCS_ROUTES if service.config.features.docs else ()):
+        resource = app.router.add_resource(prefix + path)
+        for one in ("GET", "HEAD") if method == "GET" else (method,):
+            resource.add_route(one, handler, expect_handler=_expectation)
+    return app

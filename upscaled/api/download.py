@@ -1,0 +1,171 @@
+"""Results: hand the file over, whole or by ranges, and let it go once every byte has arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from email.utils import formatdate
+from typing import BinaryIO
+from urllib.parse import quote
+
+from aiohttp import web
+
+from upscaled.api.answers import refusal
+from upscaled.api.delivery import Delivery, Receipt, Span
+from upscaled.api.jobs import job_id_of
+from upscaled.api.keys import DELIVERIES, SERVICE
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 256 * 1024
+_STALL_SECONDS = 60.0  # a caller that takes no byte for so long has gone
+_SETTLE_SECONDS = 5.0
+
+
+class RangeError(Exception):
+    """The range that is asked for lies outside the file."""
+
+
+def wanted_span(header: str, size: int) -> Span | None:
+    """Return the bytes a ``Range`` header asks for; None where it is to be ignored (RFC 9110).
+
+    Several ranges at once are answered with the whole file, as the RFC allows.
+
+    Raises:
+        RangeError: no byte of the file is in the range.
+    """
+    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header, re.ASCII)
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        start, stop = max(0, size - int(match[2])), size
+    else:
+        start = int(match[1])
+        stop = min(int(match[2]) + 1, size) if match[2] else size
+        if match[2] and int(match[2]) < start:
+            return None
+    if start >= stop:
+        raise RangeError
+    return Span(start, stop)
+
+
+def disposition(name: str) -> str:
+    """Return the ``Content-Disposition`` that saves a download as ``name`` (RFC 6266).
+
+    Whatever could be taken for a path or break the header is replaced.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f/\\"<>:|?*]', "_", name).lstrip(".").strip() or "result"
+    name = name.encode("utf-8", "replace").decode()
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    if plain == name:
+        return f'attachment; filename="{name}"'
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    """``GET /download/{job_id}``: the finished picture."""
+    service = request.app[SERVICE]
+    job_id = job_id_of(request)
+    await request.app[DELIVERIES].settle(job_id, _SETTLE_SECONDS)
+    result = await service.result(job_id)
+    try:
+        file = await asyncio.to_thread(result.path.open, "rb")
+    except FileNotFoundError:
+        # Gone since we asked; asking again says why.
+        await service.result(job_id)
+        raise
+    try:
+        return await _hand_over(request, job_id, file, result.download_name)
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+async def _hand_over(
+    request: web.Request, job_id: str, file: BinaryIO, name: str
+) -> web.StreamResponse:
+    facts = await asyncio.to_thread(os.fstat, file.fileno())
+    size = facts.st_size
+    modified = formatdate(facts.st_mtime, usegmt=True)
+    etag = f'"{facts.st_mtime_ns:x}-{size:x}"'
+    span: Span | None = None
+    if request.headers.get("If-Range", etag) in {etag, modified}:
+        try:
+            span = wanted_span(request.headers.get("Range", ""), size)
+        except RangeError:
+            return refusal(
+                f"The file has {size} bytes; the range asked for lies outside.",
+                "range_not_satisfiable",
+                416,
+                {"Content-Range": f"bytes */{size}"},
+            )
+    response = web.StreamResponse(
+        status=200 if span is None else 206,
+        headers={
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": disposition(name),
+            "Accept-Ranges": "bytes",
+            "ETag": etag,
+            "Last-Modified": modified,
+            "Cache-Control": "no-store",
+        },
+    )
+    if span is None:
+        span = Span(0, size)
+    else:
+        response.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
+    response.content_length = span.stop - span.start
+    if request.method == "HEAD":
+        await response.prepare(request)
+        return response
+    delivery = request.app[DELIVERIES].of(job_id, size)
+    try:
+        if await _send(request, response, file, span, delivery):
+            request.app[DELIVERIES].forget(job_id)
+            await request.app[SERVICE].delivered(job_id)
+    finally:
+        delivery.settled.set()
+    return response
+
+
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    file: BinaryIO,
+    span: Span,
+    delivery: Delivery,
+) -> bool:
+    """Send ``span`` of ``file``; tell whether every byte of the file has now been delivered."""
+    await response.prepare(request)
+    receipt = Receipt(request.transport)
+    sent = span.start
+    arrived = False
+    try:
+        await asyncio.to_thread(file.seek, span.start)
+        while sent < span.stop:
+            chunk = await asyncio.to_thread(file.read, min(_CHUNK, span.stop - sent))
+            if not chunk:
+                raise EOFError(f"a result ended {span.stop - sent} bytes early")
+            sent += len(chunk)
+            if sent == span.stop and delivery.would_complete(span):
+                delivery.settled.clear()
+            async with asyncio.timeout(_STALL_SECONDS):
+                await response.write(chunk)
+        await response.write_eof()
+        await receipt.confirmed(_STALL_SECONDS)
+        arrived = True
+    except (OSError, EOFError) as error:
+        # The answer has begun; all that is left is to break the connection, so that the caller
+        # does not take what has come for the whole. TimeoutError is an OSError too.
+        log.info("download broken off after %d bytes: %s", sent - span.start, error)
+        response.force_close()
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        receipt.close()
+        if arrived:
+            delivery.add(span)
+        else:
+            delivery.add_broken(Span(span.start, sent))
+    return arrived and delivery.complete

@@ -1,0 +1,189 @@
+"""A submission: the fields of a multipart request, and its picture on its way to the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+import aiofiles
+from aiohttp import web
+
+from upscaled.api import multipart
+from upscaled.api.multipart import Part
+from upscaled.errors import BadRequestError, NoSpaceError, NotAPictureError, TooManyBytesError
+
+IMAGE = "image"
+"""Name of the part that holds the picture."""
+
+_MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
+_WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class BodyTypeError(NotAPictureError):
+    """The request is no multipart/form-data."""
+
+    code = "unsupported_media_type"
+
+
+def check_head(request: web.Request, max_bytes: int) -> None:
+    """Refuse, before the body is read, what the request's headers already give away.
+
+    Raises:
+        BodyTypeError: not multipart/form-data.
+        TooManyBytesError: longer than ``max_bytes``.
+    """
+    if request.content_type != "multipart/form-data":
+        raise BodyTypeError(
+            "Send the request as multipart/form-data with the picture as the file `image`, "
+            "as `curl -F image=@photo.jpg` does."
+        )
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+def _too_large(max_bytes: int) -> TooManyBytesError:
+    return TooManyBytesError(
+        f"The request is larger than the {max_bytes // 2**20} MiB this server takes."
+    )
+
+
+async def _body(request: web.Request, max_bytes: int) -> AsyncGenerator[bytes]:
+    """Yield the body as it comes; raise TooManyBytesError past ``max_bytes``."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # Only now: who was refused before this point need not send the body at all.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    received = 0
+    async for chunk in request.content.iter_any():
+        received += len(chunk)
+        if received > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+class _Reception:
+    """What has been received of a submission so far."""
+
+    def __init__(self, target: Path, allowed: Iterable[str]) -> None:
+        self.target = target
+        self.allowed = (IMAGE, *allowed)
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self._open: str | None = None
+        self._text = bytearray()
+        self._image_bytes = 0
+
+    def begin(self, part: Part) -> None:
+        """Take note that a part begins.
+
+        Raises:
+            BadRequestError: a field by that name was there already, or is not known.
+        """
+        self.end()
+        if part.name not in self.allowed:
+            raise BadRequestError(
+                f"There is no field {part.name[:64]!r}; allowed are {', '.join(self.allowed)}."
+            )
+        if part.name in self.fields or (part.name == IMAGE and self.filename is not None):
+            raise BadRequestError(f"The field {part.name!r} was sent twice; send it once.")
+        self._open = part.name
+        self._text.clear()
+        if part.name == IMAGE:
+            self.filename = part.filename or ""
+
+    def end(self) -> None:
+        """Take note that the part is complete.
+
+        Raises:
+            BadRequestError: its text is no UTF-8.
+        """
+        if self._open is not None and self._open != IMAGE:
+            try:
+                self.fields[self._open] = self._text.decode()
+            except UnicodeDecodeError:
+                raise BadRequestError(f"The field {self._open!r} is not UTF-8 text.") from None
+        self._open = None
+
+    def text(self, piece: bytes) -> None:
+        """Take a piece of a field's text.
+
+        Raises:
+            BadRequestError: it grows too long.
+        """
+        self._text += piece
+        if len(self._text) > _MAX_TEXT_BYTES:
+            raise BadRequestError(
+                f"The field {self._open!r} is longer than {_MAX_TEXT_BYTES} bytes."
+            )
+
+    @property
+    def in_image(self) -> bool:
+        """Tell whether the bytes that come are the picture's."""
+        return self._open == IMAGE
+
+    def count_image(self, count: int) -> None:
+        """Take note of bytes of the picture."""
+        self._image_bytes += count
+
+    def check_complete(self) -> None:
+        """Check that a picture came.
+
+        Raises:
+            BadRequestError: none did, or it is empty.
+        """
+        if self.filename is None:
+            raise BadRequestError(
+                "The field `image` is missing; send the picture as a file under that name."
+            )
+        if not self._image_bytes:
+            raise BadRequestError("The file in the field `image` is empty.")
+
+
+async def receive(
+    request: web.Request, target: Path, *, allowed: Iterable[str], max_bytes: int
+) -> tuple[dict[str, str], str]:
+    """Write the picture of a multipart request to ``target``; return its fields and file name.
+
+    The parts may come in any order; at most one of each name. On an exception ``target`` may
+    hold a part of the picture.
+
+    Raises:
+        BadRequestError: a part is unknown, doubled, too long or missing, or the body is broken.
+        TooManyBytesError: the body is longer than ``max_bytes``.
+        NoSpaceError: the disk is full.
+        ConnectionError: the client went away.
+    """
+    boundary = multipart.boundary_of(request.headers.get("Content-Type", ""))
+    got = _Reception(target, allowed)
+    try:
+        async with (
+            aiofiles.open(target, "wb", buffering=0) as file,
+            aclosing(_body(request, max_bytes)) as body,
+            aclosing(multipart.parts(body, boundary)) as events,
+        ):
+            waiting = bytearray()
+            async for event in events:
+                if isinstance(event, Part):
+                    got.begin(event)
+                elif not got.in_image:
+                    got.text(event)
+                else:
+                    got.count_image(len(event))
+                    waiting += event
+                    if len(waiting) >= _WRITE_BYTES:
+                        await file.write(waiting)
+                        waiting = bytearray()
+            got.end()
+            got.check_complete()
+            await file.write(waiting)
+    except OSError as error:
+        if error.errno in _OUT_OF_SPACE:
+            raise NoSpaceError("The server's disk has no room for this upload.") from error
+        raise
+    except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:
+        raise BadRequestError(f"The request's body is broken: {error}.") from error
+    return got.fields, got.filename or ""
