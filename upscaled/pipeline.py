@@ -118,7 +118,7 @@ class Pipeline:
                     if rung is None:
                         rung = self._first_rung(slot, task)
                     else:
-                        await slot.engine.close()  # a fresh process for every further attempt
+                        await slot.engine.reset()
                     outcome = await self._upscale(slot, task, rung, watch, timings)
                     used = outcome.tile_size
                 finished = await self._finish(job, prepared, native, timings)

@@ -128,14 +128,10 @@ def _maker(config: Config, choice: EngineChoice, device: Device) -> Callable[[],
     program = choice.program
     if program is None:
         return _builtin_maker(config, device)
-    explicit = bool(config.upscaler.gpu_ids)
-    return lambda: BinaryEngine(program, device, pin_device=explicit)
+    # Left to itself the program takes its best device, whose index may differ from ours.
+    pinned = device if config.upscaler.gpu_ids else None
+    return lambda: BinaryEngine(program.path, pinned, flavour=program.flavour)
 
 
 def _builtin_maker(config: Config, device: Device) -> Callable[[], Engine]:
     return lambda: BuiltinEngine(device, threads=config.upscaler.threads)
-
-
-def program_folder(config: Config) -> Path:
-    """Return the folder that ``upscaled setup --binary`` fills."""
-    return config.path("bin")

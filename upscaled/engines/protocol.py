@@ -14,7 +14,7 @@ from typing import Protocol
 from upscaled.pictures import RawImage
 
 PADDING = 10
-"""Pixels of context around every tile; the native programs' constant (engine.md, padding)."""
+"""Pixels of context around every tile; the native programs' constant (docs/engines.md, padding)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class ModelFiles:
     native_scale: int
     input_blob: str
     output_blob: str
+    bytes_per_pixel: int
+    """Peak memory of inference in bytes for each pixel of a padded tile, measured on the CPU."""
 
     @property
     def stem(self) -> str:
@@ -120,6 +122,10 @@ class Engine(Protocol):
         Raises:
             EngineError: it failed; the message is the engine's own last word as one sentence.
         """
+        ...
+
+    async def reset(self) -> None:
+        """See to it that the next task is done by a fresh process."""
         ...
 
     async def close(self) -> None:

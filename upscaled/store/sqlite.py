@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from upscaled.errors import ConfigError
 from upscaled.jobs import Job, JobState, from_document, to_document
@@ -120,8 +120,7 @@ class SqliteJobStore:
         future: Future[object] = Future()
         self._inbox.put((work, future))
         # Shielded: a caller that is cancelled must not cancel what others in the batch share.
-        value = await asyncio.shield(asyncio.wrap_future(future))
-        return value  # type: ignore[return-value]  # the future holds what `work` returned
+        return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
 
     async def put(self, job: Job) -> None:
         """Insert or replace the job's record."""
@@ -134,11 +133,8 @@ class SqliteJobStore:
             int(has_result),
             json.dumps(to_document(job), separators=(",", ":")),
         )
-        await self._do(
-            lambda c: c.execute(
-                "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)", row
-            ).close()
-        )
+        sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
+        await self._do(lambda c: c.execute(sql, row).close())
 
     async def get(self, job_id: str) -> Job | None:
         """Return the job, None when there is no record of it."""

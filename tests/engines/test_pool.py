@@ -1,0 +1,100 @@
+import asyncio
+
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.engines.protocol import (
+    CPU,
+    Device,
+    DeviceKind,
+    ProgressCallback,
+    UpscaleOutcome,
+    UpscaleTask,
+)
+
+GPU = Place("builtin", Device(0, "GPU", DeviceKind.DISCRETE))
+SPARE = Place("builtin", CPU)
+
+
+class IdleEngine:
+    """An engine that is only held, never used."""
+
+    name = "builtin"
+    device = CPU
+    closed = False
+
+    def max_rows(self, width: int, scale: int) -> int:
+        return width * scale
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        raise AssertionError(f"never called: {task}, {on_progress}")
+
+    async def reset(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def pool_of(slots: int) -> EnginePool:
+    return EnginePool([(GPU, slots, IdleEngine)], [(SPARE, IdleEngine)])
+
+
+async def hold(pool: EnginePool, order: float, log: list[float], leave: asyncio.Event) -> None:
+    async with pool.slot(order):
+        log.append(order)
+        await leave.wait()
+
+
+async def test_slots_are_given_in_order_however_late_one_asks() -> None:
+    pool, leave = pool_of(1), asyncio.Event()
+    log: list[float] = []
+    tasks = [asyncio.create_task(hold(pool, order, log, leave)) for order in (1.0, 3.0, 2.0)]
+    while not log:
+        await asyncio.wait(tasks, timeout=0)
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert log == [1.0, 2.0, 3.0]
+
+
+async def test_no_more_jobs_than_slots_hold_one() -> None:
+    pool, leave = pool_of(2), asyncio.Event()
+    log: list[float] = []
+    tasks = [asyncio.create_task(hold(pool, float(n), log, leave)) for n in range(5)]
+    while len(log) < 2:
+        await asyncio.wait(tasks, timeout=0)
+    assert log == [0.0, 1.0]
+    assert pool.slots == 2
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert sorted(log) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert pool.slots == 2
+
+
+async def test_one_who_gives_up_waiting_does_not_keep_a_slot() -> None:
+    pool, leave = pool_of(1), asyncio.Event()
+    log: list[float] = []
+    first = asyncio.create_task(hold(pool, 1.0, log, leave))
+    second = asyncio.create_task(hold(pool, 2.0, log, leave))
+    third = asyncio.create_task(hold(pool, 3.0, log, leave))
+    await asyncio.wait([second], timeout=0)
+    second.cancel()
+    leave.set()
+    await asyncio.wait([first, second, third])
+    assert log == [1.0, 3.0]
+    async with pool.slot(4.0) as slot:
+        assert slot.place == GPU
+
+
+async def test_a_spare_is_used_only_when_asked_for() -> None:
+    pool = pool_of(1)
+    async with pool.slot(1.0) as slot, pool.slot(1.0, SPARE) as spare:
+        assert (slot.place, spare.place) == (GPU, SPARE)
+    assert pool.places == (GPU,)
+    assert pool.ladder_places == (GPU, SPARE)
+
+
+async def test_closing_ends_every_engine_that_was_made() -> None:
+    pool = pool_of(3)
+    async with pool.slot(1.0) as one, pool.slot(1.0) as other:
+        engines = [one.engine, other.engine]
+    await pool.close()
+    assert [getattr(engine, "closed", None) for engine in engines] == [True, True]
