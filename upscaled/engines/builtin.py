@@ -1,0 +1,77 @@
+"""The builtin engine: a resident process on the ncnn library, the model kept loaded."""
+
+from __future__ import annotations
+
+import time
+
+from upscaled.engines.protocol import Device, ProgressCallback, UpscaleOutcome, UpscaleTask
+from upscaled.engines.worker import encode_task
+from upscaled.errors import EngineError
+from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
+
+WORKER_MODULE = "upscaled.engines.worker"
+
+_HOPELESS = frozenset({"bad_model", "no_device"})
+"""What no other tile size changes."""
+
+
+def worker_arguments(
+    device: Device, *, threads: int, memory_limit_mb: int | None = None
+) -> list[str]:
+    """Return the command line of the worker for ``device``, after the parent's process id."""
+    arguments = ["--device", "cpu" if device.index is None else str(device.index)]
+    arguments += ["--threads", str(threads)]
+    if memory_limit_mb is not None:
+        arguments += ["--memory-limit-mb", str(memory_limit_mb)]
+    return arguments
+
+
+class BuiltinEngine:
+    """Inference on ``device`` in a process of its own, which the first task starts.
+
+    Args:
+        threads: CPU threads of the network; 0: one a core.
+        memory_limit_mb: MiB that the process may hold; tiles are chosen to keep to it. None:
+            half of what the machine or its control group has free.
+    """
+
+    name = "builtin"
+
+    def __init__(
+        self, device: Device, *, threads: int = 0, memory_limit_mb: int | None = None
+    ) -> None:
+        self.device = device
+        self._worker = ResidentWorker(
+            WORKER_MODULE,
+            name=f"builtin engine ({device.id})",
+            arguments=worker_arguments(device, threads=threads, memory_limit_mb=memory_limit_mb),
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, None while there is none."""
+        return self._worker.pid
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        """Do ``task``; see `Engine.upscale`. A cancellation kills the worker at once.
+
+        Raises:
+            EngineError: the network can't be loaded or run, or the worker died.
+        """
+        started = time.monotonic()
+
+        def on_event(event: Message) -> None:
+            on_progress(event["done"] / event["of"])
+
+        try:
+            reply = await self._worker.request(encode_task(task), on_event=on_event)
+        except WorkerRefusedError as error:
+            raise EngineError(error.message, retryable=error.kind not in _HOPELESS) from None
+        except WorkerDiedError as error:
+            sentence = str(error)
+            raise EngineError(sentence[:1].upper() + sentence[1:].rstrip(".") + ".") from None
+        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=time.monotonic() - started)
+
+    async def close(self) -> None:
+        """End the worker, after the task in progress if there is one."""
+        await self._worker.close()

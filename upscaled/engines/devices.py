@@ -1,0 +1,74 @@
+"""Which devices there are, asked for in a child process: a broken driver kills who asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from upscaled.engines.builtin import WORKER_MODULE, worker_arguments
+from upscaled.engines.protocol import CPU, Device, DeviceKind
+from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 60.0
+"""A driver's first start compiles things, but a hanging one must not hang the service."""
+
+# GpuInfo.type in ncnn's gpu.h
+_KINDS = {
+    0: DeviceKind.DISCRETE,
+    1: DeviceKind.INTEGRATED,
+    2: DeviceKind.VIRTUAL,
+    3: DeviceKind.SOFTWARE,
+}
+_SOFTWARE_NAMES = ("llvmpipe", "lavapipe", "swiftshader", "softpipe", "basic render driver")
+_PREFERENCE = (DeviceKind.DISCRETE, DeviceKind.INTEGRATED, DeviceKind.VIRTUAL)
+
+
+async def list_devices(env: Mapping[str, str] | None = None) -> list[Device]:
+    """Return the Vulkan devices in the library's order, software ones among them.
+
+    When the driver breaks the asking process or hangs, the list is empty and the log says why.
+
+    Args:
+        env: environment of the asking process; None: `processes.plain_env`.
+    """
+    worker = ResidentWorker(
+        WORKER_MODULE, name="device query", arguments=worker_arguments(CPU, threads=1), env=env
+    )
+    try:
+        reply = await worker.request({"op": "devices"}, timeout=_TIMEOUT_SECONDS)
+    except (WorkerDiedError, WorkerRefusedError) as error:
+        log.warning("Vulkan can't be used: %s.", str(error).rstrip("."))
+        return []
+    except TimeoutError:
+        log.warning("Vulkan can't be used: no answer within %g seconds.", _TIMEOUT_SECONDS)
+        return []
+    finally:
+        await worker.close()
+    return [
+        Device(found["index"], found["name"], kind_of(found["name"], found["type"]))
+        for found in reply["devices"]
+    ]
+
+
+def kind_of(name: str, number: int) -> DeviceKind:
+    """Return what a device is, by ncnn's number for its type and by its name.
+
+    Some software drivers call themselves anything but a CPU, so a known name settles it.
+    """
+    if any(known in name.lower() for known in _SOFTWARE_NAMES):
+        return DeviceKind.SOFTWARE
+    return _KINDS.get(number, DeviceKind.VIRTUAL)
+
+
+def best_device(devices: Sequence[Device]) -> Device | None:
+    """Return the GPU to use when nobody chose one: discrete before integrated before virtual.
+
+    None when there is no real GPU.
+    """
+    for kind in _PREFERENCE:
+        for device in devices:
+            if device.kind is kind:
+                return device
+    return None

@@ -1,0 +1,72 @@
+"""The dry run of a network inside the worker: what it really does, and what that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from upscaled.engines import memory
+from upscaled.engines.inference import InferenceError, Network, NetworkFiles, Pixels
+
+LARGEST_SCALE = 16
+
+_SMALL = (33, 44)
+"""Width and height of the first run: odd and even, and different, to tell the sides apart."""
+_LARGE = (96, 96)
+"""Of the second, which shows the appetite: a tile of 76 with its padding."""
+_MARGIN = 1.25
+"""Larger tiles take up to an eighth more a pixel (docs/engines.md), and the heap frays."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a dry run measured."""
+
+    native_scale: int
+    bytes_per_pixel: int
+    """Peak memory in bytes for each pixel of a padded tile."""
+
+
+def inspect(files: NetworkFiles, *, threads: int) -> Findings:
+    """Load a network on the CPU and run it twice.
+
+    Raises:
+        InferenceError: kind ``bad_model`` with a sentence that says what is wrong.
+    """
+    network = Network(files, device=None, threads=threads)
+    memory.reset_peak()
+    before = memory.resident()
+    scale = _scale(network, *_SMALL, files.param.name)
+    if _scale(network, *_LARGE, files.param.name) != scale:
+        raise InferenceError("bad_model", f"{files.param.name} has no fixed scale.")
+    width, height = _LARGE
+    return Findings(scale, int((memory.peak() - before) * _MARGIN) // (width * height) + 1)
+
+
+def _scale(network: Network, width: int, height: int, name: str) -> int:
+    try:
+        planes = network.run(_picture(width, height))
+    except InferenceError as error:
+        raise InferenceError("bad_model", f"{name} can't be used: {error}") from None
+    if planes.ndim != 3 or planes.shape[0] != 3:
+        raise InferenceError(
+            "bad_model", f"{name} returns {planes.shape} values for a colour picture, not RGB."
+        )
+    _, rows, columns = planes.shape
+    scale = int(columns) // width
+    if (columns, rows) != (width * scale, height * scale):
+        raise InferenceError(
+            "bad_model",
+            f"{name} makes {columns}×{rows} of {width}×{height} pixels, not a whole multiple.",
+        )
+    if not 1 <= scale <= LARGEST_SCALE:
+        raise InferenceError("bad_model", f"{name} has scale {scale}, not 1 to {LARGEST_SCALE}.")
+    return scale
+
+
+def _picture(width: int, height: int) -> Pixels:
+    """Return a colourful slope, as plain as pictures can be."""
+    across = np.linspace(0, 255, width)[None, :].repeat(height, 0)
+    down = np.linspace(0, 255, height)[:, None].repeat(width, 1)
+    return np.stack([across, down, 255 - across], axis=2).astype(np.uint8)

@@ -1,0 +1,101 @@
+"""How much memory there is to take: the machine's, the control group's, a limit of our own."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+_MIB = 1 << 20
+
+
+def available(*, limit_mb: int | None = None) -> int:
+    """Return the bytes that this process may still take without pushing others out.
+
+    The least of: what the kernel calls available, what the control groups leave, and
+    ``limit_mb`` MiB less what this process holds already.
+    """
+    amounts = [_field(Path("/proc/meminfo"), "MemAvailable"), *_group_amounts()]
+    if limit_mb is not None:
+        amounts.append(limit_mb * _MIB - resident())
+    return max(0, min(amounts))
+
+
+def resident() -> int:
+    """Return the bytes of physical memory this process holds."""
+    return _field(Path("/proc/self/status"), "VmRSS")
+
+
+def reset_peak() -> None:
+    """Have `peak` start anew from what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5", "ascii")  # 5: proc(5), resets VmHWM
+
+
+def peak() -> int:
+    """Return the most bytes of physical memory held since the start or `reset_peak`."""
+    return _field(Path("/proc/self/status"), "VmHWM")
+
+
+def give_back() -> None:
+    """Return freed memory to the system; the C library would keep all that a tile took."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library has it
+    if trim is not None:
+        trim(0)
+
+
+def _field(path: Path, name: str) -> int:
+    """Return a ``Name:  123 kB`` line's amount in bytes."""
+    for line in path.read_text("ascii", "replace").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    raise LookupError(f"{path} has no line {name}.")
+
+
+def _group_amounts(
+    proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Return what each control group around this process leaves, versions 1 and 2."""
+    amounts: list[int] = []
+    try:
+        lines = proc.read_text("utf-8").splitlines()
+    except OSError:
+        return amounts  # a kernel without control groups
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            base, limit, usage = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, usage = (
+                root / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+            )
+        else:
+            continue
+        folder = base / group.lstrip("/")
+        # In a container the group's path may be the host's: the root is then our own group.
+        for place in (folder, *folder.parents):
+            amount = _left(place, limit, usage)
+            if amount is not None:
+                amounts.append(amount)
+            if place == base:
+                break
+    return amounts
+
+
+def _left(group: Path, limit: str, usage: str) -> int | None:
+    try:
+        most = (group / limit).read_text("ascii").strip()
+        used = int((group / usage).read_text("ascii"))
+        statistics = (group / "memory.stat").read_text("ascii").splitlines()
+    except OSError:
+        return None  # no such group, or no limit can be set on it
+    if most == "max":
+        return None
+    # Cached file pages count as used but are given back when memory is wanted.
+    cached = sum(
+        int(line.split()[1])
+        for line in statistics
+        if line.split()[0] in {"inactive_file", "active_file"}
+    )
+    return int(most) - max(0, used - cached)

@@ -1,0 +1,189 @@
+"""The resident worker of the builtin engine: keeps networks loaded, answers requests.
+
+    python -m upscaled.engines.worker PARENT_PID --device cpu|INDEX --threads N
+
+Requests, by their ``op``: ``upscale`` (a task, see `encode_task`; an event a tile), ``inspect``
+(``param``, ``bin``, ``input_blob``, ``output_blob``) and ``devices`` (lists the Vulkan devices).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ncnn
+
+from upscaled.engines import inference, inspection, memory
+from upscaled.engines.inference import InferenceError, Network, NetworkFiles
+from upscaled.engines.protocol import ModelFiles, UpscaleTask
+from upscaled.engines.tiling import choose_tile
+from upscaled.pictures import RawImage, Size
+from upscaled.resident import Message, RefusedError, serve
+
+_LOADED = 3
+"""Networks kept loaded; the least recently used goes first."""
+_SHARE = 0.5
+"""Part of the available memory that inference may take: others work beside it."""
+_GPU_SHARE = 0.8
+"""Part of the free video memory."""
+_GPU_ON_CPU = 3
+"""`GpuInfo.type` of a CPU that poses as a GPU."""
+_GPU_INTEGRATED = 1
+
+
+def encode_task(task: UpscaleTask) -> dict[str, Any]:
+    """Return the ``upscale`` request for ``task``."""
+
+    def image(raw: RawImage) -> list[Any]:
+        return [str(raw.path), raw.size.width, raw.size.height, raw.channels]
+
+    model = task.model
+    return {
+        "op": "upscale",
+        "source": image(task.source),
+        "target": image(task.target),
+        "top": task.top,
+        "bottom": task.bottom,
+        "tile_size": task.tile_size,
+        "tta": task.tta,
+        "model": {
+            "param": str(model.param),
+            "bin": str(model.bin),
+            "native_scale": model.native_scale,
+            "input_blob": model.input_blob,
+            "output_blob": model.output_blob,
+            "bytes_per_pixel": model.bytes_per_pixel,
+        },
+    }
+
+
+def decode_task(message: Message) -> UpscaleTask:
+    """Return the task of an ``upscale`` request."""
+
+    def image(parts: list[Any]) -> RawImage:
+        path, width, height, channels = parts
+        return RawImage(Path(path), Size(width, height), channels)
+
+    model = dict(message["model"])
+    files = ModelFiles(param=Path(model.pop("param")), bin=Path(model.pop("bin")), **model)
+    return UpscaleTask(
+        source=image(message["source"]),
+        target=image(message["target"]),
+        model=files,
+        top=message["top"],
+        bottom=message["bottom"],
+        tile_size=message["tile_size"],
+        tta=message["tta"],
+    )
+
+
+class Worker:
+    """Answers the requests. ``device`` is a Vulkan index or None for the CPU."""
+
+    def __init__(self, device: int | None, threads: int, memory_limit_mb: int | None) -> None:
+        self._device = device
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._memory_limit_mb = memory_limit_mb
+        self._networks: OrderedDict[tuple[object, ...], Network] = OrderedDict()
+
+    def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
+        """Do one request; `resident.serve` calls this."""
+        try:
+            match message["op"]:
+                case "upscale":
+                    return self._upscale(decode_task(message), send)
+                case "inspect":
+                    return self._inspect(message)
+                case "devices":
+                    return {"devices": _devices()}
+                case other:
+                    raise RefusedError("unknown_request", f"There is no request {other!r}.")
+        except InferenceError as error:
+            raise RefusedError(error.kind, str(error)) from None
+        except MemoryError:
+            raise RefusedError("failed", "There is not enough memory for this tile.") from None
+        except OSError as error:
+            raise RefusedError(
+                "failed", f"{Path(error.filename or 'A file').name} failed: {error.strerror}."
+            ) from None
+
+    def _inspect(self, message: Message) -> Message:
+        files = NetworkFiles(
+            Path(message["param"]),
+            Path(message["bin"]),
+            message["input_blob"],
+            message["output_blob"],
+        )
+        findings = inspection.inspect(files, threads=self._threads)
+        return {
+            "native_scale": findings.native_scale,
+            "bytes_per_pixel": findings.bytes_per_pixel,
+        }
+
+    def _upscale(self, task: UpscaleTask, send: Callable[[Message], None]) -> Message:
+        if self._device is not None and self._device >= ncnn.get_gpu_count():
+            raise RefusedError(
+                "no_device",
+                f"There is no Vulkan device {self._device}; `upscaled doctor` lists those there "
+                "are.",
+            )
+        network = self._network(task.model)
+        tile = task.tile_size or choose_tile(
+            Size(task.source.size.width, task.bottom - task.top),
+            task.model.bytes_per_pixel,
+            self._memory(),
+        )
+        inference.upscale(
+            network, task, tile, lambda done, total: send({"done": done, "of": total})
+        )
+        memory.give_back()
+        return {"tile_size": tile}
+
+    def _network(self, model: ModelFiles) -> Network:
+        facts = [(path, path.stat()) for path in (model.param, model.bin)]
+        key = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
+        network = self._networks.get(key)
+        if network is None:
+            while len(self._networks) >= _LOADED:
+                self._networks.popitem(last=False)
+            files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
+            network = Network(files, device=self._device, threads=self._threads)
+            self._networks[key] = network
+        self._networks.move_to_end(key)
+        return network
+
+    def _memory(self) -> int:
+        ours = int(memory.available(limit_mb=self._memory_limit_mb) * _SHARE)
+        if self._device is None:
+            return ours
+        kind = ncnn.get_gpu_info(self._device).type()
+        free = int(ncnn.get_gpu_device(self._device).get_heap_budget() * (1 << 20) * _GPU_SHARE)
+        return min(ours, free) if kind in {_GPU_INTEGRATED, _GPU_ON_CPU} else free
+
+
+def _devices() -> list[dict[str, Any]]:
+    found = []
+    for index in range(ncnn.get_gpu_count()):
+        info = ncnn.get_gpu_info(index)
+        found.append({"index": index, "name": info.device_name(), "type": int(info.type())})
+    return found
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe."""
+    parser = argparse.ArgumentParser(prog="upscaled.engines.worker")
+    parser.add_argument("parent", type=int)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--memory-limit-mb", type=int)
+    arguments = parser.parse_args()
+    device = None if arguments.device == "cpu" else int(arguments.device)
+    serve(Worker(device, arguments.threads, arguments.memory_limit_mb).handle)
+
+
+if __name__ == "__main__":
+    main()
