@@ -1,23 +1,71 @@
-"""The table of settings as ``docs/configuration.md`` shows it, made from ``upscaled.config``."""
+"""What ``config.yaml`` and ``docs/configuration.md`` must say, made from ``upscaled.config``.
+
+``python -m tests.settings_table`` writes both; a test compares them.
+"""
 
 from __future__ import annotations
 
+import textwrap
+from pathlib import Path
+
 from upscaled.config import SECTIONS, Setting, settings
+
+ROOT = Path(__file__).parents[1]
+
+EXAMPLE_HEAD = """\
+# Settings of upscaled. Every key is here with its default; delete what you don't change.
+# Each can be set by an environment variable too: UPSCALED_<SECTION>_<KEY>, for instance
+# UPSCALED_SERVER_PORT=9000. A flag of `upscaled serve` wins over the variable, the variable over
+# this file. Relative paths start at this file's folder. All of it: docs/configuration.md.
+"""
+
+PAGE_HEAD = """\
+# Configuration
+
+A setting comes from, later ones winning: its default, the configuration file, its environment
+variable, its flag of `upscaled serve`. An unknown key, a wrong type or an impossible value stops
+the start with one sentence that names the key, the value and what is allowed.
+
+The file is the one `--config` names, else the one `UPSCALED_CONFIG` names, else `config.yaml` in
+the working directory, else the checkout's own. Relative paths in it start at its folder; relative
+paths in flags start at the working directory. In an environment variable a list is written
+`0,1`, a truth value `true` or `false`.
+"""
 
 
 def literal(value: object) -> str:
-    """Write a default the way ``config.yaml`` does."""
+    """Write a default the way YAML does."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.10g}"
     return '""' if value == "" else str(value)
 
 
-def row(setting: Setting) -> str:
-    """Return the setting's line of the table."""
+def example() -> str:
+    """Return the text of ``config.yaml``: every key, its meaning above it, its default."""
+    parts = [EXAMPLE_HEAD]
+    for section, cls in SECTIONS.items():
+        entries = []
+        for setting in settings():
+            if setting.section == section:
+                choices = " | ".join(setting.rule.choices)
+                text = setting.rule.help + (f" ({choices})" if choices else "")
+                comment = textwrap.fill(
+                    text,
+                    98,
+                    initial_indent="  # ",
+                    subsequent_indent="  # ",
+                    break_on_hyphens=False,
+                )
+                entries.append(f"{comment}\n  {setting.key}: {literal(setting.default)}\n")
+        parts.append(f"# {cls.__doc__}\n{section}:\n" + "\n".join(entries))
+    return "\n".join(parts)
+
+
+def _row(setting: Setting) -> str:
     rule = setting.rule
     meaning = rule.help.replace("|", "\\|").replace("<", "\\<")
     if rule.choices:
@@ -31,11 +79,18 @@ def row(setting: Setting) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table() -> str:
-    """Return one Markdown table per section, in the order of the file."""
-    parts = []
+def page() -> str:
+    """Return the text of ``docs/configuration.md``: a table per section."""
+    parts = [PAGE_HEAD]
     for section, cls in SECTIONS.items():
-        rows = [row(setting) for setting in settings() if setting.section == section]
+        rows = [_row(setting) for setting in settings() if setting.section == section]
         head = "| key | default | environment | flag | meaning |\n|---|---|---|---|---|"
-        parts.append("\n".join([f"## `{section}`", "", f"{cls.__doc__}", "", head, *rows]))
-    return "\n\n".join(parts)
+        parts.append("\n".join([f"## `{section}`", "", f"{cls.__doc__}", "", head, *rows, ""]))
+    return "\n".join(parts)
+
+
+FILES = {"config.yaml": example, "docs/configuration.md": page}
+
+if __name__ == "__main__":
+    for name, make in FILES.items():
+        (ROOT / name).write_text(make(), "utf-8")

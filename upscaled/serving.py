@@ -1,0 +1,124 @@
+"""The server process: listens, serves until it is told to stop, stops cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable
+
+from aiohttp import web
+
+from upscaled.api.app import make_app
+from upscaled.config import Config, warnings
+from upscaled.errors import ConfigError, UpscaledError
+from upscaled.service import Service
+
+log = logging.getLogger(__name__)
+
+# How long connections may go on after the stop was asked for; an idle one ends at once.
+_CONNECTIONS_END_SECONDS = 10.0
+
+
+async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        config: the settings.
+        on_ready: called with the server's URL, without a path, when it answers requests.
+
+    Raises:
+        ConfigError: something the settings demand is not there.
+        UpscaledError: the address can't be listened on.
+    """
+    for sentence in warnings(config):
+        log.warning(sentence)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    # The address first: a second server must not get as far as taking up the first one's jobs.
+    listeners = await _listeners(config.server.host, config.server.port)
+    try:
+        service = Service(config)
+        await service.start()
+        try:
+            runner = web.AppRunner(
+                make_app(service),
+                access_log=logging.getLogger("aiohttp.access") if config.logging.access else None,
+                shutdown_timeout=_CONNECTIONS_END_SECONDS,
+            )
+            await runner.setup()
+            try:
+                for listener in listeners:
+                    await web.SockSite(runner, listener).start()
+                on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
+                await stopping.wait()
+                log.info("Stopping.")
+            finally:
+                await runner.cleanup()
+        finally:
+            await service.stop()
+    finally:
+        for listener in listeners:
+            listener.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Bind a socket for every address of ``host``, all to the same port."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(
+            f"server.host is {host!r}, which is no address of this machine: {error.strerror}."
+        ) from None
+    listeners: list[socket.socket] = []
+    refused: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        # Port 0 is a free one, found by the first and shared by the rest.
+        shared = listeners[0].getsockname()[1] if listeners else port
+        try:
+            listeners.append(_listener(family, (address[0], shared, *address[2:])))
+        except OSError as error:
+            refused = error
+            # A machine without IPv6 may still name ::1 for localhost; the rest will do.
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                break
+    else:
+        if listeners:
+            return listeners
+    for listener in listeners:
+        listener.close()
+    raise UpscaledError(
+        f"Port {port} of {host} can't be listened on: {refused.strerror if refused else host}. "
+        "Stop what uses it, or choose another with --port (server.port) or --host (server.host)."
+    )
+
+
+def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Or :: would take the IPv4 port too, and a second bind to it fail.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        # Claimed by listening: two sockets with SO_REUSEADDR may be bound to one port.
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    """Return the URL to type on this machine for what listens on ``host``."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    if ":" in shown and not shown.startswith("["):
+        shown = f"[{shown}]"
+    return f"http://{shown}:{port}"
