@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import time
 
+from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments
 from upscaled.engines.protocol import Device, ProgressCallback, UpscaleOutcome, UpscaleTask
-from upscaled.engines.worker import encode_task
 from upscaled.errors import EngineError
 from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
 
-WORKER_MODULE = "upscaled.engines.worker"
-
 _HOPELESS = frozenset({"bad_model", "no_device"})
 """What no other tile size changes."""
-
-
-def worker_arguments(
-    device: Device, *, threads: int, memory_limit_mb: int | None = None
-) -> list[str]:
-    """Return the command line of the worker for ``device``, after the parent's process id."""
-    arguments = ["--device", "cpu" if device.index is None else str(device.index)]
-    arguments += ["--threads", str(threads)]
-    if memory_limit_mb is not None:
-        arguments += ["--memory-limit-mb", str(memory_limit_mb)]
-    return arguments
 
 
 class BuiltinEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from upscaled.engines.builtin import WORKER_MODULE, worker_arguments
+from upscaled.engines.messages import WORKER_MODULE, worker_arguments
 from upscaled.engines.protocol import CPU, Device, DeviceKind
 from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
+from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.protocol import PADDING, UpscaleTask
 from upscaled.engines.tiling import Tile, plan_tiles, reflected
 
@@ -27,16 +26,6 @@ class InferenceError(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-@dataclass(frozen=True)
-class NetworkFiles:
-    """What is needed to run a network: its two files and its blobs' names."""
-
-    param: Path
-    bin: Path
-    input_blob: str
-    output_blob: str
 
 
 class Network:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from upscaled.engines import memory
-from upscaled.engines.inference import InferenceError, Network, NetworkFiles, Pixels
+from upscaled.engines.inference import InferenceError, Network, Pixels
+from upscaled.engines.messages import Findings, NetworkFiles
 
 LARGEST_SCALE = 16
 
@@ -17,15 +16,6 @@ _LARGE = (96, 96)
 """Of the second, which shows the appetite: a tile of 76 with its padding."""
 _MARGIN = 1.25
 """Larger tiles take up to an eighth more a pixel (docs/engines.md), and the heap frays."""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a dry run measured."""
-
-    native_scale: int
-    bytes_per_pixel: int
-    """Peak memory in bytes for each pixel of a padded tile."""
 
 
 def inspect(files: NetworkFiles, *, threads: int) -> Findings:

@@ -108,6 +108,8 @@ class Engine(Protocol):
     name: str
     """``binary`` or ``builtin``."""
     device: Device
+    program: Path | None
+    """The native program; None where the engine is our own."""
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return how many source rows of ``width`` pixels one task may have at most."""

@@ -2,13 +2,14 @@
 
     python -m upscaled.engines.worker PARENT_PID --device cpu|INDEX --threads N
 
-Requests, by their ``op``: ``upscale`` (a task, see `encode_task`; an event a tile), ``inspect``
-(``param``, ``bin``, ``input_blob``, ``output_blob``) and ``devices`` (lists the Vulkan devices).
+Requests, by their ``op``: ``upscale`` (a task; an event a tile), ``inspect`` (a network)
+and ``devices`` (lists the Vulkan devices). `messages` makes and reads them.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from typing import Any
 import ncnn
 
 from upscaled.engines import inference, inspection, memory
-from upscaled.engines.inference import InferenceError, Network, NetworkFiles
+from upscaled.engines.inference import InferenceError, Network
+from upscaled.engines.messages import NetworkFiles, decode_network, decode_task
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.tiling import choose_tile
-from upscaled.pictures import RawImage, Size
+from upscaled.pictures import Size
 from upscaled.resident import Message, RefusedError, serve
 
 _LOADED = 3
@@ -33,52 +35,6 @@ _GPU_SHARE = 0.8
 _GPU_ON_CPU = 3
 """`GpuInfo.type` of a CPU that poses as a GPU."""
 _GPU_INTEGRATED = 1
-
-
-def encode_task(task: UpscaleTask) -> dict[str, Any]:
-    """Return the ``upscale`` request for ``task``."""
-
-    def image(raw: RawImage) -> list[Any]:
-        return [str(raw.path), raw.size.width, raw.size.height, raw.channels]
-
-    model = task.model
-    return {
-        "op": "upscale",
-        "source": image(task.source),
-        "target": image(task.target),
-        "top": task.top,
-        "bottom": task.bottom,
-        "tile_size": task.tile_size,
-        "tta": task.tta,
-        "model": {
-            "param": str(model.param),
-            "bin": str(model.bin),
-            "native_scale": model.native_scale,
-            "input_blob": model.input_blob,
-            "output_blob": model.output_blob,
-            "bytes_per_pixel": model.bytes_per_pixel,
-        },
-    }
-
-
-def decode_task(message: Message) -> UpscaleTask:
-    """Return the task of an ``upscale`` request."""
-
-    def image(parts: list[Any]) -> RawImage:
-        path, width, height, channels = parts
-        return RawImage(Path(path), Size(width, height), channels)
-
-    model = dict(message["model"])
-    files = ModelFiles(param=Path(model.pop("param")), bin=Path(model.pop("bin")), **model)
-    return UpscaleTask(
-        source=image(message["source"]),
-        target=image(message["target"]),
-        model=files,
-        top=message["top"],
-        bottom=message["bottom"],
-        tile_size=message["tile_size"],
-        tta=message["tta"],
-    )
 
 
 class Worker:
@@ -112,17 +68,8 @@ class Worker:
             ) from None
 
     def _inspect(self, message: Message) -> Message:
-        files = NetworkFiles(
-            Path(message["param"]),
-            Path(message["bin"]),
-            message["input_blob"],
-            message["output_blob"],
-        )
-        findings = inspection.inspect(files, threads=self._threads)
-        return {
-            "native_scale": findings.native_scale,
-            "bytes_per_pixel": findings.bytes_per_pixel,
-        }
+        findings = inspection.inspect(decode_network(message), threads=self._threads)
+        return dataclasses.asdict(findings)
 
     def _upscale(self, task: UpscaleTask, send: Callable[[Message], None]) -> Message:
         if self._device is not None and self._device >= ncnn.get_gpu_count():

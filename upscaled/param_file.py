@@ -1,0 +1,63 @@
+"""Reading ncnn's ``.param`` text: the names of a network's input and output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_MAGIC = "7767517"  # the first line of every text .param; from ncnn's net.cpp
+_LARGEST = 16 << 20
+"""Bytes of the largest .param that is read; x4plus's has 117 thousand."""
+
+
+class ParamError(Exception):
+    """The file is no usable ``.param``; the message says why, without a full stop."""
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Where the picture goes in and where it comes out."""
+
+    input: str
+    output: str
+
+
+def read_blobs(path: Path) -> Blobs:
+    """Return the blobs of the first Input layer and of the last layer; blocking.
+
+    Raises:
+        ParamError: not a ``.param``, cut off, or without an input.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ParamError("it is far too large for a .param")
+        lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ParamError("it is not a text file") from None
+    except OSError as error:
+        raise ParamError(f"it can't be read: {error.strerror}") from None
+    if len(lines) < 3 or lines[0] != [_MAGIC]:
+        raise ParamError(f"it is not an ncnn .param, whose first line is {_MAGIC}")
+    layers = lines[2:]
+    try:
+        promised = int(lines[1][0])
+        outputs = [_outputs(layer) for layer in layers]
+    except (ValueError, IndexError):
+        raise ParamError("it is damaged: a line of it makes no sense") from None
+    if promised != len(layers):
+        raise ParamError(f"it is cut off: {promised} layers are promised, {len(layers)} are there")
+    inputs = [
+        blobs for layer, blobs in zip(layers, outputs, strict=True) if layer[0] == "Input" and blobs
+    ]
+    if not inputs or not outputs[-1]:
+        raise ParamError("it has no input or no output")
+    return Blobs(inputs[0][0], outputs[-1][0])
+
+
+def _outputs(layer: list[str]) -> list[str]:
+    """Return the output blobs of a line: type, name, counts in and out, blobs in, blobs out, …"""
+    taken, given = int(layer[2]), int(layer[3])
+    blobs = layer[4 + taken : 4 + taken + given]
+    if taken < 0 or len(blobs) != given:
+        raise ValueError
+    return blobs
