@@ -14,16 +14,59 @@ from pathlib import Path
 from upscaled import launcher
 
 _READ_LIMIT = 1 << 20
+_CLOSE_SECONDS = 1.0
+"""How long pipes may take to close: unsent input that a runaway process never reads keeps one."""
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """The streams of a child, and the moments at which it and its pipes are gone.
+
+    `asyncio.subprocess.Process.wait` also waits for the pipes in some versions of Python; a
+    process that fled the group with one of them would then hold us up for ever.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=_READ_LIMIT, loop=loop)
+        self.exited = asyncio.Event()
+        self.closed = asyncio.Event()
+        self._group = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101
+        self._group = transport.get_pid() or 0
+
+    def process_exited(self) -> None:
+        # At once, while the group's number cannot have been given to somebody else yet.
+        self.kill_group()
+        super().process_exited()
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.closed.set()
+
+    def kill_group(self) -> None:
+        if self._group and not self.exited.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._group, signal.SIGKILL)
 
 
 class Child:
-    """A running child process, leader of a process group of its own."""
+    """A running child process, leader of a process group of its own.
+
+    When it ends by itself, what is left of its group is killed too.
+    """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, transport: asyncio.SubprocessTransport
+        self,
+        process: asyncio.subprocess.Process,
+        transport: asyncio.SubprocessTransport,
+        protocol: _Protocol,
     ) -> None:
         self._process = process
         self._transport = transport
+        self._protocol = protocol
 
     @property
     def pid(self) -> int:
@@ -55,24 +98,33 @@ class Child:
 
     async def wait(self) -> int:
         """Wait until the child has ended by itself; return its exit status."""
-        return await self._process.wait()
+        await self._protocol.exited.wait()
+        assert self.returncode is not None  # noqa: S101 - that is what `exited` says
+        return self.returncode
 
     async def kill(self) -> None:
-        """SIGKILL the whole process group and return only when the child is reaped.
+        """SIGKILL the whole process group; return when it is reaped and its pipes are closed.
 
-        A cancellation that arrives meanwhile is kept back until then.
+        A cancellation that arrives meanwhile is kept back until then. Output that was not read
+        yet is lost.
         """
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        reaping = asyncio.ensure_future(self._process.wait())
+        self._protocol.kill_group()
         cancelled = False
-        while not reaping.done():
+        while not self._protocol.exited.is_set():
             try:
-                await asyncio.shield(reaping)
+                await self._protocol.exited.wait()
             except asyncio.CancelledError:
                 cancelled = True
-        # Output that nobody read would keep the pipes open.
         self._transport.close()
+        deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
+        while not self._protocol.closed.is_set():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._protocol.closed.wait()
+            except asyncio.CancelledError:
+                cancelled = True
+            except TimeoutError:
+                break
         if cancelled:
             raise asyncio.CancelledError
 
@@ -95,7 +147,7 @@ async def start(
     loop = asyncio.get_running_loop()
     # What asyncio.create_subprocess_exec does, but keeping hold of the transport.
     transport, protocol = await loop.subprocess_exec(
-        lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_READ_LIMIT, loop=loop),
+        lambda: _Protocol(loop),
         sys.executable,
         "-I",
         "-S",
@@ -109,7 +161,7 @@ async def start(
         cwd=cwd,
         start_new_session=True,
     )
-    return Child(asyncio.subprocess.Process(transport, protocol, loop), transport)
+    return Child(asyncio.subprocess.Process(transport, protocol, loop), transport, protocol)
 
 
 @asynccontextmanager

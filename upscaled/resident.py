@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from upscaled.processes import Child
 log = logging.getLogger(__name__)
 
 _STDERR_TAIL = 4096
+_LAST_WORDS_SECONDS = 1.0
 
 Message = Mapping[str, Any]
 
@@ -163,10 +165,9 @@ class ResidentWorker:
             del self._stderr[:-_STDERR_TAIL]
 
     async def _died(self, child: Child) -> WorkerDiedError:
+        if self._drain is not None:  # its last words first: killing closes the pipe
+            await asyncio.wait([self._drain], timeout=_LAST_WORDS_SECONDS)
         await child.kill()
-        if self._drain is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._drain), 1.0)
         return WorkerDiedError(self.name, child.returncode, self._stderr.decode("utf-8", "replace"))
 
     async def _end(self) -> None:
@@ -178,6 +179,7 @@ class ResidentWorker:
         finally:
             if drain is not None:
                 drain.cancel()
+                await asyncio.wait([drain])
 
     async def close(self) -> None:
         """End the worker, after the request in progress if there is one."""
@@ -228,5 +230,11 @@ def serve(handler: Handler) -> None:
             reply = handler(message, lambda event: send("event", event))
         except RefusedError as error:
             send("error", {"kind": error.kind, "message": error.message})
+        except BaseException:
+            # An orderly exit would stumble over the thread that waits for standard input, and
+            # bury the traceback under a complaint about that.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         else:
             send("reply", reply)
