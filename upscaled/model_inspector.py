@@ -8,6 +8,7 @@ from upscaled.engines.messages import (
     NetworkFiles,
     encode_network,
     worker_arguments,
+    worker_env,
 )
 from upscaled.engines.protocol import CPU
 from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
@@ -34,7 +35,10 @@ async def inspect(files: NetworkFiles) -> Findings:
         UnusableModelError: it can't be loaded or run, or is not an enlarger of RGB pictures.
     """
     worker = ResidentWorker(
-        WORKER_MODULE, name="model inspection", arguments=worker_arguments(CPU, threads=0)
+        WORKER_MODULE,
+        name="model inspection",
+        arguments=worker_arguments(CPU, threads=0),
+        env=worker_env(),
     )
     try:
         reply = await worker.request(encode_network(files), timeout=_TIMEOUT_SECONDS)

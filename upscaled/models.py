@@ -44,7 +44,7 @@ class Model:
         """The native scales, ascending."""
         return tuple(self.files)
 
-    def files_for(self, scale: int) -> ModelFiles:
+    def files_for(self, scale: float) -> ModelFiles:
         """Return the network to use for ``scale``: its own, else the next larger, else the largest.
 
         A larger one's output is then reduced, which keeps more than enlarging a smaller one's.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
-from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments
+from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments, worker_env
 from upscaled.engines.protocol import Device, ProgressCallback, UpscaleOutcome, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
@@ -23,6 +24,7 @@ class BuiltinEngine:
     """
 
     name = "builtin"
+    program: Path | None = None
 
     def __init__(
         self, device: Device, *, threads: int = 0, memory_limit_mb: int | None = None
@@ -32,6 +34,7 @@ class BuiltinEngine:
             WORKER_MODULE,
             name=f"builtin engine ({device.id})",
             arguments=worker_arguments(device, threads=threads, memory_limit_mb=memory_limit_mb),
+            env=worker_env(),
         )
 
     @property
@@ -58,6 +61,14 @@ class BuiltinEngine:
             sentence = str(error)
             raise EngineError(sentence[:1].upper() + sentence[1:].rstrip(".") + ".") from None
         return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=time.monotonic() - started)
+
+    def max_rows(self, width: int, scale: int) -> int:
+        """Return how many rows one task may have: any number, tiles are read one by one."""
+        return 1 << 31
+
+    async def reset(self) -> None:
+        """End the worker; the next task starts a fresh one."""
+        await self._worker.close()
 
     async def close(self) -> None:
         """End the worker, after the task in progress if there is one."""

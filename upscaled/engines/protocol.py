@@ -108,8 +108,11 @@ class Engine(Protocol):
     name: str
     """``binary`` or ``builtin``."""
     device: Device
-    program: Path | None
-    """The native program; None where the engine is our own."""
+
+    @property
+    def program(self) -> Path | None:
+        """The native program; None where the engine is our own."""
+        ...
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return how many source rows of ``width`` pixels one task may have at most."""
