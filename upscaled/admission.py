@@ -220,8 +220,8 @@ class Admission:
                 f"makes at most {most:g}; use a smaller scale or picture."
             )
         side, limit = max(size.width, size.height), largest_side(format_)
-        if limit is not None and side > limit:
-            fitting = [f for f in FORMATS if (most := largest_side(f)) is None or side <= most]
+        if side > limit:
+            fitting = [name for name in FORMATS if side <= largest_side(name)]
             raise UnusablePictureError(
                 f"The result would have {size} pixels, but {format_} holds at most {limit} a "
                 f"side; use format={' or format='.join(fitting)}, or a smaller scale."

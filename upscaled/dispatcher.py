@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import statistics
 import time
@@ -11,16 +12,19 @@ from collections import deque
 
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
-from upscaled.errors import JobTimeoutError, UpscaledError, WrongStateError
+from upscaled.errors import JobTimeoutError, NoSpaceError, UpscaledError, WrongStateError
 from upscaled.jobs import Attempt, Job, JobState
 from upscaled.pipeline import Pipeline, Product, Watch
 from upscaled.queue import JobQueue
+from upscaled.receipt import Digests, write_receipt
 from upscaled.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 _RECENT = 20
 """Completed jobs that the estimate of the next one's time is taken from."""
+
+_RECORD_RETRY_SECONDS = 1.0
 
 _FIRST_GUESS = 10.0
 """Seconds a job is taken to need before any was measured."""
@@ -53,6 +57,7 @@ class Dispatcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._slots = slots
+        self._digests = Digests()
 
     def seconds_per_job(self) -> float:
         """Return how long, by the last jobs' measure, until another job has gone through."""
@@ -110,10 +115,10 @@ class Dispatcher:
                 raise
             task = asyncio.create_task(self._work(job_id), name=f"job-{job_id}")
             self._tasks[job_id] = task
-            task.add_done_callback(lambda _, job_id=job_id: self._done(job_id))
+            task.add_done_callback(functools.partial(self._done, job_id))
 
-    def _done(self, job_id: str) -> None:
-        task = self._tasks.pop(job_id)
+    def _done(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[job_id]
         self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job %s: its task broke", job_id, exc_info=error)
@@ -168,6 +173,7 @@ class Dispatcher:
             log.exception("job %s: unexpected error", job_id)
             await self._fail(job_id, "An internal error ended the job; the server's log has more.")
         else:
+            self._book.report_progress(job_id, 99)
             await self._complete(job, product)
 
     def _watch(self, job: Job, deadline: asyncio.Timeout) -> Watch:
@@ -198,6 +204,9 @@ class Dispatcher:
 
     async def _complete(self, job: Job, product: Product) -> None:
         finished = product.finished
+        receipt = await write_receipt(
+            job, product, self._workspace.upload_of(job.id), self._digests
+        )
         now = time.time()
         # First the record, then the clean-up: after a crash in between nothing is missing.
         if await self._end(
@@ -206,6 +215,7 @@ class Dispatcher:
             progress=100,
             finished=now,
             file_size_bytes=finished.file_size_bytes,
+            receipt=receipt,
         ):
             await self._workspace.keep_only(job.id, finished.path.name)
             seconds = sum(product.timings.stages.values())
@@ -218,9 +228,17 @@ class Dispatcher:
             log.warning("job %s: failed: %s", job_id, sentence)
 
     async def _end(self, job_id: str, state: JobState, **changes: object) -> bool:
-        """Write down an end; False when a cancellation came first."""
-        try:
-            await self._book.advance(job_id, state, **changes)
-        except NotUnderWayError:
-            return False
-        return True
+        """Write down an end; False when a cancellation came first.
+
+        While the disk is full it is tried again and again: the work is done, and must not be lost.
+        """
+        while True:
+            try:
+                await self._book.advance(job_id, state, **changes)
+            except NotUnderWayError:
+                return False
+            except NoSpaceError as error:
+                log.error("job %s: its end can't be recorded yet: %s", job_id, error.message)
+                await asyncio.sleep(_RECORD_RETRY_SECONDS)
+            else:
+                return True

@@ -55,6 +55,8 @@ class Product:
     finished: Finished
     model: ModelFiles
     place: Place
+    program: Path | None
+    """The native program, where it was the engine."""
     tile_size: int
     timings: Timings
 
@@ -109,7 +111,7 @@ class Pipeline:
         watch.progress(_PREPARED)
         rung: Rung | None = None
         while True:
-            used = 0
+            used, program = 0, None
             waiting = time.monotonic()
             try:
                 async with self._pool.slot(job.created, rung.place if rung else None) as slot:
@@ -120,7 +122,7 @@ class Pipeline:
                     else:
                         await slot.engine.reset()
                     outcome = await self._upscale(slot, task, rung, watch, timings)
-                    used = outcome.tile_size
+                    used, program = outcome.tile_size, slot.engine.program
                 finished = await self._finish(job, prepared, native, timings)
             except (EngineError, UnlikeError) as error:
                 assert rung is not None  # noqa: S101 - set before anything can fail
@@ -138,7 +140,7 @@ class Pipeline:
             else:
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
                 self._remember(rung, task, used)
-                return Product(finished, model, rung.place, used, timings)
+                return Product(finished, model, rung.place, program, used, timings)
 
     def _first_rung(self, slot: Slot, task: UpscaleTask) -> Rung:
         key = (slot.place, task.model.param, _size_class(task))

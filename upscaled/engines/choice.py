@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from upscaled.config import Config
-from upscaled.engines import binary, devices
-from upscaled.engines.binary import BinaryEngine, ProgramInfo
+from upscaled.engines import devices, native_program
+from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.native_program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.protocol import CPU, Device, Engine
 from upscaled.errors import ConfigError, EngineError
@@ -49,16 +49,17 @@ async def choose(config: Config) -> EngineChoice:
                 "upscaler.engine is 'binary', but no Vulkan device was found; install the driver "
                 "of your GPU, or set upscaler.engine to auto or builtin."
             )
-        chosen = _chosen(config, found) or (devices.best_device(found) or found[0],)
-        return EngineChoice("binary", chosen, program, "upscaler.engine is binary")
+        best = devices.best_device(found) or found[0]
+        asked_for = _chosen(config, found) or (best,)
+        return EngineChoice("binary", asked_for, program, "upscaler.engine is binary")
     if program is None:
         return _builtin(config, found, obstacle)
     chosen = _chosen(config, found)
     if not chosen:
-        best = devices.best_device(found)
-        if best is None:
+        gpu = devices.best_device(found)
+        if gpu is None:
             return _builtin(config, found, f"{program.path.name} is there, but no real GPU")
-        chosen = (best,)
+        chosen = (gpu,)
     if CPU in chosen:
         return _builtin(config, found, "upscaler.gpu_ids asks for the CPU")
     return EngineChoice("binary", chosen, program, f"{program.path.name} and a GPU are there")
@@ -66,11 +67,11 @@ async def choose(config: Config) -> EngineChoice:
 
 async def _program(config: Config) -> tuple[ProgramInfo | None, str]:
     """Return the native program, or None and the sentence why there is none to use."""
-    path = binary.find_program(config.upscaler.binary_path, config.path("bin"))
+    path = native_program.find_program(config.upscaler.binary_path, config.path("bin"))
     if path is None:
         return None, "there is no native program in bin/ or in PATH"
     try:
-        return await binary.probe(path), ""
+        return await native_program.probe(path), ""
     except EngineError as error:
         return None, error.message
 

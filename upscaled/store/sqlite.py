@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar, cast
 
-from upscaled.errors import ConfigError
+from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs import Job, JobState, from_document, to_document
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class SqliteJobStore:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             for _, future in batch:
-                future.set_exception(error)
+                future.set_exception(_translated(error))
         else:
             for future, value in done:
                 future.set_result(value)
@@ -161,6 +161,16 @@ class SqliteJobStore:
         sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
         rows = await self._do(lambda c: c.execute(sql, values).fetchall())
         return [from_document(json.loads(document)) for (document,) in rows]
+
+
+def _translated(error: Exception) -> Exception:
+    """Return the error that callers understand where the trouble is a full or broken disk."""
+    if isinstance(error, sqlite3.OperationalError):
+        return NoSpaceError(
+            f"The server can't write its job records now ({error}); try again in a minute.",
+            headers={"Retry-After": "60"},
+        )
+    return error
 
 
 def migrate(connection: sqlite3.Connection) -> None:
