@@ -67,14 +67,16 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
                 f"There is no field {name[:64]!r}; allowed are image, {', '.join(FIELDS)}."
             )
     wishes = Wishes(
-        scale=_integer(fields, "scale", lambda v: v in SCALES),
+        scale=_integer(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
         model_name=fields.get("model_name"),
         format=_format(fields.get("format")),
-        tile_size=_integer(fields, "tile_size", lambda v: v == 0 or 32 <= v <= 4096),
+        tile_size=_integer(
+            fields, "tile_size", lambda v: v == 0 or 32 <= v <= 4096, "0 (automatic) or 32 to 4096"
+        ),
         width=_integer(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
         height=_integer(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
         tta=_boolean(fields, "tta", default=False),
-        quality=_integer(fields, "quality", lambda v: 1 <= v <= 100),
+        quality=_integer(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
         keep_metadata=_boolean(fields, "keep_metadata", default=True),
@@ -91,7 +93,7 @@ def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
 
 
 def _integer(
-    fields: Mapping[str, str], name: str, allows: Callable[[int], bool], allowed: str | None = None
+    fields: Mapping[str, str], name: str, allows: Callable[[int], bool], allowed: str
 ) -> int | None:
     text = fields.get(name)
     if text is None:
@@ -99,7 +101,7 @@ def _integer(
     digits = text.strip()
     if digits.isascii() and digits.isdigit() and len(digits) <= 9 and allows(int(digits)):
         return int(digits)
-    raise _refusal(name, text, allowed or FIELDS[name].split(":")[0].split(",")[0])
+    raise _refusal(name, text, allowed)
 
 
 def _boolean(fields: Mapping[str, str], name: str, *, default: bool) -> bool:
