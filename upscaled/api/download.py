@@ -56,8 +56,8 @@ def disposition(name: str) -> str:
 
     Whatever could be taken for a path or break the header is replaced.
     """
+    name = name.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
     name = re.sub(r'[\x00-\x1f\x7f/\\"<>:|?*]', "_", name).lstrip(".").strip() or "result"
-    name = name.encode("utf-8", "replace").decode()
     plain = name.encode("ascii", "replace").decode().replace("?", "_")
     if plain == name:
         return f'attachment; filename="{name}"'

@@ -1,0 +1,55 @@
+"""Fixtures: a running server, and callers whose every answer is held against the contract."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.api.running import Caller, Server, configured
+
+
+@pytest.fixture(scope="session")
+def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with default settings for all tests that ask nothing else of it."""
+    running = Server(configured(tmp_path_factory.mktemp("data"), models_dir))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers of one's own: ``serve(server__auth_token="secret")``.
+
+    They get what the shared server found out about the models, so they start quickly.
+    """
+    started: list[Server] = []
+
+    def make(settings: dict[str, str]) -> None:
+        folder = tmp_path / f"data{len(started)}"
+        folder.mkdir()
+        shutil.copy(server.data_dir / "models.json", folder)
+        running = Server(configured(folder, server.config.models_dir, **settings))
+        running.start()
+        started.append(running)
+
+    def start(**settings: str) -> Server:
+        # In a thread, since the test that calls this has an event loop that must not be blocked.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(make, settings).result()
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Caller]:
+    """A caller of the shared server."""
+    async with Caller(server) as caller:
+        yield caller

@@ -1,0 +1,59 @@
+"""The token: asked for everywhere but where nothing of anybody's is to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.api.running import Caller, Server, a_picture
+
+TOKEN = "a secret with ünïcode"
+NOBODYS = "1234567890123456789"
+GUARDED = [
+    ("POST", "/upscale"),
+    ("GET", f"/status/{NOBODYS}"),
+    ("GET", f"/download/{NOBODYS}"),
+    ("POST", f"/cancel/{NOBODYS}"),
+    ("GET", "/models"),
+    ("GET", "/nowhere"),
+    ("GET", "/healthy"),
+]
+
+
+async def test_without_the_token_only_health_and_the_contract_are_open(
+    serve: Callable[..., Server],
+) -> None:
+    guarded = serve(server__auth_token=TOKEN)
+    async with Caller(guarded) as api:
+        for path in ("/health", "/openapi.yaml", "/docs", "/docs/docs.js"):
+            assert (await api.get(path)).status == 200
+        for method, path in GUARDED:
+            answer = await api.call(method, path)
+            assert (answer.status, answer.json["code"]) == (401, "unauthorized")
+            assert answer.headers["www-authenticate"] == 'Bearer realm="upscaled"'
+            assert "`Authorization: Bearer …`" in answer.json["error"]
+        refused = await api.upscale(a_picture())
+        assert refused.status == 401
+        assert guarded.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": f"Bearer {TOKEN}"}, 200),
+        ({"Authorization": f"bearer   {TOKEN} "}, 200),
+        ({"X-Auth-Token": TOKEN}, 200),
+        ({"Authorization": "Basic eDp5", "X-Auth-Token": TOKEN}, 200),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": f"Basic {TOKEN}"}, 401),
+        ({"Authorization": "Bearer "}, 401),
+        ({"X-Auth-Token": ""}, 401),
+        ({"X-Auth-Token": TOKEN + "x"}, 401),
+    ],
+)
+async def test_the_token_is_taken_from_either_header(
+    serve: Callable[..., Server], headers: dict[str, str], status: int
+) -> None:
+    async with Caller(serve(server__auth_token=TOKEN)) as api:
+        assert (await api.get("/models", headers=headers)).status == status

@@ -1,0 +1,147 @@
+"""Downloads: whole, by ranges, broken off and continued."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.api.curl import curl
+from tests.api.running import Caller, Server, a_picture
+
+
+async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:
+    """Return the id of a completed job and its result, several MB long.
+
+    No fast model makes that much of a small picture, so the file is replaced by a longer one.
+    """
+    job_id = await api.completed()
+    content = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(2**17))
+    path = server.result_file(job_id)
+    await asyncio.to_thread(path.write_bytes, content)
+    return job_id, content
+
+
+async def read_a_little(server: Server, job_id: str, headers: str = "") -> bytes:
+    """Begin a download, read its beginning, break the connection off; return what came."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    path = f"{server.config.server.api_prefix}/download/{job_id}"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    got = await reader.readexactly(100_000)
+    writer.transport.abort()
+    return got
+
+
+async def test_a_broken_download_deletes_nothing_and_can_be_begun_again(
+    api: Caller, server: Server
+) -> None:
+    job_id, content = await big_result(server, api)
+    for _ in range(3):
+        assert content.startswith(await read_a_little(server, job_id))
+    assert server.result_file(job_id).exists()
+
+    whole = await api.get(f"/download/{job_id}")
+    assert whole.body == content
+    assert (await api.get(f"/download/{job_id}")).status == 410
+    assert not server.result_file(job_id).exists()
+
+
+async def test_curl_completes_a_broken_download_to_the_same_bytes(
+    api: Caller, server: Server, tmp_path: Path
+) -> None:
+    job_id, content = await big_result(server, api)
+    target = tmp_path / "result.png"
+    target.write_bytes(await read_a_little(server, job_id))
+    done = await curl("-sS", "-C", "-", "-o", str(target), f"{server.url}/download/{job_id}")
+    assert done.returncode == 0, done
+    assert target.read_bytes() == content
+    assert (await api.get(f"/download/{job_id}")).status == 410
+
+
+async def test_a_result_goes_when_the_last_of_its_ranges_was_fetched(
+    api: Caller, server: Server
+) -> None:
+    job_id = await api.completed()
+    path = f"/download/{job_id}"
+    head = await api.call("HEAD", path)
+    size = int(head.headers["content-length"])
+    assert head.headers["accept-ranges"] == "bytes"
+
+    etag = head.headers["etag"]
+    last = await api.get(path, headers={"Range": "bytes=-50", "If-Range": etag})
+    first = await api.get(path, headers={"Range": f"bytes=0-{size - 52}"})
+    assert (last.status, first.status) == (206, 206)
+    assert last.headers["content-range"] == f"bytes {size - 50}-{size - 1}/{size}"
+    assert server.result_file(job_id).exists(), "one byte was not fetched yet"
+    middle = await api.get(path, headers={"Range": f"bytes={size - 51}-{size - 51}"})
+    assert len(first.body + middle.body + last.body) == size
+    assert (await api.get(path)).status == 410
+
+
+async def test_asking_for_the_head_or_for_nothing_deletes_nothing(
+    api: Caller, server: Server
+) -> None:
+    job_id = await api.completed()
+    path = f"/download/{job_id}"
+    size = int((await api.call("HEAD", path)).headers["content-length"])
+    outside = await api.get(path, headers={"Range": f"bytes={size}-"})
+    assert (outside.status, outside.json["code"]) == (416, "range_not_satisfiable")
+    assert outside.headers["content-range"] == f"bytes */{size}"
+    assert server.result_file(job_id).exists()
+
+
+async def test_a_range_of_another_version_is_answered_with_the_whole(api: Caller) -> None:
+    job_id = await api.completed()
+    other = {"Range": "bytes=10-", "If-Range": '"another"'}
+    answer = await api.get(f"/download/{job_id}", headers=other)
+    assert answer.status == 200
+    assert answer.body.startswith(b"\x89PNG")
+
+
+async def test_results_stay_where_the_settings_say_so(serve: Callable[..., Server]) -> None:
+    keeping = serve(storage__delete_after_download="false")
+    async with Caller(keeping) as api:
+        job_id = await api.completed()
+        first = await api.get(f"/download/{job_id}")
+        assert (await api.get(f"/download/{job_id}")).body == first.body
+
+
+async def test_of_many_callers_at_once_one_at_least_gets_it_and_none_gets_half(
+    api: Caller, server: Server
+) -> None:
+    job_id, content = await big_result(server, api)
+    answers = await asyncio.gather(*(api.get(f"/download/{job_id}") for _ in range(8)))
+    assert {answer.status for answer in answers} <= {200, 410}
+    assert any(answer.status == 200 for answer in answers)
+    assert all(answer.body == content for answer in answers if answer.status == 200)
+    assert (await api.get(f"/download/{job_id}")).status == 410
+
+
+async def test_a_result_that_vanished_from_the_disk_breaks_no_server(
+    serve: Callable[..., Server],
+) -> None:
+    damaged = serve()
+    async with Caller(damaged) as api:
+        job_id = await api.completed()
+        damaged.result_file(job_id).unlink()
+        assert (await api.get(f"/download/{job_id}")).status == 500
+        assert (await api.get("/health")).status == 200
+
+
+@pytest.mark.parametrize("name", ["Größe 😀.png", "a b'c.png", "..\\..\\x.png", 'q"u.png'])
+async def test_curl_saves_the_result_under_the_name_of_the_upload(
+    api: Caller, server: Server, tmp_path: Path, name: str
+) -> None:
+    job_id = await api.completed(a_picture(), filename=name)
+    done = await curl("-sS", "-OJ", f"{server.url}/download/{job_id}", cwd=tmp_path)
+    assert done.returncode == 0, done
+    (saved,) = tmp_path.iterdir()
+    assert saved.name.endswith("_2x.png")
+    assert saved.read_bytes().startswith(b"\x89PNG")
