@@ -12,8 +12,9 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from upscaled import __version__, logs
 from upscaled.config import Config, Setting, load, settings
@@ -23,7 +24,7 @@ CONFIG_VARIABLE = "UPSCALED_CONFIG"
 
 _PATH_SETTINGS = frozenset({"storage.data_dir", "upscaler.models_path", "upscaler.binary_path"})
 
-Command = Callable[[argparse.Namespace, Config], Awaitable[int]]
+Command = Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +122,7 @@ async def _upscale(options: argparse.Namespace, config: Config) -> int:
 async def _list_models(_options: argparse.Namespace, config: Config) -> int:
     from upscaled.models import ModelRegistry  # noqa: PLC0415
 
-    registry = ModelRegistry(config.models_dir)
+    registry = ModelRegistry(config.models_dir, cache_file=config.models_cache)
     await registry.rescan()
     for model in registry.models:
         scales = ", ".join(f"×{scale}" for scale in model.supported_scales)

@@ -226,6 +226,11 @@ class Config:
         """Absolute folder of the models."""
         return self.path(self.upscaler.models_path)
 
+    @property
+    def models_cache(self) -> Path:
+        """Absolute file that keeps what was measured of the models."""
+        return self.data_dir / "models.json"
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -112,7 +112,7 @@ async def _look_at_engine(config: Config, report: Report) -> None:
 
 
 async def _look_at_models(config: Config, report: Report) -> None:
-    registry = ModelRegistry(config.models_dir)
+    registry = ModelRegistry(config.models_dir, cache_file=config.models_cache)
     await registry.rescan()
     report.models = tuple(
         FoundModel(model.name, tuple(model.supported_scales)) for model in registry.models

@@ -32,7 +32,7 @@ async def upscale_file(
     the result's format where ``fields`` names none.
 
     Args:
-        config: the settings; of ``storage``, nothing is used.
+        config: the settings; of ``storage``, only what is known of the models is used.
         source: the picture, left as it is.
         target: the result.
         fields: as in a request to the server, ``image`` left out.
@@ -56,7 +56,9 @@ async def upscale_file(
     try:
         # Beside the target, so that the result is renamed into place, not copied.
         storage = dataclasses.replace(config.storage, data_dir=str(folder))
-        service = Service(dataclasses.replace(config, storage=storage))
+        service = Service(
+            dataclasses.replace(config, storage=storage), models_cache=config.models_cache
+        )
         await service.start()
         try:
             upload = service.reserve_upload()

@@ -46,11 +46,18 @@ class ResultFile:
 
 
 class Service:
-    """Everything but the network: what the HTTP layer and the command line call."""
+    """Everything but the network: what the HTTP layer and the command line call.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: the settings.
+        models_cache: keeps what was measured of the models; None: the data folder's own file.
+    """
+
+    def __init__(self, config: Config, *, models_cache: Path | None = None) -> None:
         self.config = config
-        self.models = ModelRegistry(config.models_dir, cache_file=config.data_dir / "models.json")
+        self.models = ModelRegistry(
+            config.models_dir, cache_file=models_cache or config.models_cache
+        )
         self._workspace = Workspace(config.data_dir)
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
         self._book = JobBook(self._store)

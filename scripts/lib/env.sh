@@ -118,7 +118,7 @@ pip_install() {
   fi
   tail -n 8 "$log" >&2
   if grep -q "No space left on device" "$log"; then
-    fail "The disk is full: installing needs about 1 GB in $ROOT and some in \$TMPDIR."
+    fail "The disk is full: installing needs about 500 MB in $ROOT and as much in \$TMPDIR."
   fi
   if grep -qE "NewConnectionError|NameResolutionError|ConnectTimeout|Network is unreachable|Temporary failure in name resolution|ProxyError" "$log"; then
     fail "The Python package index cannot be reached. The first start needs a network connection; check it (and any proxy settings), then run this again."
