@@ -1,0 +1,272 @@
+"""The command line: what it takes, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from upscaled import __version__
+from upscaled.cli import config_file
+from upscaled.config import settings
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def env(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment without other settings: the quickest model, no GPU, a shared data folder."""
+    models = tmp_path_factory.mktemp("quick-models")
+    for file in models_dir.glob("realesr-animevideov3-*"):
+        (models / file.name).symlink_to(file)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
+    return {
+        **kept,
+        "UPSCALED_UPSCALER_MODELS_PATH": str(models),
+        "UPSCALED_UPSCALER_DEFAULT_MODEL": "realesr-animevideov3",
+        "UPSCALED_UPSCALER_ENGINE": "builtin",
+        "UPSCALED_UPSCALER_GPU_IDS": "-1",
+        "UPSCALED_STORAGE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+    }
+
+
+def run(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "upscaled", *map(str, arguments)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def serving(*arguments: str | Path, env: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Run a server; yield its URL and the lines it printed; it must stop cleanly afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "upscaled", "serve", *map(str, arguments)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        assert server.stderr
+        try:
+            lines = []
+            for line in server.stdout:
+                lines.append(line.rstrip())
+                if "/download/" in line:
+                    break
+            assert lines, server.stderr.read()
+            yield lines[0].removeprefix("Listening on "), lines
+        finally:
+            server.send_signal(signal.SIGTERM)
+            _, errors = server.communicate(timeout=60)
+        assert server.returncode == 0, errors
+
+
+def test_version_is_the_packages() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"upscaled {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "upscale", "models", "models install", "doctor", "setup"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "--config" in done.stdout
+
+
+def test_serve_has_a_flag_for_every_setting_that_names_one() -> None:
+    text = run("serve", "--help").stdout
+    flags = [setting.rule.flag for setting in settings() if setting.rule.flag]
+    assert {"--host", "--port", "--data-dir", "--engine"} <= set(flags)
+    assert all(str(flag) in text for flag in flags)
+
+
+@pytest.mark.parametrize("arguments", [[], ["serv"], ["upscale", "one"], ["serve", "--prot", "1"]])
+def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_a_mistake_in_the_configuration_is_one_sentence_and_ends_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("server: {port: 99999}")
+    done = run("serve", "--config", file)
+    assert done.returncode == 2
+    assert done.stderr == (f"upscaled: {file}: server.port is 99999; allowed is 0 to 65535.\n")
+
+
+def test_an_option_before_an_action_counts(tmp_path: Path) -> None:
+    done = run("models", "--config", tmp_path / "none.yaml", "list")
+    assert done.returncode == 2
+    assert "none.yaml does not exist" in done.stderr
+
+
+def test_the_configuration_is_looked_for_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UPSCALED_CONFIG", raising=False)
+    assert config_file(None) == ROOT / "config.yaml"
+    (tmp_path / "config.yaml").touch()
+    assert config_file(None) == tmp_path / "config.yaml"
+    monkeypatch.setenv("UPSCALED_CONFIG", "/from/environment.yaml")
+    assert config_file(None) == Path("/from/environment.yaml")
+    assert config_file("/from/flag.yaml") == Path("/from/flag.yaml")
+
+
+def test_models_are_installed_once_and_listed(env: dict[str, str], tmp_path: Path) -> None:
+    env = {**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path / "models")}
+    first = run("models", "install", env=env)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == f"Put 10 files into {tmp_path / 'models'}.\n"
+    second = run("models", "install", "--quiet", env=env)
+    assert (second.returncode, second.stdout) == (0, "")
+    listed = run("models", env=env)
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(r"^realesrgan-x4plus  .*×4", listed.stdout, re.MULTILINE)
+    assert "realesr-animevideov3  ×2, ×3, ×4" in listed.stdout
+
+
+def test_a_lone_param_is_listed_as_left_out(
+    env: dict[str, str], tmp_path: Path, models_dir: Path
+) -> None:
+    for file in models_dir.glob("realesr-animevideov3-x2.*"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(models_dir / "realesrgan-x4plus.param", tmp_path / "alone.param")
+    done = run("models", "list", env={**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path)})
+    assert done.returncode == 0
+    assert "alone" not in done.stdout
+    assert re.search(r"^left out: alone", done.stderr, re.MULTILINE)
+
+
+def test_listing_an_empty_folder_says_what_to_type(env: dict[str, str], tmp_path: Path) -> None:
+    done = run("models", env={**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "type: upscaled models install" in done.stderr
+
+
+def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path: Path) -> None:
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((60, 40)).save(tmp_path / "small.png")
+    target = tmp_path / "large.webp"
+    done = run(
+        "upscale", tmp_path / "small.png", target, "--scale", "3", "--model",
+        "realesr-animevideov3", env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as result:
+        assert (result.format, result.size) == ("WEBP", (180, 120))
+    assert "60×40 to 180×120" in done.stdout
+    percents = [int(n) for n in re.findall(r"^small\.png: (\d+) %$", done.stderr, re.MULTILINE)]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "more", "status", "told"),
+    [
+        ("none.png", "out.png", [], 2, "There is no file"),
+        ("in.png", "in.png", [], 2, "is the picture itself"),
+        ("in.png", ".", [], 2, "is a folder"),
+        ("in.png", "no/where/out.png", [], 2, "No such file or directory"),
+        ("in.png", "out.tiff", [], 2, "png, jpg or webp"),
+        ("in.png", "out.png", ["--format", "jpg"], 2, "make them alike"),
+        ("in.png", "out.png", ["--scale", "5"], 2, "scale"),
+        ("in.png", "out.png", ["--model", "nobody"], 2, "nobody"),
+        ("text.png", "out.png", [], 1, "upscaled: "),
+    ],
+)
+def test_a_picture_that_cannot_be_upscaled_gets_its_sentence(
+    env: dict[str, str],
+    tmp_path: Path,
+    source: str,
+    target: str,
+    more: list[str],
+    status: int,
+    told: str,
+) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in.png")
+    (tmp_path / "text.png").write_text("no picture at all")
+    before = (tmp_path / "in.png").read_bytes()
+    done = run("upscale", source, target, *more, env=env, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "in.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "text.png"]
+
+
+def test_the_readmes_walk_through_works_as_it_is_pasted(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (script,) = [block for block in blocks if "JOB=" in block]
+    assert "http://127.0.0.1:8089/" in script
+    with serving("--port", "0", "--data-dir", tmp_path / "data", env=env) as (
+        url,
+        _,
+    ):
+        script = script.replace("http://127.0.0.1:8089", url)
+        script = script.replace("tests/data/", f"{DATA}/")
+        done = subprocess.run(
+            ["bash", "-euc", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert '"status":"completed"' in done.stdout
+    (result,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    with Image.open(result) as large, Image.open(DATA / "coffee.jpg") as small:
+        assert large.size == (small.width * 2, small.height * 2)
+
+
+def test_serve_prints_the_lines_to_try_with_its_real_port_and_no_token(
+    env: dict[str, str],
+) -> None:
+    env = {**env, "UPSCALED_SERVER_AUTH_TOKEN": "hidden-secret"}
+    with serving("--port", "0", env=env) as (url, lines):
+        port = int(url.rsplit(":", 1)[1])
+        assert port > 0
+        curls = [line for line in lines if "curl" in line]
+        assert len(curls) == 3
+        assert all(f"{url}/api/v1/" in line and "$TOKEN" in line for line in curls)
+        assert "hidden-secret" not in "\n".join(lines)
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+
+
+def test_a_port_in_use_is_one_sentence_and_ends_with_1(env: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(
+            "serve", "--port", str(port), "--data-dir", tmp_path / "data",
+            env=env,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"upscaled: Port {port} of 127.0.0.1 can't be listened on")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
