@@ -1,0 +1,51 @@
+"""A resident worker for tests: does what a request asks it to, good or bad."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from upscaled.resident import Message, RefusedError, serve
+
+
+def wait_for_ever() -> NoReturn:
+    """Do nothing until killed."""
+    while True:
+        signal.pause()
+
+
+def handle(message: Message, send: Callable[[Message], None]) -> Message:
+    """Carry out the request's ``do``."""
+    match message.get("do"):
+        case "refuse":
+            raise RefusedError("wrong", "not like this")
+        case "die":
+            sys.stderr.write("chatter\nthe very last words\n")
+            sys.stderr.flush()
+            os._exit(3)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "raise":
+            raise ZeroDivisionError("nothing to divide by")
+        case "events":
+            for number in range(3):
+                send({"number": number})
+        case "hang":
+            send({"hanging": True})
+            wait_for_ever()
+        case "print":
+            print("this is no answer", flush=True)  # noqa: T201
+            os.write(1, b"nor is this\n")
+        case "flood":
+            for _ in range(2000):
+                os.write(2, b"chatter" * 500)
+        case "huge":
+            return {"text": "x" * int(message["length"])}
+    return {"pid": os.getpid(), "echo": message.get("text", "")}
+
+
+if __name__ == "__main__":
+    serve(handle)

@@ -1,0 +1,195 @@
+"""A resident worker stays while all is well, and is certainly gone when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from upscaled import processes
+from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[ResidentWorker]:
+    made = ResidentWorker("tests.echo_worker", name="echo", cwd=ROOT)
+    yield made
+    await made.close()
+
+
+def gone(pid: int | None) -> bool:
+    return pid is not None and not psutil.pid_exists(pid)
+
+
+async def test_it_answers_and_stays(worker: ResidentWorker) -> None:
+    assert worker.pid is None
+    first = await worker.request({"text": "grüße"})
+    second = await worker.request({"text": "again"})
+    assert first == {"pid": worker.pid, "echo": "grüße"}
+    assert second == {"pid": worker.pid, "echo": "again"}
+
+
+async def test_events_come_in_order_before_the_reply(worker: ResidentWorker) -> None:
+    events: list[Message] = []
+    await worker.request({"do": "events"}, on_event=events.append)
+    assert events == [{"number": 0}, {"number": 1}, {"number": 2}]
+
+
+async def test_requests_at_the_same_time_wait_for_one_another(worker: ResidentWorker) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(worker.request({"text": str(n)})) for n in range(20)]
+    assert [task.result()["echo"] for task in tasks] == [str(n) for n in range(20)]
+    assert {task.result()["pid"] for task in tasks} == {worker.pid}
+
+
+async def test_what_libraries_print_is_no_answer(worker: ResidentWorker) -> None:
+    assert "pid" in await worker.request({"do": "print"})
+
+
+async def test_a_refusal_reaches_the_caller_and_the_worker_lives_on(
+    worker: ResidentWorker,
+) -> None:
+    before = (await worker.request({}))["pid"]
+    with pytest.raises(WorkerRefusedError, match="not like this") as caught:
+        await worker.request({"do": "refuse"})
+    assert caught.value.kind == "wrong"
+    assert (await worker.request({}))["pid"] == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        ("die", 3, "the very last words"),
+        ("crash", -11, ""),
+        ("raise", 1, "ZeroDivisionError: nothing to divide by"),
+    ],
+)
+async def test_a_worker_that_dies_in_a_request_is_reported_and_replaced(
+    worker: ResidentWorker, fault: str, status: int, words: str
+) -> None:
+    before = (await worker.request({}))["pid"]
+    with pytest.raises(WorkerDiedError) as caught:
+        await worker.request({"do": fault})
+    assert caught.value.returncode == status
+    assert caught.value.last_words == words
+    assert gone(before)
+    assert (await worker.request({}))["pid"] != before
+
+
+async def test_a_worker_that_died_between_requests_is_replaced(worker: ResidentWorker) -> None:
+    before = psutil.Process((await worker.request({}))["pid"])
+    before.kill()
+    async with asyncio.timeout(10):
+        while before.is_running():
+            await asyncio.sleep(0.01)
+    assert (await worker.request({}))["pid"] != before.pid
+
+
+async def test_cancelling_a_request_kills_the_worker_first(worker: ResidentWorker) -> None:
+    begun = asyncio.Event()
+    asking = asyncio.create_task(
+        worker.request({"do": "hang"}, on_event=lambda _: begun.set()), name="asking"
+    )
+    await begun.wait()
+    pid = worker.pid
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert gone(pid)
+    assert worker.pid is None
+    assert (await worker.request({"text": "well"}))["echo"] == "well"
+
+
+async def test_a_request_that_only_waits_can_be_cancelled_without_harm(
+    worker: ResidentWorker,
+) -> None:
+    begun = asyncio.Event()
+    first = asyncio.create_task(worker.request({"do": "hang"}, on_event=lambda _: begun.set()))
+    await begun.wait()
+    second = asyncio.create_task(worker.request({}))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert worker.pid is not None
+    assert not first.done()
+    first.cancel()
+    await asyncio.wait([first])
+
+
+async def test_a_request_out_of_time_kills_the_worker(worker: ResidentWorker) -> None:
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(TimeoutError):
+        await worker.request({"do": "hang"}, timeout=0.2)
+    assert gone(pid)
+
+
+async def test_an_event_callback_that_fails_kills_the_worker(worker: ResidentWorker) -> None:
+    def fail(_: Message) -> None:
+        raise LookupError("my mistake")
+
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(LookupError):
+        await worker.request({"do": "events"}, on_event=fail)
+    assert gone(pid)
+
+
+async def test_a_flood_on_standard_error_neither_blocks_nor_stays_in_memory(
+    worker: ResidentWorker,
+) -> None:
+    assert "pid" in await worker.request({"do": "flood"}, timeout=60)
+    assert len(worker._stderr) <= 4096
+
+
+async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
+    worker: ResidentWorker,
+) -> None:
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(ValueError, match="limit"):
+        await worker.request({"do": "huge", "length": 5_000_000})
+    assert gone(pid)
+
+
+async def test_a_worker_is_recycled_after_so_many_requests() -> None:
+    worker = ResidentWorker("tests.echo_worker", name="echo", cwd=ROOT, recycle_after=2)
+    pids = [(await worker.request({}))["pid"] for _ in range(6)]
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
+    assert all(gone(pid) for pid in pids)
+    await worker.close()
+
+
+async def test_close_leaves_no_process_no_task_and_no_descriptor() -> None:
+    async def once() -> None:
+        worker = ResidentWorker("tests.echo_worker", name="echo", cwd=ROOT)
+        pid = (await worker.request({}))["pid"]
+        await worker.close()
+        assert gone(pid)
+
+    await once()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        await once()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) -> None:
+    import sys
+
+    async with processes.running(
+        [sys.executable, "-m", "tests.echo_worker", str(os.getpid())],
+        env=processes.plain_env(),
+        cwd=ROOT,
+        stdin=True,
+        stdout=True,
+    ) as child:
+        child.stdin.write(b'{"do":"hang"}\n')
+        assert b"hanging" in await child.stdout.readline()
+        child.stdin.close()
+        async with asyncio.timeout(10):
+            assert await child.wait() == 0
