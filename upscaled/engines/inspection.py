@@ -12,8 +12,8 @@ LARGEST_SCALE = 16
 
 _SMALL = (33, 44)
 """Width and height of the first run: odd and even, and different, to tell the sides apart."""
-_LARGE = (96, 96)
-"""Of the second, which shows the appetite: a tile of 76 with its padding."""
+_LARGE = (64, 64)
+"""Of the second, which shows the appetite: enough for it, and quick."""
 _MARGIN = 1.25
 """Larger tiles take up to an eighth more a pixel (docs/engines.md), and the heap frays."""
 
