@@ -14,7 +14,7 @@ def available(*, limit_mb: int | None = None) -> int:
     The least of: what the kernel calls available, what the control groups leave, and
     ``limit_mb`` MiB less what this process holds already.
     """
-    amounts = [_field(Path("/proc/meminfo"), "MemAvailable"), *_group_amounts()]
+    amounts = [_field(Path("/proc/meminfo"), "MemAvailable"), *group_amounts()]
     if limit_mb is not None:
         amounts.append(limit_mb * _MIB - resident())
     return max(0, min(amounts))
@@ -51,7 +51,7 @@ def _field(path: Path, name: str) -> int:
     raise LookupError(f"{path} has no line {name}.")
 
 
-def _group_amounts(
+def group_amounts(
     proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
     """Return what each control group around this process leaves, versions 1 and 2."""
@@ -94,8 +94,8 @@ def _left(group: Path, limit: str, usage: str) -> int | None:
         return None
     # Cached file pages count as used but are given back when memory is wanted.
     cached = sum(
-        int(line.split()[1])
-        for line in statistics
-        if line.split()[0] in {"inactive_file", "active_file"}
+        int(amount)
+        for name, _, amount in (line.partition(" ") for line in statistics)
+        if name in {"inactive_file", "active_file"}
     )
     return int(most) - max(0, used - cached)
