@@ -53,7 +53,7 @@ class Report:
 
     version: str = __version__
     python: str = platform.python_version()
-    platform: str = field(default_factory=platform.platform)
+    platform: str = ""
     devices: tuple[FoundDevice, ...] = ()
     binary: str | None = None
     binary_problem: str | None = None
@@ -74,6 +74,7 @@ class Report:
 async def examine(config: Config) -> Report:
     """Look at everything, and upscale a small picture as a trial."""
     report = Report(models_dir=str(config.models_dir), data_dir=str(config.data_dir))
+    report.platform = await asyncio.to_thread(platform.platform)
     report.memory_free_mb = await asyncio.to_thread(_memory_free_mb)
     report.disk_free_mb = await asyncio.to_thread(_disk_free_mb, config.data_dir)
     report.devices = tuple(
@@ -90,7 +91,7 @@ async def examine(config: Config) -> Report:
 
 
 async def _look_at_binary(config: Config, report: Report) -> None:
-    program = find_program(config.upscaler.binary_path, config.path("bin"))
+    program = await asyncio.to_thread(find_program, config.upscaler.binary_path, config.path("bin"))
     if program is None:
         return
     report.binary = str(program)
@@ -129,17 +130,19 @@ async def _look_at_models(config: Config, report: Report) -> None:
 async def _try(config: Config, report: Report) -> None:
     """Send a small picture all the way through, with the model that is quickest to load."""
     name = await asyncio.to_thread(_smallest_model, config, report)
-    with tempfile.TemporaryDirectory(prefix="upscaled-doctor-") as folder:
-        source, target = Path(folder, "source.png"), Path(folder, "result.png")
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-doctor-"))
+    started = time.monotonic()
+    try:
+        source = folder / "source.png"
         await asyncio.to_thread(Image.linear_gradient("L").resize((32, 32)).save, source)
-        started = time.monotonic()
-        try:
-            job = await upscale_file(
-                config, source, target, {"model_name": name}, lambda _percent: None
-            )
-        except UpscaledError as error:
-            report.problems.append(f"A trial picture could not be upscaled: {error.message}")
-            return
+        job = await upscale_file(
+            config, source, folder / "result.png", {"model_name": name}, lambda _percent: None
+        )
+    except UpscaledError as error:
+        report.problems.append(f"A trial picture could not be upscaled: {error.message}")
+        return
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
     seconds = time.monotonic() - started
     report.trial = f"a small picture went through {name} on {job.device} in {seconds:.1f} s"
 
