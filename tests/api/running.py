@@ -134,13 +134,11 @@ class Caller:
         filename: str = "photo.png",
     ) -> Answer:
         """Submit ``picture`` with form fields."""
-        form = aiohttp.FormData()
+        form = aiohttp.FormData(default_to_multipart=True)
         for name, value in (fields or {}).items():
             form.add_field(name, value)
         if picture is not None:
             form.add_field("image", picture, filename=filename)
-        elif not fields:
-            form.add_field("scale", "2")
         return await self.post("/upscale", data=form)
 
     async def accepted(self, picture: bytes | None = None, **fields: str) -> str:

@@ -20,7 +20,7 @@ async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:
     No fast model makes that much of a small picture, so the file is replaced by a longer one.
     """
     job_id = await api.completed()
-    content = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(2**17))
+    content = b"".join(hashlib.sha256(n.to_bytes(4)).digest() for n in range(2**17))
     path = server.result_file(job_id)
     await asyncio.to_thread(path.write_bytes, content)
     return job_id, content

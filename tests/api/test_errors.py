@@ -153,7 +153,7 @@ async def test_a_broken_body_is_a_bad_request(
 
 @pytest.mark.parametrize("twice", ["image", "scale"])
 async def test_a_doubled_field_is_refused(api: Caller, server: Server, twice: str) -> None:
-    form = aiohttp.FormData()
+    form = aiohttp.FormData(default_to_multipart=True)
     for _ in range(2):
         form.add_field("image", a_picture(), filename="a.png") if twice == "image" else (
             form.add_field("scale", "2")
@@ -168,7 +168,7 @@ async def test_a_doubled_field_is_refused(api: Caller, server: Server, twice: st
 async def test_the_fields_may_come_in_any_order(
     api: Caller, server: Server, image_first: bool
 ) -> None:
-    form = aiohttp.FormData()
+    form = aiohttp.FormData(default_to_multipart=True)
     if image_first:
         form.add_field("image", a_picture(), filename="a.png")
     form.add_field("scale", "3")

@@ -1,0 +1,55 @@
+"""schemathesis, with all its checks, against the running server: it finds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.api import contract
+from tests.api.running import Server
+
+ROOT = Path(__file__).parents[2]
+
+# What no schema can say: a size the picture already has, a quality for a result in PNG.
+# For /upscale these are proper answers to data that fits the schema.
+CONFIG = """
+[[operations]]
+include-path = "/upscale"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422", "401", "503"]
+"""
+
+
+async def findings(server: Server, folder: Path, *options: str) -> str:
+    """Run schemathesis; return what it found, nothing if nothing."""
+    config = folder / "schemathesis.toml"
+    config.write_text(CONFIG)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
+        *("run", str(contract.FILE), "--url", server.url),
+        *("--checks", "all", "--seed", "1", "--continue-on-failure"),
+        *("--suppress-health-check", "all", *options),
+        cwd=folder,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.api.schemathesis_hooks",
+             "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "140"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    return "" if process.returncode == 0 else output.decode()
+
+
+@pytest.mark.parametrize(("token", "examples"), [("", 25), ("open-sesame", 10)])
+async def test_schemathesis_finds_nothing(
+    serve: Callable[..., Server], tmp_path: Path, token: str, examples: int
+) -> None:
+    server = serve(server__auth_token=token, limits__max_queue_size="100000")
+    options = ["-H", f"Authorization: Bearer {token}"] if token else []
+    found = await findings(server, tmp_path, "--max-examples", str(examples), *options)
+    assert not found, found
+    jobs = await asyncio.to_thread(lambda: list((server.data_dir / "jobs").iterdir()))
+    assert jobs, "no submission was accepted, so little was tested"
