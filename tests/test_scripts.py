@@ -81,6 +81,7 @@ class Checkout:
     def put(self, name: str, text: str) -> None:
         """Put a program into PATH."""
         path = self.tools / name
+        path.unlink(missing_ok=True)  # it may be a link to the system's own, which must stay
         path.write_text(text)
         path.chmod(0o755)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -68,11 +69,19 @@ class JobBook:
         """Return the job if it is under way, else None."""
         return self._active.get(job_id)
 
-    async def advance(self, job_id: str, state: JobState, **changes: Any) -> Job:
+    async def advance(
+        self,
+        job_id: str,
+        state: JobState,
+        *,
+        tidy: Callable[[], Awaitable[None]] | None = None,
+        **changes: Any,
+    ) -> Job:
         """Bring a job that is under way into its next state.
 
         An end is shown to callers only when it is on the disk; meanwhile nothing else may
-        happen to the job.
+        happen to the job. ``tidy`` cleans up after an end: when the end is on the disk, so that
+        a crash loses nothing, and before it is shown.
 
         Raises:
             NotUnderWayError: it has ended, or is just being ended.
@@ -89,6 +98,8 @@ class JobBook:
         self._ending.add(job_id)
         try:
             await self._store.put(job)
+            if tidy is not None:
+                await tidy()
         finally:
             self._ending.discard(job_id)
         del self._active[job_id]

@@ -214,7 +214,7 @@ class Config:
 
     def path(self, value: str) -> Path:
         """Return a path setting as an absolute path, ``~`` expanded."""
-        return (self.base / Path(value).expanduser()).resolve()
+        return Path(os.path.normpath(self.base / Path(value).expanduser()))
 
     @property
     def data_dir(self) -> Path:

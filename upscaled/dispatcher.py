@@ -9,6 +9,7 @@ import logging
 import statistics
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
@@ -208,33 +209,43 @@ class Dispatcher:
             job, product, self._workspace.upload_of(job.id), self._digests
         )
         now = time.time()
-        # First the record, then the clean-up: after a crash in between nothing is missing.
         if await self._end(
             job.id,
             JobState.COMPLETED,
+            lambda: self._workspace.keep_only(job.id, finished.path.name),
             progress=100,
             finished=now,
             file_size_bytes=finished.file_size_bytes,
             receipt=receipt,
         ):
-            await self._workspace.keep_only(job.id, finished.path.name)
             seconds = sum(product.timings.stages.values())
             self._recent.append(seconds)
             log.info("job %s: completed on %s in %.2f s", job.id, product.place.device.id, seconds)
 
     async def _fail(self, job_id: str, sentence: str) -> None:
-        if await self._end(job_id, JobState.FAILED, finished=time.time(), error=sentence):
-            await self._workspace.remove(job_id)
+        if await self._end(
+            job_id,
+            JobState.FAILED,
+            lambda: self._workspace.remove(job_id),
+            finished=time.time(),
+            error=sentence,
+        ):
             log.warning("job %s: failed: %s", job_id, sentence)
 
-    async def _end(self, job_id: str, state: JobState, **changes: object) -> bool:
+    async def _end(
+        self,
+        job_id: str,
+        state: JobState,
+        tidy: Callable[[], Awaitable[None]],
+        **changes: object,
+    ) -> bool:
         """Write down an end; False when a cancellation came first.
 
         While the disk is full it is tried again and again: the work is done, and must not be lost.
         """
         while True:
             try:
-                await self._book.advance(job_id, state, **changes)
+                await self._book.advance(job_id, state, tidy=tidy, **changes)
             except NotUnderWayError:
                 return False
             except NoSpaceError as error:

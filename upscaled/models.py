@@ -15,6 +15,7 @@ from upscaled.engines.protocol import ModelFiles
 from upscaled.errors import UnknownModelError
 from upscaled.model_cache import FindingsCache
 from upscaled.model_inspector import UnusableModelError
+from upscaled.official_findings import official_findings
 from upscaled.param_file import ParamError, read_blobs
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class ModelRegistry:
         if known is None:
             files = NetworkFiles(param, weights, blobs.input, blobs.output)
             try:
-                known = await self._inspect(files)
+                known = await self._official(files) or await self._inspect(files)
             except UnusableModelError as error:
                 if error.lasting:
                     self._cache.put(key, str(error))
@@ -178,6 +179,14 @@ class ModelRegistry:
             output_blob=blobs.output,
             bytes_per_pixel=known.bytes_per_pixel,
         )
+
+    async def _official(self, files: NetworkFiles) -> Findings | None:
+        try:
+            return await asyncio.to_thread(official_findings, files.param, files.bin)
+        except OSError as error:
+            raise UnusableModelError(
+                f"{files.param.name} and its .bin can't be read: {error.strerror}.", lasting=False
+            ) from None
 
 
 def _snapshot(folder: Path) -> _Snapshot:

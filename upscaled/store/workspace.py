@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs import is_job_id
+
+log = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -112,12 +115,7 @@ class Workspace:
         await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
 
     def _keep_only(self, folder: Path, name: str) -> None:
-        for path in folder.iterdir():
-            if path.name != name:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        _delete(path for path in folder.iterdir() if path.name != name)
 
     async def sweep(self, known: Collection[str]) -> int:
         """Delete the folders of all jobs that are not ``known``; return how many there were."""
@@ -125,17 +123,25 @@ class Workspace:
 
     def _sweep(self, known: frozenset[str]) -> int:
         orphans = [path for path in self._jobs.iterdir() if path.name not in known]
-        for path in orphans:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        _delete(orphans)
         return len(orphans)
 
     async def free_bytes(self) -> int:
         """Return how many bytes the disk under the data folder has left for us."""
         usage = await asyncio.to_thread(shutil.disk_usage, self.data_dir)
         return usage.free
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    """Delete files and folders; what resists is logged, and swept at the next start."""
+    for path in list(paths):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s can't be deleted: %s", path, error.strerror)
 
 
 def flush(path: Path) -> None:
