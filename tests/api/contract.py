@@ -41,7 +41,9 @@ def document() -> dict[str, Any]:
 
 @cache
 def _registry() -> Registry[Any]:
-    return Registry().with_resource(_URI, DRAFT202012.create_resource(document()))
+    empty: Registry[Any] = Registry()
+    filled: Registry[Any] = empty.with_resource(_URI, DRAFT202012.create_resource(document()))
+    return filled
 
 
 def validate(content: object, pointer: str) -> None:

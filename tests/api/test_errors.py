@@ -110,7 +110,7 @@ async def test_a_missing_or_unusable_picture_is_refused(
 
 async def test_a_request_that_is_no_multipart_is_told_what_to_send(api: Caller) -> None:
     for options in ({"json": {"image": "x"}}, {"data": a_picture()}, {"data": {"scale": "2"}}):
-        answer = await api.post("/upscale", **options)  # type: ignore[arg-type]
+        answer = await api.post("/upscale", **options)
         assert answer.status == 415
         assert answer.json["error"].startswith("Send the request as multipart/form-data")
 

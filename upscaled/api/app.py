@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from upscaled.api import catalogue, contract, download, jobs
 from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
@@ -40,7 +41,7 @@ async def _expectation(_: web.Request) -> None:
 def make_app(service: Service) -> web.Application:
     """Return the application that serves ``service``, which must have been started."""
     prefix = service.config.server.api_prefix
-    middlewares = [errors_become_answers]
+    middlewares: list[Middleware] = [errors_become_answers]
     if service.config.server.auth_token:
         open_paths = [prefix + path for path in OPEN_PATHS]
         middlewares.append(token_required(service.config.server.auth_token, open_paths))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
-from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from upscaled.api.answers import Handler
 from upscaled.errors import UnauthorizedError
@@ -23,7 +23,7 @@ def _presented(request: web.Request) -> list[str]:
     return [token for token in found if token]
 
 
-def token_required(token: str, open_paths: Collection[str]) -> Any:
+def token_required(token: str, open_paths: Collection[str]) -> Middleware:
     """Return the middleware that asks for ``token`` everywhere but below ``open_paths``."""
     secret = token.encode()
 
