@@ -172,8 +172,8 @@ async def test_what_enlarges_no_pictures_is_left_out(
 
 
 async def test_a_network_that_breaks_the_library_is_left_out(tmp_path: Path) -> None:
-    # The library divides by the factor.
-    write_network(tmp_path, "bomb", "PixelShuffle p 1 1 data output 0=0")
+    # A sum with its second half missing: the library reads from address 0.
+    write_network(tmp_path, "bomb", "BinaryOp sum 1 1 data output 0=0")
     write_repeater(tmp_path, "good", 2)
     registry = ModelRegistry(tmp_path)
     await registry.rescan()
