@@ -270,3 +270,9 @@ def test_a_port_in_use_is_one_sentence_and_ends_with_1(env: dict[str, str], tmp_
     assert done.stderr.startswith(f"upscaled: Port {port} of 127.0.0.1 can't be listened on")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_setup_without_a_name_says_what_to_type() -> None:
+    done = run("setup")
+    assert done.returncode == 2
+    assert "type: upscaled setup --binary" in done.stderr
