@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,31 +98,30 @@ async def send_half(server: Server) -> asyncio.StreamWriter:
     return writer
 
 
-async def until(condition: object, what: str) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition()`` holds; the file system has no events to await."""
-    assert callable(condition)
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
-    assert condition(), what
 
 
 async def test_an_upload_whose_caller_goes_away_is_removed(
     api: Caller, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = await send_half(server)
-    await until(lambda: len(server.uploads()) == 1, "the upload begins")
+    await until(lambda: len(server.uploads()) == 1)
     writer.transport.abort()
-    await until(lambda: not server.uploads(), "the upload is removed")
+    await until(lambda: not server.uploads())
     assert (await api.get("/health")).status == 200
     assert "Traceback" not in caplog.text
 
 
-async def test_a_stopping_server_removes_uploads_in_progress(serve: object) -> None:
-    assert callable(serve)
-    server: Server = serve()
+async def test_a_stopping_server_removes_uploads_in_progress(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
     writer = await send_half(server)
-    await until(lambda: len(server.uploads()) == 1, "the upload begins")
+    await until(lambda: len(server.uploads()) == 1)
     await asyncio.to_thread(server.stop_serving)
     assert server.uploads() == []
     writer.close()
@@ -136,3 +136,25 @@ async def test_many_parts_are_refused_at_the_first_that_is_not_wanted(
     assert answer.status == 400
     assert answer.json["error"].startswith("There is no field 'n'")
     assert server.uploads() == []
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    api: Caller, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "upload"
+    full.symlink_to("/dev/full")  # every write to it fails as on a full disk
+    monkeypatch.setattr(server.service, "reserve_upload", lambda: full)
+    answer = await api.upscale(a_picture())
+    assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
+    assert not full.is_symlink()
+    monkeypatch.undo()
+    assert await api.completed()
+
+
+async def test_a_stopping_server_takes_nothing_new(serve: Callable[..., Server]) -> None:
+    server = serve()
+    await asyncio.wrap_future(server.call(server.service.stop()))
+    async with Caller(server) as api:
+        answer = await api.upscale(a_picture())
+        assert (answer.status, answer.json["code"]) == (503, "shutting_down")
+        assert int(answer.headers["retry-after"]) > 0
