@@ -8,16 +8,21 @@ from pathlib import Path
 _MIB = 1 << 20
 
 
-def available(*, limit_mb: int | None = None) -> int:
-    """Return the bytes that this process may still take without pushing others out.
+_SHARE = 0.5
+"""Part of what is free that we take: others work beside us."""
 
-    The least of: what the kernel calls available, what the control groups leave, and
-    ``limit_mb`` MiB less what this process holds already.
+
+def available(*, limit_mb: int | None = None) -> int:
+    """Return the bytes that this process may still take.
+
+    Half of what the kernel calls available or the control groups leave; where there is a limit
+    of our own, no more than ``limit_mb`` MiB less what this process holds already.
     """
-    amounts = [_field(Path("/proc/meminfo"), "MemAvailable"), *group_amounts()]
+    free = min(_field(Path("/proc/meminfo"), "MemAvailable"), *group_amounts(), 1 << 62)
+    ours = int(free * _SHARE)
     if limit_mb is not None:
-        amounts.append(limit_mb * _MIB - resident())
-    return max(0, min(amounts))
+        ours = min(ours, limit_mb * _MIB - resident())
+    return max(0, ours)
 
 
 def resident() -> int:

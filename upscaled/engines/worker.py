@@ -28,8 +28,6 @@ from upscaled.resident import Message, RefusedError, serve
 
 _LOADED = 3
 """Networks kept loaded; the least recently used goes first."""
-_SHARE = 0.5
-"""Part of the available memory that inference may take: others work beside it."""
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
 _GPU_ON_CPU = 3
@@ -104,7 +102,7 @@ class Worker:
         return network
 
     def _memory(self) -> int:
-        ours = int(memory.available(limit_mb=self._memory_limit_mb) * _SHARE)
+        ours = memory.available(limit_mb=self._memory_limit_mb)
         if self._device is None:
             return ours
         kind = ncnn.get_gpu_info(self._device).type()
