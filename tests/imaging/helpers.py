@@ -1,0 +1,35 @@
+"""A stand-in for inference, and small tools for the imaging tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from upscaled.imaging import Prepared
+from upscaled.pictures import RawImage
+
+Pixels = NDArray[np.uint8]
+
+
+def pixels_of(raw: RawImage) -> Pixels:
+    """Return a raw picture as rows × columns × channels."""
+    flat = np.frombuffer(raw.path.read_bytes(), np.uint8)
+    return flat.reshape(raw.size.height, raw.size.width, raw.channels)
+
+
+def stored(pixels: Pixels, path: Path) -> RawImage:
+    """Write rows × columns × channels to ``path``."""
+    from upscaled.pictures import Size
+
+    path.write_bytes(np.ascontiguousarray(pixels).tobytes())
+    return RawImage(path, Size(pixels.shape[1], pixels.shape[0]), pixels.shape[2])
+
+
+def enlarged(prepared: Prepared, scale: int = 2) -> RawImage:
+    """Do what an engine does to ``prepared``, by plain Lanczos."""
+    source = Image.fromarray(pixels_of(prepared.source))
+    size = (source.width * scale, source.height * scale)
+    native = np.asarray(source.resize(size, Image.Resampling.LANCZOS))
+    return stored(native, prepared.source.path.with_name("native.rgb"))
