@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 from upscaled.config import SECTIONS, Setting, settings
+from upscaled.setting_types import Tokens
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,8 +34,11 @@ paths in flags start at the working directory. In an environment variable a list
 """
 
 
-def literal(value: object) -> str:
+def literal(setting: Setting) -> str:
     """Write a default the way YAML does."""
+    value = setting.default
+    if setting.type == Tokens:
+        return "{}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -60,7 +64,7 @@ def example() -> str:
                     subsequent_indent="  # ",
                     break_on_hyphens=False,
                 )
-                entries.append(f"{comment}\n  {setting.key}: {literal(setting.default)}\n")
+                entries.append(f"{comment}\n  {setting.key}: {literal(setting)}\n")
         parts.append(f"# {cls.__doc__}\n{section}:\n" + "\n".join(entries))
     return "\n".join(parts)
 
@@ -75,7 +79,7 @@ def _row(setting: Setting) -> str:
     elif rule.minimum is not None:
         meaning += f" Allowed: {rule.minimum:.10g} or more."
     flag = f"`{rule.flag}`" if rule.flag else ""
-    cells = (f"`{setting.key}`", f"`{literal(setting.default)}`", f"`{setting.env}`", flag, meaning)
+    cells = (f"`{setting.key}`", f"`{literal(setting)}`", f"`{setting.env}`", flag, meaning)
     return "| " + " | ".join(cells) + " |"
 
 

@@ -9,59 +9,21 @@ Later sources win: default < file < ``UPSCALED_<SECTION>_<KEY>`` < command-line 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import re
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from upscaled import setting_types as allowed
 from upscaled.errors import ConfigError
+from upscaled.setting_types import Rule, from_text, typed
+from upscaled.setting_types import setting as _setting
 
 ENV_PREFIX = "UPSCALED_"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What one setting allows beyond its type, and how it is told to people."""
-
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    flag: str | None = None
-    check: Callable[[Any], str | None] | None = None
-    """Returns what is allowed, when the value is not; else None."""
-
-    def complaint(self, value: object) -> str | None:
-        """Return what is allowed when ``value`` is not, else None."""
-        if self.choices and value not in self.choices:
-            return "one of " + ", ".join(self.choices)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            low, high = self.minimum, self.maximum
-            if (low is not None and value < low) or (high is not None and value > high):
-                if high is None:
-                    return f"{low:g} or more"
-                return f"{low:g} to {high:g}"
-        return self.check(value) if self.check else None
-
-
-def _setting(default: Any, help_: str, **rule: Any) -> Any:
-    return field(default=default, metadata={"rule": Rule(help_, **rule)})
-
-
-def _a_prefix(value: str) -> str | None:
-    ok = re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value)
-    return None if ok else "a path that starts with / and does not end in one, such as /api/v1"
-
-
-def _a_tile(value: int) -> str | None:
-    return None if value == 0 or 32 <= value <= 4096 else "0 (automatic) or 32 to 4096"
 
 
 @dataclass(frozen=True)
@@ -76,11 +38,45 @@ class ServerSettings:
     port: int = _setting(
         8089, "TCP port; 0 takes a free one.", minimum=0, maximum=65535, flag="--port"
     )
-    api_prefix: str = _setting("/api/v1", "Path all endpoints live under.", check=_a_prefix)
+    api_prefix: str = _setting("/api/v1", "Path all endpoints live under.", check=allowed.prefix)
     auth_token: str = _setting(
         "",
         "Secret that callers must send as `Authorization: Bearer …` or `X-Auth-Token`; "
-        "empty: everybody may call.",
+        "empty: everybody may call. May be given as its hash, as in `tokens`.",
+        check=allowed.token,
+    )
+    tokens: tuple[tuple[str, str], ...] = _setting(
+        (),
+        "More secrets, each with a name: callers see, cancel and download the jobs of their own "
+        "token only. `upscaled token NAME` makes one and prints its line.",
+        check=allowed.tokens,
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "Web pages elsewhere that may call, as origins such as https://photos.example; empty: "
+        "none.",
+        check=allowed.origins,
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "Networks of the proxies in front, such as 10.0.0.0/8: from these only is the caller's "
+        "address taken from X-Forwarded-For.",
+        check=allowed.networks,
+    )
+    max_connections: int = _setting(
+        512, "Connections open at once; more are answered with 503.", minimum=1, maximum=100_000
+    )
+    header_timeout_seconds: float = _setting(
+        30.0,
+        "Seconds in which a request's headers must have come, else 408.",
+        minimum=0.1,
+        maximum=3600,
+    )
+    body_timeout_seconds: float = _setting(
+        60.0,
+        "Seconds in which each MiB of a request's body must have come, else 408.",
+        minimum=0.1,
+        maximum=86_400,
     )
     max_request_size_mb: int = _setting(
         200, "Largest request body in MiB.", minimum=1, maximum=100_000
@@ -122,13 +118,29 @@ class UpscalerSettings:
     tile_size: int = _setting(
         0,
         "Pixels per tile side for requests that name none; 0: by the memory there is.",
-        check=_a_tile,
+        check=allowed.tile,
     )
     threads: int = _setting(
         0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
     )
     job_timeout_seconds: int = _setting(
-        3600, "A job that takes longer is ended and fails.", minimum=1, maximum=1_000_000
+        86_400,
+        "A job that takes longer is ended and fails, however large it is.",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    job_seconds_per_megapixel: float = _setting(
+        3600.0,
+        "Seconds a job gets for each million pixels of its picture, on top of two minutes; eight "
+        "times as many with tta. Up to job_timeout_seconds.",
+        minimum=0.1,
+        maximum=1_000_000,
+    )
+    stall_seconds: float = _setting(
+        300.0,
+        "An engine that finishes no tile for so long is ended, and the job tried differently.",
+        minimum=1,
+        maximum=1_000_000,
     )
     fallback: str = _setting(
         "cpu",
@@ -170,6 +182,13 @@ class LimitSettings:
     )
     max_queue_size: int = _setting(
         100, "Jobs waiting beside those; more are refused with 503.", minimum=1, maximum=1_000_000
+    )
+    max_queue_per_client: int = _setting(
+        0,
+        "Jobs of one client (its token, else its address) that wait or run; more are refused with "
+        "503; 0: no limit.",
+        minimum=0,
+        maximum=1_000_000,
     )
     max_input_megapixels: float = _setting(
         150.0, "Largest picture taken, in million pixels.", minimum=0.01, maximum=10_000
@@ -272,63 +291,6 @@ def settings() -> Iterator[Setting]:
             yield Setting(section, item.name, hints[item.name], item.default, rule)
 
 
-_TYPE_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple[int, ...]: "a list of whole numbers, such as [0, 1]",
-}
-
-
-def _from_text(text: str, kind: object) -> object:
-    """Turn an environment variable or flag into the value the file would hold."""
-    stripped = text.strip()
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                stripped.lower()
-            ]
-        if kind is int:
-            return int(stripped)
-        if kind is float:
-            return float(stripped)
-        if isinstance(kind, types.GenericAlias):
-            inner = stripped.removeprefix("[").removesuffix("]")
-            return tuple(int(part) for part in inner.split(",") if part.strip())
-    except (KeyError, ValueError):
-        return text
-    return text
-
-
-def _checked(setting: Setting, value: object, source: str) -> object:
-    """Return ``value`` in the setting's type.
-
-    Raises:
-        ConfigError: wrong type or not allowed; names the key, the value and what is allowed.
-    """
-    kind = setting.type
-    fits: bool
-    if isinstance(kind, types.GenericAlias):
-        fits = isinstance(value, list | tuple) and all(
-            isinstance(v, int) and not isinstance(v, bool) for v in value
-        )
-        if fits:
-            value = tuple(cast("Sequence[int]", value))
-    elif kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if fits:
-            value = float(cast(float, value))
-    else:
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    allowed = setting.rule.complaint(value) if fits else _TYPE_NAMES[kind]
-    if allowed is None and isinstance(value, float) and not math.isfinite(value):
-        allowed = "a finite number"
-    if allowed is not None:
-        raise ConfigError(f"{source}: {setting.name} is {value!r}; allowed is {allowed}.")
-    return value
-
-
 def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
     try:
         document: object = yaml.safe_load(path.read_text("utf-8"))
@@ -388,14 +350,16 @@ def load(
         section = document.get(setting.section, {})
         found: object
         if setting.name in flags:
-            found, source = _from_text(flags[setting.name], setting.type), str(setting.rule.flag)
+            found, source = from_text(flags[setting.name], setting.type), str(setting.rule.flag)
         elif setting.env in environ:
-            found, source = _from_text(environ[setting.env], setting.type), setting.env
+            found, source = from_text(environ[setting.env], setting.type), setting.env
         elif setting.key in section:
             found, source = section[setting.key], str(file)
         else:
             continue
-        values[setting.section][setting.key] = _checked(setting, found, source)
+        values[setting.section][setting.key] = typed(
+            setting.name, setting.type, setting.rule, found, source
+        )
     for variable in environ:
         if variable.startswith(ENV_PREFIX) and variable not in known_variables:
             raise ConfigError(
@@ -413,7 +377,7 @@ def warnings(config: Config) -> list[str]:
     local = config.server.host in {"127.0.0.1", "localhost", "::1"} or (
         config.server.host.startswith("127.")
     )
-    if not local and not config.server.auth_token:
+    if not local and not config.server.auth_token and not config.server.tokens:
         found.append(
             f"The server listens on {config.server.host} without server.auth_token: everybody who "
             "reaches this address can use it. Set a token or listen on 127.0.0.1."
