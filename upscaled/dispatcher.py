@@ -15,7 +15,7 @@ from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
 from upscaled.errors import JobTimeoutError, NoSpaceError, UpscaledError, WrongStateError
 from upscaled.jobs import Attempt, Job, JobState
-from upscaled.pipeline import Pipeline, Product, Watch
+from upscaled.pipeline import Pipeline, Product, Timings, Watch
 from upscaled.queue import JobQueue
 from upscaled.receipt import Digests, write_receipt
 from upscaled.store.workspace import Workspace
@@ -153,11 +153,12 @@ class Dispatcher:
         if job is None:  # cancelled between the queue and here
             return
         try:
-            prepared = await self._pipeline.prepare(job)
+            timings = Timings()
+            prepared = await self._pipeline.prepare(job, timings)
             try:
                 async with asyncio.timeout(None) as deadline:
                     product = await self._pipeline.produce(
-                        job, prepared, self._watch(job, deadline)
+                        job, prepared, self._watch(job, deadline), timings
                     )
             except TimeoutError:
                 if not deadline.expired():

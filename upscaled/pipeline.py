@@ -73,17 +73,22 @@ class Pipeline:
         self._workspace = workspace
         self._tiles_that_worked: dict[tuple[Place, Path, int], int] = {}
 
-    async def prepare(self, job: Job) -> Prepared:
+    async def prepare(self, job: Job, timings: Timings) -> Prepared:
         """Decode the job's upload into raw files.
 
         Raises:
             UnusablePictureError: it does not decode.
         """
-        return await self._imaging.prepare(
+        began = time.monotonic()
+        prepared = await self._imaging.prepare(
             self._workspace.upload_of(job.id), self._workspace.folder(job.id)
         )
+        timings.add("prepare", began)
+        return prepared
 
-    async def produce(self, job: Job, prepared: Prepared, watch: Watch) -> Product:
+    async def produce(
+        self, job: Job, prepared: Prepared, watch: Watch, timings: Timings
+    ) -> Product:
         """Turn a prepared picture into a verified result.
 
         Raises:
@@ -107,7 +112,6 @@ class Pipeline:
             tta=request.tta,
             workdir=self._workspace.folder(job.id),
         )
-        timings = Timings()
         watch.progress(_PREPARED)
         rung: Rung | None = None
         while True:

@@ -21,6 +21,7 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("GET", "/status/..%2f..%2fetc", 404, "unknown_job"),
     ("GET", f"/download/{NOBODYS}", 404, "unknown_job"),
     ("POST", f"/cancel/{NOBODYS}", 404, "unknown_job"),
+    ("GET", f"/receipt/{NOBODYS}", 404, "unknown_job"),
     ("GET", "/models?scale=x", 400, "bad_request"),
     ("POST", "/upscale", 415, "unsupported_media_type"),
     ("GET", "/upscale", 405, "method_not_allowed"),

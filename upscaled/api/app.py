@@ -22,6 +22,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/status/{job_id}", jobs.status),
     ("GET", "/download/{job_id}", download.download),
     ("POST", "/cancel/{job_id}", jobs.cancel),
+    ("GET", "/receipt/{job_id}", jobs.receipt),
     ("GET", "/models", catalogue.models),
     ("GET", "/health", catalogue.health),
     ("GET", "/openapi.yaml", contract.openapi),

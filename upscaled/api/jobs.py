@@ -12,7 +12,7 @@ from upscaled.admission import FIELDS
 from upscaled.api import upload
 from upscaled.api.answers import answer
 from upscaled.api.keys import PREFIX, RATES, SERVICE
-from upscaled.errors import UnknownJobError
+from upscaled.errors import UnknownJobError, WrongStateError
 from upscaled.jobs import Job, JobState, is_job_id
 from upscaled.pictures import Size
 
@@ -59,6 +59,14 @@ async def cancel(request: web.Request) -> web.Response:
     """``POST /cancel/{job_id}``: stop a queued or running job."""
     job = await request.app[SERVICE].cancel(job_id_of(request))
     return answer({"success": True, "job_id": job.id, "status": job.state.value})
+
+
+async def receipt(request: web.Request) -> web.Response:
+    """``GET /receipt/{job_id}``: how the result of a completed job came about."""
+    job = await request.app[SERVICE].job(job_id_of(request))
+    if job.state is not JobState.COMPLETED:
+        raise WrongStateError(f"The job is {job.state.value}; only a completed job has a receipt.")
+    return answer({"job_id": job.id, **job.receipt})
 
 
 def _size(size: Size) -> dict[str, int]:

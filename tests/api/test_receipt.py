@@ -1,0 +1,48 @@
+"""The receipt: what went in, what came out, and how."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+
+
+async def test_a_receipt_tells_what_happened_and_outlives_the_file(
+    api: Caller, server: Server
+) -> None:
+    picture = a_picture(20, 12)
+    answer = await api.upscale(picture, {"scale": "3", "model_name": FAST_MODEL})
+    job_id = answer.json["job_id"]
+    early = await api.get(f"/receipt/{job_id}")
+    if early.status == 409:  # the job may be done already
+        assert "only a completed job has a receipt" in early.json["error"]
+    await server.ended(job_id)
+    result = await api.get(f"/download/{job_id}")
+    receipt = (await api.get(f"/receipt/{job_id}")).json
+    assert receipt["job_id"] == job_id
+    assert receipt["input"]["sha256"] == hashlib.sha256(picture).hexdigest()
+    assert receipt["output"]["sha256"] == hashlib.sha256(result.body).hexdigest()
+    assert receipt["output"]["file_size_bytes"] == len(result.body)
+    assert (receipt["output"]["width"], receipt["output"]["height"]) == (60, 36)
+    assert receipt["model"]["native_scale"] == 3
+    assert receipt["engine"] == {
+        "name": "builtin",
+        "binary_sha256": None,
+        "device": "cpu",
+        "device_name": "CPU",
+        "tile_size": receipt["engine"]["tile_size"],
+        "tta": False,
+    }
+    assert receipt["engine"]["tile_size"] > 0
+    assert set(receipt["seconds"]) == {"prepare", "wait", "upscale", "finish"}
+
+
+async def test_a_cancelled_job_has_no_receipt(api: Caller) -> None:
+    answer = await api.upscale(
+        a_picture(400, 400), {"scale": "4", "model_name": "realesrgan-x4plus"}
+    )
+    job_id = answer.json["job_id"]
+    await api.call("POST", f"/cancel/{job_id}")
+    refused = await api.get(f"/receipt/{job_id}")
+    assert (refused.status, refused.json["code"]) == (409, "wrong_state")
+    assert refused.json["error"] == "The job is cancelled; only a completed job has a receipt."
