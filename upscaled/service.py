@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.admission import Admission
-from upscaled.book import JobBook
+from upscaled.book import NO_SUCH_JOB, JobBook
+from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
 from upscaled.dispatcher import Dispatcher
 from upscaled.engines.choice import EngineChoice, choose, make_pool
@@ -20,6 +22,7 @@ from upscaled.errors import (
     QueueFullError,
     ResultGoneError,
     ShuttingDownError,
+    UnknownJobError,
     WrongStateError,
 )
 from upscaled.imaging import Imaging
@@ -43,6 +46,8 @@ class ResultFile:
     path: Path
     download_name: str
     media_type: str
+    sha256: str
+    """Of the file, in hexadecimal."""
 
 
 class Service:
@@ -63,7 +68,10 @@ class Service:
         self._book = JobBook(self._store)
         self._queue = JobQueue()
         self._imaging = Imaging(
-            workers=2, max_pixels=int(config.limits.max_input_megapixels * 1_000_000)
+            workers=2,
+            max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
+            readable=[self._workspace.incoming_dir],
+            writable=[self._workspace.jobs_dir],
         )
         self._admission = Admission(config, self.models, self._imaging, self._workspace)
         self._janitor = Janitor(
@@ -77,7 +85,7 @@ class Service:
         self._parts = contextlib.AsyncExitStack()
         self._choice: EngineChoice | None = None
         self._dispatcher: Dispatcher | None = None
-        self._admitting = 0
+        self._admitting: Counter[str] = Counter()
 
     @property
     def choice(self) -> EngineChoice:
@@ -159,23 +167,30 @@ class Service:
 
     # --- what callers use ---------------------------------------------------------------------
 
-    def check_admission(self) -> None:
-        """Refuse early, before an upload is read.
+    def check_admission(self, client: Client = LOCAL) -> None:
+        """Refuse early, before an upload of ``client`` is read.
 
         Raises:
             ShuttingDownError: the server is stopping.
-            QueueFullError: the queue is full.
+            QueueFullError: the queue is full, or the client's share of it.
         """
         if not self._accepting:
             raise ShuttingDownError("The server is stopping; try again in a minute.",
                                     headers={"Retry-After": "60"})  # fmt: skip
-        waiting = self._book.count(JobState.QUEUED) + self._admitting
-        if waiting >= self.config.limits.max_queue_size:
-            seconds = max(1, min(3600, math.ceil(self._dispatching.seconds_per_job())))
-            raise QueueFullError(
-                f"The queue is full ({waiting} jobs); try again in {seconds} s.",
-                headers={"Retry-After": str(seconds)},
-            )
+        limits = self.config.limits
+        waiting = self._book.count(JobState.QUEUED) + self._admitting.total()
+        if waiting >= limits.max_queue_size:
+            raise self._full(f"The queue is full ({waiting} jobs)")
+        if limits.max_queue_per_client:
+            own = self._book.count_of(client.key) + self._admitting[client.key]
+            if own >= limits.max_queue_per_client:
+                raise self._full(f"You have {own} jobs in the queue, as many as one client may")
+
+    def _full(self, why: str) -> QueueFullError:
+        seconds = max(1, min(3600, math.ceil(self._dispatching.seconds_per_job())))
+        return QueueFullError(
+            f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
+        )
 
     def reserve_upload(self) -> Path:
         """Return a fresh path to stream an upload to."""
@@ -185,7 +200,9 @@ class Service:
         """Delete an upload that was given up."""
         await self._workspace.discard(path)
 
-    async def submit(self, fields: Mapping[str, str], upload: Path, filename: str) -> Job:
+    async def submit(
+        self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
+    ) -> Job:
         """Make a job of an upload and queue it; durable when this returns.
 
         The file is moved or, on refusal, deleted.
@@ -194,13 +211,14 @@ class Service:
             UpscaledError: the refusal, see `Admission.admit` and `check_admission`.
         """
         try:
-            self.check_admission()
-            self._admitting += 1
+            self.check_admission(client)
+            self._admitting[client.key] += 1
             try:
-                job = await self._admission.admit(fields, upload, filename)
+                job = await self._admission.admit(fields, upload, filename, client)
                 await self._enter(job)
             finally:
-                self._admitting -= 1
+                self._admitting[client.key] -= 1
+                self._admitting += Counter()  # drops the zeros
         except BaseException:
             await self.discard_upload(upload)
             raise
@@ -218,13 +236,16 @@ class Service:
             job.request.model_name, job.request.format, job.request.output_size,
         )  # fmt: skip
 
-    async def job(self, job_id: str) -> Job:
-        """Return a job.
+    async def job(self, job_id: str, owner: str | None = None) -> Job:
+        """Return a job; ``owner``: only if it is theirs.
 
         Raises:
-            UnknownJobError: there is none of this id.
+            UnknownJobError: there is none of this id, or it is somebody else's.
         """
-        return await self._book.get(job_id)
+        job = await self._book.get(job_id)
+        if owner is not None and job.owner != owner:
+            raise UnknownJobError(NO_SUCH_JOB)
+        return job
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.
@@ -234,24 +255,25 @@ class Service:
         """
         return await self._book.settled(job_id)
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job.
+    async def cancel(self, job_id: str, owner: str | None = None) -> Job:
+        """Cancel a job; ``owner``: only if it is theirs.
 
         Raises:
-            UnknownJobError: there is none of this id.
+            UnknownJobError: there is none of this id, or it is somebody else's.
             WrongStateError: it has ended.
         """
+        await self.job(job_id, owner)
         return await self._dispatching.cancel(job_id)
 
-    async def result(self, job_id: str) -> ResultFile:
-        """Return where a job's result lies.
+    async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
+        """Return where a job's result lies; ``owner``: only if it is theirs.
 
         Raises:
-            UnknownJobError: there is none of this id.
+            UnknownJobError: there is none of this id, or it is somebody else's.
             WrongStateError: the job is not completed.
             ResultGoneError: its result was downloaded or expired.
         """
-        job = await self._book.get(job_id)
+        job = await self.job(job_id, owner)
         if job.state is not JobState.COMPLETED:
             hint = "" if job.finished else "; poll its status until it is completed"
             raise WrongStateError(f"The job is {job.state.value}, there is no result{hint}.")
@@ -259,6 +281,11 @@ class Service:
             raise ResultGoneError(
                 "The result was downloaded already and then deleted; submit the picture again.",
                 code="already_downloaded",
+            )
+        if job.result_gone == "lost":
+            raise ResultGoneError(
+                "The result is no longer on the server's disk; submit the picture again.",
+                code="expired",
             )
         if job.result_gone is not None:
             raise ResultGoneError(
@@ -271,7 +298,12 @@ class Service:
         scale = job.request.scale
         suffix = f"{scale}x" if scale else str(job.request.output_size.width)
         stem = Path(job.input_name).stem or "image"
-        return ResultFile(path, f"{stem}_{suffix}.{extension}", MEDIA_TYPES[extension])
+        return ResultFile(
+            path,
+            f"{stem}_{suffix}.{extension}",
+            MEDIA_TYPES[extension],
+            job.receipt["output"]["sha256"],
+        )
 
     async def delivered(self, job_id: str) -> None:
         """Note that every byte of a result was sent; deletes it where the settings say so."""

@@ -17,6 +17,7 @@ from upscaled.errors import (
     UnusablePictureError,
     UpscaledError,
 )
+from upscaled.imaging.cell import Confinement
 from upscaled.imaging.records import (
     DEFAULT_MEMORY_MB,
     FORMATS,
@@ -60,6 +61,9 @@ class Imaging:
         max_pixels: the largest picture that is taken.
         memory_limit_mb: address space of one process in MiB.
         cpu_seconds: processor time for reading one picture, before it counts as a trap.
+        readable: folders that uploads and raw pictures are read from; they exist at the first
+            request.
+        writable: folders that files are made in, too. Neither: the processes may use any.
     """
 
     def __init__(
@@ -70,11 +74,15 @@ class Imaging:
         max_pixels: int,
         memory_limit_mb: int = DEFAULT_MEMORY_MB,
         cpu_seconds: int = _CPU_SECONDS,
+        readable: Collection[Path] = (),
+        writable: Collection[Path] = (),
     ) -> None:
         settings = {
             "formats": sorted(formats),
             "max_pixels": max_pixels,
             "memory_limit_mb": memory_limit_mb,
+            "readable": [str(folder.absolute()) for folder in readable],
+            "writable": [str(folder.absolute()) for folder in writable],
         }
         self._cpu_seconds = cpu_seconds
         # Thread pools that nobody needs would take the bounded address space.
@@ -94,9 +102,14 @@ class Imaging:
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
-    async def warm(self) -> None:
-        """Start one process, so that the first picture need not wait for it."""
-        await self._request({"do": "ping"}, self._cpu_seconds)
+    async def warm(self) -> Confinement:
+        """Start one process, so that the first picture need not wait; return what confines it.
+
+        Raises:
+            EngineError: no such process can be started.
+        """
+        reply = await self._request({"do": "ping"}, self._cpu_seconds)
+        return Confinement(tuple(reply["active"]), tuple(reply["lacking"]))
 
     async def probe(self, upload: Path) -> Probe:
         """Read the header of ``upload``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import resource
-from pathlib import Path
 
 _OPEN_FILES = 64
 _PAGE = resource.getpagesize()
@@ -11,6 +12,7 @@ _PAGE = resource.getpagesize()
 
 def confine(memory_mb: int) -> None:
     """Bound this process's address space, open files and core dumps, for good."""
+    _statm()  # while files can still be opened
     memory = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
@@ -33,4 +35,9 @@ def allow(*, cpu_seconds: int, file_bytes: int) -> None:
 
 def resident_bytes() -> int:
     """Return this process's resident memory."""
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE
+    return int(os.pread(_statm(), 128, 0).split()[1]) * _PAGE
+
+
+@functools.cache
+def _statm() -> int:
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

@@ -16,6 +16,7 @@ from typing import Any
 
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import limits
+from upscaled.imaging.cell import Confinement, close_cell
 from upscaled.imaging.finish import finish
 from upscaled.imaging.prepare import prepare
 from upscaled.imaging.reader import open_picture
@@ -34,6 +35,7 @@ class Cell:
     formats: tuple[str, ...]
     max_pixels: int
     memory_limit_mb: int
+    confinement: Confinement
 
     def handle(self, message: Message, _: Callable[[Message], None]) -> Message:
         """Answer one request.
@@ -56,7 +58,7 @@ class Cell:
         return 0
 
     def _ping(self, _: Message) -> dict[str, Any]:
-        return {}
+        return {"active": self.confinement.active, "lacking": self.confinement.lacking}
 
     def _probe(self, message: Message) -> dict[str, Any]:
         opened = open_picture(Path(message["upload"]), self.formats, self.max_pixels)
@@ -116,8 +118,17 @@ class Cell:
 def main() -> None:
     """Answer requests until the parent closes the pipe or dies."""
     settings = json.loads(sys.argv[2])
-    cell = Cell(tuple(settings["formats"]), settings["max_pixels"], settings["memory_limit_mb"])
-    limits.confine(cell.memory_limit_mb)
+    limits.confine(settings["memory_limit_mb"])
+    confinement = close_cell(
+        [Path(folder) for folder in settings["readable"]],
+        [Path(folder) for folder in settings["writable"]],
+    )
+    cell = Cell(
+        tuple(settings["formats"]),
+        settings["max_pixels"],
+        settings["memory_limit_mb"],
+        confinement,
+    )
     serve(cell.handle)
 
 

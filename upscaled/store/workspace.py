@@ -29,6 +29,16 @@ class Workspace:
         self._incoming = data_dir / "incoming"
         self._lock: int | None = None
 
+    @property
+    def jobs_dir(self) -> Path:
+        """The folder that holds all jobs' folders; there once this was opened."""
+        return self._jobs
+
+    @property
+    def incoming_dir(self) -> Path:
+        """The folder of uploads on their way in; there once this was opened."""
+        return self._incoming
+
     async def open(self) -> None:
         """Make the folders, lock them against a second service, empty ``incoming``.
 

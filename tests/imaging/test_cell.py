@@ -1,0 +1,244 @@
+"""The decoder's cell: what a process that was taken over could still reach."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
+from upscaled.imaging.cell import Confinement, close_cell
+
+from tests.imaging.helpers import enlarged
+
+_TAKEN_OVER = """
+import ctypes, json, os, signal, socket, sys, threading
+from pathlib import Path
+from upscaled.imaging.cell import close_cell
+
+inside, incoming, outside, address, port, parent = json.loads(sys.argv[1])
+told = close_cell([Path(incoming)], [Path(inside)])
+
+
+def tcp():
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def own_folder():
+    made = Path(inside, "made")
+    made.write_bytes(b"x")
+    made.rename(made.with_name("renamed"))
+    made.with_name("renamed").unlink()
+
+
+def thread():
+    done = []
+    one = threading.Thread(target=done.append, args=(1,))
+    one.start()
+    one.join()
+    assert done
+
+
+def raw(number):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, 0, 0, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+deeds = {
+    "read outside": lambda: Path(outside, "secret").read_bytes(),
+    "read /etc/passwd": lambda: Path("/etc/passwd").read_bytes(),
+    "list /": lambda: os.listdir("/"),
+    "write outside": lambda: Path(outside, "new").write_bytes(b""),
+    "change outside": lambda: Path(outside, "secret").open("r+b").close(),
+    "truncate outside": lambda: os.truncate(Path(outside, "secret"), 0),
+    "delete outside": lambda: Path(outside, "secret").unlink(),
+    "move out": lambda: Path(inside, "own").rename(Path(outside, "own")),
+    "link in": lambda: os.link(Path(outside, "secret"), Path(inside, "secret")),
+    "write where uploads lie": lambda: Path(incoming, "new").write_bytes(b""),
+    "open permissions": lambda: os.chmod(Path(outside, "secret"), 0o777),
+    "tcp": tcp,
+    "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX).connect(address),
+    "run a program": lambda: os.execv(sys.executable, ["python", "-c", ""]),
+    "fork": lambda: os.fork() or os._exit(0),
+    "signal the server": lambda: os.kill(parent, 0),
+    "own files": own_folder,
+    "own upload": lambda: Path(incoming, "upload").read_bytes(),
+    "own threads": thread,
+    "import": lambda: __import__("xml.dom.minidom"),
+}
+outcome = {}
+for name, deed in deeds.items():
+    try:
+        deed()
+    except OSError as error:
+        outcome[name] = type(error).__name__
+    else:
+        outcome[name] = "done"
+print(json.dumps([told.active, told.lacking, outcome]))
+"""
+
+ALLOWED = {"own files", "own upload", "own threads", "import"}
+BY_LANDLOCK = {
+    *("read outside", "read /etc/passwd", "list /", "write outside", "change outside"),
+    *("delete outside", "move out", "link in", "write where uploads lie", "run a program"),
+}
+BY_SECCOMP = {
+    *("open permissions", "tcp", "udp", "unix socket", "run a program", "fork"),
+    "signal the server",
+}
+
+
+def taken_over(folder: Path) -> tuple[Confinement, dict[str, str]]:
+    """Return how the cell was closed, and what came of each deed in it."""
+    for name in ("inside", "incoming", "outside"):
+        (folder / name).mkdir()
+    (folder / "outside" / "secret").write_text("secret")
+    (folder / "inside" / "own").write_text("own")
+    (folder / "incoming" / "upload").write_text("upload")
+    address = str(folder / "socket")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(address)
+        local.listen()
+        told = [str(folder / name) for name in ("inside", "incoming", "outside")]
+        message = json.dumps([*told, address, server.getsockname()[1], os.getpid()])
+        done = subprocess.run(
+            [sys.executable, "-c", _TAKEN_OVER, message],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    active, lacking, outcome = json.loads(done.stdout)
+    assert (folder / "outside" / "secret").read_text() == "secret" or not landlock.version()
+    return Confinement(tuple(active), tuple(lacking)), outcome
+
+
+def test_out_of_the_cell_nothing_can_be_reached_as_far_as_the_kernel_helps(
+    tmp_path: Path,
+) -> None:
+    told, outcome = taken_over(tmp_path)
+    closed: set[str] = set()
+    # What a kernel without the means lets pass must be told, and is not taken for confinement.
+    if landlock.version():
+        assert f"files (Landlock {landlock.version()})" in told.active
+        closed |= BY_LANDLOCK | ({"truncate outside"} if landlock.version() >= 3 else set())
+    else:
+        assert any(reason.startswith("files (Landlock: ") for reason in told.lacking)
+    if "system calls (seccomp)" in told.active:
+        closed |= BY_SECCOMP
+    else:
+        assert any(reason.startswith("system calls (seccomp: ") for reason in told.lacking)
+    assert {name for name in closed if outcome[name] == "done"} == set()
+    assert {name for name in ALLOWED if outcome[name] != "done"} == set()
+    assert len(told.active) + len(told.lacking) == 2
+
+
+@pytest.mark.parametrize("means", ["landlock", "seccomp"])
+def test_a_kernel_without_the_means_is_no_obstacle_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, means: str
+) -> None:
+    def missing(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    # The one that is there would confine this very process.
+    monkeypatch.setattr(landlock, "restrict", missing if means == "landlock" else lambda *_: 5)
+    monkeypatch.setattr(seccomp, "restrict", missing if means == "seccomp" else lambda: None)
+    told = close_cell([], [tmp_path])
+    assert len(told.active) == len(told.lacking) == 1
+    assert f"{means}: Function not implemented" in told.lacking[0].lower().replace(
+        "function", "Function"
+    )
+    assert str(told).endswith(f"; lacking: {told.lacking[0]}")
+
+
+@pytest.fixture
+async def confined(tmp_path: Path) -> Any:
+    """An `Imaging` whose processes may read ``incoming`` and write ``jobs``."""
+    for name in ("incoming", "jobs", "elsewhere"):
+        (tmp_path / name).mkdir()
+    made = Imaging(
+        max_pixels=1_000_000,
+        cpu_seconds=5,
+        readable=[tmp_path / "incoming"],
+        writable=[tmp_path / "jobs"],
+    )
+    yield made
+    await made.close()
+
+
+async def test_a_worker_has_no_descriptor_but_its_pipes(confined: Imaging, tmp_path: Path) -> None:
+    with (tmp_path / "secret").open("w") as secret, socket.create_server(("127.0.0.1", 0)) as one:
+        os.set_inheritable(secret.fileno(), True)
+        os.set_inheritable(one.fileno(), True)
+        await confined.warm()
+        (pid,) = [worker.pid for worker in confined._workers if worker.pid]
+        opened = await asyncio.to_thread(_descriptors, pid)
+    assert len(opened) <= 5
+    assert {what.partition(":")[0] for what in opened} <= {"pipe", "socket", f"/proc/{pid}/statm"}
+
+
+def _descriptors(pid: int) -> list[str]:
+    return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+async def test_a_worker_is_limited_in_memory_files_and_cores(confined: Imaging) -> None:
+    await confined.warm()
+    (pid,) = [worker.pid for worker in confined._workers if worker.pid]
+    lines = (await asyncio.to_thread(Path(f"/proc/{pid}/limits").read_text)).splitlines()
+    limits = {line[:25].strip(): line[25:].split()[0] for line in lines}
+    assert limits["Max core file size"] == "0"
+    for name in ("address space", "open files", "cpu time", "file size"):
+        assert limits[f"Max {name}"] != "unlimited"
+
+
+def _encodings() -> dict[str, Callable[[Image.Image, Path], None]]:
+    return {
+        "png": lambda image, path: image.save(path, "PNG"),
+        "jpeg": lambda image, path: image.save(path, "JPEG"),
+        "webp": lambda image, path: image.save(path, "WEBP"),
+        "tiff": lambda image, path: image.save(path, "TIFF", compression="tiff_lzw"),
+        "bmp": lambda image, path: image.save(path, "BMP"),
+        "avif": lambda image, path: image.save(path, "AVIF"),
+    }
+
+
+@pytest.mark.parametrize("source", list(_encodings()))
+async def test_every_format_is_read_and_written_inside_the_cell(
+    confined: Imaging, tmp_path: Path, source: str
+) -> None:
+    upload, workdir = tmp_path / "incoming" / "upload", tmp_path / "jobs" / "1"
+    workdir.mkdir()
+    with Image.open(Path(__file__).parents[1] / "data" / "astronaut.png") as photo:
+        _encodings()[source](photo.convert("RGB").resize((48, 36)), upload)
+    assert (await confined.probe(upload)).format == source
+    prepared = await confined.prepare(upload, workdir)
+    native = await asyncio.to_thread(enlarged, prepared)
+    for target in RESULT_FORMATS:
+        options = FinishOptions(format=target, size=native.size)
+        finished = await confined.finish(prepared, native, workdir, options)
+        assert finished.path == workdir / f"result.{target}"
+        assert finished.path.stat().st_size == finished.file_size_bytes
+
+
+async def test_a_path_outside_is_refused_and_the_worker_lives_on(
+    confined: Imaging, tmp_path: Path
+) -> None:
+    if not landlock.version():
+        assert (await confined.warm()).lacking
+        return
+    outside = tmp_path / "elsewhere" / "photo.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    with pytest.raises(Exception, match="Permission denied"):
+        await confined.probe(outside)
+    assert (await confined.warm()).active

@@ -1,0 +1,70 @@
+"""The cell around a process that decodes strangers' bytes: what it can no longer reach.
+
+`limits` bounds what the process uses up; this bounds what it touches. Landlock leaves it the
+files it needs, seccomp takes network, programs and administration from it. Both work without
+privileges and inside containers, where bubblewrap's user namespaces often do not, and neither
+needs a helper program. Where one is not to be had the cell is weaker, and says so.
+"""
+
+from __future__ import annotations
+
+import site
+import sysconfig
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import upscaled
+from upscaled.imaging import landlock, seccomp
+
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store")
+_LOADER_CACHE = "/etc/ld.so.cache"
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What the cell consists of: ``active`` measures, and ``lacking`` ones with the reason."""
+
+    active: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """``files (Landlock 7) and system calls (seccomp)``, and what is lacking."""
+        text = " and ".join(self.active) or "nothing but limits"
+        return f"{text}; lacking: {'; '.join(self.lacking)}" if self.lacking else text
+
+
+def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
+    """Confine this thread, and all that it starts, for good; never fails for a lack of means.
+
+    Call it before other threads are started: those that run already stay free.
+
+    Args:
+        readable: folders whose files may be read, beside Python's own.
+        writable: folders in which files may be made, changed and deleted too. None at all in
+            both: any file may be opened (for callers that choose their paths as they go).
+    """
+    active, lacking = [], []
+    if readable or writable:
+        try:
+            number = landlock.restrict([*code_folders(), *readable], writable)
+        except OSError as error:
+            lacking.append(f"files (Landlock: {error.strerror})")
+        else:
+            active.append(f"files (Landlock {number})")
+    try:
+        seccomp.restrict()
+    except OSError as error:
+        lacking.append(f"system calls (seccomp: {error.strerror or error})")
+    else:
+        active.append("system calls (seccomp)")
+    return Confinement(tuple(active), tuple(lacking))
+
+
+def code_folders() -> list[Path]:
+    """Return what Python and its libraries load code from, even late."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {sysconfig.get_path(name) for name in names}
+    # Debian's own packages lie beside those that sysconfig knows of.
+    folders |= {*site.getsitepackages(), *_LIBRARIES, _LOADER_CACHE}
+    return [Path(upscaled.__file__).parent, *map(Path, sorted(folders))]
