@@ -115,7 +115,7 @@ def test_a_wrong_environment_value_names_the_variable(setting: Setting) -> None:
         ("upscaler: {engine: gpu}", "upscaler.engine is 'gpu'; allowed is one of auto, binary"),
         ("upscaler: {gpu_ids: [a]}", "upscaler.gpu_ids is ['a']; allowed is a list of whole"),
         ("upscaler: {gpu_ids: [-2]}", "upscaler.gpu_ids is [-2]; allowed is indices from -1"),
-        ("server: {tokens: {a: b}}", "server.tokens is {'a': 'b'}; allowed is names (letters"),
+        ("server: {tokens: {a: b}}", "server.tokens is {'a': 'b'}; allowed is a name of let"),
         ("server: {tokens: [a]}", "server.tokens is ['a']; allowed is names with hashes, such as"),
         ("server: {auth_token: 'sha256:1'}", "server.auth_token is 'sha256:1'; allowed is a sec"),
         ("server: {cors_origins: ['*']}", "server.cors_origins is ['*']; allowed is a list of or"),

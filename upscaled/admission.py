@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
 from upscaled.errors import BadRequestError, NoSpaceError, UnusablePictureError
 from upscaled.imaging import Imaging, Probe, largest_side
@@ -178,7 +179,9 @@ class Admission:
         self._imaging = imaging
         self._workspace = workspace
 
-    async def admit(self, fields: Mapping[str, str], upload: Path, filename: str) -> Job:
+    async def admit(
+        self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
+    ) -> Job:
         """Return the job for ``upload``, whose file has moved into the job's folder.
 
         Raises:
@@ -201,6 +204,8 @@ class Admission:
             input_format=probe.format,
             input_size=probe.size,
             created=time.time(),
+            owner=client.owner,
+            client=client.key,
         )
         await self._workspace.adopt(upload, job.id)
         return job

@@ -11,6 +11,8 @@ from upscaled.errors import UnknownJobError
 from upscaled.jobs import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.store.protocol import JobStore
 
+NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
+
 
 class NotUnderWayError(Exception):
     """The job has ended, or is just being ended by somebody else."""
@@ -39,6 +41,10 @@ class JobBook:
         """Return how many jobs under way are in ``state``."""
         return sum(job.state is state for job in self._active.values())
 
+    def count_of(self, client: str) -> int:
+        """Return how many jobs under way are ``client``'s."""
+        return sum(job.client == client for job in self._active.values())
+
     def active(self) -> list[Job]:
         """Return the jobs under way, oldest first."""
         return sorted(self._active.values(), key=lambda job: job.created)
@@ -62,7 +68,7 @@ class JobBook:
         if job is None and is_job_id(job_id):
             job = await self._store.get(job_id)
         if job is None:
-            raise UnknownJobError("There is no job of this id; it may have been forgotten by now.")
+            raise UnknownJobError(NO_SUCH_JOB)
         return job
 
     def peek(self, job_id: str) -> Job | None:
@@ -90,6 +96,8 @@ class JobBook:
         before = self._active.get(job_id)
         if before is None or job_id in self._ending:
             raise NotUnderWayError(job_id)
+        if state in TERMINAL:
+            changes["client"] = ""  # counts no longer; an address is kept no longer than needed
         job = before.to(state, **changes)
         if state not in TERMINAL:
             self._active[job_id] = job

@@ -86,7 +86,9 @@ async def _serve(_options: argparse.Namespace, config: Config) -> int:
 
     def ready(url: str) -> None:
         api = url + config.server.api_prefix
-        token = ' -H "X-Auth-Token: $TOKEN"' if config.server.auth_token else ""
+        token = (
+            ' -H "X-Auth-Token: $TOKEN"' if config.server.auth_token or config.server.tokens else ""
+        )
         print(f"Listening on {url}")
         print("Try, with a picture of yours and the job_id of the first answer:")
         print(f"  curl{token} -F image=@photo.jpg {api}/upscale")
@@ -163,6 +165,20 @@ async def _setup(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+async def _token(options: argparse.Namespace, _config: Config) -> int:
+    from upscaled.clients import hash_of, new_token  # noqa: PLC0415
+    from upscaled.setting_types import tokens  # noqa: PLC0415
+
+    token = new_token()
+    pair = (options.name, hash_of(token))
+    if complaint := tokens((pair,)):
+        raise BadRequestError(f"The name is {options.name!r}; allowed is {complaint}.")
+    print(f"The token, shown this once: {token}")
+    print("Its line in config.yaml, below server: tokens:")
+    print(f"    {pair[0]}: {pair[1]}")
+    return 0
+
+
 # --- the parser ---------------------------------------------------------------------------------
 
 
@@ -199,6 +215,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = _command(commands, "doctor", _doctor, "Look whether this machine can upscale.")
     doctor.add_argument("--json", action="store_true", help="for programs to read")
+
+    token = _command(commands, "token", _token, "Make a token for one caller.")
+    token.add_argument("name", metavar="NAME", help="what to call it: letters, digits, . _ -")
 
     setup = _command(commands, "setup", _setup, "Fetch what does not come with the package.")
     setup.add_argument("--binary", action="store_true", help="the native program, into bin/")

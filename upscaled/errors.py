@@ -50,6 +50,20 @@ class UnauthorizedError(UpscaledError):
         super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="upscaled"'})
 
 
+class ForbiddenOriginError(UpscaledError):
+    """A web page of another site calls, which may not."""
+
+    code = "forbidden_origin"
+    status = 403
+
+
+class RequestTimeoutError(UpscaledError):
+    """The request came too slowly."""
+
+    code = "request_timeout"
+    status = 408
+
+
 class UnknownJobError(UpscaledError):
     """No job has this id (or it is somebody else's)."""
 
@@ -121,6 +135,10 @@ class NoSpaceError(UpscaledError):
 
     code = "insufficient_storage"
     status = 507
+
+
+class NoMemoryError(NoSpaceError):
+    """Memory does not suffice, and waiting for it would not help."""
 
 
 class EngineError(UpscaledError):

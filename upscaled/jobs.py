@@ -100,8 +100,14 @@ class Job:
     """How the result came about; empty until it is there."""
     runs: int = 0
     """How often work on it was begun, restarts of the server included."""
+    crashes: int = 0
+    """How often the server died while it worked on it."""
+    owner: str = ""
+    """Name of the token it came with; who has another does not see it."""
+    client: str = ""
+    """What its share of the queue is counted by, until it has ended."""
     result_gone: str | None = None
-    """Why there is no file any more: ``downloaded`` or ``expired``."""
+    """Why there is no file any more: ``downloaded``, ``expired`` or ``lost``."""
 
     @property
     def duration(self) -> float | None:

@@ -76,7 +76,7 @@ def tokens(value: Tokens) -> str | None:
     fine = all(_TOKEN_NAME.fullmatch(name) and _HASH.fullmatch(hash_) for name, hash_ in value)
     if fine and len(set(names)) == len(names):
         return None
-    return "names (letters, digits, . _ -), each once, with the hashes that `upscaled token` prints"
+    return "a name of letters, digits, . _ -, each once, with the hash `upscaled token` prints"
 
 
 def origins(value: tuple[str, ...]) -> str | None:

@@ -9,10 +9,12 @@ from aiohttp.typedefs import Middleware
 
 from upscaled.api import catalogue, contract, download, jobs
 from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
-from upscaled.api.auth import token_required
+from upscaled.api.auth import callers_known
 from upscaled.api.delivery import Deliveries
 from upscaled.api.keys import DELIVERIES, PREFIX, RATES, SERVICE
+from upscaled.api.origins import add_origin_headers, origins_checked
 from upscaled.api.rates import RateLimit
+from upscaled.clients import Proxies, Tokens
 
 if TYPE_CHECKING:
     from upscaled.service import Service
@@ -42,16 +44,22 @@ async def _expectation(_: web.Request) -> None:
 def make_app(service: Service) -> web.Application:
     """Return the application that serves ``service``, which must have been started."""
     prefix = service.config.server.api_prefix
-    middlewares: list[Middleware] = [errors_become_answers]
-    if service.config.server.auth_token:
-        open_paths = [prefix + path for path in OPEN_PATHS]
-        middlewares.append(token_required(service.config.server.auth_token, open_paths))
+    server = service.config.server
+    middlewares: list[Middleware] = [
+        errors_become_answers,
+        origins_checked(server.cors_origins),
+        callers_known(
+            Tokens(server.auth_token, server.tokens),
+            Proxies(server.trusted_proxies),
+            [prefix + path for path in OPEN_PATHS],
+        ),
+    ]
     app = web.Application(middlewares=middlewares)
     app[SERVICE] = service
     app[PREFIX] = prefix
     app[DELIVERIES] = Deliveries()
     app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
-    app.on_response_prepare.append(add_security_headers)
+    app.on_response_prepare.extend([add_security_headers, add_origin_headers])
     for method, path, handler in ROUTES + (DOCS_ROUTES if service.config.features.docs else ()):
         resource = app.router.add_resource(prefix + path)
         for one in ("GET", "HEAD") if method == "GET" else (method,):

@@ -1,15 +1,21 @@
-"""Who may call: everybody, or whoever knows the token."""
+"""Who calls, and whether they may: everybody, or whoever knows a token."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Collection
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from upscaled.api.answers import Handler
+from upscaled.api.keys import CLIENT
+from upscaled.clients import Client, Proxies, Tokens, share_of
 from upscaled.errors import UnauthorizedError
+
+
+def client_of(request: web.Request) -> Client:
+    """Return who sent the request."""
+    return request[CLIENT]
 
 
 def _presented(request: web.Request) -> list[str]:
@@ -23,24 +29,28 @@ def _presented(request: web.Request) -> list[str]:
     return [token for token in found if token]
 
 
-def token_required(token: str, open_paths: Collection[str]) -> Middleware:
-    """Return the middleware that asks for ``token`` everywhere but below ``open_paths``."""
-    secret = token.encode()
+def callers_known(tokens: Tokens, proxies: Proxies, open_paths: Collection[str]) -> Middleware:
+    """Return the middleware that finds out who calls.
+
+    Where there are tokens, it asks for one everywhere but at and below ``open_paths``.
+    """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if any(request.path == path or request.path.startswith(path + "/") for path in open_paths):
+        address = proxies.address_of(request.remote, request.headers.getall("X-Forwarded-For", []))
+        presented = _presented(request) if tokens else []
+        owner = tokens.owner(presented)
+        request[CLIENT] = Client(owner or "", f"token {owner}" if owner else share_of(address))
+        is_open = any(
+            request.path == path or request.path.startswith(path + "/") for path in open_paths
+        )
+        if not tokens or owner is not None or is_open:
             return await handler(request)
-        presented = _presented(request)
         if not presented:
             raise UnauthorizedError(
                 "This server asks for a token: send it as `Authorization: Bearer …` "
                 "or as `X-Auth-Token`."
             )
-        if not any(
-            hmac.compare_digest(secret, one.encode("utf-8", "surrogateescape")) for one in presented
-        ):
-            raise UnauthorizedError("The token is not the right one.")
-        return await handler(request)
+        raise UnauthorizedError("The token is not the right one.")
 
     return check

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+from base64 import b64encode
 from email.utils import formatdate
 from typing import BinaryIO
 from urllib.parse import quote
@@ -13,9 +14,11 @@ from urllib.parse import quote
 from aiohttp import web
 
 from upscaled.api.answers import refusal
+from upscaled.api.auth import client_of
 from upscaled.api.delivery import Delivery, Receipt, Span
 from upscaled.api.jobs import job_id_of
 from upscaled.api.keys import DELIVERIES, SERVICE
+from upscaled.service import ResultFile
 
 log = logging.getLogger(__name__)
 
@@ -68,22 +71,24 @@ async def download(request: web.Request) -> web.StreamResponse:
     """``GET /download/{job_id}``: the finished picture."""
     service = request.app[SERVICE]
     job_id = job_id_of(request)
+    owner = client_of(request).owner
+    await service.job(job_id, owner)
     await request.app[DELIVERIES].settle(job_id, _SETTLE_SECONDS)
-    result = await service.result(job_id)
+    result = await service.result(job_id, owner)
     try:
         file = await asyncio.to_thread(result.path.open, "rb")
     except FileNotFoundError:
         # Gone since we asked; asking again says why.
-        await service.result(job_id)
+        await service.result(job_id, owner)
         raise
     try:
-        return await _hand_over(request, job_id, file, result.download_name)
+        return await _hand_over(request, job_id, file, result)
     finally:
         await asyncio.to_thread(file.close)
 
 
 async def _hand_over(
-    request: web.Request, job_id: str, file: BinaryIO, name: str
+    request: web.Request, job_id: str, file: BinaryIO, result: ResultFile
 ) -> web.StreamResponse:
     facts = await asyncio.to_thread(os.fstat, file.fileno())
     size = facts.st_size
@@ -104,9 +109,11 @@ async def _hand_over(
         status=200 if span is None else 206,
         headers={
             "Content-Type": "application/octet-stream",
-            "Content-Disposition": disposition(name),
+            "Content-Disposition": disposition(result.download_name),
             "Accept-Ranges": "bytes",
             "ETag": etag,
+            # RFC 9530: of the whole file, whichever part of it this answer carries.
+            "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(result.sha256)).decode()}:",
             "Last-Modified": modified,
             "Cache-Control": "no-store",
         },

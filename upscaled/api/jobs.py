@@ -11,6 +11,7 @@ from aiohttp import web
 from upscaled.admission import FIELDS
 from upscaled.api import upload
 from upscaled.api.answers import answer
+from upscaled.api.auth import client_of
 from upscaled.api.keys import PREFIX, RATES, SERVICE
 from upscaled.errors import UnknownJobError, WrongStateError
 from upscaled.jobs import Job, JobState, is_job_id
@@ -34,8 +35,9 @@ async def submit(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     max_bytes = service.config.server.max_request_size_mb * 2**20
     upload.check_head(request, max_bytes)
-    request.app[RATES].check(request.remote or "")
-    service.check_admission()
+    client = client_of(request)
+    rates = request.app[RATES].check(client.key)
+    service.check_admission(client)
     target = service.reserve_upload()
     try:
         fields, filename = await upload.receive(
@@ -44,26 +46,27 @@ async def submit(request: web.Request) -> web.Response:
     except BaseException:
         await service.discard_upload(target)
         raise
-    job = await service.submit(fields, target, filename)
+    job = await service.submit(fields, target, filename, client)
     url = f"{request.app[PREFIX]}/status/{job.id}"
-    return answer({"success": True, "job_id": job.id, "status_url": url}, status=202)
+    content = {"success": True, "job_id": job.id, "status_url": url}
+    return answer(content, status=202, headers=rates)
 
 
 async def status(request: web.Request) -> web.Response:
     """``GET /status/{job_id}``: how the job stands."""
-    job = await request.app[SERVICE].job(job_id_of(request))
+    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
     return answer(describe(job, request.app[PREFIX]))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """``POST /cancel/{job_id}``: stop a queued or running job."""
-    job = await request.app[SERVICE].cancel(job_id_of(request))
+    job = await request.app[SERVICE].cancel(job_id_of(request), client_of(request).owner)
     return answer({"success": True, "job_id": job.id, "status": job.state.value})
 
 
 async def receipt(request: web.Request) -> web.Response:
     """``GET /receipt/{job_id}``: how the result of a completed job came about."""
-    job = await request.app[SERVICE].job(job_id_of(request))
+    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
     if job.state is not JobState.COMPLETED:
         raise WrongStateError(f"The job is {job.state.value}; only a completed job has a receipt.")
     return answer({"job_id": job.id, **job.receipt})

@@ -1,4 +1,4 @@
-"""How often one client may submit: a sliding minute per address."""
+"""How often one client may submit: a sliding minute per token or address."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class RateLimit:
         self._clock = clock
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def check(self, client: str) -> None:
-        """Count a submission of ``client``.
+    def check(self, client: str) -> dict[str, str]:
+        """Count a submission of ``client``; return headers that tell what is left to it.
 
         Raises:
             TooManyRequestsError: it has had its share of the last minute; this one is not
                 counted, so waiting as long as ``Retry-After`` says always helps.
         """
         if not self._per_minute:
-            return
+            return {}
         now = self._clock()
         times = self._times.setdefault(client, deque())
         self._times.move_to_end(client)
@@ -37,10 +37,24 @@ class RateLimit:
             self._times.popitem(last=False)
         while times and times[0] <= now - _WINDOW:
             times.popleft()
-        if len(times) >= self._per_minute:
-            wait = max(1, math.ceil(times[0] + _WINDOW - now))
+        refused = len(times) >= self._per_minute
+        if not refused:
+            times.append(now)
+        wait = max(1, math.ceil(times[0] + _WINDOW - now))
+        headers = self._headers(self._per_minute - len(times), wait)
+        if refused:
             raise TooManyRequestsError(
                 f"More than {self._per_minute} submissions in a minute; try again in {wait} s.",
-                headers={"Retry-After": str(wait)},
+                headers={"Retry-After": str(wait), **headers},
             )
-        times.append(now)
+        return headers
+
+    def _headers(self, left: int, wait: int) -> dict[str, str]:
+        """Return what is left, as draft-ietf-httpapi-ratelimit-headers has it, and as it had it."""
+        return {
+            "RateLimit-Policy": f'"submissions";q={self._per_minute};w={_WINDOW:.0f}',
+            "RateLimit": f'"submissions";r={left};t={wait}',
+            "RateLimit-Limit": str(self._per_minute),
+            "RateLimit-Remaining": str(left),
+            "RateLimit-Reset": str(wait),
+        }

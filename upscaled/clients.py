@@ -1,0 +1,127 @@
+"""Who calls: whose jobs they may see, and what their share is counted by."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_HASH_PREFIX = "sha256:"
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Client:
+    """A caller."""
+
+    owner: str
+    """Name of the token they came with; empty for the one token, or where none is asked for."""
+    key: str
+    """What rates and shares of the queue are counted by: the token's name, else the address."""
+
+
+LOCAL = Client("", "local")
+"""Who calls from the command line."""
+
+
+def hash_of(token: str) -> str:
+    """Return how a token is written down in the settings: ``sha256:`` and 64 hex digits.
+
+    A plain hash will do, since tokens are random and long; there is nothing to guess.
+    """
+    return _HASH_PREFIX + hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def new_token() -> str:
+    """Return a fresh token: 256 random bits as 43 letters, digits, ``-`` and ``_``."""
+    return secrets.token_urlsafe(32)
+
+
+class Tokens:
+    """The tokens that open the server, kept as hashes.
+
+    Args:
+        main: the one token, or its hash; empty: none.
+        named: pairs of a name and a hash.
+    """
+
+    def __init__(self, main: str, named: Iterable[tuple[str, str]]) -> None:
+        self._by_hash = [(hash_, name) for name, hash_ in named]
+        if main:
+            self._by_hash.append((main if main.startswith(_HASH_PREFIX) else hash_of(main), ""))
+
+    def __bool__(self) -> bool:
+        return bool(self._by_hash)
+
+    def owner(self, presented: Sequence[str]) -> str | None:
+        """Return whose one of the presented tokens is, None if nobody's.
+
+        The time this takes tells nothing: every token is compared with every hash.
+        """
+        found: str | None = None
+        for token in presented:
+            wanted = hash_of(token)
+            for hash_, name in self._by_hash:
+                if hmac.compare_digest(wanted, hash_):
+                    found = name
+        return found
+
+
+def _address(text: str) -> Address | None:
+    """Read an address as ``X-Forwarded-For`` has it, with or without a port."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+class Proxies:
+    """The proxies in front whose word is taken for whom they speak for."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks: list[Network] = [ipaddress.ip_network(text) for text in networks]
+
+    def _trusted(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+    def address_of(self, peer: str | None, forwarded: Iterable[str]) -> str:
+        """Return the caller's address: of those on the way, the last that is no trusted proxy.
+
+        Args:
+            peer: who is at the other end of the connection; None on a Unix socket.
+            forwarded: the values of the ``X-Forwarded-For`` headers, in their order. What stands
+                left of the first stranger could have been written by anybody.
+        """
+        address = _address(peer or "")
+        if address is None:
+            return ""
+        hops = [hop for value in forwarded for hop in value.split(",")]
+        while hops and self._trusted(address):
+            before = _address(hops.pop())
+            if before is None:
+                break
+            address = before
+        return str(address)
+
+
+def share_of(address: str) -> str:
+    """Return what an address is counted by: itself, or its /64 where it is IPv6.
+
+    A household or a server gets a /64 at least, and may use each of its addresses.
+    """
+    found = _address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return address
