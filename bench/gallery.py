@@ -48,9 +48,7 @@ def _changed(image: Image.Image, change: Callable[[NDArray[np.float64]], object]
 
 def _night(rng: np.random.Generator, side: int) -> Image.Image:
     share, grain = rng.uniform(0.03, 0.25), rng.uniform(0, 6)
-    return _changed(
-        _photo(rng, side), lambda v: v * share + rng.normal(0, grain, v.shape)
-    )
+    return _changed(_photo(rng, side), lambda v: v * share + rng.normal(0, grain, v.shape))
 
 
 def _grainy(rng: np.random.Generator, side: int) -> Image.Image:
@@ -97,9 +95,7 @@ def _gradient(rng: np.random.Generator, side: int) -> Image.Image:
         along = np.hypot(rows - 0.5, columns - 0.5) * 1.4
     along = (along - along.min()) / (along.max() - along.min())
     start, end = np.array(_colour(rng)), np.array(_colour(rng))
-    return Image.fromarray(
-        np.rint(start + along[..., None] * (end - start)).astype(np.uint8)
-    )
+    return Image.fromarray(np.rint(start + along[..., None] * (end - start)).astype(np.uint8))
 
 
 def _text(rng: np.random.Generator, side: int) -> Image.Image:
@@ -164,7 +160,7 @@ def _thin(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _pixel_art(rng: np.random.Generator, side: int) -> Image.Image:
-    small = max(1, side // int(rng.choice([2, 3, 4, 8])))
+    small = max(1, side // int(rng.choice([4, 6, 8])))
     colours = np.array([_colour(rng) for _ in range(int(rng.integers(2, 12)))])
     cells = colours[rng.integers(len(colours), size=(small, small))].astype(np.uint8)
     return Image.fromarray(cells).resize((side, side), Image.Resampling.NEAREST)

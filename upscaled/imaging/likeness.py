@@ -8,6 +8,7 @@ limits were found.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,70 +22,90 @@ BLOCK = 16
 """Side of a block in source pixels; the last ones of a row or column are up to twice as long."""
 
 # All limits from the experiment in bench/verification.py; levels are of 0 to 255.
-MEAN_BASE = 14.0
-"""Levels by which the mean of a flat block may move."""
-MEAN_PER_CONTRAST = 0.15
-MEAN_PER_FINE = 0.5
-"""… and as shares of its contrast, and of its contrast from one pixel to the next."""
-REST_BASE = 12.0
+MEAN_BASE = 36.0
+"""Levels by which the mean of a flat block may move: x4plus does that to saturated colours."""
+REST_BASE = 24.0
 """Root mean square levels by which a flat block may differ, pixel by pixel."""
+MEAN_PER_CONTRAST = 0.15
 REST_PER_CONTRAST = 0.4
-REST_PER_FINE = 0.5
+PER_FINE = 0.5
+"""… more by these shares of its contrast, and of its contrast from one pixel to the next."""
+CHAOS_FROM = 10.0
+CHAOS_SHARE = 3.2
+"""Noise and dither are contrast from pixel to pixel with little behind it. From so many levels of
+it on, a network may paint anything there."""
 STRUCTURE_CONTRAST = 12.0
 """Least contrast in levels that counts as structure."""
-LEAST_CORRELATION = 0.5
+LEAST_CORRELATION = -0.03
+UNWRITTEN_BELOW = 48
+"""A result is wholly black only where the source is darker than this, …"""
+UNWRITTEN_SHARE = 0.15
+"""… but for this share of a block."""
+MOST_SWAP_GAIN = 0.6
+"""A picture that fits this much better with its channels in another order had them swapped."""
 MOST_SHIFT_GAIN = 0.6
-"""A block that fits its surroundings this much better elsewhere than at its place was moved."""
+"""A picture that fits this much better moved aside than at its place was moved."""
 SHIFT_DIFFERENCE = 12.0
 """Root mean square difference in levels from which that is looked into."""
 REACH = 8
-"""Source pixels around a block in which it is looked for."""
+"""Source pixels to each side in which it is looked for."""
 _SHIFT_BLOCKS = 64
-"""How many of a strip's blocks, those that differ most, are looked for elsewhere."""
+"""How many of a strip's blocks, those that differ most, it is looked for in."""
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Four measures of each block, as shares of what is allowed: above 1.0 it is unlike."""
+    """Measures of each block, as shares of what is allowed: above 1.0 it is unlike."""
 
     mean: Floats
     rest: Floats
     structure: Floats
-    shift: Floats
+    unwritten: Floats
+    shift: float
+    """One for all blocks."""
+    swap: float
+    """One for all blocks."""
 
     def worst(self) -> tuple[float, int, int]:
         """Return the largest share, and the row and column of its block."""
-        shares = np.stack((self.mean, self.rest, self.structure, self.shift)).max(axis=0)
+        shares = np.stack((self.mean, self.rest, self.structure, self.unwritten)).max(axis=0)
         index = int(shares.argmax())
         row, column = divmod(index, shares.shape[1])
-        return float(shares.flat[index]), row, column
+        return max(float(shares.flat[index]), self.shift, self.swap), row, column
 
 
 def compare(source: Pixels, reduced: Pixels) -> Deviations:
     """Compare two pictures of equal shape, rows × columns × 3."""
-    sharp, found = source.astype(np.float32), _smooth(reduced.astype(np.float32))
-    wanted = _smooth(sharp)
-    grid = _Grid(source.shape[0], source.shape[1])
+    sharp, found = source.astype(np.float32), smooth(reduced.astype(np.float32))
+    wanted = smooth(sharp)
+    grid = Grid(source.shape[0], source.shape[1])
     fine = np.sqrt(grid.means((sharp - wanted) ** 2).max(axis=2))
     mean_wanted, mean_found = grid.means(wanted), grid.means(found)
     spread_wanted = np.maximum(grid.means(wanted**2) - mean_wanted**2, 0)
     spread_found = np.maximum(grid.means(found**2) - mean_found**2, 0)
     common = (grid.means(wanted * found) - mean_wanted * mean_found).mean(axis=2)
-    moved = np.abs(mean_found - mean_wanted)
+    moved = np.abs(mean_found - mean_wanted).max(axis=2)
     contrast = np.sqrt(spread_wanted.max(axis=2))
-    mean = moved.max(axis=2) / (MEAN_BASE + MEAN_PER_CONTRAST * contrast + MEAN_PER_FINE * fine)
+    disorder = np.minimum(fine / np.maximum(contrast, 1), 1.5)
+    chaos = CHAOS_SHARE * np.maximum(fine - CHAOS_FROM, 0) * disorder**3 + PER_FINE * fine
+    mean = moved / (MEAN_BASE + MEAN_PER_CONTRAST * contrast + chaos)
     here, there = spread_wanted.mean(axis=2), spread_found.mean(axis=2)
-    structured = np.minimum(here, there) > STRUCTURE_CONTRAST**2
+    difference = ((mean_found - mean_wanted) ** 2).mean(axis=2) + here + there - 2 * common
+    difference = np.maximum(difference, 0)
+    rest = np.sqrt(difference) / (REST_BASE + REST_PER_CONTRAST * contrast + chaos)
+    structured = (np.minimum(here, there) > STRUCTURE_CONTRAST**2) & (fine < contrast)
     correlation = common / np.sqrt(np.maximum(here * there, 1))
     structure = np.where(structured, (1 - correlation) / (1 - LEAST_CORRELATION), 0)
-    difference = ((mean_found - mean_wanted) ** 2).mean(axis=2) + here + there - 2 * common
-    rest_allowed = REST_BASE + REST_PER_CONTRAST * contrast + REST_PER_FINE * fine
-    rest = np.sqrt(np.maximum(difference, 0)) / rest_allowed
-    shift = _shifts(wanted.mean(axis=2), found.mean(axis=2), grid, difference)
-    return Deviations(mean, rest, structure.astype(np.float32), shift)
+    black = (reduced.max(axis=2) == 0) & (wanted.max(axis=2) > UNWRITTEN_BELOW)
+    unwritten = grid.means(black[..., None].astype(np.float32))[..., 0] / UNWRITTEN_SHARE
+    unwritten = np.where(chaos < MEAN_BASE, unwritten, 0)
+    swap = _swap(mean_wanted, mean_found)
+    difference = np.where(fine < contrast, difference, 0)
+    shift = _shift(wanted.mean(axis=2), found.mean(axis=2), grid, difference)
+    return Deviations(mean, rest, structure.astype(np.float32), unwritten, shift, swap)
 
 
-class _Grid:
+class Grid:
     """The blocks of a picture of ``height`` × ``width`` pixels."""
 
     def __init__(self, height: int, width: int) -> None:
@@ -101,7 +122,7 @@ class _Grid:
         return means
 
 
-def _smooth(values: Floats) -> Floats:
+def smooth(values: Floats) -> Floats:
     """Take out what changes from one pixel to the next, which networks redraw (1 2 1 filter)."""
     for axis in (0, 1):
         ends = [(1, 1) if axis == a else (0, 0) for a in range(3)]
@@ -110,27 +131,36 @@ def _smooth(values: Floats) -> Floats:
     return values
 
 
-def _shifts(wanted: Floats, found: Floats, grid: _Grid, difference: Floats) -> Floats:
-    """Return for each block how much better it fits elsewhere near by than at its place."""
-    shares = np.zeros_like(difference)
-    height, width = wanted.shape
-    order = np.argsort(difference, axis=None)[::-1][:_SHIFT_BLOCKS]
-    for index in order:
-        row, column = divmod(int(index), shares.shape[1])
-        top, left = int(grid.rows[row]), int(grid.columns[column])
+def _shift(wanted: Floats, found: Floats, grid: Grid, difference: Floats) -> float:
+    """Return how much better the blocks that differ most fit when all are moved alike."""
+    window = BLOCK + 2 * REACH
+    padded = np.pad(wanted, REACH, mode="edge")
+    total = np.zeros((2 * REACH + 1, 2 * REACH + 1), np.float64)
+    count = 0
+    for index in np.argsort(difference, axis=None)[::-1][:_SHIFT_BLOCKS]:
+        row, column = divmod(int(index), difference.shape[1])
         if difference[row, column] < SHIFT_DIFFERENCE**2:
             break
-        if top + BLOCK > height or left + BLOCK > width:
-            continue
-        y, x = max(0, top - REACH), max(0, left - REACH)
-        around = wanted[y : top + BLOCK + REACH, x : left + BLOCK + REACH]
+        top, left = int(grid.rows[row]), int(grid.columns[column])
         block = found[top : top + BLOCK, left : left + BLOCK]
-        error = ((sliding_window_view(around, block.shape) - block) ** 2).mean(axis=(2, 3))
-        at_place = max(float(error[top - y, left - x]), 1.0)
-        if at_place < SHIFT_DIFFERENCE**2:
+        if block.shape != (BLOCK, BLOCK):
             continue
-        # Next to its place it may fit a little better by half a pixel.
-        error[max(0, top - y - 1) : top - y + 2, max(0, left - x - 1) : left - x + 2] = np.inf
-        fit = float(error.min()) / at_place
-        shares[row, column] = (1 - fit) / (1 - MOST_SHIFT_GAIN)
-    return shares
+        around = padded[top : top + window, left : left + window]
+        total += ((sliding_window_view(around, block.shape) - block) ** 2).mean(axis=(2, 3))
+        count += 1
+    at_place = float(total[REACH, REACH])
+    if count == 0 or at_place < count * SHIFT_DIFFERENCE**2:
+        return 0.0
+    # Right beside its place a picture may fit a little better by half a pixel.
+    total[REACH - 1 : REACH + 2, REACH - 1 : REACH + 2] = np.inf
+    return max(0.0, 1 - float(total.min()) / at_place) / (1 - MOST_SHIFT_GAIN)
+
+
+def _swap(wanted: Floats, found: Floats) -> float:
+    """Return how much better the blocks' means fit with the channels in another order."""
+    at_place = float(((found - wanted) ** 2).mean())
+    if at_place < SHIFT_DIFFERENCE**2:
+        return 0.0
+    others = [order for order in permutations(range(3)) if order != (0, 1, 2)]
+    least = min(float(((found - wanted[..., order]) ** 2).mean()) for order in others)
+    return max(0.0, 1 - least / at_place) / (1 - MOST_SWAP_GAIN)

@@ -1,0 +1,231 @@
+"""The experiment behind the limits of verification: no false alarm, every planted fault caught.
+
+    python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …]
+
+Every network enlarges the whole gallery. Each result must pass; then faults are planted in it,
+and each that can be seen must be caught. With ``--keep``, what the networks made is kept in a
+folder, so that other limits can be tried without waiting for them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from upscaled.engines.inference import Network, NetworkFiles, to_bytes
+from upscaled.engines.protocol import PADDING
+from upscaled.engines.tiling import reflected
+from upscaled.imaging import likeness
+from upscaled.model_install import OFFICIAL, install
+
+from bench.gallery import KINDS, Picture, gallery
+
+Pixels = NDArray[np.uint8]
+
+VISIBLE = 96.0
+"""Levels, root mean square over one block, from which a fault counts as visible."""
+TILE = 32
+"""Side of the tiles that faults befall, in source pixels."""
+SIDES = {"realesrgan-x4plus": 40, "realesrgan-x4plus-anime": 40}
+"""Side of the gallery's pictures for the slow networks; `SIDE` for the others."""
+SIDE = 96
+RESULTS = Path(__file__).parent / "results" / "verification.json"
+
+
+@dataclass
+class Tally:
+    """What came out for one model."""
+
+    pictures: int = 0
+    false_alarms: list[str] = field(default_factory=list)
+    worst: float = 0.0
+    planted: Counter[str] = field(default_factory=Counter)
+    visible: Counter[str] = field(default_factory=Counter)
+    missed: dict[str, list[str]] = field(default_factory=dict)
+
+
+def enlarged(network: Network, pixels: Pixels) -> Pixels:
+    """Return what the network makes of a whole picture in one tile."""
+    height, width = pixels.shape[:2]
+    padded = pixels[reflected(0, height, height)[:, None], reflected(0, width, width)]
+    made = to_bytes(network.run(padded))
+    scale = made.shape[0] // padded.shape[0]
+    edge = PADDING * scale
+    return made[edge : edge + height * scale, edge : edge + width * scale]
+
+
+def reduced(made: Pixels, scale: int) -> Pixels:
+    """Return an enlarged picture at its source's size."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(made)).reduce(scale))
+
+
+def planted(made: Pixels, scale: int, rng: np.random.Generator) -> Iterator[tuple[str, Pixels]]:
+    """Yield faulty versions of a right result."""
+    height, width = made.shape[:2]
+    side = TILE * scale
+    down, across = -(-height // side), -(-width // side)
+
+    def tile(number: int) -> tuple[slice, slice]:
+        row, column = divmod(number, across)
+        return slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+
+    yield "black picture", np.zeros_like(made)
+    faulty = made.copy()
+    faulty[tile(int(rng.integers(down * across)))] = 0
+    yield "one black tile", faulty
+    whole = [r * across + c for r in range(height // side) for c in range(width // side)]
+    if len(whole) > 1:
+        first, second = (tile(int(n)) for n in rng.choice(whole, 2, replace=False))
+        faulty = made.copy()
+        faulty[first], faulty[second] = made[second], made[first]
+        yield "tiles swapped", faulty
+    yield "channels swapped", made[..., ::-1]
+    yield "values wrapped", (made.astype(np.int16) + 64).astype(np.uint8)
+    for axis in (0, 1):
+        for name, shift in (("result", 8), ("source", 8 * scale)):
+            if made.shape[axis] > 2 * shift:
+                start = np.repeat(made.take([0], axis), shift, axis)
+                kept = made.take(range(made.shape[axis] - shift), axis)
+                yield f"shifted by 8 px of the {name}", np.concatenate((start, kept), axis)
+    if height > 1:
+        faulty = made.copy()
+        faulty[height // 2 :] = 0
+        yield "half missing", faulty
+    faulty = made.copy()
+    for number in range(down * across):
+        part = made[tile(number)]
+        corner = part[: -(-part.shape[0] // 2), : -(-part.shape[1] // 2)]
+        grown = corner.repeat(2, 0).repeat(2, 1)
+        faulty[tile(number)] = grown[: part.shape[0], : part.shape[1]]
+    yield "tiles scrambled (-s 2)", faulty
+
+
+def seen(source: Pixels, right: Pixels, faulty: Pixels) -> float:
+    """Return by how many levels a fault changes the block that shows it best.
+
+    Noise does not count: blocks with more contrast from pixel to pixel than behind it.
+    """
+    sharp = source.astype(np.float32)
+    grid = likeness.Grid(*source.shape[:2])
+    plain = likeness.smooth(sharp)
+    fine = grid.means((sharp - plain) ** 2).max(axis=2)
+    behind = (grid.means(plain**2) - grid.means(plain) ** 2).max(axis=2)
+    first, second = (likeness.smooth(p.astype(np.float32)) for p in (right, faulty))
+    change = np.sqrt(grid.means((first - second) ** 2).mean(axis=2))
+    return float(np.where(fine <= np.maximum(behind, likeness.CHAOS_FROM**2), change, 0).max())
+
+
+def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
+    """Check one right result, and its faulty versions."""
+    scale = made.shape[0] // picture.pixels.shape[0]
+    name = f"{picture.kind} {picture.number}"
+    right = reduced(made, scale)
+    share = likeness.compare(picture.pixels, right).worst()[0]
+    tally.pictures += 1
+    tally.worst = max(tally.worst, share)
+    if share > 1:
+        tally.false_alarms.append(f"{name} ({share:.2f})")
+    rng = np.random.default_rng(picture.number)
+    for fault, result in planted(made, scale, rng):
+        faulty = reduced(result, scale)
+        tally.planted[fault] += 1
+        change = seen(picture.pixels, right, faulty)
+        if change < VISIBLE:
+            continue
+        tally.visible[fault] += 1
+        share = likeness.compare(picture.pixels, faulty).worst()[0]
+        if share <= 1:
+            tally.missed.setdefault(fault, []).append(f"{name} ({change:.0f}, {share:.2f})")
+
+
+def experiment(model: str, models: Path, share: float, kept: Path | None) -> Tally:
+    """Run the gallery through one model."""
+    files = NetworkFiles(models / f"{model}.param", models / f"{model}.bin", "data", "output")
+    network = Network(files, device=None, threads=os.cpu_count() or 1)
+    tally = Tally()
+    for picture in gallery(SIDES.get(model, SIDE), share=share):
+        store = kept / f"{model}-{picture.kind}-{picture.number}.npy" if kept else None
+        if store is not None and store.exists():
+            made = np.load(store)
+        else:
+            made = enlarged(network, picture.pixels)
+            if store is not None:
+                np.save(store, made)
+        judge(tally, picture, made)
+    return tally
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """Return the results as a table in Markdown."""
+    faults = list(dict.fromkeys(fault for t in tallies.values() for fault in t.planted))
+    lines = ["| | " + " | ".join(tallies) + " |", "|---|" + "---|" * len(tallies)]
+    rows = [("pictures", [str(t.pictures) for t in tallies.values()])]
+    rows.append(("false alarms", [str(len(t.false_alarms)) for t in tallies.values()]))
+    rows.append(
+        ("nearest to one (share of the limit)", [f"{t.worst:.2f}" for t in tallies.values()])
+    )
+    for fault in faults:
+        cells = []
+        for t in tallies.values():
+            caught = t.visible[fault] - len(t.missed.get(fault, []))
+            cells.append(f"{caught} of {t.visible[fault]}")
+        rows.append((fault, cells))
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="an eighth of the gallery")
+    parser.add_argument("--keep", type=Path, help="folder that keeps what the networks made")
+    parser.add_argument("--models", nargs="+", choices=list(OFFICIAL), default=list(OFFICIAL))
+    options = parser.parse_args()
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    tallies: dict[str, Tally] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        install(Path(folder))
+        for model in options.models:
+            share = 0.125 if options.quick else 1.0
+            tallies[model] = experiment(model, Path(folder), share, options.keep)
+    print(table(tallies))
+    for model, tally in tallies.items():
+        for alarm in tally.false_alarms:
+            print(f"{model}: false alarm for {alarm}")
+        for fault, names in tally.missed.items():
+            print(f"{model}: missed {fault}: {', '.join(names)}")
+    RESULTS.parent.mkdir(exist_ok=True)
+    report = {
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "seconds": round(time.monotonic() - started, 1),
+        "quick": options.quick,
+        "gallery": {kind: count for kind, (count, _) in KINDS.items()},
+        "models": {
+            model: {
+                "pictures": t.pictures,
+                "false_alarms": t.false_alarms,
+                "worst_share": round(t.worst, 3),
+                "planted": t.planted,
+                "visible": t.visible,
+                "missed": t.missed,
+            }
+            for model, t in tallies.items()
+        },
+    }
+    RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Results: sizes, formats, metadata, transparency, and what cannot be written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from upscaled.imaging import FinishOptions, Imaging, Prepared, UnlikeError, largest_side
+from upscaled.imaging.resample import resample
+from upscaled.pictures import Size
+
+from tests.imaging import makers
+from tests.imaging.eye import seen
+from tests.imaging.helpers import enlarged
+from tests.imaging.makers import encoded, exif
+from tests.imaging.zoo import CARD, COLOUR
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def _prepared(data: bytes, imaging: Imaging, folder: Path) -> Prepared:
+    (folder / "upload").write_bytes(data)
+    return await imaging.prepare(folder / "upload", folder)
+
+
+async def test_exif_is_corrected_and_its_thumbnail_dropped(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    data = encoded(CARD, "JPEG", exif=exif(6, thumbnail=True))
+    with Image.open(io.BytesIO(data)) as original:
+        assert original.getexif().get_ifd(ExifTags.IFD.IFD1)
+    prepared = await _prepared(data, imaging, tmp_path)
+    native = enlarged(prepared)
+    for kind in ("jpg", "png", "webp"):
+        done = await imaging.finish(prepared, native, tmp_path, FinishOptions(kind, native.size))
+        with Image.open(done.path) as result:
+            tags = result.getexif()
+            details = tags.get_ifd(ExifTags.IFD.Exif)
+            assert not tags.get_ifd(ExifTags.IFD.IFD1)
+        assert tags[0x0112] == 1
+        assert (tags[0x0100], tags[0x0101]) == (88, 120)
+        assert (details[0xA002], details[0xA003]) == (88, 120)
+        assert (tags[0x010F], details[0x9003]) == ("Maker", "2024:05:06 07:08:09")
+
+
+async def test_without_metadata_pixels_become_srgb_and_nothing_else_is_left(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    data = encoded(CARD, "JPEG", exif=exif(1), icc_profile=makers.WIDE)
+    prepared = await _prepared(data, imaging, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions("jpg", native.size, keep_metadata=False)
+    done = await imaging.finish(prepared, native, tmp_path, options)
+    with Image.open(done.path) as result:
+        assert not {"exif", "icc_profile"} & set(result.info)
+    assert {"EXIF, as was asked for", "ICC profile, as was asked for"} <= set(done.lost)
+
+
+@pytest.mark.parametrize("size", [Size(60, 44), Size(97, 71), Size(1, 1), Size(300, 10)])
+async def test_the_result_has_the_promised_size(
+    size: Size, imaging: Imaging, tmp_path: Path
+) -> None:
+    prepared = await _prepared(encoded(CARD, "PNG"), imaging, tmp_path)
+    done = await imaging.finish(prepared, enlarged(prepared), tmp_path, FinishOptions("png", size))
+    with Image.open(done.path) as result:
+        assert result.size == (size.width, size.height)
+    content = done.path.read_bytes()
+    assert done.file_size_bytes == len(content)
+    assert done.sha256 == hashlib.sha256(content).hexdigest()
+
+
+async def test_transparency_is_laid_on_the_background_for_jpeg(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    picture = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    prepared = await _prepared(encoded(picture, "PNG"), imaging, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions("jpg", native.size, background=(10, 200, 30))
+    done = await imaging.finish(prepared, native, tmp_path, options)
+    colour, _ = seen(done.path)
+    assert np.abs(colour.astype(int) - (10, 200, 30)).max() <= 2
+    assert any("background" in phrase for phrase in done.lost)
+
+
+async def test_colour_under_transparent_pixels_does_not_bleed(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    pixels = np.zeros((48, 48, 4), np.uint8)
+    pixels[12:36, 12:36] = (255, 255, 255, 255)  # white on transparent black
+    prepared = await _prepared(encoded(Image.fromarray(pixels), "PNG"), imaging, tmp_path)
+    native = enlarged(prepared, 4)
+    done = await imaging.finish(prepared, native, tmp_path, FinishOptions("png", native.size))
+    with Image.open(done.path) as result:
+        made = np.asarray(result)
+    assert made[..., :3][made[..., 3] > 0].min() >= 254
+    assert (made[60:130, 60:130, 3] == 255).all()
+    assert (made[:40, :40, 3] == 0).all()
+
+
+async def test_quality_and_lossless_are_heeded(imaging: Imaging, tmp_path: Path) -> None:
+    prepared = await _prepared(encoded(CARD, "PNG"), imaging, tmp_path)
+    native = enlarged(prepared, 4)
+    for kind in ("jpg", "webp"):
+        lengths = []
+        for quality in (1, 30, 95, 100):
+            options = FinishOptions(kind, native.size, quality=quality)
+            done = await imaging.finish(prepared, native, tmp_path, options)
+            lengths.append(done.file_size_bytes)
+        assert lengths == sorted(lengths)
+    options = FinishOptions("webp", native.size, lossless=True)
+    done = await imaging.finish(prepared, native, tmp_path, options)
+    assert seen(done.path)[0].tobytes() == native.path.read_bytes()
+
+
+async def test_an_unlike_picture_leaves_no_result(imaging: Imaging, tmp_path: Path) -> None:
+    prepared = await _prepared(encoded(CARD, "PNG"), imaging, tmp_path)
+    native = enlarged(prepared)
+    native.path.write_bytes(bytes(native.total_bytes))
+    with pytest.raises(UnlikeError) as caught:
+        await imaging.finish(prepared, native, tmp_path, FinishOptions("png", native.size))
+    assert caught.value.retryable
+    assert not list(tmp_path.glob("result*"))
+
+
+async def test_prepared_survives_as_json(imaging: Imaging, tmp_path: Path) -> None:
+    data = encoded(CARD.convert("RGBA"), "PNG", exif=exif(3), icc_profile=makers.WIDE)
+    prepared = await _prepared(data, imaging, tmp_path)
+    assert Prepared.from_json(prepared.to_json()) == prepared
+
+
+async def test_strips_resample_like_the_whole() -> None:
+    whole = Image.fromarray(np.tile(COLOUR, (5, 3, 1)))
+    for size in (Size(90, 110), Size(400, 777), Size(180, 55)):
+        wanted = np.asarray(whole.resize((size.width, size.height), Image.Resampling.LANCZOS))
+        parts = [
+            resample(whole, size, top, min(top + 37, size.height))
+            for top in range(0, size.height, 37)
+        ]
+        assert np.abs(np.concatenate(parts).astype(int) - wanted).max() <= 1
+
+
+async def test_what_a_format_can_hold_is_known() -> None:
+    assert largest_side("webp") == 16_383
+    assert largest_side("png") > largest_side("jpg") > 65_000

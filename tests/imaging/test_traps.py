@@ -1,0 +1,89 @@
+"""What cannot be used is refused with its sentence, costs little, and harms no other picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+from upscaled.errors import NotAPictureError, UnusablePictureError
+from upscaled.imaging import FinishOptions, Imaging
+
+from tests.imaging.helpers import enlarged
+from tests.imaging.makers import encoded
+from tests.imaging.trap_house import Trap, harmless_monsters, traps
+from tests.imaging.zoo import CARD
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MEMORY = 400 << 20
+
+
+def _resident() -> int:
+    """Return the resident memory of the imaging processes."""
+    return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+
+
+@pytest.mark.parametrize("trap", list(traps()), ids=lambda trap: trap.name)
+async def test_is_refused_with_its_sentence(trap: Trap, imaging: Imaging, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(trap.data)
+    with pytest.raises(trap.error) as caught:
+        await imaging.probe(upload)
+        await imaging.prepare(upload, tmp_path)
+    assert trap.words in caught.value.message
+    assert caught.value.message.endswith(".")
+    assert str(tmp_path) not in caught.value.message
+    assert _resident() < MEMORY
+
+
+@pytest.mark.parametrize(("name", "data"), list(harmless_monsters()), ids=lambda value: None)
+async def test_monstrous_metadata_is_left_behind(
+    name: str, data: bytes, imaging: Imaging, tmp_path: Path
+) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(data)
+    prepared = await imaging.prepare(upload, tmp_path)
+    native = enlarged(prepared)
+    for kind in ("png", "jpg"):
+        done = await imaging.finish(prepared, native, tmp_path, FinishOptions(kind, native.size))
+        assert done.file_size_bytes < 1_000_000, name
+    assert _resident() < MEMORY
+
+
+async def test_a_format_that_is_switched_off_is_refused_by_name(tmp_path: Path) -> None:
+    upload = tmp_path / "upload.png"
+    upload.write_bytes(encoded(CARD, "TIFF"))
+    picky = Imaging(max_pixels=10_000, formats=("png", "webp"))
+    try:
+        with pytest.raises(NotAPictureError, match=r"TIFF.*send PNG and WebP"):
+            await picky.probe(upload)
+    finally:
+        await picky.close()
+
+
+async def test_a_decoder_that_needs_too_much_time_is_ended(tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(encoded(CARD.resize((9000, 9000)), "PNG", compress_level=1))
+    hasty = Imaging(max_pixels=10**8, cpu_seconds=1)
+    try:
+        await hasty.warm()
+        with pytest.raises(UnusablePictureError, match="processor time"):
+            await hasty.prepare(upload, tmp_path)
+        upload.write_bytes(encoded(CARD, "PNG"))
+        assert (await hasty.probe(upload)).format == "png"
+    finally:
+        await hasty.close()
+
+
+async def test_a_picture_larger_than_the_memory_limit_is_refused(tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(encoded(CARD.resize((9000, 9000)), "PNG", compress_level=1))
+    small = Imaging(max_pixels=10**8, memory_limit_mb=300)
+    try:
+        with pytest.raises(UnusablePictureError, match="more memory"):
+            await small.prepare(upload, tmp_path)
+        upload.write_bytes(encoded(CARD, "PNG"))
+        assert (await small.prepare(upload, tmp_path)).alpha is None
+    finally:
+        await small.close()
