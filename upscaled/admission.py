@@ -36,7 +36,8 @@ FIELDS: Mapping[str, str] = {
 }
 """Every form field beside ``image``, with what it takes."""
 
-_DISK_RESERVE = 64 << 20
+DISK_RESERVE = 64 << 20
+"""Bytes of the disk that stay free, for job records and what is under way."""
 
 
 @dataclass(frozen=True)
@@ -259,9 +260,9 @@ class Admission:
             probe.size.pixels + probe.size.times(native).pixels + request.output_size.pixels
         )
         free = await self._workspace.free_bytes()
-        if need + _DISK_RESERVE > free:
+        if need + DISK_RESERVE > free:
             raise NoSpaceError(
                 f"The job needs about {need >> 20} MiB on the server's disk and "
-                f"{max(0, free - _DISK_RESERVE) >> 20} MiB are free; use a smaller scale, or make "
+                f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, or make "
                 "room in storage.data_dir."
             )

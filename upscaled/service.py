@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscaled.admission import Admission
+from upscaled.admission import DISK_RESERVE, Admission
 from upscaled.book import NO_SUCH_JOB, JobBook
 from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
@@ -19,6 +19,7 @@ from upscaled.dispatcher import Dispatcher
 from upscaled.engines.choice import EngineChoice, choose, make_pool
 from upscaled.errors import (
     ConfigError,
+    NoSpaceError,
     QueueFullError,
     ResultGoneError,
     ShuttingDownError,
@@ -133,6 +134,11 @@ class Service:
             self._accepting = True
             self._parts = parts.pop_all()
 
+    async def drain(self) -> None:
+        """Take nothing more; let running jobs finish for ``server.drain_seconds``."""
+        self._accepting = False
+        await self._dispatching.stop(self.config.server.drain_seconds)
+
     async def stop(self) -> None:
         """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
         self._accepting = False
@@ -191,6 +197,20 @@ class Service:
         return QueueFullError(
             f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
         )
+
+    async def check_room(self, count: int) -> None:
+        """Refuse an upload of ``count`` bytes that the disk would not hold.
+
+        Raises:
+            NoSpaceError: it would not.
+        """
+        free = await self._workspace.free_bytes() - DISK_RESERVE
+        if count > free:
+            raise NoSpaceError(
+                f"The server's disk has {max(0, free) >> 20} MiB free for uploads, this one needs "
+                f"{-(-count >> 20)} MiB; make room in storage.data_dir.",
+                headers={"Retry-After": "60"},
+            )
 
     def reserve_upload(self) -> Path:
         """Return a fresh path to stream an upload to."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from upscaled.api.app import make_app
+from upscaled.api.keys import CONNECTIONS
 from upscaled.config import Config, warnings
 from upscaled.errors import ConfigError, UpscaledError
 from upscaled.service import Service
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # How long connections may go on after the stop was asked for; an idle one ends at once.
 _CONNECTIONS_END_SECONDS = 10.0
+_IDLE_SECONDS = 75.0
+"""A connection that is kept for further requests ends when none comes for so long."""
 
 
 async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
@@ -45,19 +48,28 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
         service = Service(config)
         await service.start()
         try:
+            app = make_app(service)
             runner = web.AppRunner(
-                make_app(service),
+                app,
+                keepalive_timeout=_IDLE_SECONDS,
                 access_log=logging.getLogger("aiohttp.access") if config.logging.access else None,
                 shutdown_timeout=_CONNECTIONS_END_SECONDS,
             )
             await runner.setup()
+            sites: list[asyncio.Server] = []
             try:
+                assert runner.server is not None  # noqa: S101 - it is set up
+                factory = app[CONNECTIONS].factory(runner.server)
                 for listener in listeners:
-                    await web.SockSite(runner, listener).start()
+                    sites.append(await loop.create_server(factory, sock=listener))  # noqa: PERF401
                 on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
                 await stopping.wait()
                 log.info("Stopping.")
+                # Until what runs has ended, callers are still told how it goes.
+                await service.drain()
             finally:
+                for site in sites:
+                    site.close()
                 await runner.cleanup()
         finally:
             await service.stop()

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 from PIL import Image
 from upscaled.api.app import make_app
+from upscaled.api.keys import CONNECTIONS
 from upscaled.config import Config, load
 from upscaled.jobs import Job
 from upscaled.service import Service
@@ -37,6 +38,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -51,11 +53,13 @@ class Server:
 
     async def _start(self) -> None:
         await self.service.start()
-        self._runner = web.AppRunner(make_app(self.service), access_log=None, shutdown_timeout=1)
+        app = make_app(self.service)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        factory = app[CONNECTIONS].factory(self._runner.server)
+        self._listening = await self._loop.create_server(factory, "127.0.0.1", 0)
+        self.port = self._listening.sockets[0].getsockname()[1]
 
     def stop_serving(self) -> None:
         """Stop the application and the service."""
@@ -71,6 +75,8 @@ class Server:
 
     async def _stop(self) -> None:
         if self._runner is not None:
+            assert self._listening is not None
+            self._listening.close()
             await self._runner.cleanup()
             self._runner = None
             await self.service.stop()

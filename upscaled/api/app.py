@@ -10,8 +10,9 @@ from aiohttp.typedefs import Middleware
 from upscaled.api import catalogue, contract, download, jobs
 from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
 from upscaled.api.auth import callers_known
+from upscaled.api.connections import Connections
 from upscaled.api.delivery import Deliveries
-from upscaled.api.keys import DELIVERIES, PREFIX, RATES, SERVICE
+from upscaled.api.keys import CONNECTIONS, DELIVERIES, PREFIX, RATES, SERVICE
 from upscaled.api.origins import add_origin_headers, origins_checked
 from upscaled.api.rates import RateLimit
 from upscaled.clients import Proxies, Tokens
@@ -45,7 +46,9 @@ def make_app(service: Service) -> web.Application:
     """Return the application that serves ``service``, which must have been started."""
     prefix = service.config.server.api_prefix
     server = service.config.server
+    connections = Connections(server.max_connections, server.header_timeout_seconds)
     middlewares: list[Middleware] = [
+        connections.middleware(),
         errors_become_answers,
         origins_checked(server.cors_origins),
         callers_known(
@@ -57,6 +60,7 @@ def make_app(service: Service) -> web.Application:
     app = web.Application(middlewares=middlewares)
     app[SERVICE] = service
     app[PREFIX] = prefix
+    app[CONNECTIONS] = connections
     app[DELIVERIES] = Deliveries()
     app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
     app.on_response_prepare.extend([add_security_headers, add_origin_headers])

@@ -38,10 +38,15 @@ async def submit(request: web.Request) -> web.Response:
     client = client_of(request)
     rates = request.app[RATES].check(client.key)
     service.check_admission(client)
+    await service.check_room(request.content_length or 0)
     target = service.reserve_upload()
     try:
         fields, filename = await upload.receive(
-            request, target, allowed=FIELDS, max_bytes=max_bytes
+            request,
+            target,
+            allowed=FIELDS,
+            max_bytes=max_bytes,
+            seconds_per_mib=service.config.server.body_timeout_seconds,
         )
     except BaseException:
         await service.discard_upload(target)

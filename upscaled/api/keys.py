@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from upscaled.api.connections import Connections
     from upscaled.api.delivery import Deliveries
     from upscaled.api.rates import RateLimit
     from upscaled.clients import Client
@@ -18,4 +19,5 @@ PREFIX: web.AppKey[str] = web.AppKey("prefix", str)
 DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries")
 CLIENT: web.RequestKey[Client] = web.RequestKey("client")
 """Who sent the request."""
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 RATES: web.AppKey[RateLimit] = web.AppKey("rates")

@@ -13,12 +13,19 @@ from aiohttp import web
 
 from upscaled.api import multipart
 from upscaled.api.multipart import Part
-from upscaled.errors import BadRequestError, NoSpaceError, NotAPictureError, TooManyBytesError
+from upscaled.errors import (
+    BadRequestError,
+    NoSpaceError,
+    NotAPictureError,
+    RequestTimeoutError,
+    TooManyBytesError,
+)
 
 IMAGE = "image"
 """Name of the part that holds the picture."""
 
 _MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
+_PACE_BYTES = 1 << 20
 _WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -51,14 +58,33 @@ def _too_large(max_bytes: int) -> TooManyBytesError:
     )
 
 
-async def _body(request: web.Request, max_bytes: int) -> AsyncGenerator[bytes]:
-    """Yield the body as it comes; raise TooManyBytesError past ``max_bytes``."""
+async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGenerator[bytes]:
+    """Yield the body as it comes.
+
+    Raises:
+        TooManyBytesError: it is longer than ``max_bytes``.
+        RequestTimeoutError: waiting for one MiB of it took longer than ``seconds``.
+    """
     if request.headers.get("Expect", "").lower() == "100-continue":
         # Only now: who was refused before this point need not send the body at all.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    received = 0
-    async for chunk in request.content.iter_any():
+    loop = asyncio.get_running_loop()
+    received, patience = 0, seconds
+    while True:
+        began = loop.time()
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"The request's body came too slowly: each MiB of it has {seconds:g} s."
+            ) from None
+        if not chunk:
+            return
+        patience -= loop.time() - began
+        if received // _PACE_BYTES < (received + len(chunk)) // _PACE_BYTES:
+            patience = seconds
         received += len(chunk)
         if received > max_bytes:
             raise _too_large(max_bytes)
@@ -144,7 +170,12 @@ class _Reception:
 
 
 async def receive(
-    request: web.Request, target: Path, *, allowed: Iterable[str], max_bytes: int
+    request: web.Request,
+    target: Path,
+    *,
+    allowed: Iterable[str],
+    max_bytes: int,
+    seconds_per_mib: float,
 ) -> tuple[dict[str, str], str]:
     """Write the picture of a multipart request to ``target``; return its fields and file name.
 
@@ -154,6 +185,7 @@ async def receive(
     Raises:
         BadRequestError: a part is unknown, doubled, too long or missing, or the body is broken.
         TooManyBytesError: the body is longer than ``max_bytes``.
+        RequestTimeoutError: the body comes more slowly than ``seconds_per_mib`` says.
         NoSpaceError: the disk is full.
         ConnectionError: the client went away.
     """
@@ -162,7 +194,7 @@ async def receive(
     try:
         async with (
             aiofiles.open(target, "wb", buffering=0) as file,
-            aclosing(_body(request, max_bytes)) as body,
+            aclosing(_body(request, max_bytes, seconds_per_mib)) as body,
             aclosing(multipart.parts(body, boundary)) as events,
         ):
             waiting = bytearray()
