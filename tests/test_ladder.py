@@ -1,6 +1,6 @@
 from upscaled.engines.pool import Place
 from upscaled.engines.protocol import CPU, Device, DeviceKind
-from upscaled.ladder import Rung, next_rung
+from upscaled.ladder import Ladder, Rung
 
 FIRST = Place("binary", Device(0, "A", DeviceKind.DISCRETE))
 SECOND = Place("binary", Device(1, "B", DeviceKind.INTEGRATED))
@@ -8,12 +8,13 @@ LAST = Place("builtin", CPU)
 PLACES = (FIRST, SECOND, LAST)
 
 
-def climb(rung: Rung | None, *, fixed: bool) -> list[tuple[Place, int]]:
-    seen = []
-    while rung is not None:
-        seen.append((rung.place, rung.tile_size))
-        rung = next_rung(rung, 0, fixed_tile=fixed, places=PLACES[PLACES.index(rung.place) :])
-    return seen
+def climb(first: Rung, *, fixed: bool) -> list[tuple[Place, int]]:
+    ladder = Ladder(first, PLACES, fixed_tile=fixed)
+    seen = [ladder.rung]
+    while ladder.climb_down(used_tile=0):
+        seen.append(ladder.rung)
+        assert len(seen) < 100
+    return [(rung.place, rung.tile_size) for rung in seen]
 
 
 def test_the_tile_is_halved_down_to_32_then_the_next_device_then_the_cpu() -> None:
@@ -24,14 +25,20 @@ def test_the_tile_is_halved_down_to_32_then_the_next_device_then_the_cpu() -> No
     ]  # fmt: skip
 
 
+def test_a_job_that_began_on_the_second_device_goes_to_the_first_and_never_back() -> None:
+    places = [place for place, tile in climb(Rung(SECOND, 0), fixed=False) if tile == 0]
+    assert places == [SECOND, FIRST, LAST]
+
+
 def test_a_tile_size_that_the_caller_fixed_is_never_overridden() -> None:
     assert climb(Rung(FIRST, 64), fixed=True) == [(FIRST, 64), (SECOND, 64), (LAST, 64)]
 
 
 def test_the_tile_that_was_really_used_is_halved() -> None:
-    rung = next_rung(Rung(FIRST, 0), 400, fixed_tile=False, places=PLACES)
-    assert rung == Rung(FIRST, 200)
+    ladder = Ladder(Rung(FIRST, 0), PLACES, fixed_tile=False)
+    assert ladder.climb_down(used_tile=400)
+    assert ladder.rung == Rung(FIRST, 200)
 
 
 def test_with_one_place_and_the_smallest_tile_nothing_is_left() -> None:
-    assert next_rung(Rung(LAST, 32), 32, fixed_tile=False, places=(LAST,)) is None
+    assert not Ladder(Rung(LAST, 32), (LAST,), fixed_tile=False).climb_down(used_tile=32)

@@ -22,23 +22,34 @@ class Rung:
     tile_size: int
 
 
-def next_rung(
-    failed: Rung, used_tile: int, *, fixed_tile: bool, places: Sequence[Place]
-) -> Rung | None:
-    """Return what to try after ``failed``, None when there is nothing left.
+class Ladder:
+    """Climbs down: half the tile on one device down to `SMALLEST_TILE`, then the next device.
 
-    Half the tile on the same device, down to `SMALLEST_TILE`; then the next of ``places``.
+    A place that was left is never come back to, so a ladder always ends.
 
     Args:
-        failed: the attempt that failed.
-        used_tile: the tile size that the engine really took, 0 where it did not say.
+        first: the first attempt.
+        others: where to go when its place has failed, in this order.
         fixed_tile: the caller chose the tile size; it is never overridden.
-        places: all places in the order in which they are to be tried.
     """
-    tile = used_tile or failed.tile_size or ASSUMED_AUTO_TILE
-    if not fixed_tile and tile > SMALLEST_TILE:
-        return Rung(failed.place, max(SMALLEST_TILE, tile // 2))
-    untried = places[places.index(failed.place) + 1 :] if failed.place in places else places
-    if not untried:
-        return None
-    return Rung(untried[0], failed.tile_size if fixed_tile else 0)
+
+    def __init__(self, first: Rung, others: Sequence[Place], *, fixed_tile: bool) -> None:
+        self.rung = first
+        self._others = [place for place in others if place != first.place]
+        self._fixed_tile = fixed_tile
+
+    def climb_down(self, used_tile: int) -> bool:
+        """Move to the next rung after the present one failed; False when there is none.
+
+        Args:
+            used_tile: the tile size that the engine really took, 0 where it did not say.
+        """
+        tile = used_tile or self.rung.tile_size or ASSUMED_AUTO_TILE
+        if not self._fixed_tile and tile > SMALLEST_TILE:
+            self.rung = Rung(self.rung.place, max(SMALLEST_TILE, tile // 2))
+            return True
+        if not self._others:
+            return False
+        tile = self.rung.tile_size if self._fixed_tile else 0
+        self.rung = Rung(self._others.pop(0), tile)
+        return True

@@ -14,7 +14,7 @@ from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
 from upscaled.jobs import Attempt, Job
-from upscaled.ladder import Rung, next_rung
+from upscaled.ladder import Ladder, Rung
 from upscaled.models import ModelRegistry
 from upscaled.pictures import RawImage
 from upscaled.store.workspace import Workspace
@@ -113,6 +113,7 @@ class Pipeline:
             workdir=self._workspace.folder(job.id),
         )
         watch.progress(_PREPARED)
+        ladder: Ladder | None = None
         rung: Rung | None = None
         while True:
             used, program = 0, None
@@ -122,45 +123,43 @@ class Pipeline:
                     timings.add("wait", waiting)
                     await watch.started(slot.place)
                     if rung is None:
-                        rung = self._first_rung(slot, task)
+                        ladder = self._ladder(slot, task)
+                        rung = ladder.rung
                     else:
                         await slot.engine.reset()
                     outcome = await self._upscale(slot, task, rung, watch, timings)
                     used, program = outcome.tile_size, slot.engine.program
                 finished = await self._finish(job, prepared, native, timings)
             except (EngineError, UnlikeError) as error:
-                assert rung is not None  # noqa: S101 - set before anything can fail
+                assert ladder is not None and rung is not None  # noqa: S101 - set by now
                 watch.attempted(
                     Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
                 )
-                following = self._after(rung, used, request.tile_size > 0)
                 log.warning(
                     "job %s: attempt on %s (%s) with tile %d failed: %s",
                     job.id, rung.place.device.id, rung.place.engine, rung.tile_size, error.message,
                 )  # fmt: skip
-                if following is None or not error.retryable:
+                if not error.retryable or not ladder.climb_down(used):
                     raise
-                rung = following
+                rung = ladder.rung
             else:
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
                 self._remember(rung, task, used)
                 return Product(finished, model, rung.place, program, used, timings)
 
-    def _first_rung(self, slot: Slot, task: UpscaleTask) -> Rung:
+    def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
+        """Return the ladder whose first rung is the slot that the job was given."""
         key = (slot.place, task.model.param, _size_class(task))
-        return Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+        first = Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+        # Other GPUs before the CPU, whichever the job began on.
+        others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
+        return Ladder(first, others, fixed_tile=task.tile_size > 0)
 
     def _remember(self, rung: Rung, task: UpscaleTask, used: int) -> None:
         """Note the tile size that worked where the engine's own choice had failed."""
         if task.tile_size == 0 and rung.tile_size != 0:
             key = (rung.place, task.model.param, _size_class(task))
             self._tiles_that_worked[key] = used or rung.tile_size
-
-    def _after(self, rung: Rung, used: int, fixed_tile: bool) -> Rung | None:
-        others = [place for place in self._pool.ladder_places if place != rung.place]
-        gpus = [place for place in others if not place.is_cpu]
-        cpus = [place for place in others if place.is_cpu]
-        return next_rung(rung, used, fixed_tile=fixed_tile, places=(rung.place, *gpus, *cpus))
 
     async def _upscale(
         self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
