@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import statistics
 import time
@@ -13,11 +14,19 @@ from collections.abc import Awaitable, Callable
 
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
-from upscaled.errors import JobTimeoutError, NoSpaceError, UpscaledError, WrongStateError
+from upscaled.errors import (
+    EngineError,
+    JobTimeoutError,
+    NoSpaceError,
+    UpscaledError,
+    WrongStateError,
+)
+from upscaled.health import Health
 from upscaled.jobs import Attempt, Job, JobState
 from upscaled.pipeline import Pipeline, Product, Timings, Watch
 from upscaled.queue import JobQueue
 from upscaled.receipt import Digests, write_receipt
+from upscaled.scheduling import Waiting
 from upscaled.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -31,11 +40,26 @@ _FIRST_GUESS = 10.0
 """Seconds a job is taken to need before any was measured."""
 
 
+class _Ahead:
+    """The place of a job among those that were taken from the queue and hold no slot yet."""
+
+    def __init__(self, rank: int, room: asyncio.Semaphore) -> None:
+        self.rank = rank
+        self._room: asyncio.Semaphore | None = room
+
+    def leave(self) -> None:
+        """Make the place free, once."""
+        if self._room is not None:
+            self._room.release()
+            self._room = None
+
+
 class Dispatcher:
     """Feeds queued jobs to the pipeline and writes their fates into the book.
 
     A job shows as processing once it holds a slot. While others hold the slots, the next jobs
-    are decoded already, and those before are encoded still; ``lookahead`` bounds how many.
+    are decoded already, and those before are encoded still. Both are bounded: what was taken from
+    the queue can't be overtaken any more, and raw pixels take room on the disk.
     """
 
     def __init__(
@@ -44,6 +68,7 @@ class Dispatcher:
         queue: JobQueue,
         pipeline: Pipeline,
         workspace: Workspace,
+        health: Health,
         *,
         slots: int,
         job_timeout: float,
@@ -52,8 +77,12 @@ class Dispatcher:
         self._queue = queue
         self._pipeline = pipeline
         self._workspace = workspace
+        self._health = health
         self._job_timeout = job_timeout
         self._room = asyncio.Semaphore(2 * slots + 2)
+        # One a slot is being prepared or ready, one more for when small ones leave quickly.
+        self._ahead = asyncio.Semaphore(slots + 1)
+        self._ranks = itertools.count()
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -76,7 +105,13 @@ class Dispatcher:
                 )
                 return
             await self._book.advance(job.id, JobState.QUEUED, progress=0, device=None)
-        self._queue.put(job.id)
+        self.enqueue(job)
+
+    def enqueue(self, job: Job) -> None:
+        """Have a job wait for its turn."""
+        self._queue.put(
+            Waiting(job.id, job.created, client=job.client, model=job.request.model_name)
+        )
 
     def start(self) -> None:
         """Begin to feed."""
@@ -109,20 +144,20 @@ class Dispatcher:
     async def _feed(self) -> None:
         while True:
             await self._room.acquire()
-            try:
-                job_id = await self._queue.take()
-            except BaseException:
-                self._room.release()
-                raise
-            task = asyncio.create_task(self._work(job_id), name=f"job-{job_id}")
+            await self._ahead.acquire()
+            job_id = (await self._queue.take()).id
+            # Slots are given in the order in which jobs leave the queue, whoever is decoded first.
+            ahead = _Ahead(next(self._ranks), self._ahead)
+            task = asyncio.create_task(self._work(job_id, ahead), name=f"job-{job_id}")
             self._tasks[job_id] = task
-            task.add_done_callback(functools.partial(self._done, job_id))
+            task.add_done_callback(functools.partial(self._done, job_id, ahead))
 
-    def _done(self, job_id: str, task: asyncio.Task[None]) -> None:
+    def _done(self, job_id: str, ahead: _Ahead, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id]
+        ahead.leave()
         self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s: its task broke", job_id, exc_info=error)
+            log.error("job's task broke", extra={"job": job_id}, exc_info=error)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; nothing of it runs any more and its files are gone when this returns.
@@ -144,10 +179,10 @@ class Dispatcher:
             task.cancel()
             await asyncio.wait([task])
         await self._workspace.remove(job_id)
-        log.info("job %s: cancelled", job_id)
+        log.info("job cancelled", extra={"job": job_id})
         return job
 
-    async def _work(self, job_id: str) -> None:
+    async def _work(self, job_id: str, ahead: _Ahead) -> None:
         """Bring one job to its end, whatever that is."""
         job = self._book.peek(job_id)
         if job is None:  # cancelled between the queue and here
@@ -158,7 +193,11 @@ class Dispatcher:
             try:
                 async with asyncio.timeout(None) as deadline:
                     product = await self._pipeline.produce(
-                        job, prepared, self._watch(job, deadline), timings
+                        job,
+                        prepared,
+                        self._watch(job, deadline, ahead),
+                        timings,
+                        rank=ahead.rank,
                     )
             except TimeoutError:
                 if not deadline.expired():
@@ -171,15 +210,18 @@ class Dispatcher:
             return  # cancelled meanwhile
         except UpscaledError as error:
             await self._fail(job_id, error.message)
+            if isinstance(error, EngineError | JobTimeoutError):
+                self._health.doubt()
         except Exception:
-            log.exception("job %s: unexpected error", job_id)
+            log.exception("job met an unexpected error", extra={"job": job_id})
             await self._fail(job_id, "An internal error ended the job; the server's log has more.")
         else:
             self._book.report_progress(job_id, 99)
             await self._complete(job, product)
 
-    def _watch(self, job: Job, deadline: asyncio.Timeout) -> Watch:
+    def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: _Ahead) -> Watch:
         async def started(place: Place) -> None:
+            ahead.leave()
             current = self._book.peek(job.id)
             if current is not None and current.state is JobState.PROCESSING:
                 self._book.amend(job.id, device=place.device.id)
@@ -191,6 +233,17 @@ class Dispatcher:
                 started=time.time(),
                 device=place.device.id,
                 runs=job.runs + 1,
+            )
+            waited = round(time.time() - job.created, 2)
+            log.info(
+                "job started",
+                extra={
+                    "job": job.id,
+                    "device": place.device.id,
+                    "engine": place.engine,
+                    "run": job.runs + 1,
+                    "waited": waited,
+                },
             )
 
         def attempted(attempt: Attempt) -> None:
@@ -221,7 +274,17 @@ class Dispatcher:
         ):
             seconds = sum(product.timings.stages.values())
             self._recent.append(seconds)
-            log.info("job %s: completed on %s in %.2f s", job.id, product.place.device.id, seconds)
+            self._health.worked(product.place)
+            log.info(
+                "job completed",
+                extra={
+                    "job": job.id,
+                    "device": product.place.device.id,
+                    "engine": product.place.engine,
+                    "seconds": round(seconds, 2),
+                    "bytes": finished.file_size_bytes,
+                },
+            )
 
     async def _fail(self, job_id: str, sentence: str) -> None:
         if await self._end(
@@ -231,7 +294,7 @@ class Dispatcher:
             finished=time.time(),
             error=sentence,
         ):
-            log.warning("job %s: failed: %s", job_id, sentence)
+            log.warning("job failed", extra={"job": job_id, "reason": sentence})
 
     async def _end(
         self,
@@ -250,7 +313,10 @@ class Dispatcher:
             except NotUnderWayError:
                 return False
             except NoSpaceError as error:
-                log.error("job %s: its end can't be recorded yet: %s", job_id, error.message)
+                log.error(
+                    "job's end can't be recorded yet",
+                    extra={"job": job_id, "reason": error.message},
+                )
                 await asyncio.sleep(_RECORD_RETRY_SECONDS)
             else:
                 return True

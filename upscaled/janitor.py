@@ -61,4 +61,4 @@ class Janitor:
         """Delete the result of a completed job for its age."""
         await self._book.mark_result_gone(job, "expired")
         await self._workspace.remove(job.id)
-        log.info("job %s: its result expired", job.id)
+        log.info("job's result expired", extra={"job": job.id})

@@ -2,7 +2,8 @@
 
 Modules log with the standard library: ``logging.getLogger(__name__).info("job finished",
 extra={"job": id, "seconds": 1.2})``. What is given as ``extra`` becomes ``key=value`` pairs or
-JSON members. No line ever breaks, whatever a caller's file name contains.
+JSON members. No line ever breaks, whatever a caller's file name contains. What is logged while a
+request is being answered carries its id as ``request``.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
 from upscaled.config import LoggingSettings
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the HTTP request that is being answered; None elsewhere."""
 
 # Every attribute a record has of its own; all others came in with ``extra``.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _OWN}
+    extras = {key: value for key, value in vars(record).items() if key not in _OWN}
+    request = request_id.get()  # handlers run where the event is logged, so it is that event's
+    return extras if request is None else {**extras, "request": request}
 
 
 def _time(record: logging.LogRecord) -> str:

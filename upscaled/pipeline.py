@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
 from upscaled.jobs import Attempt, Job
-from upscaled.ladder import Ladder, Rung
+from upscaled.ladder import Rung, next_rung
 from upscaled.models import ModelRegistry
 from upscaled.pictures import RawImage
 from upscaled.store.workspace import Workspace
@@ -84,12 +84,20 @@ class Pipeline:
             self._workspace.upload_of(job.id), self._workspace.folder(job.id)
         )
         timings.add("prepare", began)
+        _stage_done(job, "prepare", began)
         return prepared
 
     async def produce(
-        self, job: Job, prepared: Prepared, watch: Watch, timings: Timings
+        self, job: Job, prepared: Prepared, watch: Watch, timings: Timings, *, rank: int = 0
     ) -> Product:
         """Turn a prepared picture into a verified result.
+
+        Args:
+            job: the job.
+            prepared: what `prepare` made of its upload.
+            watch: is told how it goes.
+            timings: where the stages' seconds are added.
+            rank: who gets a slot first when several wait: the smaller number.
 
         Raises:
             EngineError: no attempt succeeded; the last engine's own words.
@@ -113,53 +121,67 @@ class Pipeline:
             workdir=self._workspace.folder(job.id),
         )
         watch.progress(_PREPARED)
-        ladder: Ladder | None = None
         rung: Rung | None = None
+        tried: set[Place] = set()
         while True:
             used, program = 0, None
             waiting = time.monotonic()
             try:
-                async with self._pool.slot(job.created, rung.place if rung else None) as slot:
+                async with self._pool.slot(rank, rung.place if rung else None) as slot:
                     timings.add("wait", waiting)
                     await watch.started(slot.place)
                     if rung is None:
-                        ladder = self._ladder(slot, task)
-                        rung = ladder.rung
+                        rung = self._first_rung(slot, task)
                     else:
                         await slot.engine.reset()
+                    began = time.monotonic()
                     outcome = await self._upscale(slot, task, rung, watch, timings)
+                    _stage_done(job, "upscale", began, slot.place)
                     used, program = outcome.tile_size, slot.engine.program
                 finished = await self._finish(job, prepared, native, timings)
             except (EngineError, UnlikeError) as error:
-                assert ladder is not None and rung is not None  # noqa: S101 - set by now
+                assert rung is not None  # noqa: S101 - set before anything can fail
                 watch.attempted(
                     Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
                 )
+                tried.add(rung.place)
+                following = self._after(rung, used, tried, fixed_tile=request.tile_size > 0)
                 log.warning(
-                    "job %s: attempt on %s (%s) with tile %d failed: %s",
-                    job.id, rung.place.device.id, rung.place.engine, rung.tile_size, error.message,
-                )  # fmt: skip
-                if not error.retryable or not ladder.climb_down(used):
+                    "attempt failed",
+                    extra={
+                        "job": job.id,
+                        "device": rung.place.device.id,
+                        "engine": rung.place.engine,
+                        "tile": rung.tile_size,
+                        "reason": error.message,
+                    },
+                )
+                if following is None or not error.retryable:
                     raise
-                rung = ladder.rung
+                rung = following
             else:
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
                 self._remember(rung, task, used)
                 return Product(finished, model, rung.place, program, used, timings)
 
-    def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
-        """Return the ladder whose first rung is the slot that the job was given."""
+    def _first_rung(self, slot: Slot, task: UpscaleTask) -> Rung:
         key = (slot.place, task.model.param, _size_class(task))
-        first = Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
-        # Other GPUs before the CPU, whichever the job began on.
-        others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
-        return Ladder(first, others, fixed_tile=task.tile_size > 0)
+        return Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
 
     def _remember(self, rung: Rung, task: UpscaleTask, used: int) -> None:
         """Note the tile size that worked where the engine's own choice had failed."""
         if task.tile_size == 0 and rung.tile_size != 0:
             key = (rung.place, task.model.param, _size_class(task))
             self._tiles_that_worked[key] = used or rung.tile_size
+
+    def _after(
+        self, rung: Rung, used: int, tried: Collection[Place], *, fixed_tile: bool
+    ) -> Rung | None:
+        # A place that was left is not gone back to, or two broken ones would take turns for ever.
+        others = [place for place in self._pool.ladder_places if place not in tried]
+        gpus = [place for place in others if not place.is_cpu]
+        cpus = [place for place in others if place.is_cpu]
+        return next_rung(rung, used, fixed_tile=fixed_tile, places=(rung.place, *gpus, *cpus))
 
     async def _upscale(
         self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
@@ -207,7 +229,15 @@ class Pipeline:
             ),
         )
         timings.add("finish", began)
+        _stage_done(job, "finish", began)
         return finished
+
+
+def _stage_done(job: Job, stage: str, since: float, place: Place | None = None) -> None:
+    """Log the end of a stage that began at ``since`` (of `time.monotonic`)."""
+    where = {"device": place.device.id} if place else {}
+    seconds = round(time.monotonic() - since, 2)
+    log.info("stage done", extra={"job": job.id, "stage": stage, **where, "seconds": seconds})
 
 
 def _size_class(task: UpscaleTask) -> int:

@@ -16,7 +16,7 @@ from upscaled.book import NO_SUCH_JOB, JobBook
 from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
 from upscaled.dispatcher import Dispatcher
-from upscaled.engines.choice import EngineChoice, choose, make_pool
+from upscaled.engines.choice import EngineChoice, choose, make_pool, models_kept
 from upscaled.errors import (
     ConfigError,
     NoSpaceError,
@@ -26,16 +26,22 @@ from upscaled.errors import (
     UnknownJobError,
     WrongStateError,
 )
+from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
 from upscaled.janitor import Janitor
 from upscaled.jobs import Job, JobState
 from upscaled.models import ModelRegistry
 from upscaled.pipeline import Pipeline
 from upscaled.queue import JobQueue
+from upscaled.scheduling import make_order
+from upscaled.self_test import SelfTest
 from upscaled.store.sqlite import SqliteJobStore
 from upscaled.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+_DISK_SECONDS = 1.0
+_CPU_ID = -1  # in upscaler.gpu_ids
 
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 
@@ -67,7 +73,6 @@ class Service:
         self._workspace = Workspace(config.data_dir)
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
         self._book = JobBook(self._store)
-        self._queue = JobQueue()
         self._imaging = Imaging(
             workers=2,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
@@ -86,6 +91,8 @@ class Service:
         self._parts = contextlib.AsyncExitStack()
         self._choice: EngineChoice | None = None
         self._dispatcher: Dispatcher | None = None
+        self._health: Health | None = None
+        self._free_disk = 0
         self._admitting: Counter[str] = Counter()
 
     @property
@@ -117,12 +124,24 @@ class Service:
             self._check_default_model()
             pool = make_pool(self.config, self._choice)
             parts.push_async_callback(pool.close)
+            trial = SelfTest(
+                pool,
+                self.models,
+                self._imaging,
+                self._workspace,
+                self.config.upscaler.default_model,
+            )
+            self._health = Health(trial.run, lambda: not self._book.active())
             pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
+            queue = JobQueue(
+                make_order(self.config.limits.scheduling, models_kept(self._choice))
+            )
             self._dispatcher = Dispatcher(
                 self._book,
-                self._queue,
+                queue,
                 pipeline,
                 self._workspace,
+                self._health,
                 slots=pool.slots,
                 job_timeout=self.config.upscaler.job_timeout_seconds,
             )
@@ -250,11 +269,17 @@ class Service:
         except BaseException:
             await self._workspace.remove(job.id)
             raise
-        self._queue.put(job.id)
+        self._dispatching.enqueue(job)
         log.info(
-            "job %s: queued, %s %s, %s to %s %s", job.id, job.input_format, job.input_size,
-            job.request.model_name, job.request.format, job.request.output_size,
-        )  # fmt: skip
+            "job submitted",
+            extra={
+                "job": job.id,
+                "file": job.input_name,
+                "input": f"{job.input_format} {job.input_size}",
+                "output": f"{job.request.format} {job.request.output_size}",
+                "model": job.request.model_name,
+            },
+        )
 
     async def job(self, job_id: str, owner: str | None = None) -> Job:
         """Return a job; ``owner``: only if it is theirs.
@@ -333,18 +358,42 @@ class Service:
         if job.result_gone is None:
             await self._book.mark_result_gone(job, "downloaded")
             await self._workspace.remove(job_id)
-            log.info("job %s: downloaded and deleted", job_id)
+            log.info("job's result downloaded and deleted", extra={"job": job_id})
+
+    def watch_health(self) -> None:
+        """Begin the self-tests; until the first has passed `health` says ``starting``."""
+        assert self._health is not None, "the service was not started"  # noqa: S101
+        watch = asyncio.create_task(self._health.run(), name="health")
+        self._parts.push_async_callback(_end_task, watch)
+
+    async def health_known(self) -> HealthState:
+        """Wait for the end of the first self-test; return what came of it."""
+        assert self._health is not None, "the service was not started"  # noqa: S101
+        return await self._health.known()
 
     async def health(self) -> Mapping[str, object]:
-        """Return how the service is doing."""
-        choice = self.choice
+        """Return how the service is doing; ``status`` is a `HealthState`.
+
+        Answers within a second even where the disk does not.
+        """
+        choice, health = self.choice, self._health
+        assert health is not None, "the service was not started"  # noqa: S101
+        with contextlib.suppress(TimeoutError):  # the last known figure will do
+            async with asyncio.timeout(_DISK_SECONDS):
+                self._free_disk = await self._workspace.free_bytes()
+        place = health.place
+        on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
         return {
+            "status": health.state.value,
+            **({"reason": health.reason} if health.reason else {}),
             "engine": choice.engine,
             "devices": [device.name for device in choice.devices],
             "gpu": any(device.is_gpu for device in choice.devices),
+            **({"device": place.device.id} if place else {}),
+            "cpu_fallback": on_cpu and _CPU_ID not in self.config.upscaler.gpu_ids,
             "queue_length": self._book.count(JobState.QUEUED),
             "processing": self._book.count(JobState.PROCESSING),
-            "free_disk_mb": await self._workspace.free_bytes() >> 20,
+            "free_disk_mb": self._free_disk >> 20,
         }
 
 

@@ -48,6 +48,7 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
         service = Service(config)
         await service.start()
         try:
+            service.watch_health()
             app = make_app(service)
             runner = web.AppRunner(
                 app,

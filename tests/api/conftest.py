@@ -15,7 +15,7 @@ from tests.api.running import Caller, Server, configured
 @pytest.fixture(scope="session")
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with default settings for all tests that ask nothing else of it."""
-    running = Server(configured(tmp_path_factory.mktemp("data"), models_dir))
+    running = Server(configured(tmp_path_factory.mktemp("data"), models_dir), self_test=True)
     running.start()
     yield running
     running.stop()

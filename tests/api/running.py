@@ -30,8 +30,9 @@ FAST_MODEL = "realesr-animevideov3"
 class Server:
     """Serves from `start` to `stop`; its event loop is not the test's."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, self_test: bool = False) -> None:
         self.config = config
+        self.self_test = self_test  # without it, the health stays `starting`
         self.data_dir = config.data_dir
         self.service = Service(config)
         self.port = 0
@@ -53,6 +54,9 @@ class Server:
 
     async def _start(self) -> None:
         await self.service.start()
+        if self.self_test:
+            self.service.watch_health()
+            await self.service.health_known()
         app = make_app(self.service)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()

@@ -69,8 +69,17 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
     try:
         return await handler(request)
     except UpscaledError as error:
-        if error.status >= 500:
-            log.warning("%s %r: %s", request.method, request.path, error.message)
+        log.log(
+            logging.WARNING if error.status >= 500 else logging.INFO,
+            "request refused",
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": error.status,
+                "code": error.code,
+                "reason": error.message,
+            },
+        )
         response = refusal(error.message, error.code, error.status, error.headers)
     except web.HTTPException as error:
         response = _of_http_exception(request, error)
@@ -78,7 +87,7 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
         # The client is gone; nobody reads this answer, but aiohttp wants one.
         response = refusal("The connection was lost.", "connection_lost", 400)
     except Exception:
-        log.exception("%s %r failed", request.method, request.path)
+        log.exception("request failed", extra={"method": request.method, "path": request.path})
         response = refusal(
             "Something went wrong in the server; its log tells what.", "internal_error", 500
         )

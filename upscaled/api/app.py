@@ -15,6 +15,7 @@ from upscaled.api.delivery import Deliveries
 from upscaled.api.keys import CONNECTIONS, DELIVERIES, PREFIX, RATES, SERVICE
 from upscaled.api.origins import add_origin_headers, origins_checked
 from upscaled.api.rates import RateLimit
+from upscaled.api.request_ids import add_request_id, request_id_known
 from upscaled.clients import Proxies, Tokens
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def make_app(service: Service) -> web.Application:
     server = service.config.server
     connections = Connections(server.max_connections, server.header_timeout_seconds)
     middlewares: list[Middleware] = [
+        request_id_known,
         connections.middleware(),
         errors_become_answers,
         origins_checked(server.cors_origins),
@@ -63,7 +65,7 @@ def make_app(service: Service) -> web.Application:
     app[CONNECTIONS] = connections
     app[DELIVERIES] = Deliveries()
     app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
-    app.on_response_prepare.extend([add_security_headers, add_origin_headers])
+    app.on_response_prepare.extend([add_request_id, add_security_headers, add_origin_headers])
     for method, path, handler in ROUTES + (DOCS_ROUTES if service.config.features.docs else ()):
         resource = app.router.add_resource(prefix + path)
         for one in ("GET", "HEAD") if method == "GET" else (method,):

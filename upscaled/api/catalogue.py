@@ -46,7 +46,7 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """``GET /health``: that the server lives, and how."""
-    more = await request.app[SERVICE].health()
-    content = {"status": "ok", "version": __version__, "time": int(time.time())}
-    return answer({**content, **more})
+    """``GET /health``: whether work is worth sending here: 200 if so, else 503."""
+    told = await request.app[SERVICE].health()
+    content = {"status": told["status"], "version": __version__, "time": int(time.time())}
+    return answer({**content, **told}, status=200 if told["status"] == "ok" else 503)

@@ -165,7 +165,7 @@ async def _send(
     except (OSError, EOFError) as error:
         # The answer has begun; all that is left is to break the connection, so that the caller
         # does not take what has come for the whole. TimeoutError is an OSError too.
-        log.info("download broken off after %d bytes: %s", sent - span.start, error)
+        log.info("download broken off", extra={"bytes": sent - span.start, "reason": str(error)})
         response.force_close()
         if request.transport is not None:
             request.transport.abort()
