@@ -36,7 +36,7 @@ _photos = [
 def _photo(rng: np.random.Generator, side: int) -> Image.Image:
     photo = _photos[rng.integers(len(_photos))]
     cut = min(int(side * rng.choice([1, 1, 2, 3])), photo.width, photo.height)
-    left, top = rng.integers(photo.width - cut + 1), rng.integers(photo.height - cut + 1)
+    left, top = (int(rng.integers(length - cut + 1)) for length in photo.size)
     part = photo.crop((left, top, left + cut, top + cut))
     return part.resize((side, side), Image.Resampling.LANCZOS)
 
@@ -66,6 +66,7 @@ def _jpeg(rng: np.random.Generator, side: int) -> Image.Image:
 def _noise(rng: np.random.Generator, side: int) -> Image.Image:
     shape = (side, side, 3 if rng.random() < 0.5 else 1)
     values = rng.choice(["uniform", "normal", "salt"])
+    made: NDArray[np.generic]
     if values == "uniform":
         made = rng.integers(0, 256, shape)
     elif values == "normal":

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from upscaled.engines.inference import Network, NetworkFiles, to_bytes
+from upscaled.engines.inference import Network, to_bytes
+from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.protocol import PADDING
 from upscaled.engines.tiling import reflected
 from upscaled.imaging import likeness
@@ -33,7 +34,7 @@ from bench.gallery import KINDS, Picture, gallery
 
 Pixels = NDArray[np.uint8]
 
-VISIBLE = 96.0
+VISIBLE = 112.0
 """Levels, root mean square over one block, from which a fault counts as visible."""
 TILE = 32
 """Side of the tiles that faults befall, in source pixels."""

@@ -121,12 +121,17 @@ def _pngs(zoo: _Zoo) -> None:
     bits = np.asarray(one_bit).astype(np.uint8)
     key = chunk(b"tRNS", b"\x00\x00")
     zoo.add("png 1 bit keyed", png(_three(bits), 1, before=key), bits * 255, alpha=bits * 255)
-    two = GREY >> 6
-    zoo.add("png 2 bit grey", png(_three(two), 2), two * 85)
+    two: Pixels = (GREY >> 6).astype(np.uint8)
+    zoo.add("png 2 bit grey", png(_three(two), 2), (two * 85).astype(np.uint8))
     key = chunk(b"tRNS", b"\x00\x03")
     hole = np.where(two == 3, 0, 255).astype(np.uint8)
-    zoo.add("png 2 bit grey keyed", png(_three(two), 2, before=key), two * 85, alpha=hole)
-    four = GREY >> 4
+    zoo.add(
+        "png 2 bit grey keyed",
+        png(_three(two), 2, before=key),
+        (two * 85).astype(np.uint8),
+        alpha=hole,
+    )
+    four: Pixels = (GREY >> 4).astype(np.uint8)
     ramp = chunk(b"PLTE", bytes(v for n in range(16) for v in (n * 17, 255 - n * 17, 40)))
     zoo.add("png 4 bit palette", png(_three(four), 4, before=ramp, palette=True),
             np.dstack((four * 17, 255 - four * 17, np.full_like(four, 40))))  # fmt: skip

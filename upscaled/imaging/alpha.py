@@ -34,8 +34,8 @@ def _weighted(rgb: Pixels, alpha: Pixels) -> _Weighted:
 
 
 def _colour(level: _Weighted) -> NDArray[np.float32]:
-    colour: NDArray[np.float32] = level[..., :3] / np.maximum(level[..., 3:], np.float32(1e-6))
-    return colour
+    visible = np.maximum(level[..., 3:], 1e-6)
+    return np.divide(level[..., :3], visible, dtype=np.float32)
 
 
 def _filled(level: _Weighted, coarser: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -26,20 +26,22 @@ MEAN_BASE = 36.0
 """Levels by which the mean of a flat block may move: x4plus does that to saturated colours."""
 REST_BASE = 24.0
 """Root mean square levels by which a flat block may differ, pixel by pixel."""
-MEAN_PER_CONTRAST = 0.15
-REST_PER_CONTRAST = 0.4
+MEAN_PER_CONTRAST = 0.4
+REST_PER_CONTRAST = 0.6
 PER_FINE = 0.5
 """… more by these shares of its contrast, and of its contrast from one pixel to the next."""
 CHAOS_FROM = 10.0
 CHAOS_SHARE = 3.2
 """Noise and dither are contrast from pixel to pixel with little behind it. From so many levels of
 it on, a network may paint anything there."""
+MOST_CHAOS = 100.0
+"""Levels of that allowance from which black means nothing either."""
 STRUCTURE_CONTRAST = 12.0
 """Least contrast in levels that counts as structure."""
 LEAST_CORRELATION = -0.03
 UNWRITTEN_BELOW = 48
 """A result is wholly black only where the source is darker than this, …"""
-UNWRITTEN_SHARE = 0.15
+UNWRITTEN_SHARE = 0.1
 """… but for this share of a block."""
 MOST_SWAP_GAIN = 0.6
 """A picture that fits this much better with its channels in another order had them swapped."""
@@ -98,8 +100,9 @@ def compare(source: Pixels, reduced: Pixels) -> Deviations:
     structure = np.where(structured, (1 - correlation) / (1 - LEAST_CORRELATION), 0)
     black = (reduced.max(axis=2) == 0) & (wanted.max(axis=2) > UNWRITTEN_BELOW)
     unwritten = grid.means(black[..., None].astype(np.float32))[..., 0] / UNWRITTEN_SHARE
-    unwritten = np.where(chaos < MEAN_BASE, unwritten, 0)
-    swap = _swap(mean_wanted, mean_found)
+    unwritten = np.where(chaos < MOST_CHAOS, unwritten, 0)
+    calm = chaos < MEAN_BASE
+    swap = _swap(mean_wanted[calm], mean_found[calm])
     difference = np.where(fine < contrast, difference, 0)
     shift = _shift(wanted.mean(axis=2), found.mean(axis=2), grid, difference)
     return Deviations(mean, rest, structure.astype(np.float32), unwritten, shift, swap)
@@ -118,8 +121,7 @@ class Grid:
     def means(self, values: Floats) -> Floats:
         """Return the mean of each block and channel."""
         sums = np.add.reduceat(np.add.reduceat(values, self.rows, axis=0), self.columns, axis=1)
-        means: Floats = sums / self._areas
-        return means
+        return np.divide(sums, self._areas, dtype=np.float32)
 
 
 def smooth(values: Floats) -> Floats:
@@ -127,7 +129,8 @@ def smooth(values: Floats) -> Floats:
     for axis in (0, 1):
         ends = [(1, 1) if axis == a else (0, 0) for a in range(3)]
         padded = np.moveaxis(np.pad(values, ends, mode="edge"), axis, 0)
-        values = np.moveaxis((padded[:-2] + padded[2:]) / 4 + padded[1:-1] / 2, 0, axis)
+        middle = (padded[:-2] + padded[2:]) * np.float32(0.25) + padded[1:-1] * np.float32(0.5)
+        values = np.asarray(np.moveaxis(middle, 0, axis), np.float32)
     return values
 
 
@@ -158,7 +161,7 @@ def _shift(wanted: Floats, found: Floats, grid: Grid, difference: Floats) -> flo
 
 def _swap(wanted: Floats, found: Floats) -> float:
     """Return how much better the blocks' means fit with the channels in another order."""
-    at_place = float(((found - wanted) ** 2).mean())
+    at_place = float(((found - wanted) ** 2).mean()) if found.size else 0.0
     if at_place < SHIFT_DIFFERENCE**2:
         return 0.0
     others = [order for order in permutations(range(3)) if order != (0, 1, 2)]
