@@ -14,7 +14,7 @@ from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
 from upscaled.jobs import Attempt, Job
-from upscaled.ladder import Rung, next_rung
+from upscaled.ladder import Ladder, Rung
 from upscaled.models import ModelRegistry
 from upscaled.pictures import RawImage
 from upscaled.store.workspace import Workspace
@@ -121,31 +121,29 @@ class Pipeline:
             workdir=self._workspace.folder(job.id),
         )
         watch.progress(_PREPARED)
-        rung: Rung | None = None
-        tried: set[Place] = set()
+        ladder: Ladder | None = None
         while True:
             used, program = 0, None
             waiting = time.monotonic()
             try:
-                async with self._pool.slot(rank, rung.place if rung else None) as slot:
+                async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
                     timings.add("wait", waiting)
                     await watch.started(slot.place)
-                    if rung is None:
-                        rung = self._first_rung(slot, task)
+                    if ladder is None:
+                        ladder = self._ladder(slot, task)
                     else:
                         await slot.engine.reset()
                     began = time.monotonic()
-                    outcome = await self._upscale(slot, task, rung, watch, timings)
+                    outcome = await self._upscale(slot, task, ladder.rung, watch, timings)
                     _stage_done(job, "upscale", began, slot.place)
                     used, program = outcome.tile_size, slot.engine.program
                 finished = await self._finish(job, prepared, native, timings)
             except (EngineError, UnlikeError) as error:
-                assert rung is not None  # noqa: S101 - set before anything can fail
+                assert ladder is not None  # noqa: S101 - made before anything can fail
+                rung = ladder.rung
                 watch.attempted(
                     Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
                 )
-                tried.add(rung.place)
-                following = self._after(rung, used, tried, fixed_tile=request.tile_size > 0)
                 log.warning(
                     "attempt failed",
                     extra={
@@ -156,32 +154,27 @@ class Pipeline:
                         "reason": error.message,
                     },
                 )
-                if following is None or not error.retryable:
+                if not error.retryable or not ladder.climb_down(used):
                     raise
-                rung = following
             else:
+                rung = ladder.rung
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
                 self._remember(rung, task, used)
                 return Product(finished, model, rung.place, program, used, timings)
 
-    def _first_rung(self, slot: Slot, task: UpscaleTask) -> Rung:
+    def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
+        """Return the ladder whose first rung is the slot that the job was given."""
         key = (slot.place, task.model.param, _size_class(task))
-        return Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+        first = Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+        # Other GPUs before the CPU, whichever the job began on.
+        others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
+        return Ladder(first, others, fixed_tile=task.tile_size > 0)
 
     def _remember(self, rung: Rung, task: UpscaleTask, used: int) -> None:
         """Note the tile size that worked where the engine's own choice had failed."""
         if task.tile_size == 0 and rung.tile_size != 0:
             key = (rung.place, task.model.param, _size_class(task))
             self._tiles_that_worked[key] = used or rung.tile_size
-
-    def _after(
-        self, rung: Rung, used: int, tried: Collection[Place], *, fixed_tile: bool
-    ) -> Rung | None:
-        # A place that was left is not gone back to, or two broken ones would take turns for ever.
-        others = [place for place in self._pool.ladder_places if place not in tried]
-        gpus = [place for place in others if not place.is_cpu]
-        cpus = [place for place in others if place.is_cpu]
-        return next_rung(rung, used, fixed_tile=fixed_tile, places=(rung.place, *gpus, *cpus))
 
     async def _upscale(
         self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
