@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from upscaled.allowance import disk_bytes, memory_bytes
 from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
-from upscaled.errors import BadRequestError, NoSpaceError, UnusablePictureError
+from upscaled.engines.memory import available
+from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
 from upscaled.imaging import Imaging, Probe, largest_side
+from upscaled.imaging.records import DEFAULT_MEMORY_MB
 from upscaled.jobs import Job, JobRequest, new_job_id
 from upscaled.models import Model, ModelRegistry
 from upscaled.pictures import Size
@@ -197,7 +201,7 @@ class Admission:
         model = await self._model(name)
         probe = await self._imaging.probe(upload)
         request = self._request(wishes, model, probe)
-        await self._check_disk(request, model, probe)
+        await self._check_room(request, model, probe)
         job = Job(
             id=new_job_id(),
             request=request,
@@ -252,13 +256,18 @@ class Admission:
             keep_metadata=wishes.keep_metadata,
         )
 
-    async def _check_disk(self, request: JobRequest, model: Model, probe: Probe) -> None:
-        """Refuse what the disk would not hold: source, native output and result, all raw."""
+    async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
+        """Refuse what disk or memory would not hold."""
         factor = request.output_size.width / probe.size.width
         native = model.files_for(factor).native_scale
-        need = 3 * (
-            probe.size.pixels + probe.size.times(native).pixels + request.output_size.pixels
-        )
+        memory = memory_bytes(probe.size, request.output_size, request.format)
+        most = min(DEFAULT_MEMORY_MB << 20, await asyncio.to_thread(available))
+        if memory > most:
+            raise NoMemoryError(
+                f"The job needs about {memory >> 20} MiB of memory and {most >> 20} MiB are "
+                "there for it; use a smaller scale or picture."
+            )
+        need = disk_bytes(probe.size, request.output_size, native)
         free = await self._workspace.free_bytes()
         if need + DISK_RESERVE > free:
             raise NoSpaceError(

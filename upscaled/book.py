@@ -80,7 +80,7 @@ class JobBook:
         job_id: str,
         state: JobState,
         *,
-        tidy: Callable[[], Awaitable[None]] | None = None,
+        tidy: Callable[[], Awaitable[object]] | None = None,
         **changes: Any,
     ) -> Job:
         """Bring a job that is under way into its next state.
@@ -119,6 +119,11 @@ class JobBook:
         """Change what a job under way shows beside its state; written with its next state."""
         if (job := self._active.get(job_id)) is not None:
             self._active[job_id] = replace(job, **changes)
+
+    async def rewrite(self, job_id: str, **changes: Any) -> None:
+        """Change what is recorded of a job under way beside its state; on the disk at once."""
+        self.amend(job_id, **changes)
+        await self._store.put(self._active[job_id])
 
     def report_progress(self, job_id: str, percent: int) -> None:
         """Move a job's percentage up to ``percent``; it never goes back and stops at 99."""

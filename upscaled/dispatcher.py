@@ -11,12 +11,15 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+from upscaled.allowance import TimeLimit, disk_bytes
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
 from upscaled.errors import (
     EngineError,
     JobTimeoutError,
+    NoMemoryError,
     NoSpaceError,
     UpscaledError,
     WrongStateError,
@@ -35,6 +38,10 @@ _RECENT = 20
 """Completed jobs that the estimate of the next one's time is taken from."""
 
 _RECORD_RETRY_SECONDS = 1.0
+_ROOM_SECONDS = 5.0
+"""How often a job that waits for a full disk looks whether there is room again."""
+_REFUSALS = 3
+"""Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
 
 _FIRST_GUESS = 10.0
 """Seconds a job is taken to need before any was measured."""
@@ -71,14 +78,14 @@ class Dispatcher:
         health: Health,
         *,
         slots: int,
-        job_timeout: float,
+        time_limit: TimeLimit,
     ) -> None:
         self._book = book
         self._queue = queue
         self._pipeline = pipeline
         self._workspace = workspace
         self._health = health
-        self._job_timeout = job_timeout
+        self._time_limit = time_limit
         self._room = asyncio.Semaphore(2 * slots + 2)
         # One a slot is being prepared or ready, one more for when small ones leave quickly.
         self._ahead = asyncio.Semaphore(slots + 1)
@@ -96,15 +103,18 @@ class Dispatcher:
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
-        if job.state is JobState.PROCESSING:
-            if job.runs >= max_attempts:
+        if job.state is JobState.PROCESSING or await self._workspace.is_begun(job.id):
+            crashes = job.crashes + 1
+            if crashes >= max_attempts:
+                times = "once" if crashes == 1 else f"{crashes} times"
                 await self._fail(
                     job.id,
-                    f"The server died {job.runs} times while it worked on this picture; it is "
-                    "not tried again (upscaler.max_attempts).",
+                    f"The server died {times} while it worked on this picture; it is not tried "
+                    "again (upscaler.max_attempts).",
                 )
                 return
-            await self._book.advance(job.id, JobState.QUEUED, progress=0, device=None)
+            await self._put_back(job.id, crashes=crashes)
+            await self._workspace.end(job.id)
         self.enqueue(job)
 
     def enqueue(self, job: Job) -> None:
@@ -139,7 +149,29 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
         for job in self._book.active():
             if job.state is JobState.PROCESSING:
-                await self._book.advance(job.id, JobState.QUEUED, progress=0, device=None)
+                await self._put_back(job.id)
+
+    async def _put_back(self, job_id: str, **changes: Any) -> None:
+        """Bring a job back into the queue.
+
+        Where the disk is full its record still says that it was being worked on. The next start
+        comes to the same end, so that is no reason to fail.
+        """
+        job = self._book.peek(job_id)
+        if job is None:
+            return
+        try:
+            if job.state is JobState.QUEUED:
+                await self._book.rewrite(job_id, **changes)
+            else:
+                await self._book.advance(
+                    job_id, JobState.QUEUED, progress=0, device=None, **changes
+                )
+        except NoSpaceError as error:
+            log.error(
+                "job's record can't be brought up to date",
+                extra={"job": job_id, "reason": error.message},
+            )
 
     async def _feed(self) -> None:
         while True:
@@ -184,40 +216,68 @@ class Dispatcher:
 
     async def _work(self, job_id: str, ahead: _Ahead) -> None:
         """Bring one job to its end, whatever that is."""
-        job = self._book.peek(job_id)
-        if job is None:  # cancelled between the queue and here
-            return
-        try:
-            timings = Timings()
-            prepared = await self._pipeline.prepare(job, timings)
+        refusals = 0
+        while (job := self._book.peek(job_id)) is not None:  # else cancelled meanwhile
             try:
-                async with asyncio.timeout(None) as deadline:
-                    product = await self._pipeline.produce(
-                        job,
-                        prepared,
-                        self._watch(job, deadline, ahead),
-                        timings,
-                        rank=ahead.rank,
+                product = await self._through(job, ahead)
+            except NotUnderWayError:
+                return
+            except UpscaledError as error:
+                if isinstance(error, NoSpaceError) and not isinstance(error, NoMemoryError):
+                    ahead.leave()
+                    log.warning(
+                        "job waits for room on the disk",
+                        extra={"job": job_id, "reason": error.message},
                     )
-            except TimeoutError:
-                if not deadline.expired():
-                    raise
-                raise JobTimeoutError(
-                    f"The job took longer than {self._job_timeout:g} seconds "
-                    "(upscaler.job_timeout_seconds) and was ended."
-                ) from None
-        except NotUnderWayError:
-            return  # cancelled meanwhile
-        except UpscaledError as error:
-            await self._fail(job_id, error.message)
-            if isinstance(error, EngineError | JobTimeoutError):
-                self._health.doubt()
-        except Exception:
-            log.exception("job met an unexpected error", extra={"job": job_id})
-            await self._fail(job_id, "An internal error ended the job; the server's log has more.")
-        else:
-            self._book.report_progress(job_id, 99)
-            await self._complete(job, product)
+                    refusals = 0 if await self._room_was_made(job) else refusals + 1
+                    if refusals < _REFUSALS:
+                        continue
+                await self._fail(job_id, error.message)
+                if isinstance(error, EngineError | JobTimeoutError):
+                    self._health.doubt()
+            except Exception:
+                log.exception("job met an unexpected error", extra={"job": job_id})
+                await self._fail(
+                    job_id, "An internal error ended the job; the server's log has more."
+                )
+            else:
+                self._book.report_progress(job_id, 99)
+                await self._complete(job, product)
+            return
+
+    async def _through(self, job: Job, ahead: _Ahead) -> Product:
+        """Do all of a job's work once."""
+        timings = Timings()
+        await self._workspace.begin(job.id)
+        prepared = await self._pipeline.prepare(job, timings)
+        await self._workspace.end(job.id)
+        try:
+            async with asyncio.timeout(None) as deadline:
+                return await self._pipeline.produce(
+                    job,
+                    prepared,
+                    self._watch(job, deadline, ahead),
+                    timings,
+                    rank=ahead.rank,
+                )
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise JobTimeoutError(self._time_limit.complaint(job)) from None
+
+    async def _room_was_made(self, job: Job) -> bool:
+        """Wait until the disk has the room that the job needs; tell if there was any waiting.
+
+        The job was accepted, so a full disk delays it; its intermediate files make room meanwhile.
+        """
+        await self._put_back(job.id)
+        await self._workspace.keep_only(job.id, "upload")
+        need = disk_bytes(job.input_size, job.request.output_size)
+        waited = False
+        while await self._workspace.free_bytes() < need:
+            waited = True
+            await asyncio.sleep(_ROOM_SECONDS)
+        return waited
 
     def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: _Ahead) -> Watch:
         async def started(place: Place) -> None:
@@ -226,13 +286,14 @@ class Dispatcher:
             if current is not None and current.state is JobState.PROCESSING:
                 self._book.amend(job.id, device=place.device.id)
                 return
-            deadline.reschedule(asyncio.get_running_loop().time() + self._job_timeout)
+            seconds = self._time_limit.seconds(job)
+            deadline.reschedule(asyncio.get_running_loop().time() + seconds)
             await self._book.advance(
                 job.id,
                 JobState.PROCESSING,
                 started=time.time(),
                 device=place.device.id,
-                runs=job.runs + 1,
+                runs=(current or job).runs + 1,
             )
             waited = round(time.time() - job.created, 2)
             log.info(
@@ -300,7 +361,7 @@ class Dispatcher:
         self,
         job_id: str,
         state: JobState,
-        tidy: Callable[[], Awaitable[None]],
+        tidy: Callable[[], Awaitable[object]],
         **changes: object,
     ) -> bool:
         """Write down an end; False when a cancellation came first.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
-from upscaled.errors import EngineError
+from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError
 from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
 from upscaled.jobs import Attempt, Job
 from upscaled.ladder import Ladder, Rung
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 # Where in the percentage the stages end. Inference is nearly all of the time of nearly all jobs.
 _PREPARED = 1
 _UPSCALED = 95
+_SCARCE_BYTES = 1 << 20
+"""With less than this free, a failed attempt is the disk's fault."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,10 @@ class Pipeline:
             except (EngineError, UnlikeError) as error:
                 assert ladder is not None  # noqa: S101 - made before anything can fail
                 rung = ladder.rung
+                if await self._workspace.free_bytes() < _SCARCE_BYTES:
+                    raise NoSpaceError(
+                        "The server's disk was full while this picture was worked on."
+                    ) from error
                 watch.attempted(
                     Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
                 )
@@ -241,7 +249,18 @@ def _size_class(task: UpscaleTask) -> int:
 def _allocate(image: RawImage) -> None:
     """Make the file of an image with its full length, whatever was there before."""
     with image.path.open("wb") as file:
-        file.truncate(image.total_bytes)
+        try:
+            # Claimed now: a disk that fills up later would end the work in its middle.
+            os.posix_fallocate(file.fileno(), 0, image.total_bytes)
+        except OSError as error:
+            if error.errno in OUT_OF_SPACE:
+                raise NoSpaceError(
+                    f"The server's disk has no room for the {image.total_bytes >> 20} MiB of this "
+                    "job's pixels."
+                ) from error
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
+            file.truncate(image.total_bytes)  # this file system can't claim
 
 
 def bands(height: int, most: int) -> Iterator[tuple[int, int]]:

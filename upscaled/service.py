@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.admission import DISK_RESERVE, Admission
+from upscaled.allowance import TimeLimit
 from upscaled.book import NO_SUCH_JOB, JobBook
 from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
@@ -133,9 +134,7 @@ class Service:
             )
             self._health = Health(trial.run, lambda: not self._book.active())
             pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
-            queue = JobQueue(
-                make_order(self.config.limits.scheduling, models_kept(self._choice))
-            )
+            queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(self._choice)))
             self._dispatcher = Dispatcher(
                 self._book,
                 queue,
@@ -143,7 +142,10 @@ class Service:
                 self._workspace,
                 self._health,
                 slots=pool.slots,
-                job_timeout=self.config.upscaler.job_timeout_seconds,
+                time_limit=TimeLimit(
+                    self.config.upscaler.job_timeout_seconds,
+                    self.config.upscaler.job_seconds_per_megapixel,
+                ),
             )
             await self._take_up()
             self._dispatcher.start()
@@ -181,7 +183,9 @@ class Service:
         unfinished = await self._book.load()
         with_result = await self._store.finished_before(float("inf"), with_result=True)
         for job in with_result:
-            await self._workspace.keep_only(job.id, f"result.{job.request.format}")
+            if not await self._workspace.keep_only(job.id, f"result.{job.request.format}"):
+                log.error("job's result is no longer on the disk", extra={"job": job.id})
+                await self._book.mark_result_gone(job, "lost")
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
         for job in unfinished:
             await self._dispatching.resume(job, self.config.upscaler.max_attempts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +13,7 @@ from aiohttp import web
 from upscaled.api import multipart
 from upscaled.api.multipart import Part
 from upscaled.errors import (
+    OUT_OF_SPACE,
     BadRequestError,
     NoSpaceError,
     NotAPictureError,
@@ -27,7 +27,6 @@ IMAGE = "image"
 _MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
 _PACE_BYTES = 1 << 20
 _WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
-_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class BodyTypeError(NotAPictureError):
@@ -213,7 +212,7 @@ async def receive(
             got.check_complete()
             await file.write(waiting)
     except OSError as error:
-        if error.errno in _OUT_OF_SPACE:
+        if error.errno in OUT_OF_SPACE:
             raise NoSpaceError("The server's disk has no room for this upload.") from error
         raise
     except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -21,15 +22,23 @@ class BuiltinEngine:
         threads: CPU threads of the network; 0: one a core.
         memory_limit_mb: MiB that the process may hold; tiles are chosen to keep to it. None:
             half of what the machine or its control group has free.
+        stall_seconds: a task that finishes no tile for so long fails, and its process is ended;
+            None: no limit.
     """
 
     name = "builtin"
     program: Path | None = None
 
     def __init__(
-        self, device: Device, *, threads: int = 0, memory_limit_mb: int | None = None
+        self,
+        device: Device,
+        *,
+        threads: int = 0,
+        memory_limit_mb: int | None = None,
+        stall_seconds: float | None = None,
     ) -> None:
         self.device = device
+        self._stall = stall_seconds
         self._worker = ResidentWorker(
             WORKER_MODULE,
             name=f"builtin engine ({device.id})",
@@ -50,11 +59,20 @@ class BuiltinEngine:
         """
         started = time.monotonic()
 
+        loop = asyncio.get_running_loop()
+
         def on_event(event: Message) -> None:
+            if self._stall is not None and not stalled.expired():
+                stalled.reschedule(loop.time() + self._stall)
             on_progress(event["done"] / event["of"])
 
         try:
-            reply = await self._worker.request(encode_task(task), on_event=on_event)
+            async with asyncio.timeout(self._stall) as stalled:
+                reply = await self._worker.request(encode_task(task), on_event=on_event)
+        except TimeoutError:
+            raise EngineError(
+                f"The builtin engine finished no tile for {self._stall:g} seconds."
+            ) from None
         except WorkerRefusedError as error:
             raise EngineError(error.message, retryable=error.kind not in _HOPELESS) from None
         except WorkerDiedError as error:

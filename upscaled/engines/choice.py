@@ -131,8 +131,17 @@ def _maker(config: Config, choice: EngineChoice, device: Device) -> Callable[[],
         return _builtin_maker(config, device)
     # Left to itself the program takes its best device, whose index may differ from ours.
     pinned = device if config.upscaler.gpu_ids else None
-    return lambda: BinaryEngine(program.path, pinned, flavour=program.flavour)
+    return lambda: BinaryEngine(
+        program.path,
+        pinned,
+        flavour=program.flavour,
+        stall_seconds=config.upscaler.stall_seconds,
+    )
 
 
 def _builtin_maker(config: Config, device: Device) -> Callable[[], Engine]:
-    return lambda: BuiltinEngine(device, threads=config.upscaler.threads)
+    return lambda: BuiltinEngine(
+        device,
+        threads=config.upscaler.threads,
+        stall_seconds=config.upscaler.stall_seconds,
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 from upscaled.errors import (
     EngineError,
+    NoMemoryError,
     NoSpaceError,
     NotAPictureError,
     UnusablePictureError,
@@ -47,7 +48,7 @@ _ERRORS: dict[str, type[UpscaledError]] = {
     "unusable": UnusablePictureError,
     "unlike": UnlikeError,
     "engine": EngineError,
-    "no_memory": NoSpaceError,
+    "no_memory": NoMemoryError,
     "no_space": NoSpaceError,
 }
 
@@ -223,7 +224,7 @@ def _death(error: WorkerDiedError, cpu_seconds: int, *, reading: bool) -> Upscal
     """Return what the death of an imaging process means."""
     number = -(error.returncode or 0)
     if number == signal.SIGKILL:
-        return NoSpaceError(
+        return NoMemoryError(
             "The system ended the imaging process, most likely because memory ran out."
         )
     if number == signal.SIGXCPU and reading:

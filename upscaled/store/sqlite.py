@@ -101,20 +101,32 @@ class SqliteJobStore:
     def _run(
         self, connection: sqlite3.Connection, batch: list[tuple[_Work, Future[object]]]
     ) -> None:
-        done: list[tuple[Future[object], object]] = []
+        """Do a batch in one transaction; where that fails, each piece of it in its own.
+
+        So a full disk that keeps one from being written keeps nobody else from reading.
+        """
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for work, future in batch:
-                done.append((future, work(connection)))
-            connection.execute("COMMIT")
+            self._transact(connection, batch)
         except Exception as error:  # handed to everybody who waits for this batch
+            if len(batch) == 1:
+                batch[0][1].set_exception(_translated(error))
+                return
+            for piece in batch:
+                self._run(connection, [piece])
+
+    def _transact(
+        self, connection: sqlite3.Connection, batch: list[tuple[_Work, Future[object]]]
+    ) -> None:
+        try:
+            connection.execute("BEGIN")
+            done = [(future, work(connection)) for work, future in batch]
+            connection.execute("COMMIT")
+        except Exception:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            for _, future in batch:
-                future.set_exception(_translated(error))
-        else:
-            for future, value in done:
-                future.set_result(value)
+            raise
+        for future, value in done:
+            future.set_result(value)
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         future: Future[object] = Future()

@@ -16,6 +16,8 @@ from upscaled.jobs import is_job_id
 
 log = logging.getLogger(__name__)
 
+_BEGUN = "begun"
+
 
 class Workspace:
     """``<data_dir>/jobs/<id>/`` for each job and ``<data_dir>/incoming/`` for uploads.
@@ -120,12 +122,34 @@ class Workspace:
         """Delete the job's folder with all that is in it."""
         await asyncio.to_thread(shutil.rmtree, self.folder(job_id), ignore_errors=True)
 
-    async def keep_only(self, job_id: str, name: str) -> None:
-        """Delete everything in the job's folder but the file ``name``."""
-        await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
+    async def keep_only(self, job_id: str, name: str) -> bool:
+        """Delete everything in the job's folder but the file ``name``; tell if that is there."""
+        return await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
 
-    def _keep_only(self, folder: Path, name: str) -> None:
+    def _keep_only(self, folder: Path, name: str) -> bool:
+        if not folder.is_dir():
+            return False
         _delete(path for path in folder.iterdir() if path.name != name)
+        return (folder / name).is_file()
+
+    async def begin(self, job_id: str) -> None:
+        """Note in the job's folder that its upload is being decoded.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        try:
+            await asyncio.to_thread((self.folder(job_id) / _BEGUN).touch)
+        except OSError as error:
+            raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
+
+    async def end(self, job_id: str) -> None:
+        """Take the note away."""
+        await asyncio.to_thread((self.folder(job_id) / _BEGUN).unlink, missing_ok=True)
+
+    async def is_begun(self, job_id: str) -> bool:
+        """Tell whether the note is there, left by a server that died."""
+        return await asyncio.to_thread((self.folder(job_id) / _BEGUN).exists)
 
     async def sweep(self, known: Collection[str]) -> int:
         """Delete the folders of all jobs that are not ``known``; return how many there were."""
