@@ -116,6 +116,7 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(
 ) -> None:
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         slow = await submit(service, COFFEE, model_name="realesrgan-x4plus", scale="4")
+        await until_processing(service, slow.id)
         waiting = [await submit(service, thumbnail) for _ in range(6)]
         for job in waiting:
             assert (await service.cancel(job.id)).state is JobState.CANCELLED
