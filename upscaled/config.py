@@ -196,6 +196,12 @@ class LimitSettings:
     max_output_megapixels: float = _setting(
         2400.0, "Largest result, in million pixels.", minimum=0.01, maximum=100_000
     )
+    scheduling: str = _setting(
+        "fair",
+        "Which waiting job is next. fair: clients get equal time, small jobs come before large "
+        "ones (docs/scheduling.md); fifo: first come, first served.",
+        choices=("fair", "fifo"),
+    )
     rate_limit_per_minute: int = _setting(
         0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
     )

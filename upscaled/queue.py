@@ -1,39 +1,43 @@
-"""Who is next: first come, first served."""
+"""The queue: jobs that wait, and waiting for one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+
+from upscaled.scheduling import Order, Waiting
 
 
 class JobQueue:
-    """Ids of the jobs that wait, oldest first. Knows ids only; states are the book's."""
+    """Jobs that wait, given out in an `Order`. Knows no states; those are the book's."""
 
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, None] = OrderedDict()
+    def __init__(self, order: Order) -> None:
+        self._order = order
         self._filled = asyncio.Event()
+        self.version = 0
+        """Counts the changes, so that a forecast knows whether it is still true."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._order)
 
-    def put(self, job_id: str) -> None:
-        """Add a job at the end."""
-        self._waiting[job_id] = None
+    def put(self, job: Waiting) -> None:
+        """Add a job."""
+        self._order.put(job)
+        self.version += 1
         self._filled.set()
 
     def remove(self, job_id: str) -> bool:
         """Take a job out; False when it is not waiting here."""
-        if job_id not in self._waiting:
-            return False
-        del self._waiting[job_id]
-        if not self._waiting:
-            self._filled.clear()
-        return True
+        self.version += 1
+        return self._order.remove(job_id)
 
-    async def take(self) -> str:
-        """Wait for a job, take the oldest out and return its id."""
-        while not self._waiting:
+    async def take(self) -> Waiting:
+        """Wait for a job, take out the one that is next and return it."""
+        while not len(self._order):
             self._filled.clear()
             await self._filled.wait()
-        job_id, _ = self._waiting.popitem(last=False)
-        return job_id
+        self.version += 1
+        return self._order.pop()
+
+    def ahead(self) -> list[Waiting]:
+        """Return the jobs that wait, in the order they would be taken."""
+        return self._order.ahead()

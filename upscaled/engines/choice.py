@@ -10,6 +10,7 @@ from upscaled.config import Config
 from upscaled.engines import devices, native_program
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.messages import MODELS_KEPT
 from upscaled.engines.native_program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.protocol import CPU, Device, Engine
@@ -104,6 +105,11 @@ def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
             "upscaler.engine to builtin."
         )
     return tuple(chosen)
+
+
+def models_kept(choice: EngineChoice) -> int:
+    """Return how many models the chosen engine keeps loaded; the binary loads one a job."""
+    return MODELS_KEPT if choice.program is None else 0
 
 
 def make_pool(config: Config, choice: EngineChoice) -> EnginePool:

@@ -13,6 +13,9 @@ from upscaled.resident import Message
 
 WORKER_MODULE = "upscaled.engines.worker"
 
+MODELS_KEPT = 3
+"""Networks that a worker keeps loaded; the least recently used goes first."""
+
 
 @dataclass(frozen=True)
 class NetworkFiles:

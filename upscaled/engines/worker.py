@@ -20,14 +20,12 @@ import ncnn
 
 from upscaled.engines import inference, inspection, memory
 from upscaled.engines.inference import InferenceError, Network
-from upscaled.engines.messages import NetworkFiles, decode_network, decode_task
+from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.tiling import choose_tile
 from upscaled.pictures import Size
 from upscaled.resident import Message, RefusedError, serve
 
-_LOADED = 3
-"""Networks kept loaded; the least recently used goes first."""
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
 _GPU_ON_CPU = 3
@@ -93,7 +91,7 @@ class Worker:
         key = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
         network = self._networks.get(key)
         if network is None:
-            while len(self._networks) >= _LOADED:
+            while len(self._networks) >= MODELS_KEPT:
                 self._networks.popitem(last=False)
             files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
             network = Network(files, device=self._device, threads=self._threads)
