@@ -123,6 +123,11 @@ class Dispatcher:
             Waiting(job.id, job.created, client=job.client, model=job.request.model_name)
         )
 
+    @property
+    def feeding(self) -> bool:
+        """Whether jobs that are queued are brought on their way."""
+        return self._feeder is not None and not self._feeder.done()
+
     def start(self) -> None:
         """Begin to feed."""
         self._feeder = asyncio.create_task(self._feed(), name="dispatcher")

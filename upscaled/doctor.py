@@ -18,6 +18,7 @@ from upscaled.engines.choice import choose
 from upscaled.engines.devices import list_devices
 from upscaled.engines.native_program import find_program, probe
 from upscaled.errors import UpscaledError
+from upscaled.imaging import Imaging
 from upscaled.models import ModelRegistry
 from upscaled.oneshot import upscale_file
 
@@ -68,6 +69,8 @@ class Report:
     disk_free_mb: int = 0
     trial: str | None = None
     """How a small picture fared with the engine and a model, where there are both."""
+    cell: str | None = None
+    """What confines the processes that decode pictures."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -85,6 +88,7 @@ async def examine(config: Config) -> Report:
     await _look_at_binary(config, report)
     await _look_at_engine(config, report)
     await _look_at_models(config, report)
+    await _look_at_cell(report)
     if not report.problems:
         await _try(config, report)
     return report
@@ -125,6 +129,16 @@ async def _look_at_models(config: Config, report: Report) -> None:
         report.problems.append(
             f"There is no usable model in {config.models_dir}; type: upscaled models install"
         )
+
+
+async def _look_at_cell(report: Report) -> None:
+    imaging = Imaging(max_pixels=1, readable=[Path(tempfile.gettempdir())])
+    try:
+        report.cell = str(await imaging.warm())
+    except UpscaledError as error:
+        report.problems.append(f"No decoder can be started: {error.message}")
+    finally:
+        await imaging.close()
 
 
 async def _try(config: Config, report: Report) -> None:
@@ -192,6 +206,8 @@ def as_text(report: Report) -> str:
     lines.append(f"Models in {report.models_dir}")
     lines += [_model_line(model.name, model.scales) for model in report.models] or ["  none"]
     lines += [f"  left out: {bad.name}: {bad.reason}" for bad in report.rejected_models]
+    if report.cell:
+        lines += ["Decoder's cell", f"  {report.cell}"]
     lines.append("Room")
     memory = "unknown" if report.memory_free_mb is None else f"{report.memory_free_mb} MiB"
     lines.append(f"  memory {memory} free")

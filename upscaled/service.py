@@ -25,6 +25,7 @@ from upscaled.errors import (
     ResultGoneError,
     ShuttingDownError,
     UnknownJobError,
+    UpscaledError,
     WrongStateError,
 )
 from upscaled.health import Health, HealthState
@@ -164,6 +165,11 @@ class Service:
         """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
         self._accepting = False
         await self._parts.aclose()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are brought on their way, or it is meant that they are not."""
+        return self._dispatching.feeding or not self._accepting
 
     def _check_default_model(self) -> None:
         names = [model.name for model in self.models.models]
@@ -367,8 +373,17 @@ class Service:
     def watch_health(self) -> None:
         """Begin the self-tests; until the first has passed `health` says ``starting``."""
         assert self._health is not None, "the service was not started"  # noqa: S101
-        watch = asyncio.create_task(self._health.run(), name="health")
+        watch = asyncio.create_task(self._watch(self._health), name="health")
         self._parts.push_async_callback(_end_task, watch)
+
+    async def _watch(self, health: Health) -> None:
+        try:
+            cell = await self._imaging.warm()
+        except UpscaledError as error:
+            log.error("no decoder can be started", extra={"reason": error.message})
+        else:
+            log.log(logging.WARNING if cell.lacking else logging.INFO, "Decoder's cell: %s.", cell)
+        await health.run()
 
     async def health_known(self) -> HealthState:
         """Wait for the end of the first self-test; return what came of it."""

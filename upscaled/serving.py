@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from upscaled import sd_notify
 from upscaled.api.app import make_app
 from upscaled.api.keys import CONNECTIONS
 from upscaled.config import Config, warnings
@@ -64,10 +65,16 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
                 for listener in listeners:
                     sites.append(await loop.create_server(factory, sock=listener))  # noqa: PERF401
                 on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
-                await stopping.wait()
-                log.info("Stopping.")
-                # Until what runs has ended, callers are still told how it goes.
-                await service.drain()
+                supervised = asyncio.create_task(_supervised(service), name="supervised")
+                try:
+                    await stopping.wait()
+                    sd_notify.notify("STOPPING=1", "STATUS=Letting running jobs finish.")
+                    log.info("Stopping.")
+                    # Until what runs has ended, callers are still told how it goes.
+                    await service.drain()
+                finally:
+                    supervised.cancel()
+                    await asyncio.wait([supervised])
             finally:
                 for site in sites:
                     site.close()
@@ -79,6 +86,31 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
             listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _supervised(service: Service) -> None:
+    """Tell systemd, where it started us, that we are ready, how we are, and that we still live.
+
+    It restarts the service when this event loop, or the one task that feeds jobs to the devices,
+    has come to a standstill.
+    """
+    sd_notify.notify("READY=1", "STATUS=Listening; the self-test is running.")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_tell_health(service), name="told health")
+        if (seconds := sd_notify.watchdog_seconds()) is not None:
+            tasks.create_task(_tell_life(service, seconds / 2), name="told life")
+
+
+async def _tell_health(service: Service) -> None:
+    state = await service.health_known()
+    sd_notify.notify(f"STATUS=Listening; health after the self-test: {state}.")
+
+
+async def _tell_life(service: Service, period: float) -> None:
+    while True:
+        if service.alive:
+            sd_notify.notify("WATCHDOG=1")
+        await asyncio.sleep(period)
 
 
 async def _listeners(host: str, port: int) -> list[socket.socket]:

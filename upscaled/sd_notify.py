@@ -1,0 +1,43 @@
+"""Telling systemd how the service is doing (sd_notify(3)); nothing happens without systemd.
+
+The whole protocol is one datagram of lines, so there is no library for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+log = logging.getLogger(__name__)
+
+
+def notify(*lines: str) -> bool:
+    """Send lines such as ``READY=1`` to whoever supervises this service.
+
+    Returns:
+        Whether there was somebody to tell. Never blocks; a supervisor that does not listen is
+        logged, no more.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):  # Linux's abstract namespace
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)
+            channel.sendto("\n".join(lines).encode(), address)
+    except OSError as error:
+        log.warning("the supervisor could not be told", extra={"reason": error.strerror})
+        return False
+    return True
+
+
+def watchdog_seconds() -> float | None:
+    """Return how often ``WATCHDOG=1`` must be sent at least; None: nobody waits for it."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    if not meant or not microseconds.isdigit() or int(microseconds) == 0:
+        return None
+    return int(microseconds) / 1_000_000
