@@ -113,7 +113,8 @@ def check(method: str, path: str, answer: Answer) -> None:
         escaped = media_type.replace("/", "~1")
         validate(answer.json, f"{pointer}/content/{escaped}/schema")
         _check_compact(answer)
-    if answer.status >= 400:
+    if answer.status >= 400 and (template, answer.status) != ("/health", 503):
+        # A server that can't upscale tells its health in full, not an error.
         _check_error(method, answer)
 
 
