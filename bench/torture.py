@@ -38,7 +38,7 @@ _CLIENTS = 6
 _PATIENCE = 0.1  # seconds between two questions
 _READY_SECONDS = 60
 _GONE_SECONDS = 10
-_LARGEST_MEAN_DIFFERENCE = 25.0  # levels; of 200 pictures no two differ by less than 39
+_LARGEST_MEAN_DIFFERENCE = 15.0  # levels; of 200 pictures no two differ by less than 24
 
 
 @dataclass
@@ -64,7 +64,7 @@ def picture(number: int) -> Image.Image:
     """Return a small picture that no other number has."""
     colours = random.Random(number)
     image = Image.new("RGB", (4, 3))
-    image.putdata([tuple(colours.randrange(256) for _ in range(3)) for _ in range(12)])
+    image.putdata([tuple(colours.randrange(48, 208) for _ in range(3)) for _ in range(12)])
     return image.resize((40, 30), Image.Resampling.BICUBIC)
 
 
