@@ -131,6 +131,11 @@ class JobBook:
         if job is not None and job.progress < percent:
             self._active[job_id] = replace(job, progress=min(percent, 99))
 
+    def progress(self, job_id: str) -> int:
+        """Return the percentage of a job under way; 0 for any other."""
+        job = self._active.get(job_id)
+        return job.progress if job is not None else 0
+
     async def settled(self, job_id: str) -> Job:
         """Wait until the job has ended and return it.
 

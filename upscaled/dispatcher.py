@@ -7,9 +7,7 @@ import contextlib
 import functools
 import itertools
 import logging
-import statistics
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,18 +22,15 @@ from upscaled.errors import (
     UpscaledError,
     WrongStateError,
 )
+from upscaled.foresight import Foresight
 from upscaled.health import Health
 from upscaled.jobs import Attempt, Job, JobState
 from upscaled.pipeline import Pipeline, Product, Timings, Watch
 from upscaled.queue import JobQueue
 from upscaled.receipt import Digests, write_receipt
-from upscaled.scheduling import Waiting
 from upscaled.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-_RECENT = 20
-"""Completed jobs that the estimate of the next one's time is taken from."""
 
 _RECORD_RETRY_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
@@ -43,19 +38,24 @@ _ROOM_SECONDS = 5.0
 _REFUSALS = 3
 """Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
 
-_FIRST_GUESS = 10.0
-"""Seconds a job is taken to need before any was measured."""
-
 
 class _Ahead:
     """The place of a job among those that were taken from the queue and hold no slot yet."""
 
-    def __init__(self, rank: int, room: asyncio.Semaphore) -> None:
+    def __init__(self, rank: int, room: asyncio.Semaphore, before: asyncio.Event) -> None:
         self.rank = rank
+        self.passed = asyncio.Event()
+        self._before = before
         self._room: asyncio.Semaphore | None = room
+
+    async def turn(self) -> None:
+        """Wait until the one before asks for a slot: who is decoded sooner must not get it."""
+        await self._before.wait()
+        self.passed.set()
 
     def leave(self) -> None:
         """Make the place free, once."""
+        self.passed.set()
         if self._room is not None:
             self._room.release()
             self._room = None
@@ -77,6 +77,7 @@ class Dispatcher:
         workspace: Workspace,
         health: Health,
         *,
+        foresight: Foresight,
         slots: int,
         time_limit: TimeLimit,
     ) -> None:
@@ -85,6 +86,8 @@ class Dispatcher:
         self._pipeline = pipeline
         self._workspace = workspace
         self._health = health
+        self._foresight = foresight
+        self._forecaster = foresight.forecaster
         self._time_limit = time_limit
         self._room = asyncio.Semaphore(2 * slots + 2)
         # One a slot is being prepared or ready, one more for when small ones leave quickly.
@@ -92,14 +95,7 @@ class Dispatcher:
         self._ranks = itertools.count()
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._slots = slots
         self._digests = Digests()
-
-    def seconds_per_job(self) -> float:
-        """Return how long, by the last jobs' measure, until another job has gone through."""
-        typical = statistics.median(self._recent) if self._recent else _FIRST_GUESS
-        return typical / self._slots
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
@@ -115,13 +111,18 @@ class Dispatcher:
                 return
             await self._put_back(job.id, crashes=crashes)
             await self._workspace.end(job.id)
-        self.enqueue(job)
+        await self.enqueue(job)
 
-    def enqueue(self, job: Job) -> None:
-        """Have a job wait for its turn."""
-        self._queue.put(
-            Waiting(job.id, job.created, client=job.client, model=job.request.model_name)
-        )
+    async def enqueue(self, job: Job) -> None:
+        """Have a job wait for its turn; one whose model is gone fails."""
+        try:
+            waiting, estimate = await self._foresight.waiting(job)
+        except UpscaledError as error:
+            await self._fail(job.id, error.message)
+            return
+        if self._book.peek(job.id) is not None:  # else cancelled meanwhile
+            self._forecaster.expect(job.id, estimate)
+            self._queue.put(waiting)
 
     @property
     def feeding(self) -> bool:
@@ -179,12 +180,16 @@ class Dispatcher:
             )
 
     async def _feed(self) -> None:
+        before = asyncio.Event()
+        before.set()
         while True:
             await self._room.acquire()
             await self._ahead.acquire()
             job_id = (await self._queue.take()).id
             # Slots are given in the order in which jobs leave the queue, whoever is decoded first.
-            ahead = _Ahead(next(self._ranks), self._ahead)
+            ahead = _Ahead(next(self._ranks), self._ahead, before)
+            before = ahead.passed
+            self._forecaster.taken(job_id)
             task = asyncio.create_task(self._work(job_id, ahead), name=f"job-{job_id}")
             self._tasks[job_id] = task
             task.add_done_callback(functools.partial(self._done, job_id, ahead))
@@ -192,6 +197,7 @@ class Dispatcher:
     def _done(self, job_id: str, ahead: _Ahead, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id]
         ahead.leave()
+        self._forecaster.gone(job_id)
         self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job's task broke", extra={"job": job_id}, exc_info=error)
@@ -212,6 +218,7 @@ class Dispatcher:
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
         self._queue.remove(job_id)
+        self._forecaster.gone(job_id)
         if (task := self._tasks.get(job_id)) is not None:
             task.cancel()
             await asyncio.wait([task])
@@ -256,6 +263,7 @@ class Dispatcher:
         await self._workspace.begin(job.id)
         prepared = await self._pipeline.prepare(job, timings)
         await self._workspace.end(job.id)
+        await ahead.turn()
         try:
             async with asyncio.timeout(None) as deadline:
                 return await self._pipeline.produce(
@@ -287,6 +295,7 @@ class Dispatcher:
     def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: _Ahead) -> Watch:
         async def started(place: Place) -> None:
             ahead.leave()
+            self._forecaster.begun(job.id)
             current = self._book.peek(job.id)
             if current is not None and current.state is JobState.PROCESSING:
                 self._book.amend(job.id, device=place.device.id)
@@ -328,6 +337,8 @@ class Dispatcher:
         receipt = await write_receipt(
             job, product, self._workspace.upload_of(job.id), self._digests
         )
+        if (current := self._book.peek(job.id)) is not None:
+            self._foresight.learn(current, product)
         now = time.time()
         if await self._end(
             job.id,
@@ -339,7 +350,6 @@ class Dispatcher:
             receipt=receipt,
         ):
             seconds = sum(product.timings.stages.values())
-            self._recent.append(seconds)
             self._health.worked(product.place)
             log.info(
                 "job completed",

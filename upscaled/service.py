@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from upscaled.errors import (
     UpscaledError,
     WrongStateError,
 )
+from upscaled.forecast import Outlook
+from upscaled.foresight import Foresight, make_foresight
 from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
 from upscaled.janitor import Janitor
@@ -93,6 +94,7 @@ class Service:
         self._parts = contextlib.AsyncExitStack()
         self._choice: EngineChoice | None = None
         self._dispatcher: Dispatcher | None = None
+        self._foresight: Foresight | None = None
         self._health: Health | None = None
         self._free_disk = 0
         self._admitting: Counter[str] = Counter()
@@ -107,6 +109,11 @@ class Service:
     def _dispatching(self) -> Dispatcher:
         assert self._dispatcher is not None, "the service was not started"  # noqa: S101
         return self._dispatcher
+
+    @property
+    def _foreseeing(self) -> Foresight:
+        assert self._foresight is not None, "the service was not started"  # noqa: S101
+        return self._foresight
 
     async def start(self) -> None:
         """Bring everything up, taking up the jobs an earlier run left.
@@ -136,12 +143,18 @@ class Service:
             self._health = Health(trial.run, lambda: not self._book.active())
             pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
             queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(self._choice)))
+            self._foresight = await make_foresight(
+                self.models, pool, queue, self._book, self._store,
+                threads=self.config.upscaler.threads,
+            )  # fmt: skip
+            parts.push_async_callback(self._foresight.close)
             self._dispatcher = Dispatcher(
                 self._book,
                 queue,
                 pipeline,
                 self._workspace,
                 self._health,
+                foresight=self._foresight,
                 slots=pool.slots,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,
@@ -151,6 +164,8 @@ class Service:
             await self._take_up()
             self._dispatcher.start()
             parts.push_async_callback(self._dispatcher.stop, self.config.server.drain_seconds)
+            keeper = asyncio.create_task(self._foresight.run(), name="foresight")
+            parts.push_async_callback(_end_task, keeper)
             janitor = asyncio.create_task(self._janitor.run(), name="janitor")
             parts.push_async_callback(_end_task, janitor)
             self._accepting = True
@@ -222,7 +237,7 @@ class Service:
                 raise self._full(f"You have {own} jobs in the queue, as many as one client may")
 
     def _full(self, why: str) -> QueueFullError:
-        seconds = max(1, min(3600, math.ceil(self._dispatching.seconds_per_job())))
+        seconds = self._foreseeing.retry_after()
         return QueueFullError(
             f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
         )
@@ -279,7 +294,7 @@ class Service:
         except BaseException:
             await self._workspace.remove(job.id)
             raise
-        self._dispatching.enqueue(job)
+        await self._dispatching.enqueue(job)
         log.info(
             "job submitted",
             extra={
@@ -301,6 +316,10 @@ class Service:
         if owner is not None and job.owner != owner:
             raise UnknownJobError(NO_SUCH_JOB)
         return job
+
+    def outlook(self, job_id: str) -> Outlook | None:
+        """Return when a job is to be ready; None for one that is not under way."""
+        return self._foreseeing.outlook(job_id)
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.

@@ -14,7 +14,8 @@ from upscaled.api.answers import answer
 from upscaled.api.auth import client_of
 from upscaled.api.keys import PREFIX, RATES, SERVICE
 from upscaled.errors import UnknownJobError, WrongStateError
-from upscaled.jobs import Job, JobState, is_job_id
+from upscaled.forecast import Outlook
+from upscaled.jobs import TERMINAL, Job, JobState, is_job_id
 from upscaled.pictures import Size
 
 
@@ -60,7 +61,8 @@ async def submit(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """``GET /status/{job_id}``: how the job stands."""
     job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
-    return answer(describe(job, request.app[PREFIX]))
+    outlook = None if job.state in TERMINAL else request.app[SERVICE].outlook(job.id)
+    return answer({**describe(job, request.app[PREFIX]), **_foreseen(outlook)})
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -75,6 +77,15 @@ async def receipt(request: web.Request) -> web.Response:
     if job.state is not JobState.COMPLETED:
         raise WrongStateError(f"The job is {job.state.value}; only a completed job has a receipt.")
     return answer({"job_id": job.id, **job.receipt})
+
+
+def _foreseen(outlook: Outlook | None) -> dict[str, Any]:
+    """Return what the status tells of the time to come."""
+    if outlook is None:
+        return {}
+    # Tenths: no estimate is better, and a client sees that it goes down.
+    seconds = {"eta_seconds": round(outlook.eta_seconds, 1)}
+    return seconds if outlook.position is None else {"queue_position": outlook.position, **seconds}
 
 
 def _size(size: Size) -> dict[str, int]:

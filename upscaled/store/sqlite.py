@@ -7,7 +7,7 @@ import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar, cast
@@ -30,6 +30,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_by_state ON jobs (state, created);
     CREATE INDEX jobs_by_end ON jobs (has_result, finished);
     """,
+    "CREATE TABLE rates (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
 )
 """Each brings the schema one version on; ``PRAGMA user_version`` counts those done."""
 
@@ -168,6 +169,16 @@ class SqliteJobStore:
     async def delete(self, job_id: str) -> None:
         """Forget the job."""
         await self._do(lambda c: c.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close())
+
+    async def load_rates(self) -> dict[str, str]:
+        """Return what was measured of the speed of work, see `upscaled.estimates`."""
+        rows = await self._do(lambda c: c.execute("SELECT key, document FROM rates").fetchall())
+        return dict(rows)
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        """Insert or replace what was measured."""
+        sql = "INSERT OR REPLACE INTO rates VALUES (?, ?)"
+        await self._do(lambda c: c.executemany(sql, list(rates.items())).close())
 
     async def _select(self, condition: str, values: tuple[object, ...]) -> list[Job]:
         sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here

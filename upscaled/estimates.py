@@ -1,0 +1,249 @@
+"""Estimates: how long a job will take, by what jobs like it took on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from upscaled.engines.pool import Place
+from upscaled.engines.protocol import PADDING, ModelFiles
+from upscaled.errors import NoSpaceError, UnknownModelError
+from upscaled.pictures import Size
+from upscaled.rates import Line, Measured
+
+log = logging.getLogger(__name__)
+
+_TTA_TIMES = 8
+_KEEP_SECONDS = 30.0
+
+_NATIVE_TILE = 200
+"""The native programs' tile where they choose it and have the memory (1.9 GB and more)."""
+_LARGEST_TILE = 400
+_SMALLEST_TILE = 32
+
+# First guesses, on the slow side: who is told too long a time is served sooner than expected.
+_BYTES_PER_WEIGHT = 2  # the official models are in 16 bits
+_CPU_WEIGHTS_PER_SECOND = 25e9
+"""Weights applied in a second by one core; measured were 70e9 to 100e9 on AVX-512."""
+_GPU_WEIGHTS_PER_SECOND = 500e9
+"""The same of a small integrated GPU; a discrete one does ten times that."""
+_BUILTIN_FIXED = 0.02
+_BINARY_FIXED = 2.0
+"""Seconds for starting the native program, finding the devices and loading the model."""
+_LOAD_BYTES_PER_SECOND = 100e6
+"""Reading and rearranging a network: 0.13 to 0.3 s were measured for 33 MB."""
+_PREPARE = Line(0.02, 60e-9)
+_FINISH = Line(0.03, 120e-9)
+
+
+class RateStore(Protocol):
+    """Keeps what was measured over restarts."""
+
+    async def load_rates(self) -> Mapping[str, str]:
+        """Return all there is, by its key."""
+        ...
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        """Insert or replace."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how long a job takes."""
+
+    model: ModelFiles
+    source: Size
+    output: Size
+    input_format: str
+    format: str
+    tile_size: int = 0
+    tta: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a job by stage."""
+
+    prepare: float
+    upscale: float
+    """While it holds a slot, its model being loaded."""
+    finish: float
+    load: float
+    """For loading the model where that is not part of every job."""
+    measured: bool
+    """False where the upscaling is a guess, since nothing like it was done here yet."""
+
+    @property
+    def total(self) -> float:
+        """Seconds from the beginning to the end, nothing in the way and the model loaded."""
+        return self.prepare + self.upscale + self.finish
+
+
+class Estimator:
+    """Learns and tells how long jobs take. `meet` must have been called for a model before.
+
+    Args:
+        place: where jobs run: the best of the places, whose rates an estimate is made of.
+        cores: CPU cores that inference may use, for the first guess.
+        tile_memory: bytes that a tile may take, for tiles that the builtin engine chooses.
+        store: keeps the rates.
+    """
+
+    def __init__(self, place: Place, cores: int, tile_memory: int, store: RateStore) -> None:
+        self._place = place
+        self._cores = cores
+        self._tile_memory = tile_memory
+        self._store = store
+        self._rates: dict[str, Measured] = {}
+        self._kept: dict[str, list[tuple[float, float]]] = {}
+        self._changed: set[str] = set()
+        self._weights: dict[str, float] = {}
+        self._warm: set[str] = set()
+
+    async def load(self) -> None:
+        """Take up what earlier runs measured; what can't be read counts as not measured."""
+        for key, text in (await self._store.load_rates()).items():
+            try:
+                self._kept[key] = [(float(a), float(s)) for a, s in json.loads(text)]
+            except (ValueError, TypeError):
+                continue
+
+    async def save(self) -> None:
+        """Keep what was measured since the last call."""
+        changed, self._changed = self._changed, set()
+        if changed:
+            rates = {key: json.dumps(self._rates[key].points) for key in changed}
+            try:
+                await self._store.save_rates(rates)
+            except NoSpaceError as error:  # learned again soon enough
+                log.warning("Measured rates aren't kept: %s", error.message)
+
+    async def keep(self, seconds: float = _KEEP_SECONDS) -> None:
+        """Save every ``seconds``, for good."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.save()
+
+    async def meet(self, model: ModelFiles) -> None:
+        """Look at a model's file, whose length makes the first guess.
+
+        Raises:
+            UnknownModelError: it is gone.
+        """
+        if model.stem in self._weights:
+            return
+        try:
+            facts = await asyncio.to_thread(model.bin.stat)
+        except OSError as error:
+            raise UnknownModelError(
+                f"The model's file {model.bin.name} can't be read ({error.strerror}); put it back "
+                "or name another model."
+            ) from None
+        self._weights[model.stem] = facts.st_size / _BYTES_PER_WEIGHT
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return how long ``work`` will take at the best place."""
+        place = self._place
+        upscale = self._of(_upscale_key(place, work.model), self._guess(place, work.model))
+        seconds = upscale.line.seconds(self._padded(work, place, work.tile_size))
+        load = self._of(_load_key(place, work.model), self._load_guess(work.model))
+        return Estimate(
+            prepare=self._of(f"prepare {work.input_format}", _PREPARE).line.seconds(
+                work.source.pixels
+            ),
+            upscale=seconds,
+            finish=self._of(f"finish {work.format}", _FINISH).line.seconds(_finished(work)),
+            load=load.line.fixed if place.engine == "builtin" else 0.0,
+            measured=bool(upscale.points),
+        )
+
+    def observe(
+        self, work: Work, place: Place, seconds: Mapping[str, float], tile_size: int
+    ) -> None:
+        """Learn from a job that succeeded at its first attempt.
+
+        Args:
+            work: what was done.
+            place: where.
+            seconds: by stage: ``prepare``, ``upscale``, ``finish``.
+            tile_size: what was used; 0 where the engine did not say.
+        """
+        self._learn(f"prepare {work.input_format}", _PREPARE, work.source.pixels,
+                    seconds.get("prepare", 0.0))  # fmt: skip
+        self._learn(f"finish {work.format}", _FINISH, _finished(work),
+                    seconds.get("finish", 0.0))  # fmt: skip
+        key, guess = _upscale_key(place, work.model), self._guess(place, work.model)
+        amount, taken = self._padded(work, place, tile_size), seconds.get("upscale", 0.0)
+        cold = place.engine == "builtin" and key not in self._warm
+        self._warm.add(key)
+        known = self._of(key, guess)
+        if cold and known.points:
+            # What it took beyond a warm job is the worker's start and the loading.
+            extra = max(taken - known.line.seconds(amount), 1e-3)
+            self._learn(_load_key(place, work.model), self._load_guess(work.model), 1.0, extra)
+            return
+        self._learn(key, guess, amount, taken)
+
+    def _learn(self, key: str, guess: Line, amount: float, seconds: float) -> None:
+        self._of(key, guess).add(amount, seconds)
+        self._changed.add(key)
+
+    def _of(self, key: str, guess: Line) -> Measured:
+        rate = self._rates.get(key)
+        if rate is None:
+            rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
+        return rate
+
+    def _guess(self, place: Place, model: ModelFiles) -> Line:
+        speed = _CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else _GPU_WEIGHTS_PER_SECOND
+        fixed = _BUILTIN_FIXED if place.engine == "builtin" else _BINARY_FIXED
+        return Line(fixed, self._weights[model.stem] / speed)
+
+    def _load_guess(self, model: ModelFiles) -> Line:
+        return Line(self._weights[model.stem] * _BYTES_PER_WEIGHT / _LOAD_BYTES_PER_SECOND, 0.0)
+
+    def tile_of(self, work: Work, place: Place, tile_size: int) -> int:
+        """Return the side of the tiles that ``work`` is cut into, as far as can be told before."""
+        if tile_size:
+            return tile_size
+        if place.engine != "builtin":
+            return _NATIVE_TILE
+        side = math.isqrt(self._tile_memory // max(1, work.model.bytes_per_pixel)) - 2 * PADDING
+        side = min(max(side, _SMALLEST_TILE), _LARGEST_TILE)
+        # As few tiles as that side needs, all of one size.
+        across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
+        return max(math.ceil(work.source.width / across), math.ceil(work.source.height / down))
+
+    def tile_bytes(self, work: Work) -> int:
+        """Return the memory that inference takes at its hungriest, as measured on the CPU."""
+        side = self.tile_of(work, self._place, work.tile_size)
+        wide, high = min(side, work.source.width), min(side, work.source.height)
+        return work.model.bytes_per_pixel * (wide + 2 * PADDING) * (high + 2 * PADDING)
+
+    def _padded(self, work: Work, place: Place, tile_size: int) -> float:
+        """Return the pixels that the network sees: the source's, with each tile's padding."""
+        side = self.tile_of(work, place, tile_size)
+        across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
+        pixels = (work.source.width + 2 * PADDING * across) * (
+            work.source.height + 2 * PADDING * down
+        )
+        return float(pixels * (_TTA_TIMES if work.tta else 1))
+
+
+def _upscale_key(place: Place, model: ModelFiles) -> str:
+    return f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
+
+
+def _load_key(place: Place, model: ModelFiles) -> str:
+    return f"load {place.engine} {place.device.id} {place.device.name} {model.stem}"
+
+
+def _finished(work: Work) -> float:
+    """Return the pixels that the last stage reads and writes."""
+    return work.source.times(work.model.native_scale).pixels + work.output.pixels

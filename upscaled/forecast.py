@@ -1,0 +1,173 @@
+"""The forecast: who is when to be ready, by playing the queue through with the estimates."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from upscaled.estimates import Estimate
+from upscaled.queue import JobQueue
+
+_MOST_SHARE = 0.02
+"""Share of the server's time that forecasts may take: a long queue is looked at less often."""
+_FRESH_SECONDS = 0.25
+"""A forecast so young is good enough however much has changed."""
+_CHEAP_SECONDS = 0.002
+"""One that takes no longer is made anew for a job that is not in it yet."""
+_STALE_SECONDS = 5.0
+"""One so old is made anew even if nothing has changed: jobs run faster or slower than thought."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job has to expect."""
+
+    position: int | None
+    """1: the next to hold a slot; None: it holds one."""
+    eta_seconds: float
+    """Until its result can be downloaded."""
+
+
+@dataclass
+class _Expected:
+    estimate: Estimate
+    begun: float | None = None
+    """When it got its slot, of the clock."""
+
+
+class Forecaster:
+    """Tells how the jobs under way will go on.
+
+    Args:
+        queue: those that wait.
+        slots: how many are upscaled at a time.
+        progress: returns the percentage of a job by its id.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        slots: int,
+        progress: Callable[[str], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._slots = slots
+        self._progress = progress
+        self._clock = clock
+        self._expected: dict[str, _Expected] = {}
+        self._taken: dict[str, None] = {}
+        self._running: dict[str, None] = {}
+        self._outlooks: dict[str, tuple[int | None, float]] = {}
+        self._next_start = 0.0
+        self._last_start = 0.0
+        self._made = float("-inf")
+        self._cost = 0.0
+        self._seen = -1
+        self._changes = 0
+
+    def expect(self, job_id: str, estimate: Estimate) -> None:
+        """Take note of a job that was queued."""
+        self._expected[job_id] = _Expected(estimate)
+        self._changes += 1
+
+    def taken(self, job_id: str) -> None:
+        """Take note that a job has left the queue and is prepared."""
+        if job_id in self._expected:
+            self._taken[job_id] = None
+            self._changes += 1
+
+    def begun(self, job_id: str) -> None:
+        """Take note that a job holds a slot."""
+        expected = self._expected.get(job_id)
+        if expected is not None:
+            self._taken.pop(job_id, None)
+            self._running[job_id] = None
+            expected.begun = self._clock()
+            self._changes += 1
+
+    def gone(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        for known in (self._expected, self._taken, self._running, self._outlooks):
+            known.pop(job_id, None)
+        self._changes += 1
+
+    def outlook(self, job_id: str) -> Outlook | None:
+        """Return what a job has to expect; None for one that is not under way."""
+        if job_id not in self._expected:
+            return None
+        if job_id in self._running:
+            return Outlook(None, self._remaining(job_id))
+        self._refresh(anew=job_id not in self._outlooks and self._cost <= _CHEAP_SECONDS)
+        found = self._outlooks.get(job_id)
+        if found is None:  # it came after the forecast, and counts as the last until the next
+            estimate = self._expected[job_id].estimate
+            found = len(self._outlooks) + 1, self._last_start + estimate.total
+        return Outlook(found[0], max(0.0, found[1] - self._clock()))
+
+    def last_start(self) -> float:
+        """Return in how many seconds a job that came now and were last would get a slot."""
+        self._refresh()
+        return max(0.0, self._last_start - self._clock())
+
+    def next_start(self) -> float:
+        """Return in how many seconds the next of those that wait gets a slot."""
+        self._refresh()
+        return max(0.0, self._next_start - self._clock())
+
+    def _remaining(self, job_id: str) -> float:
+        """Return the seconds a running job still needs.
+
+        The further it is, the more its own pace counts against what was expected.
+        """
+        expected = self._expected[job_id]
+        estimate = expected.estimate
+        assert expected.begun is not None  # noqa: S101 - it runs
+        elapsed = self._clock() - expected.begun
+        share = self._progress(job_id) / 100
+        foreseen = max(0.0, estimate.upscale + estimate.finish - elapsed)
+        if share <= 0:
+            return foreseen
+        by_pace = elapsed * (1 - share) / share
+        return (1 - share) * foreseen + share * by_pace
+
+    def _refresh(self, *, anew: bool = False) -> None:
+        now = self._clock()
+        age = now - self._made
+        seen = self._queue.version + self._changes
+        changed = seen != self._seen or age >= _STALE_SECONDS
+        due = changed and age >= max(_FRESH_SECONDS, self._cost / _MOST_SHARE)
+        if not (due or anew):
+            return
+        began = time.perf_counter()
+        self._play(now)
+        self._cost = time.perf_counter() - began
+        self._made, self._seen = now, seen
+
+    def _play(self, now: float) -> None:
+        """Give the slots to those who wait, one after the other."""
+        ends = sorted(
+            now + max(0.0, self._remaining(job) - self._expected[job].estimate.finish)
+            for job in self._running
+        )
+        # More may run than there are slots: those that are encoded hold none any more.
+        slots = [now] * max(0, self._slots - len(ends)) + ends[-self._slots :]
+        heapq.heapify(slots)
+        self._next_start = slots[0]
+        self._outlooks = {}
+        waiting = [*self._taken, *(job.id for job in self._queue.ahead())]
+        position = 0
+        for job_id in waiting:
+            expected = self._expected.get(job_id)
+            if expected is None:
+                continue
+            position += 1
+            estimate = expected.estimate
+            # Others are prepared while slots are held; only for an idle device one has to wait.
+            start = max(heapq.heappop(slots), now + estimate.prepare)
+            heapq.heappush(slots, start + estimate.upscale)
+            self._outlooks[job_id] = (position, start + estimate.upscale + estimate.finish)
+        self._last_start = slots[0]

@@ -1,0 +1,153 @@
+"""Foresight: what is known of jobs before they are done, learned from those that are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+
+from upscaled.allowance import disk_bytes, memory_bytes
+from upscaled.book import JobBook
+from upscaled.engines import memory
+from upscaled.engines.pool import EnginePool
+from upscaled.errors import UnknownModelError
+from upscaled.estimates import Estimate, Estimator, RateStore, Work
+from upscaled.forecast import Forecaster, Outlook
+from upscaled.jobs import Job
+from upscaled.models import ModelRegistry
+from upscaled.pipeline import Product
+from upscaled.queue import JobQueue
+from upscaled.scheduling import Waiting
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a job would take."""
+
+    estimate: Estimate
+    wait_seconds: float
+    """Until it would get a slot if it came now and were the last."""
+    memory_bytes: int
+    """Of the hungriest process: the engine's or the encoder's."""
+    disk_bytes: int
+
+
+class Foresight:
+    """Estimates jobs, tells how those under way will go on, and learns from those that are done.
+
+    Args:
+        models: where the networks of jobs are found.
+        estimator: tells how long work takes.
+        forecaster: plays the queue through.
+    """
+
+    def __init__(self, models: ModelRegistry, estimator: Estimator, forecaster: Forecaster) -> None:
+        self._models = models
+        self._estimator = estimator
+        self.forecaster = forecaster
+
+    def work_of(self, job: Job) -> Work:
+        """Return what decides how long the job takes.
+
+        Raises:
+            UnknownModelError: its model is gone.
+        """
+        request = job.request
+        factor = request.output_size.width / job.input_size.width
+        return Work(
+            model=self._models.get(request.model_name).files_for(factor),
+            source=job.input_size,
+            output=request.output_size,
+            input_format=job.input_format,
+            format=request.format,
+            tile_size=request.tile_size,
+            tta=request.tta,
+        )
+
+    async def waiting(self, job: Job) -> tuple[Waiting, Estimate]:
+        """Return a job as the queue takes it, and what to expect of it.
+
+        Raises:
+            UnknownModelError: its model is gone.
+        """
+        work = self.work_of(job)
+        await self._estimator.meet(work.model)
+        estimate = self._estimator.estimate(work)
+        waiting = Waiting(
+            job.id,
+            job.created,
+            seconds=estimate.upscale,
+            client=job.client,
+            model=work.model.stem,
+            load_seconds=estimate.load,
+        )
+        return waiting, estimate
+
+    def learn(self, job: Job, product: Product) -> None:
+        """Learn from a job's time, if its first attempt was the only one."""
+        if len(job.attempts) != 1:
+            return
+        with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
+            self._estimator.observe(
+                self.work_of(job), product.place, product.timings.stages, product.tile_size
+            )
+
+    async def quote(self, job: Job) -> Quote:
+        """Return what ``job`` would take, which is not queued.
+
+        Raises:
+            UnknownModelError: its model is gone.
+        """
+        work = self.work_of(job)
+        await self._estimator.meet(work.model)
+        return Quote(
+            estimate=self._estimator.estimate(work),
+            wait_seconds=self.forecaster.last_start(),
+            memory_bytes=max(
+                self._estimator.tile_bytes(work),
+                memory_bytes(work.source, work.output, work.format),
+            ),
+            disk_bytes=disk_bytes(work.source, work.output, work.model.native_scale),
+        )
+
+    def outlook(self, job_id: str) -> Outlook | None:
+        """Return when a job is to be ready; None for one that is not under way."""
+        return self.forecaster.outlook(job_id)
+
+    def retry_after(self) -> int:
+        """Return the seconds after which the queue has a place again; an hour at most."""
+        return max(1, min(3600, math.ceil(self.forecaster.next_start())))
+
+    async def run(self) -> None:
+        """Keep what is learned, for good."""
+        await self._estimator.keep()
+
+    async def close(self) -> None:
+        """Keep what was learned last."""
+        await self._estimator.save()
+
+
+async def make_foresight(
+    models: ModelRegistry, pool: EnginePool, queue: JobQueue, book: JobBook, store: RateStore, *,
+    threads: int,
+) -> Foresight:  # fmt: skip
+    """Build the foresight of a service, with what earlier runs have learned.
+
+    Args:
+        models: the networks.
+        pool: where jobs run.
+        queue: those that wait.
+        book: knows how far they are.
+        store: where rates are kept.
+        threads: CPU threads of the engine; 0: one a core.
+    """
+    estimator = Estimator(
+        pool.places[0],
+        threads or os.cpu_count() or 1,
+        await asyncio.to_thread(memory.available),
+        store,
+    )
+    await estimator.load()
+    return Foresight(models, estimator, Forecaster(queue, pool.slots, book.progress))
