@@ -9,10 +9,14 @@ needs a helper program. Where one is not to be had the cell is weaker, and says 
 from __future__ import annotations
 
 import site
+import sys
 import sysconfig
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy
+import PIL
 
 import upscaled
 from upscaled.imaging import landlock, seccomp
@@ -65,6 +69,12 @@ def code_folders() -> list[Path]:
     """Return what Python and its libraries load code from, even late."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names}
-    # Debian's own packages lie beside those that sysconfig knows of.
+    # Debian's own packages lie beside those that sysconfig knows of; so do a user's.
     folders |= {*site.getsitepackages(), *_LIBRARIES, _LOADER_CACHE}
-    return [Path(upscaled.__file__).parent, *map(Path, sorted(folders))]
+    packages = {Path(package.__path__[0]).parent for package in (numpy, PIL)}
+    return [
+        Path(upscaled.__path__[0]),
+        Path(sys.base_prefix, "lib"),
+        *sorted(packages),
+        *map(Path, sorted(folders)),
+    ]
