@@ -40,5 +40,13 @@ def test_the_tile_that_was_really_used_is_halved() -> None:
     assert ladder.rung == Rung(FIRST, 200)
 
 
+def test_staying_repeats_the_attempt_with_the_tile_that_was_used() -> None:
+    ladder = Ladder(Rung(LAST, 0), (LAST,), fixed_tile=False)
+    ladder.stay(used_tile=96)
+    assert ladder.rung == Rung(LAST, 96)
+    assert ladder.climb_down(used_tile=96)
+    assert ladder.rung == Rung(LAST, 48)
+
+
 def test_with_one_place_and_the_smallest_tile_nothing_is_left() -> None:
     assert not Ladder(Rung(LAST, 32), (LAST,), fixed_tile=False).climb_down(used_tile=32)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.gallery import gallery
 from PIL import Image
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
@@ -37,6 +38,8 @@ from tests.services import PHOTOS
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 FAST = "realesr-animevideov3"
+ODD = ("heavy JPEG", 22)
+"""The picture of the gallery that animevideov3-x2 changes most (docs/verification.md)."""
 
 Spoil = Callable[[UpscaleTask], None]
 
@@ -111,13 +114,17 @@ class Bench:
         self._pools.append(EnginePool(places, spares))
         return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
 
-    async def run(self, pipeline: Pipeline, picture: Path, **request: int) -> Product:
+    async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> Product:
         with Image.open(picture) as image:
             size = Size(*image.size)
         job: Job = make_job(
             input_size=size,
             request=JobRequest(
-                model_name=FAST, scale=2, output_size=size.times(2), format="png", **request
+                model_name=FAST,
+                scale=2,
+                output_size=size.times(2),
+                format="png",
+                tile_size=tile_size,
             ),
         )
         upload = self.workspace.new_upload()
@@ -223,6 +230,34 @@ async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) ->
     assert product.place.device is CPU
     assert len(bench.attempts) == 5
     assert likeness(product.finished.path, photo) > 24
+
+
+async def test_what_a_network_really_makes_of_odd_pictures_is_confirmed_not_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # Crumbs of JPEG at quality 5: animevideov3 paints them over.
+    odd = tmp_path / "odd.png"
+    pictures = gallery(96, share=1.0)
+    crumbs = next(p for p in pictures if (p.kind, p.number) == ODD)
+    Image.fromarray(crumbs.pixels).save(odd)
+    product = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), odd)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert "unlike its source" in bench.attempts[0].outcome
+    assert product.finished.score == 0
+
+
+async def test_a_cpu_that_makes_two_different_doubtful_pictures_is_not_believed(
+    bench: Bench, photo: Path
+) -> None:
+    shades = iter(range(60, 200))
+
+    def noisy(task: UpscaleTask) -> None:
+        task.target.path.write_bytes(bytes([next(shades)]) * task.target.total_bytes)
+
+    engine = FaultyEngine(noisy, CPU)
+    with pytest.raises(EngineError, match="unlike its source"):
+        await bench.run(bench.pipeline([engine]), photo)
+    assert engine.tiles[:2] == [0, 150]
 
 
 async def test_an_error_that_nothing_could_change_ends_the_job_at_once(

@@ -38,6 +38,10 @@ class Ladder:
         self._others = [place for place in others if place != first.place]
         self._fixed_tile = fixed_tile
 
+    def stay(self, used_tile: int) -> None:
+        """Have the present attempt made again, with just the tile size it really took."""
+        self.rung = Rung(self.rung.place, used_tile)
+
     def climb_down(self, used_tile: int) -> bool:
         """Move to the next rung after the present one failed; False when there is none.
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from upscaled.doubts import Doubts
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
 from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError
@@ -126,6 +127,7 @@ class Pipeline:
         )
         watch.progress(_PREPARED)
         ladder: Ladder | None = None
+        doubts = Doubts()
         while True:
             used, program = 0, None
             waiting = time.monotonic()
@@ -141,7 +143,8 @@ class Pipeline:
                     outcome = await self._upscale(slot, task, ladder.rung, watch, timings)
                     _stage_done(job, "upscale", began, slot.place)
                     used, program = outcome.tile_size, slot.engine.program
-                finished = await self._finish(job, prepared, native, timings)
+                confirmed = await doubts.settled(slot.place, used, native)
+                finished = await self._finish(job, prepared, native, timings, confirmed)
             except (EngineError, UnlikeError) as error:
                 assert ladder is not None  # noqa: S101 - made before anything can fail
                 rung = ladder.rung
@@ -162,12 +165,17 @@ class Pipeline:
                         "reason": error.message,
                     },
                 )
-                if not error.retryable or not ladder.climb_down(used):
+                if isinstance(error, UnlikeError) and await doubts.can_be_settled(
+                    rung.place, used, native
+                ):
+                    ladder.stay(used)
+                elif not error.retryable or not ladder.climb_down(used):
                     raise
             else:
                 rung = ladder.rung
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
-                self._remember(rung, task, used)
+                if not confirmed:
+                    self._remember(rung, task, used)
                 return Product(finished, model, rung.place, program, used, timings)
 
     def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
@@ -212,7 +220,7 @@ class Pipeline:
         return outcome
 
     async def _finish(
-        self, job: Job, prepared: Prepared, native: RawImage, timings: Timings
+        self, job: Job, prepared: Prepared, native: RawImage, timings: Timings, confirmed: bool
     ) -> Finished:
         began = time.monotonic()
         request = job.request
@@ -227,6 +235,7 @@ class Pipeline:
                 lossless=request.lossless,
                 background=request.background,
                 keep_metadata=request.keep_metadata,
+                confirmed=confirmed,
             ),
         )
         timings.add("finish", began)

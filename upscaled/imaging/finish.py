@@ -19,7 +19,7 @@ from upscaled.imaging.raw import Pixels, read_rows, strips
 from upscaled.imaging.records import Finished, FinishOptions, Prepared
 from upscaled.imaging.resample import resample
 from upscaled.imaging.sidecar import Sidecar, resized
-from upscaled.imaging.verify import likeness
+from upscaled.imaging.verify import DOUBTFUL, HOPELESS, likeness
 from upscaled.pictures import RawImage
 
 _CELL = 32
@@ -61,7 +61,8 @@ def finish(prepared: Prepared, native: RawImage, workdir: Path, options: FinishO
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    score = likeness(prepared.source, native, 0, prepared.source.size.height)
+    most = HOPELESS if options.confirmed else DOUBTFUL
+    score = likeness(prepared.source, native, 0, prepared.source.size.height, most)
     kept, lost = list(prepared.kept), list(prepared.lost)
     icc, exif = _metadata(prepared, options, kept, lost)
     to_srgb = None

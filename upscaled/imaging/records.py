@@ -102,6 +102,8 @@ class FinishOptions:
     """What a transparent picture is laid on where the format holds no transparency."""
     keep_metadata: bool = True
     """Put ICC profile and EXIF data back; else the pixels are converted to sRGB."""
+    confirmed: bool = False
+    """Another process made the very same pixels: doubts no longer count, only certainty does."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` takes back."""
@@ -113,6 +115,7 @@ class FinishOptions:
             "lossless": self.lossless,
             "background": list(self.background),
             "keep_metadata": self.keep_metadata,
+            "confirmed": self.confirmed,
         }
 
     @classmethod
@@ -126,6 +129,7 @@ class FinishOptions:
             document["lossless"],
             (red, green, blue),
             document["keep_metadata"],
+            document["confirmed"],
         )
 
 
@@ -138,7 +142,7 @@ class Finished:
     file_size_bytes: int
     sha256: str
     score: float
-    """1.0: just like the source; 0.0: at the edge of being refused."""
+    """1.0: just like the source; 0.0: at the edge of being doubted, or confirmed beyond it."""
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
 
