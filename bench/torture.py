@@ -38,7 +38,7 @@ _CLIENTS = 6
 _PATIENCE = 0.1  # seconds between two questions
 _READY_SECONDS = 60
 _GONE_SECONDS = 10
-_LARGEST_MEAN_DIFFERENCE = 15.0  # levels; of 200 pictures no two differ by less than 24
+_LARGEST_MEAN_DIFFERENCE = 15.0  # levels; of 200 pictures no two differ by less than 29
 
 
 @dataclass
@@ -118,6 +118,16 @@ class Server:
                     async with session.get(self.url + "/models"):
                         return
                 await asyncio.sleep(_PATIENCE)
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def stop(self) -> tuple[int, list[psutil.Process]]:
+        """Stop it as a service manager does; see `end`."""
+        return await self.end(signal.SIGTERM)
 
     async def end(self, number: signal.Signals) -> tuple[int, list[psutil.Process]]:
         """Send a signal; return the exit status and processes that outlived the server."""
@@ -265,7 +275,7 @@ async def torture(folder: Path, models: Path, *, jobs: int, kills: int, seed: in
     await asyncio.gather(*clients)
     await server.answers()
     await _tidy(server, tally)
-    status, alive = await server.end(signal.SIGTERM)
+    status, alive = await server.stop()
     tally.seconds = time.monotonic() - began
     tally.complaints += [f"outlived the server: {process}" for process in alive]
     if status != 0:
