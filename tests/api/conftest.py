@@ -25,22 +25,25 @@ def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers of one's own: ``serve(server__auth_token="secret")``.
 
-    They get what the shared server found out about the models, so they start quickly.
+    They get what the shared server found out about the models, so they start quickly. Only
+    with ``self_test=True`` does their health become ``ok``.
     """
     started: list[Server] = []
 
-    def make(settings: dict[str, str]) -> None:
+    def make(settings: dict[str, str], self_test: bool) -> None:
         folder = tmp_path / f"data{len(started)}"
         folder.mkdir()
         shutil.copy(server.data_dir / "models.json", folder)
-        running = Server(configured(folder, server.config.models_dir, **settings))
+        running = Server(
+            configured(folder, server.config.models_dir, **settings), self_test=self_test
+        )
         running.start()
         started.append(running)
 
-    def start(**settings: str) -> Server:
+    def start(*, self_test: bool = False, **settings: str) -> Server:
         # In a thread, since the test that calls this has an event loop that must not be blocked.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(make, settings).result()
+            thread.submit(make, settings, self_test).result()
         return started[-1]
 
     yield start

@@ -16,8 +16,12 @@ from tests.api.running import Server
 ROOT = Path(__file__).parents[2]
 
 # What no schema can say: a size the picture already has, a quality for a result in PNG.
-# For /upscale these are proper answers to data that fits the schema.
+# For /upscale and /estimate these are proper answers to data that fits the schema.
 CONFIG = """
+[[operations]]
+include-path = "/estimate"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422", "401", "503"]
+
 [[operations]]
 include-path = "/upscale"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422", "401", "503"]
@@ -47,7 +51,7 @@ async def findings(server: Server, folder: Path, *options: str) -> str:
 async def test_schemathesis_finds_nothing(
     serve: Callable[..., Server], tmp_path: Path, token: str, examples: int
 ) -> None:
-    server = serve(server__auth_token=token, limits__max_queue_size="100000")
+    server = serve(self_test=True, server__auth_token=token, limits__max_queue_size="100000")
     options = ["-H", f"Authorization: Bearer {token}"] if token else []
     found = await findings(server, tmp_path, "--max-examples", str(examples), *options)
     assert not found, found
