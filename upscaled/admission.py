@@ -40,6 +40,12 @@ FIELDS: Mapping[str, str] = {
 }
 """Every form field beside ``image``, with what it takes."""
 
+SOURCE_FIELDS: Mapping[str, str] = {
+    "input_width": "the picture's width in pixels",
+    "input_height": "the picture's height in pixels",
+}
+"""What an estimate takes in place of ``image``."""
+
 DISK_RESERVE = 64 << 20
 """Bytes of the disk that stay free, for job records and what is under way."""
 
@@ -200,7 +206,7 @@ class Admission:
         name = wishes.model_name if wishes.model_name is not None else upscaler.default_model
         model = await self._model(name)
         probe = await self._imaging.probe(upload)
-        request = self._request(wishes, model, probe)
+        request = self._request(wishes, model, probe.size, probe.format)
         await self._check_room(request, model, probe)
         job = Job(
             id=new_job_id(),
@@ -215,16 +221,66 @@ class Admission:
         await self._workspace.adopt(upload, job.id)
         return job
 
+    async def plan(self, fields: Mapping[str, str], upload: Path | None) -> Job:
+        """Return the job that a submission would make; nothing comes of it.
+
+        Args:
+            fields: as of a submission; without ``upload`` the two `SOURCE_FIELDS` as well.
+            upload: the picture, where it was sent.
+
+        Raises:
+            BadRequestError: a field cannot be used.
+            NotAPictureError: the upload is of no format we take.
+            UnusablePictureError: it is, but cannot be upscaled as asked.
+        """
+        given = [name for name in SOURCE_FIELDS if name in fields]
+        wishes = parse_fields({name: fields[name] for name in fields if name not in given})
+        name = wishes.model_name
+        model = await self._model(self._config.upscaler.default_model if name is None else name)
+        if upload is not None:
+            if given:
+                raise BadRequestError("Give either image or input_width and input_height.")
+            probe = await self._imaging.probe(upload)
+            size, format_ = probe.size, probe.format
+        else:
+            size, format_ = self._source_size(fields), "png"
+        return Job(
+            id=new_job_id(),
+            request=self._request(wishes, model, size, format_),
+            input_name="",
+            input_format=format_,
+            input_size=size,
+            created=time.time(),
+        )
+
+    def _source_size(self, fields: Mapping[str, str]) -> Size:
+        sides = [
+            _integer(fields, name, lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels")
+            for name in SOURCE_FIELDS
+        ]
+        if sides[0] is None or sides[1] is None:
+            raise BadRequestError(
+                "Send the picture as image, or its size as input_width and input_height."
+            )
+        size = Size(sides[0], sides[1])
+        most = self._config.limits.max_input_megapixels
+        if size.pixels > most * 1_000_000:
+            raise UnusablePictureError(
+                f"The picture has {size.pixels / 1_000_000:.1f} megapixels, but the server takes "
+                f"at most {most:g}; make it smaller first."
+            )
+        return size
+
     async def _model(self, name: str) -> Model:
         # A model that was put there a moment ago is found without a restart.
         if all(model.name != name for model in self._models.models):
             await self._models.rescan()
         return self._models.get(name)
 
-    def _request(self, wishes: Wishes, model: Model, probe: Probe) -> JobRequest:
+    def _request(self, wishes: Wishes, model: Model, source: Size, input_format: str) -> JobRequest:
         upscaler = self._config.upscaler
-        size = output_size(probe.size, wishes, upscaler.default_scale)
-        format_ = output_format(wishes.format, probe.format)
+        size = output_size(source, wishes, upscaler.default_scale)
+        format_ = output_format(wishes.format, input_format)
         most = self._config.limits.max_output_megapixels
         if size.pixels > most * 1_000_000:
             raise UnusablePictureError(

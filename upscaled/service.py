@@ -28,7 +28,7 @@ from upscaled.errors import (
     WrongStateError,
 )
 from upscaled.forecast import Outlook
-from upscaled.foresight import Foresight, make_foresight
+from upscaled.foresight import Foresight, Quote, make_foresight
 from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
 from upscaled.janitor import Janitor
@@ -287,6 +287,15 @@ class Service:
             await self.discard_upload(upload)
             raise
         return job
+
+    async def quote(self, fields: Mapping[str, str], upload: Path | None) -> tuple[Job, Quote]:
+        """Return the job that a submission would make, and what it would take.
+
+        Raises:
+            UpscaledError: the refusal, see `Admission.plan`.
+        """
+        job = await self._admission.plan(fields, upload)
+        return job, await self._foreseeing.quote(job)
 
     async def _enter(self, job: Job) -> None:
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from upscaled.api import catalogue, contract, download, jobs
+from upscaled.api import catalogue, contract, download, estimate, jobs
 from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
 from upscaled.api.auth import callers_known
 from upscaled.api.connections import Connections
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/upscale", jobs.submit),
+    ("POST", "/estimate", estimate.estimate),
     ("GET", "/status/{job_id}", jobs.status),
     ("GET", "/download/{job_id}", download.download),
     ("POST", "/cancel/{job_id}", jobs.cancel),

@@ -52,7 +52,7 @@ async def submit(request: web.Request) -> web.Response:
     except BaseException:
         await service.discard_upload(target)
         raise
-    job = await service.submit(fields, target, filename, client)
+    job = await service.submit(fields, target, filename or "", client)
     url = f"{request.app[PREFIX]}/status/{job.id}"
     content = {"success": True, "job_id": job.id, "status_url": url}
     return answer(content, status=202, headers=rates)

@@ -175,11 +175,12 @@ async def receive(
     allowed: Iterable[str],
     max_bytes: int,
     seconds_per_mib: float,
-) -> tuple[dict[str, str], str]:
+    picture_needed: bool = True,
+) -> tuple[dict[str, str], str | None]:
     """Write the picture of a multipart request to ``target``; return its fields and file name.
 
     The parts may come in any order; at most one of each name. On an exception ``target`` may
-    hold a part of the picture.
+    hold a part of the picture. The name is None, and ``target`` empty, when none was sent.
 
     Raises:
         BadRequestError: a part is unknown, doubled, too long or missing, or the body is broken.
@@ -209,7 +210,8 @@ async def receive(
                         await file.write(waiting)
                         waiting = bytearray()
             got.end()
-            got.check_complete()
+            if picture_needed or got.filename is not None:
+                got.check_complete()
             await file.write(waiting)
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
@@ -217,4 +219,4 @@ async def receive(
         raise
     except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:
         raise BadRequestError(f"The request's body is broken: {error}.") from error
-    return got.fields, got.filename or ""
+    return got.fields, got.filename
