@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from upscaled import __version__
 from upscaled.cli import config_file
+from upscaled.clients import hash_of
 from upscaled.config import settings
 
 ROOT = Path(__file__).parents[1]
@@ -276,3 +277,17 @@ def test_setup_without_a_name_says_what_to_type() -> None:
     done = run("setup")
     assert done.returncode == 2
     assert "type: upscaled setup --binary" in done.stderr
+
+
+def test_a_token_is_made_and_its_line_fits_the_configuration(env: dict[str, str]) -> None:
+    done = run("token", "laptop", env=env)
+    assert done.returncode == 0, done
+    token = re.search(r"^The token, shown this once: (\S{43})$", done.stdout, re.MULTILINE)
+    line = re.search(r"^    laptop: (sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
+    assert token
+    assert line
+    assert hash_of(token[1]) == line[1]
+    assert token[1] != run("token", "laptop", env=env).stdout.split()[5]
+    wrong = run("token", "a b", env=env)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("upscaled: The name is 'a b'; allowed is a name of letters")

@@ -209,6 +209,28 @@ async def test_a_full_disk_at_submission_is_told_and_leaves_nothing(
             assert (await service.wait(job_id)).state is JobState.COMPLETED
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_full_disk_is_made_room_on_by_results_that_go(
+    small_disk: Path, models_dir: Path, thumbnail: Path
+) -> None:
+    async with running(make_config(small_disk / "data", models_dir)) as service:
+        jobs = [await submit(service, thumbnail) for _ in range(2)]
+        fetched, old = [await service.wait(job.id) for job in jobs]
+        await asyncio.to_thread(fill, small_disk)
+        await service.delivered(fetched.id)
+        assert (await service.job(fetched.id)).result_gone == "downloaded"
+        await asyncio.to_thread(fill, small_disk)
+        await service._janitor.clean((old.finished or 0) + 25 * 3600)
+        for job, code in ((fetched, "already_downloaded"), (old, "expired")):
+            with pytest.raises(ResultGoneError) as gone:
+                await service.result(job.id)
+            assert gone.value.code == code
+        (small_disk / "ballast").unlink()
+        await service._janitor.clean((old.finished or 0) + 25 * 3600)
+        assert service._book.unrecorded() == []
+        assert not list((small_disk / "data" / "jobs").iterdir())
+
+
 async def test_more_memory_than_there_is_is_told_before_the_work(
     tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ class JobBook:
         self._store = store
         self._active: dict[str, Job] = {}
         self._ending: set[str] = set()
+        self._unrecorded: dict[str, Job] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
     async def load(self) -> list[Job]:
@@ -64,7 +65,7 @@ class JobBook:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        job = self._active.get(job_id)
+        job = self._active.get(job_id) or self._unrecorded.get(job_id)
         if job is None and is_job_id(job_id):
             job = await self._store.get(job_id)
         if job is None:
@@ -147,7 +148,19 @@ class JobBook:
         return await self.get(job_id)
 
     async def mark_result_gone(self, job: Job, why: str) -> Job:
-        """Record that the result of a completed job was deleted, and why."""
+        """Record that the result of a completed job was deleted, and why.
+
+        Callers are told so at once, even while the disk is too full to write it down.
+
+        Raises:
+            NoSpaceError: it is; `unrecorded` has the job until this is done again.
+        """
         job = replace(job, result_gone=why)
+        self._unrecorded[job.id] = job
         await self._store.put(job)
+        self._unrecorded.pop(job.id, None)
         return job
+
+    def unrecorded(self) -> list[Job]:
+        """Return jobs whose result is gone, which could not be recorded yet."""
+        return list(self._unrecorded.values())

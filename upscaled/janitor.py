@@ -7,6 +7,7 @@ import logging
 import time
 
 from upscaled.book import JobBook
+from upscaled.errors import NoSpaceError
 from upscaled.jobs import Job
 from upscaled.store.protocol import JobStore
 from upscaled.store.workspace import Workspace
@@ -51,14 +52,35 @@ class Janitor:
 
     async def clean(self, now: float) -> None:
         """Delete what is too old at ``now`` (seconds since the epoch)."""
+        for job in self._book.unrecorded():
+            await self.let_go(job, job.result_gone or "lost")
+        gone = {job.id for job in self._book.unrecorded()}
         for job in await self._store.finished_before(now - self._result_ttl, with_result=True):
-            await self.expire(job)
+            if job.id not in gone:
+                await self.expire(job)
         for job in await self._store.finished_before(now - self._record_ttl, with_result=False):
             await self._workspace.remove(job.id)
             await self._store.delete(job.id)
 
     async def expire(self, job: Job) -> None:
         """Delete the result of a completed job for its age."""
-        await self._book.mark_result_gone(job, "expired")
-        await self._workspace.remove(job.id)
+        await self.let_go(job, "expired")
         log.info("job's result expired", extra={"job": job.id})
+
+    async def let_go(self, job: Job, why: str) -> None:
+        """Delete the result of a completed job and record ``why``.
+
+        The record comes first, so that after a crash nobody is promised a file that is not there.
+        Where the disk is too full for the record, the file goes first and makes the room.
+        """
+        try:
+            await self._book.mark_result_gone(job, why)
+        except NoSpaceError:
+            await self._workspace.remove(job.id)
+            try:
+                await self._book.mark_result_gone(job, why)
+            except NoSpaceError:
+                log.error("job's result is deleted, which can't be recorded yet",
+                          extra={"job": job.id})  # fmt: skip
+        else:
+            await self._workspace.remove(job.id)

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 _DISK_SECONDS = 1.0
 _CPU_ID = -1  # in upscaler.gpu_ids
 
+LOST = "The result is no longer on the server's disk; submit the picture again."
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -366,10 +367,7 @@ class Service:
                 code="already_downloaded",
             )
         if job.result_gone == "lost":
-            raise ResultGoneError(
-                "The result is no longer on the server's disk; submit the picture again.",
-                code="expired",
-            )
+            raise ResultGoneError(LOST, code="expired")
         if job.result_gone is not None:
             raise ResultGoneError(
                 "The result was not fetched in time and has been deleted; submit the picture "
@@ -394,8 +392,7 @@ class Service:
             return
         job = await self._book.get(job_id)
         if job.result_gone is None:
-            await self._book.mark_result_gone(job, "downloaded")
-            await self._workspace.remove(job_id)
+            await self._janitor.let_go(job, "downloaded")
             log.info("job's result downloaded and deleted", extra={"job": job_id})
 
     def watch_health(self) -> None:

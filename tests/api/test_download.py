@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import socket
 from collections.abc import Callable
@@ -97,6 +98,16 @@ async def test_asking_for_the_head_or_for_nothing_deletes_nothing(
     assert server.result_file(job_id).exists()
 
 
+async def test_every_answer_carries_the_digest_of_the_whole(api: Caller, server: Server) -> None:
+    job_id = await api.completed()
+    path = f"/download/{job_id}"
+    content = await asyncio.to_thread(server.result_file(job_id).read_bytes)
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    part = {"Range": "bytes=3-9"}
+    for answer in (await api.call("HEAD", path), await api.get(path, headers=part)):
+        assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
+
+
 async def test_a_range_of_another_version_is_answered_with_the_whole(api: Caller) -> None:
     job_id = await api.completed()
     other = {"Range": "bytes=10-", "If-Range": '"another"'}
@@ -131,7 +142,9 @@ async def test_a_result_that_vanished_from_the_disk_breaks_no_server(
     async with Caller(damaged) as api:
         job_id = await api.completed()
         damaged.result_file(job_id).unlink()
-        assert (await api.get(f"/download/{job_id}")).status == 500
+        gone = await api.get(f"/download/{job_id}")
+        assert (gone.status, gone.json["code"]) == (410, "expired")
+        assert gone.json["error"].startswith("The result is no longer on the server's disk")
         assert (await api.get("/health")).json["status"] == "ok"
 
 

@@ -18,7 +18,8 @@ from upscaled.api.auth import client_of
 from upscaled.api.delivery import Delivery, Receipt, Span
 from upscaled.api.jobs import job_id_of
 from upscaled.api.keys import DELIVERIES, SERVICE
-from upscaled.service import ResultFile
+from upscaled.errors import ResultGoneError
+from upscaled.service import LOST, ResultFile
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ async def download(request: web.Request) -> web.StreamResponse:
     try:
         file = await asyncio.to_thread(result.path.open, "rb")
     except FileNotFoundError:
-        # Gone since we asked; asking again says why.
+        # Gone since we asked; asking again says why, unless somebody else deleted it.
         await service.result(job_id, owner)
-        raise
+        raise ResultGoneError(LOST, code="expired") from None
     try:
         return await _hand_over(request, job_id, file, result)
     finally:

@@ -1,0 +1,48 @@
+"""An engine that stops talking is ended, and the next task gets a fresh process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.protocol import CPU
+from upscaled.errors import EngineError
+
+from tests.engines.making import make_task, photo, shipped, write_repeater
+
+
+async def test_an_engine_that_falls_silent_is_ended_and_the_attempt_can_be_repeated(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    engine = BuiltinEngine(CPU, threads=1, stall_seconds=1.5)
+    try:
+        quick = make_task(tmp_path, photo(40, 40), write_repeater(tmp_path, "n", 2), tile_size=32)
+        await engine.upscale(quick, lambda _: None)
+        first = engine.pid
+        assert first is not None
+        slow = make_task(
+            tmp_path, photo(200, 160), shipped(models_dir, "realesr-animevideov3-x2"), tile_size=32
+        )
+        with pytest.raises(EngineError, match=r"finished no tile for 1\.5 seconds") as stalled:
+            await engine.upscale(slow, lambda _: os.kill(first, signal.SIGSTOP))
+        assert stalled.value.retryable
+        assert not psutil.pid_exists(first)
+        await engine.upscale(quick, lambda _: None)
+        assert engine.pid not in {None, first}
+    finally:
+        await engine.close()
+
+
+async def test_an_engine_that_goes_on_talking_may_take_longer_than_that(tmp_path: Path) -> None:
+    engine = BuiltinEngine(CPU, threads=1, stall_seconds=5)
+    seen: list[float] = []
+    try:
+        task = make_task(tmp_path, photo(200, 160), write_repeater(tmp_path, "n", 2), tile_size=32)
+        await engine.upscale(task, seen.append)
+    finally:
+        await engine.close()
+    assert len(seen) == 35
