@@ -98,6 +98,19 @@ async def test_the_end_of_a_job_brings_the_others_forward() -> None:
     assert house.forecaster.outlook("a") is None
 
 
+async def test_a_job_that_is_taken_now_comes_after_those_that_were_taken() -> None:
+    house = House(slots=2)
+    for name, seconds in zip("abc", (10.0, 4.0, 3.0), strict=True):
+        house.add(name, seconds)
+    assert house.forecaster.start_of_another() == 0.0
+    await house.begin("a")
+    await house.begin("b")
+    assert house.forecaster.start_of_another() == 4.0
+    await house.queue.take()
+    house.forecaster.taken("c")
+    assert house.forecaster.start_of_another() == 7.0
+
+
 async def test_a_long_queue_is_not_played_through_for_every_question() -> None:
     house = House()
     plays = itertools.count()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from upscaled import lookahead
 from upscaled.allowance import TimeLimit, disk_bytes
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
@@ -25,6 +25,7 @@ from upscaled.errors import (
 from upscaled.foresight import Foresight
 from upscaled.health import Health
 from upscaled.jobs import Attempt, Job, JobState
+from upscaled.lookahead import Lookahead
 from upscaled.pipeline import Pipeline, Product, Timings, Watch
 from upscaled.queue import JobQueue
 from upscaled.receipt import Digests, write_receipt
@@ -37,28 +38,6 @@ _ROOM_SECONDS = 5.0
 """How often a job that waits for a full disk looks whether there is room again."""
 _REFUSALS = 3
 """Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
-
-
-class _Ahead:
-    """The place of a job among those that were taken from the queue and hold no slot yet."""
-
-    def __init__(self, rank: int, room: asyncio.Semaphore, before: asyncio.Event) -> None:
-        self.rank = rank
-        self.passed = asyncio.Event()
-        self._before = before
-        self._room: asyncio.Semaphore | None = room
-
-    async def turn(self) -> None:
-        """Wait until the one before asks for a slot: who is decoded sooner must not get it."""
-        await self._before.wait()
-        self.passed.set()
-
-    def leave(self) -> None:
-        """Make the place free, once."""
-        self.passed.set()
-        if self._room is not None:
-            self._room.release()
-            self._room = None
 
 
 class Dispatcher:
@@ -90,9 +69,7 @@ class Dispatcher:
         self._forecaster = foresight.forecaster
         self._time_limit = time_limit
         self._room = asyncio.Semaphore(2 * slots + 2)
-        # One a slot is being prepared or ready, one more for when small ones leave quickly.
-        self._ahead = asyncio.Semaphore(slots + 1)
-        self._ranks = itertools.count()
+        self._lookahead = Lookahead(slots, foresight.forecaster)
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._digests = Digests()
@@ -180,24 +157,21 @@ class Dispatcher:
             )
 
     async def _feed(self) -> None:
-        before = asyncio.Event()
-        before.set()
         while True:
             await self._room.acquire()
-            await self._ahead.acquire()
+            await self._lookahead.wait()
             job_id = (await self._queue.take()).id
-            # Slots are given in the order in which jobs leave the queue, whoever is decoded first.
-            ahead = _Ahead(next(self._ranks), self._ahead, before)
-            before = ahead.passed
+            ahead = self._lookahead.place()
             self._forecaster.taken(job_id)
             task = asyncio.create_task(self._work(job_id, ahead), name=f"job-{job_id}")
             self._tasks[job_id] = task
             task.add_done_callback(functools.partial(self._done, job_id, ahead))
 
-    def _done(self, job_id: str, ahead: _Ahead, task: asyncio.Task[None]) -> None:
+    def _done(self, job_id: str, ahead: lookahead.Place, task: asyncio.Task[None]) -> None:
         del self._tasks[job_id]
         ahead.leave()
         self._forecaster.gone(job_id)
+        self._lookahead.look()
         self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job's task broke", extra={"job": job_id}, exc_info=error)
@@ -226,7 +200,7 @@ class Dispatcher:
         log.info("job cancelled", extra={"job": job_id})
         return job
 
-    async def _work(self, job_id: str, ahead: _Ahead) -> None:
+    async def _work(self, job_id: str, ahead: lookahead.Place) -> None:
         """Bring one job to its end, whatever that is."""
         refusals = 0
         while (job := self._book.peek(job_id)) is not None:  # else cancelled meanwhile
@@ -257,7 +231,7 @@ class Dispatcher:
                 await self._complete(job, product)
             return
 
-    async def _through(self, job: Job, ahead: _Ahead) -> Product:
+    async def _through(self, job: Job, ahead: lookahead.Place) -> Product:
         """Do all of a job's work once."""
         timings = Timings()
         await self._workspace.begin(job.id)
@@ -292,7 +266,7 @@ class Dispatcher:
             await asyncio.sleep(_ROOM_SECONDS)
         return waited
 
-    def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: _Ahead) -> Watch:
+    def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: lookahead.Place) -> Watch:
         async def started(place: Place) -> None:
             ahead.leave()
             self._forecaster.begun(job.id)

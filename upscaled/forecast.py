@@ -113,6 +113,14 @@ class Forecaster:
         self._refresh()
         return max(0.0, self._last_start - self._clock())
 
+    def start_of_another(self) -> float:
+        """Return in how many seconds a job taken from the queue now would get a slot."""
+        now = self._clock()
+        slots = self._slot_ends(now)
+        for job_id in self._taken:
+            heapq.heapreplace(slots, slots[0] + self._expected[job_id].estimate.upscale)
+        return slots[0] - now
+
     def next_start(self) -> float:
         """Return in how many seconds the next of those that wait gets a slot."""
         self._refresh()
@@ -147,8 +155,8 @@ class Forecaster:
         self._cost = time.perf_counter() - began
         self._made, self._seen = now, seen
 
-    def _play(self, now: float) -> None:
-        """Give the slots to those who wait, one after the other."""
+    def _slot_ends(self, now: float) -> list[float]:
+        """Return a heap of the moments at which the slots become free."""
         ends = sorted(
             now + max(0.0, self._remaining(job) - self._expected[job].estimate.finish)
             for job in self._running
@@ -156,6 +164,11 @@ class Forecaster:
         # More may run than there are slots: those that are encoded hold none any more.
         slots = [now] * max(0, self._slots - len(ends)) + ends[-self._slots :]
         heapq.heapify(slots)
+        return slots
+
+    def _play(self, now: float) -> None:
+        """Give the slots to those who wait, one after the other."""
+        slots = self._slot_ends(now)
         self._next_start = slots[0]
         self._outlooks = {}
         waiting = [*self._taken, *(job.id for job in self._queue.ahead())]

@@ -1,0 +1,184 @@
+"""Waiting times of a synthetic day: the fair order against first come, first served.
+
+    python -m bench.scheduling [--seed N] [--slots N] [--models-kept N]
+
+Discrete events around the service's own `JobQueue`: nothing is upscaled, a job holds a slot for the
+seconds its size takes. As in the service, jobs are taken from the queue a few seconds before a slot
+becomes free, ``slots + 1`` at most, and a slot keeps the models used last loaded.
+
+Prints a table, writes ``bench/results/scheduling.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import json
+import platform
+import random
+import statistics
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.lookahead import AHEAD_SECONDS
+from upscaled.queue import JobQueue
+from upscaled.scheduling import LoadedModels, Waiting, make_order
+
+RESULTS = Path(__file__).parent / "results" / "scheduling.json"
+DAY = 24 * 3600.0
+
+# Seconds a million source pixels take on two cores without a GPU, tiles' padding included
+# (docs/engines.md), and what loading takes.
+ANIME, PHOTO = "realesr-animevideov3", "realesrgan-x4plus"
+RATES = {ANIME: 3.5, PHOTO: 150.0, "realesrgan-x4plus-anime": 45.0, "remacri": 150.0}
+LOADS = {ANIME: 0.02, PHOTO: 0.3, "realesrgan-x4plus-anime": 0.15, "remacri": 0.3}
+FIXED = 0.03
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A job that comes: its class, and what the queue is told of it."""
+
+    kind: str
+    job: Waiting
+
+
+def job(
+    number: int, kind: str, client: str, moment: float, megapixels: float, model: str
+) -> Arrival:
+    seconds = FIXED + RATES[model] * megapixels
+    return Arrival(kind, Waiting(str(number), moment, seconds, client, model, LOADS[model]))
+
+
+def a_day(seed: int) -> list[Arrival]:
+    """Return a day's jobs in the order they come."""
+    rng = random.Random(seed)
+    found: list[Arrival] = []
+
+    def add(kind: str, client: str, moment: float, megapixels: float, model: str) -> None:
+        found.append(job(len(found), kind, client, moment, megapixels, model))
+
+    # One client with ten thousand thumbnails, all at nine in the morning, ten a second.
+    for n in range(10_000):
+        add("thumbnail", "gallery", 9 * 3600 + n / 10, rng.uniform(0.02, 0.12), ANIME)
+    # One with huge scans, a folder of six at a time, before and in the working day.
+    for start in (8.9, 13.0, 16.0):
+        for _ in range(6):
+            add("huge scan", "archive", start * 3600 + rng.uniform(0, 120), rng.uniform(60, 100),
+                ANIME)  # fmt: skip
+    # People with a few photos each, at any time between eight and eight.
+    for person in range(200):
+        for _ in range(rng.randint(2, 8)):
+            moment = rng.uniform(8, 20) * 3600
+            megapixels = min(2.0, rng.lognormvariate(-1.6, 0.7))
+            model = rng.choices(list(RATES), [5, 3, 1, 1])[0]
+            add("single photo", f"person {person}", moment, megapixels, model)
+    # A comic site: batches of thirty pages every two hours.
+    for hour in range(0, 24, 2):
+        for page in range(30):
+            add("comic page", "comics", hour * 3600 + page, rng.uniform(0.3, 0.8), ANIME)
+    return sorted(found, key=lambda arrival: arrival.job.created)
+
+
+async def simulate(day: list[Arrival], scheduling: str, slots: int, kept: int) -> dict[str, float]:
+    """Return by job the seconds from its coming to its slot."""
+    queue = JobQueue(make_order(scheduling, kept))
+    loaded = [LoadedModels(kept) for _ in range(slots)]
+    free = list(range(slots))
+    ends: list[tuple[float, int]] = []
+    ahead: deque[Waiting] = deque()
+    waits: dict[str, float] = {}
+    now = 0.0
+
+    def next_slot() -> float:
+        """When a job that is taken now would get a slot."""
+        slot_ends = [now] * len(free) + [end for end, _ in ends]
+        heapq.heapify(slot_ends)
+        for waiting in ahead:
+            heapq.heapreplace(slot_ends, slot_ends[0] + waiting.seconds)
+        return slot_ends[0]
+
+    coming = deque(day)
+    while coming or ends or ahead or len(queue):
+        moments = [ends[0][0]] if ends else []
+        if ends and ends[0][0] - AHEAD_SECONDS > now:
+            moments.append(ends[0][0] - AHEAD_SECONDS)
+        if coming:
+            moments.append(coming[0].job.created)
+        now = min(moments)
+        while coming and coming[0].job.created <= now:
+            queue.put(coming.popleft().job)
+        while ends and ends[0][0] <= now:
+            free.append(heapq.heappop(ends)[1])
+        while True:
+            while len(ahead) < slots + 1 and len(queue) and next_slot() - now <= AHEAD_SECONDS:
+                ahead.append(await queue.take())
+            if not (free and ahead):
+                break
+            waiting, slot = ahead.popleft(), free.pop()
+            waits[waiting.id] = now - waiting.created
+            load = loaded[slot].wait_for(waiting) if kept else waiting.load_seconds
+            loaded[slot].use(waiting.model)
+            heapq.heappush(ends, (now + load + waiting.seconds, slot))
+    return waits
+
+
+def described(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "median": statistics.median(ordered),
+        "p95": ordered[int(0.95 * (len(ordered) - 1))],
+        "max": ordered[-1],
+    }
+
+
+def table(results: dict[str, dict[str, dict[str, float]]], counts: dict[str, int]) -> str:
+    lines = [
+        "| class | jobs | order | median | 95 % | max |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, count in counts.items():
+        for order, by_kind in results.items():
+            values = " | ".join(f"{value:,.1f} s" for value in by_kind[kind].values())
+            lines.append(f"| {kind} | {count:,} | {order} | {values} |")
+    return "\n".join(lines)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.scheduling", description=__doc__)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--models-kept", type=int, default=3)
+    options = parser.parse_args()
+    day = a_day(options.seed)
+    kinds = {arrival.job.id: arrival.kind for arrival in day}
+    counts: dict[str, int] = {}
+    for kind in kinds.values():
+        counts[kind] = counts.get(kind, 0) + 1
+    busy = sum(arrival.job.seconds for arrival in day) / options.slots / DAY
+    results = {}
+    for order in ("fifo", "fair"):
+        waits = await simulate(day, order, options.slots, options.models_kept)
+        results[order] = {
+            kind: described([wait for name, wait in waits.items() if kinds[name] == kind])
+            for kind in counts
+        }
+    print(f"{len(day):,} jobs, {options.slots} slot(s), busy for {busy:.0%} of the day\n")
+    print(table(results, counts))
+    RESULTS.parent.mkdir(exist_ok=True)
+    document = {
+        "seed": options.seed,
+        "slots": options.slots,
+        "models_kept": options.models_kept,
+        "busy": busy,
+        "jobs": counts,
+        "wait_seconds": results,
+        "python": platform.python_version(),
+    }
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
