@@ -3,9 +3,9 @@
     python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …]
 
 Every network enlarges the whole gallery. No result may be refused (`HOPELESS`); a few may be
-doubted (`DOUBTFUL`) and are then made a second time. Then faults are planted, and each that can be seen
-must be doubted at least. With ``--keep``, what the networks made is kept in a
-folder, so that other limits can be tried without waiting for them again.
+doubted (`DOUBTFUL`) and are then made a second time. Then faults are planted, and each that can be
+seen must be doubted at least. With ``--keep``, what the networks made is kept in a folder, so that
+other limits can be tried without waiting for them again.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ OTHER_LISTS: dict[str, tuple[object, ...]] = {
     "server.tokens": (("laptop", HASH), ("phone", HASH)),
     "server.cors_origins": ("https://photos.example",),
     "server.trusted_proxies": ("10.0.0.0/8", "::1"),
+    "features.input_formats": ("png", "jpeg"),
 }
 
 
@@ -120,6 +121,7 @@ def test_a_wrong_environment_value_names_the_variable(setting: Setting) -> None:
         ("server: {auth_token: 'sha256:1'}", "server.auth_token is 'sha256:1'; allowed is a sec"),
         ("server: {cors_origins: ['*']}", "server.cors_origins is ['*']; allowed is a list of or"),
         ("server: {trusted_proxies: [x]}", "server.trusted_proxies is ['x']; allowed is a list"),
+        ("features: {input_formats: [gif]}", "is ['gif']; allowed is a list of one or more of png"),
         ("upscaler: {tile_size: 31}", "upscaler.tile_size is 31; allowed is 0 (automatic) or 32"),
         ("upscaler: {default_scale: 5}", "upscaler.default_scale is 5; allowed is 2 to 4."),
         ("storage: {result_ttl_hours: .inf}", "storage.result_ttl_hours is inf; allowed is"),

@@ -16,7 +16,9 @@ from upscaled.errors import (
     UnknownModelError,
     WrongStateError,
 )
+from upscaled.imaging import FORMATS
 from upscaled.jobs import JobState
+from upscaled.setting_types import INPUT_FORMATS
 
 from tests.services import PHOTOS, make_config, running, submit, until_processing
 
@@ -238,3 +240,16 @@ async def test_a_default_model_that_is_not_installed_stops_the_start(
     with pytest.raises(ConfigError, match=r"default_model is 'nope'; allowed is an inst"):
         async with running(config):
             pass
+
+
+async def test_a_format_that_is_switched_off_is_refused_with_those_that_are_taken(
+    tmp_path: Path, models_dir: Path, thumbnail: Path
+) -> None:
+    config = make_config(tmp_path / "data", models_dir, features__input_formats="jpeg,webp")
+    async with running(config) as service:
+        with pytest.raises(NotAPictureError, match="JPEG and WebP"):
+            await submit(service, thumbnail)
+
+
+def test_every_format_that_can_be_read_can_be_switched() -> None:
+    assert INPUT_FORMATS == FORMATS

@@ -223,6 +223,11 @@ class FeatureSettings:
     """Parts that can be switched off."""
 
     docs: bool = _setting(True, "Serve Swagger UI at <api_prefix>/docs.")
+    input_formats: tuple[str, ...] = _setting(
+        allowed.INPUT_FORMATS,
+        "Picture formats that are taken; the content of an upload decides, not its name.",
+        check=allowed.input_formats,
+    )
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class Service:
         self._book = JobBook(self._store)
         self._imaging = Imaging(
             workers=2,
+            formats=config.features.input_formats,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
             readable=[self._workspace.incoming_dir],
             writable=[self._workspace.jobs_dir],

@@ -95,6 +95,17 @@ def networks(value: tuple[str, ...]) -> str | None:
     return None
 
 
+INPUT_FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "avif")
+"""Picture formats that can be switched on and off."""
+
+
+def input_formats(value: tuple[str, ...]) -> str | None:
+    """Check the picture formats that are taken."""
+    if value and set(value) <= set(INPUT_FORMATS):
+        return None
+    return f"a list of one or more of {', '.join(INPUT_FORMATS)}"
+
+
 # --- types ------------------------------------------------------------------------------------
 
 _TYPE_NAMES: Mapping[object, str] = {
