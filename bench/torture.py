@@ -82,7 +82,7 @@ def is_enlarged(content: bytes, source: Image.Image) -> bool:
 class Server:
     """The server process, started again after each death."""
 
-    def __init__(self, folder: Path, models: Path) -> None:
+    def __init__(self, folder: Path, models: Path, limits: str = "max_queue_size: 1000") -> None:
         self.data_dir = folder / "data"
         self.log = folder / "log.txt"
         with socket.socket() as probe:
@@ -96,7 +96,7 @@ class Server:
             f"upscaler: {{engine: builtin, models_path: {json.dumps(str(models))}, "
             f"default_model: {FIELDS['model_name']}, gpu_ids: [-1], max_attempts: 100}}\n"
             f"storage: {{data_dir: {json.dumps(str(self.data_dir))}}}\n"
-            "limits: {max_queue_size: 1000}\nlogging: {format: json}\n",
+            f"limits: {{{limits}}}\nlogging: {{format: json}}\n",
             "utf-8",
         )
         self._process: asyncio.subprocess.Process | None = None
