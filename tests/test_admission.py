@@ -6,7 +6,8 @@ from upscaled.pictures import Size
 
 def test_no_fields_are_no_wishes() -> None:
     wishes = parse_fields({})
-    assert wishes.scale is wishes.format is wishes.tile_size is wishes.model_name is None
+    wanted = (wishes.scale, wishes.format, wishes.tile_size, wishes.model_name, wishes.width)
+    assert wanted == (None,) * 5
     assert wishes.keep_metadata
     assert not wishes.tta
     assert wishes.background == (255, 255, 255)
