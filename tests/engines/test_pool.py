@@ -19,6 +19,7 @@ class IdleEngine:
 
     name = "builtin"
     device = CPU
+    program = None
     closed = False
 
     def max_rows(self, width: int, scale: int) -> int:

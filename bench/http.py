@@ -1,0 +1,137 @@
+"""Rate of ``GET /status`` against an empty aiohttp handler's.
+
+    python -m bench.http [--seconds 2] [--rounds 5]
+
+Both run in one server process, on a port each; callers in this process keep 16 connections busy
+with one request after the other. The two are asked by turns and the medians compared (target: at
+least 0.6), once for a job that runs and once for one that has ended, whose record is in the store.
+Writes ``bench/results/http.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from aiohttp import web
+from tests.services import PHOTOS, make_config, running, submit, until_processing
+from upscaled.api.app import make_app
+from upscaled.model_install import install
+
+RESULTS = Path(__file__).parent / "results" / "http.json"
+TARGET = 0.6
+CONNECTIONS = 16
+
+
+async def empty(_: web.Request) -> web.Response:
+    return web.Response()
+
+
+async def listen(app: web.Application) -> tuple[web.AppRunner, int]:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, runner.addresses[0][1]
+
+
+async def serve(folder: Path, pipe: Connection) -> None:
+    """Serve both, tell the addresses, and stop when told to."""
+    models = folder / "models"
+    await asyncio.to_thread(install, models)
+    plain = web.Application()
+    plain.router.add_get("/", empty)
+    async with running(make_config(folder / "data", models, upscaler__threads="1")) as service:
+        small = await submit(service, PHOTOS / "chelsea.webp")
+        await service.wait(small.id)
+        # One that runs, on one thread: the other processors are left to server and callers.
+        held = await submit(service, PHOTOS / "astronaut.png", model_name="realesrgan-x4plus",
+                            scale="4")  # fmt: skip
+        await until_processing(service, held.id)
+        runners = [await listen(plain), await listen(make_app(service))]
+        pipe.send(([port for _, port in runners], held.id, small.id))
+        await asyncio.to_thread(pipe.recv)
+        await service.cancel(held.id)
+        for runner, _ in runners:
+            await runner.cleanup()
+
+
+def server(folder: str, pipe: Connection) -> None:
+    asyncio.run(serve(Path(folder), pipe))
+
+
+async def rate(port: int, path: str, seconds: float) -> float:
+    """Return the requests a second that are answered with 200."""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    answered = 0
+    end = time.perf_counter() + seconds
+
+    async def call() -> None:
+        nonlocal answered
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < end:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            await reader.readexactly(int(length or 0))
+            answered += 1
+        writer.close()
+        await writer.wait_closed()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(call() for _ in range(CONNECTIONS)))
+    return answered / (time.perf_counter() - began)
+
+
+async def measure(
+    ports: list[int], paths: dict[str, tuple[int, str]], seconds: float, rounds: int
+) -> dict[str, float]:
+    rates: dict[str, list[float]] = {name: [] for name in paths}
+    for number in range(rounds + 1):
+        for name, (which, path) in paths.items():
+            measured = await rate(ports[which], path, seconds)
+            if number:  # the first warms up
+                rates[name].append(measured)
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.http", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=server, args=(folder, theirs))
+        process.start()
+        try:
+            ports, under_way, ended = ours.recv()
+            paths = {
+                "empty handler": (0, "/"),
+                "status of a job under way": (1, f"/api/v1/status/{under_way}"),
+                "status of an ended job": (1, f"/api/v1/status/{ended}"),
+            }
+            rates = asyncio.run(measure(ports, paths, options.seconds, options.rounds))
+        finally:
+            ours.send("stop")
+            process.join()
+    ratios = {name: value / rates["empty handler"] for name, value in rates.items()}
+    print("| request | a second | of the empty handler's |\n|---|---|---|")
+    for name, value in rates.items():
+        print(f"| {name} | {value:,.0f} | {ratios[name]:.2f} |")
+    print(f"\ntarget: {TARGET} at least")
+    RESULTS.parent.mkdir(exist_ok=True)
+    document = {"requests_per_second": rates, "ratios": ratios, "target": TARGET}
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
