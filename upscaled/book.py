@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,11 @@ from upscaled.jobs import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.store.protocol import JobStore
 
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
+
+
+_REMEMBERED = 512
+"""Ended jobs that are kept in memory; older ones are read from the store when they are asked for.
+Reading one takes two changes of thread, more time than all else about a status request."""
 
 
 class NotUnderWayError(Exception):
@@ -31,6 +37,7 @@ class JobBook:
         self._ending: set[str] = set()
         self._unrecorded: dict[str, Job] = {}
         self._ends: dict[str, asyncio.Event] = {}
+        self._ended: OrderedDict[str, Job] = OrderedDict()
 
     async def load(self) -> list[Job]:
         """Take up the unfinished jobs of an earlier run; return them, oldest first."""
@@ -65,7 +72,7 @@ class JobBook:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        job = self._active.get(job_id) or self._unrecorded.get(job_id)
+        job = self._active.get(job_id) or self._unrecorded.get(job_id) or self._ended.get(job_id)
         if job is None and is_job_id(job_id):
             job = await self._store.get(job_id)
         if job is None:
@@ -112,6 +119,7 @@ class JobBook:
         finally:
             self._ending.discard(job_id)
         del self._active[job_id]
+        self._remember(job)
         if (end := self._ends.pop(job_id, None)) is not None:
             end.set()
         return job
@@ -158,8 +166,21 @@ class JobBook:
         job = replace(job, result_gone=why)
         self._unrecorded[job.id] = job
         await self._store.put(job)
+        self._remember(job)
         self._unrecorded.pop(job.id, None)
         return job
+
+    async def forget(self, job_id: str) -> None:
+        """Delete the record of a job that has ended."""
+        self._ended.pop(job_id, None)
+        await self._store.delete(job_id)
+
+    def _remember(self, job: Job) -> None:
+        """Keep what was just recorded of an ended job: its caller is about to ask for it."""
+        self._ended[job.id] = job
+        self._ended.move_to_end(job.id)
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
 
     def unrecorded(self) -> list[Job]:
         """Return jobs whose result is gone, which could not be recorded yet."""

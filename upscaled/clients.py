@@ -8,8 +8,11 @@ import ipaddress
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _HASH_PREFIX = "sha256:"
+_REMEMBERED = 4096
+"""Addresses whose reading is remembered: it was a tenth of the time of a status request."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -72,6 +75,7 @@ class Tokens:
         return found
 
 
+@lru_cache(_REMEMBERED)
 def _address(text: str) -> Address | None:
     """Read an address as ``X-Forwarded-For`` has it, with or without a port."""
     text = text.strip().strip('"')
@@ -116,6 +120,7 @@ class Proxies:
         return str(address)
 
 
+@lru_cache(_REMEMBERED)
 def share_of(address: str) -> str:
     """Return what an address is counted by: itself, or its /64 where it is IPv6.
 

@@ -60,7 +60,7 @@ class Janitor:
                 await self.expire(job)
         for job in await self._store.finished_before(now - self._record_ttl, with_result=False):
             await self._workspace.remove(job.id)
-            await self._store.delete(job.id)
+            await self._book.forget(job.id)
 
     async def expire(self, job: Job) -> None:
         """Delete the result of a completed job for its age."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from upscaled.errors import UpscaledError
 
@@ -25,19 +26,27 @@ SECURITY_HEADERS: Mapping[str, str] = {
 """Headers of every answer."""
 
 
+_HEADERS: CIMultiDict[str] = CIMultiDict(
+    {
+        "Content-Type": "application/json; charset=utf-8",
+        "Cache-Control": "no-store",
+        **SECURITY_HEADERS,
+    }
+)
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def answer(
     content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """Return ``content`` as JSON without a blank after ``:`` or ``,``: shell scripts grep it."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return web.Response(
-        # A lone surrogate has no UTF-8; backslashreplace writes it as JSON's own escape.
-        body=text.encode("utf-8", "backslashreplace"),
-        status=status,
-        content_type="application/json",
-        charset="utf-8",
-        headers={"Cache-Control": "no-store", **(headers or {})},
-    )
+    text = _COMPACT.encode(content)
+    all_headers = _HEADERS.copy()
+    if headers:
+        all_headers.update(headers)
+    # A lone surrogate has no UTF-8; backslashreplace writes it as JSON's own escape.
+    body = text.encode("utf-8", "backslashreplace")
+    return web.Response(body=body, status=status, headers=all_headers)
 
 
 def refusal(
@@ -100,5 +109,6 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
 
 async def add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Put `SECURITY_HEADERS` on an answer (a handler of ``on_response_prepare``)."""
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    if "X-Frame-Options" not in response.headers:  # else `answer` has put them there
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)

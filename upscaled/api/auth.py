@@ -38,13 +38,16 @@ def callers_known(tokens: Tokens, proxies: Proxies, open_paths: Collection[str])
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         address = proxies.address_of(request.remote, request.headers.getall("X-Forwarded-For", []))
-        presented = _presented(request) if tokens else []
+        if not tokens:
+            request[CLIENT] = Client("", share_of(address))
+            return await handler(request)
+        presented = _presented(request)
         owner = tokens.owner(presented)
         request[CLIENT] = Client(owner or "", f"token {owner}" if owner else share_of(address))
         is_open = any(
             request.path == path or request.path.startswith(path + "/") for path in open_paths
         )
-        if not tokens or owner is not None or is_open:
+        if owner is not None or is_open:
             return await handler(request)
         if not presented:
             raise UnauthorizedError(
