@@ -24,6 +24,7 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("GET", f"/receipt/{NOBODYS}", 404, "unknown_job"),
     ("GET", "/models?scale=x", 400, "bad_request"),
     ("POST", "/upscale", 415, "unsupported_media_type"),
+    ("POST", "/estimate", 415, "unsupported_media_type"),
     ("GET", "/upscale", 405, "method_not_allowed"),
     ("POST", "/health", 405, "method_not_allowed"),
     ("DELETE", f"/status/{NOBODYS}", 405, "method_not_allowed"),
