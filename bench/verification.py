@@ -29,7 +29,7 @@ from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.protocol import PADDING
 from upscaled.engines.tiling import reflected
 from upscaled.imaging import likeness
-from upscaled.imaging.verify import DOUBTFUL, HOPELESS
+from upscaled.imaging.records import DOUBTFUL, HOPELESS
 from upscaled.model_install import OFFICIAL, install
 
 from bench.gallery import KINDS, Picture, gallery

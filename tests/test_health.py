@@ -144,7 +144,7 @@ async def make_test(tmp_path: Path, models_dir: Path) -> AsyncIterator[Callable[
     """Make a `SelfTest` over engines; the first is the GPU's, others are spares on the CPU."""
     workspace = Workspace(tmp_path / "data")
     await workspace.open()
-    imaging = Imaging(max_pixels=10_000, writable=[workspace.jobs_dir])
+    imaging = Imaging(max_pixels=10_000)
     models = ModelRegistry(models_dir, cache_file=tmp_path / "models.json")
     pools = []
 

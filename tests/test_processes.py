@@ -127,6 +127,8 @@ async def test_kill_may_be_called_twice_and_on_an_ended_child() -> None:
 
 
 async def test_unread_output_and_unsent_input_keep_nothing_open() -> None:
+    others = set(psutil.Process().children(recursive=True))  # of servers that tests share
+
     async def once() -> None:
         code = "import os\nwhile True: os.write(1, b'x' * 65536); os.write(2, b'y' * 65536)"
         async with processes.running(python(code), env=ENV, stdin=True, stdout=True) as child:
@@ -138,7 +140,7 @@ async def test_unread_output_and_unsent_input_keep_nothing_open() -> None:
     for _ in range(5):
         await once()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= others
 
 
 async def test_a_child_inherits_no_descriptor_but_its_own_three(tmp_path: Path) -> None:

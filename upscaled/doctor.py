@@ -132,7 +132,7 @@ async def _look_at_models(config: Config, report: Report) -> None:
 
 
 async def _look_at_cell(report: Report) -> None:
-    imaging = Imaging(max_pixels=1, readable=[Path(tempfile.gettempdir())])
+    imaging = Imaging(max_pixels=1)
     try:
         report.cell = str(await imaging.warm())
     except UpscaledError as error:

@@ -11,14 +11,14 @@ is cancelled, runs out of time, or breaks it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
+import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +122,13 @@ class ResidentWorker:
     async def _exchange(
         self, message: Message, on_event: Callable[[Message], None] | None
     ) -> dict[str, Any]:
-        child = await self._running()
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        with contextlib.suppress(ConnectionError):  # a dead worker is found below, with its words
-            child.stdin.write(line)
-            await child.stdin.drain()
+        child = await self._running()
+        if not await _sent(child, line):
+            # It died since its last answer: nobody has been asked yet.
+            await self._end()
+            child = await self._running()
+            await _sent(child, line)
         while True:
             answer = await child.stdout.readline()
             if not answer.endswith(b"\n"):
@@ -187,6 +189,16 @@ class ResidentWorker:
             await self._end()
 
 
+async def _sent(child: Child, line: bytes) -> bool:
+    """Send a line to a worker; False when it is dead already."""
+    try:
+        child.stdin.write(line)
+        await child.stdin.drain()
+    except ConnectionError:
+        return False
+    return True
+
+
 Handler = Callable[[Message, Callable[[Message], None]], Message]
 """The worker's side of a request: gets the message and an event sender, returns the reply."""
 
@@ -200,32 +212,26 @@ class RefusedError(Exception):
         self.message = message
 
 
-def serve(handler: Handler) -> None:
+def serve(handler: Handler, *, threaded: bool = True) -> None:
     """Answer requests from standard input until it closes; the worker's main loop.
 
     ``sys.argv[1]`` is the parent's process id, with which this process dies. Whatever libraries
-    print to standard output goes to standard error instead. The end of standard input ends the
-    process at once, even in the middle of a computation.
+    print to standard output goes to standard error instead.
+
+    Args:
+        handler: does the work.
+        threaded: the end of standard input ends the process at once, even in the middle of a
+            computation. Not so, for a handler that forks: then the process has one thread.
     """
     die_with_parent(int(sys.argv[1]))
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    requests: list[bytes] = []
-    arrived = threading.Semaphore(0)
-
-    def listen() -> None:
-        for line in sys.stdin.buffer:
-            requests.append(line)
-            arrived.release()
-        os._exit(0)
 
     def send(kind: str, content: Message) -> None:
         channel.write(json.dumps({kind: content}, separators=(",", ":")).encode() + b"\n")
 
-    threading.Thread(target=listen, name="requests", daemon=True).start()
-    while True:
-        arrived.acquire()
-        message = json.loads(requests.pop(0))
+    for line in _listened() if threaded else sys.stdin.buffer:
+        message = json.loads(line)
         try:
             reply = handler(message, lambda event: send("event", event))
         except RefusedError as error:
@@ -238,3 +244,17 @@ def serve(handler: Handler) -> None:
             os._exit(1)
         else:
             send("reply", reply)
+
+
+def _listened() -> Iterator[bytes]:
+    """Yield lines of standard input as a thread reads them; its end ends the process."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, name="requests", daemon=True).start()
+    while True:
+        yield lines.get()

@@ -81,8 +81,6 @@ class Service:
             workers=2,
             formats=config.features.input_formats,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
-            readable=[self._workspace.incoming_dir],
-            writable=[self._workspace.jobs_dir],
         )
         self._admission = Admission(config, self.models, self._imaging, self._workspace)
         self._janitor = Janitor(

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from upscaled.errors import EngineError
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
 from upscaled.imaging.cell import Confinement, close_cell
 
@@ -164,15 +166,10 @@ def test_a_kernel_without_the_means_is_no_obstacle_and_is_told(
 
 @pytest.fixture
 async def confined(tmp_path: Path) -> Any:
-    """An `Imaging` whose processes may read ``incoming`` and write ``jobs``."""
+    """An `Imaging`, with folders for uploads and jobs."""
     for name in ("incoming", "jobs", "elsewhere"):
         (tmp_path / name).mkdir()
-    made = Imaging(
-        max_pixels=1_000_000,
-        cpu_seconds=5,
-        readable=[tmp_path / "incoming"],
-        writable=[tmp_path / "jobs"],
-    )
+    made = Imaging(max_pixels=1_000_000, cpu_seconds=5)
     yield made
     await made.close()
 
@@ -192,14 +189,32 @@ def _descriptors(pid: int) -> list[str]:
     return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
 
 
-async def test_a_worker_is_limited_in_memory_files_and_cores(confined: Imaging) -> None:
-    await confined.warm()
-    (pid,) = [worker.pid for worker in confined._workers if worker.pid]
-    lines = (await asyncio.to_thread(Path(f"/proc/{pid}/limits").read_text)).splitlines()
-    limits = {line[:25].strip(): line[25:].split()[0] for line in lines}
-    assert limits["Max core file size"] == "0"
-    for name in ("address space", "open files", "cpu time", "file size"):
-        assert limits[f"Max {name}"] != "unlimited"
+_GREEDY = """
+import json, os, resource, sys
+from pathlib import Path
+from upscaled.imaging import worker
+from upscaled.imaging.forked import in_child
+
+def limits():
+    return {"limits": Path("/proc/self/limits").read_text()}
+
+worker.limits.confine(512)
+def confined():
+    worker.limits.allow(cpu_seconds=7, file_bytes=1000)
+    return limits()
+print(json.dumps(in_child(confined)))
+"""
+
+
+def test_a_request_is_limited_in_time_memory_files_and_cores() -> None:
+    done = subprocess.run([sys.executable, "-c", _GREEDY], capture_output=True, check=True)
+    lines = json.loads(done.stdout)["limits"].splitlines()
+    hard = {line[:25].strip(): line[25:].split()[1] for line in lines}
+    assert hard["Max core file size"] == "0"
+    assert hard["Max address space"] == str(512 << 20)
+    assert hard["Max cpu time"] == "8"
+    assert hard["Max file size"] == "1000"
+    assert int(hard["Max open files"]) <= 64
 
 
 def _encodings() -> dict[str, Callable[[Image.Image, Path], None]]:
@@ -231,14 +246,45 @@ async def test_every_format_is_read_and_written_inside_the_cell(
         assert finished.path.stat().st_size == finished.file_size_bytes
 
 
-async def test_a_path_outside_is_refused_and_the_worker_lives_on(
-    confined: Imaging, tmp_path: Path
-) -> None:
+async def test_another_jobs_files_are_out_of_reach(confined: Imaging, tmp_path: Path) -> None:
     if not landlock.version():
         assert (await confined.warm()).lacking
         return
-    outside = tmp_path / "elsewhere" / "photo.png"
-    Image.new("RGB", (4, 4)).save(outside)
-    with pytest.raises(Exception, match="Permission denied"):
-        await confined.probe(outside)
-    assert (await confined.warm()).active
+    mine, other = tmp_path / "jobs" / "1", tmp_path / "jobs" / "2"
+    for folder in (mine, other):
+        folder.mkdir()
+        Image.new("RGB", (4, 4)).save(folder / "upload", "PNG")
+    prepared = await confined.prepare(mine / "upload", mine)
+    stolen = replace(prepared, source=replace(prepared.source, path=mine / "link.rgb"))
+    (mine / "link.rgb").symlink_to(other / "upload")
+    native = await asyncio.to_thread(enlarged, prepared)
+    elsewhere = FinishOptions(format="png", size=native.size)
+    # The folder of another job is neither read through a link in one's own …
+    shown = await asyncio.to_thread(_shown_to_a_child, stolen.source.path, mine)
+    assert shown == "PermissionError"
+    # … nor written to.
+    assert await asyncio.to_thread(_shown_to_a_child, other / "new", mine) == "PermissionError"
+    assert (await confined.finish(prepared, native, mine, elsewhere)).path.exists()
+
+
+def _shown_to_a_child(path: Path, own: Path) -> str:
+    """Return the error that opening ``path`` gives a process confined to the folder ``own``."""
+    program = (
+        "import sys; from pathlib import Path; from upscaled.imaging.cell import close_cell\n"
+        "close_cell([], [Path(sys.argv[2])])\n"
+        "try: open(sys.argv[1], 'rb' if Path(sys.argv[1]).name != 'new' else 'wb')\n"
+        "except OSError as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path, own], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+async def test_what_breaks_a_request_breaks_no_other(confined: Imaging, tmp_path: Path) -> None:
+    await confined.warm()
+    before = [worker.pid for worker in confined._workers]
+    with pytest.raises(EngineError, match="processing broke off: KeyError: 'width'"):
+        await confined._request({"do": "check", "source": {"path": "x"}, "native": {}}, 5)
+    assert (await confined.warm()).active is not None
+    assert [worker.pid for worker in confined._workers] == before

@@ -4,6 +4,7 @@ from upscaled.imaging.client import Imaging
 from upscaled.imaging.records import (
     FORMATS,
     RESULT_FORMATS,
+    UNHEARD_OF,
     Finished,
     FinishOptions,
     Prepared,
@@ -15,6 +16,7 @@ from upscaled.imaging.records import (
 __all__ = [
     "FORMATS",
     "RESULT_FORMATS",
+    "UNHEARD_OF",
     "FinishOptions",
     "Finished",
     "Imaging",

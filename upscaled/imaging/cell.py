@@ -8,6 +8,7 @@ needs a helper program. Where one is not to be had the cell is weaker, and says 
 
 from __future__ import annotations
 
+import functools
 import site
 import sys
 import sysconfig
@@ -44,18 +45,16 @@ def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confin
     Call it before other threads are started: those that run already stay free.
 
     Args:
-        readable: folders whose files may be read, beside Python's own.
-        writable: folders in which files may be made, changed and deleted too. None at all in
-            both: any file may be opened (for callers that choose their paths as they go).
+        readable: files and folders that may be read, beside Python's own.
+        writable: folders in which files may be made, changed and deleted too.
     """
     active, lacking = [], []
-    if readable or writable:
-        try:
-            number = landlock.restrict([*code_folders(), *readable], writable)
-        except OSError as error:
-            lacking.append(f"files (Landlock: {error.strerror})")
-        else:
-            active.append(f"files (Landlock {number})")
+    try:
+        number = landlock.restrict([*code_folders(), *readable], writable)
+    except OSError as error:
+        lacking.append(f"files (Landlock: {error.strerror})")
+    else:
+        active.append(f"files (Landlock {number})")
     try:
         seccomp.restrict()
     except OSError as error:
@@ -65,16 +64,17 @@ def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confin
     return Confinement(tuple(active), tuple(lacking))
 
 
-def code_folders() -> list[Path]:
+@functools.cache
+def code_folders() -> tuple[Path, ...]:
     """Return what Python and its libraries load code from, even late."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names}
     # Debian's own packages lie beside those that sysconfig knows of; so do a user's.
     folders |= {*site.getsitepackages(), *_LIBRARIES, _LOADER_CACHE}
     packages = {Path(package.__path__[0]).parent for package in (numpy, PIL)}
-    return [
+    return (
         Path(upscaled.__path__[0]),
         Path(sys.base_prefix, "lib"),
         *sorted(packages),
         *map(Path, sorted(folders)),
-    ]
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from upscaled.errors import (
 from upscaled.imaging.cell import Confinement
 from upscaled.imaging.records import (
     DEFAULT_MEMORY_MB,
+    DOUBTFUL,
     FORMATS,
     Finished,
     FinishOptions,
@@ -32,10 +32,6 @@ from upscaled.imaging.records import (
 from upscaled.pictures import RawImage, Size
 from upscaled.processes import plain_env
 from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
-
-_RECYCLE_AFTER = 200
-_RECYCLE_ABOVE = 512 << 20
-"""Resident bytes after a request above which a process makes room for a fresh one."""
 
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6
@@ -62,9 +58,6 @@ class Imaging:
         max_pixels: the largest picture that is taken.
         memory_limit_mb: address space of one process in MiB.
         cpu_seconds: processor time for reading one picture, before it counts as a trap.
-        readable: folders that uploads and raw pictures are read from; they exist at the first
-            request.
-        writable: folders that files are made in, too. Neither: the processes may use any.
     """
 
     def __init__(
@@ -75,15 +68,11 @@ class Imaging:
         max_pixels: int,
         memory_limit_mb: int = DEFAULT_MEMORY_MB,
         cpu_seconds: int = _CPU_SECONDS,
-        readable: Collection[Path] = (),
-        writable: Collection[Path] = (),
     ) -> None:
         settings = {
             "formats": sorted(formats),
             "max_pixels": max_pixels,
             "memory_limit_mb": memory_limit_mb,
-            "readable": [str(folder.absolute()) for folder in readable],
-            "writable": [str(folder.absolute()) for folder in writable],
         }
         self._cpu_seconds = cpu_seconds
         # Thread pools that nobody needs would take the bounded address space.
@@ -94,7 +83,6 @@ class Imaging:
                 name="imaging",
                 arguments=[json.dumps(settings)],
                 env=env,
-                recycle_after=_RECYCLE_AFTER,
             )
             for _ in range(workers)
         ]
@@ -120,7 +108,7 @@ class Imaging:
             UnusablePictureError: broken, animated, of several pages, or of too many pixels.
         """
         message = {"do": "probe", "upload": str(upload)}
-        reply = await self._request(message, self._cpu_seconds, reading=True)
+        reply = await self._request(message, self._cpu_seconds, [upload])
         return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])
 
     async def prepare(self, upload: Path, workdir: Path) -> Prepared:
@@ -133,11 +121,20 @@ class Imaging:
             NoSpaceError: the disk is full.
         """
         message = {"do": "prepare", "upload": str(upload), "workdir": str(workdir)}
-        reply = await self._request(message, self._cpu_seconds, reading=True)
+        reply = await self._request(message, self._cpu_seconds, [upload])
         return Prepared.from_json(reply["prepared"])
 
-    async def check(self, source: RawImage, native: RawImage, top: int, bottom: int) -> float:
-        """Compare a band, rows of ``source``, with what ``native`` has there; return its score.
+    async def check(
+        self, source: RawImage, native: RawImage, top: int, bottom: int, *, most: float = DOUBTFUL
+    ) -> float:
+        """Compare rows of ``source`` with what ``native`` has there; return their score.
+
+        Args:
+            source: the prepared picture.
+            native: what an engine made of it.
+            top: the first row of the source to compare.
+            bottom: the row after the last.
+            most: how unlike they may be: `DOUBTFUL`, or `UNHEARD_OF`.
 
         Raises:
             UnlikeError: it is not the enlarged source.
@@ -148,8 +145,10 @@ class Imaging:
             "native": raw_to_json(native),
             "top": top,
             "bottom": bottom,
+            "most": most,
         }
-        reply = await self._request(message, self._writing_seconds(native.size))
+        reads = [source.path, native.path]
+        reply = await self._request(message, self._writing_seconds(native.size), reads)
         score: float = reply["score"]
         return score
 
@@ -171,7 +170,9 @@ class Imaging:
             "options": options.to_json(),
         }
         pixels = max(native.size, options.size, key=lambda size: size.pixels)
-        reply = await self._request(message, self._writing_seconds(pixels))
+        beside = (prepared.alpha and prepared.alpha.path, prepared.sidecar)
+        reads = [prepared.source.path, native.path, *(path for path in beside if path)]
+        reply = await self._request(message, self._writing_seconds(pixels), reads)
         return Finished(
             Path(reply["path"]),
             options.size,
@@ -190,14 +191,19 @@ class Imaging:
         return self._cpu_seconds + int(size.pixels * _CPU_SECONDS_PER_PIXEL)
 
     async def _request(
-        self, message: dict[str, Any], cpu_seconds: int, *, reading: bool = False
+        self, message: dict[str, Any], cpu_seconds: int, reads: Collection[Path] = ()
     ) -> dict[str, Any]:
-        """Send ``message`` to a free process. ``reading``: it may die of a stranger's bytes."""
+        """Send ``message`` to a free process, for which it may read the files ``reads``."""
         wall_seconds = cpu_seconds * _WALL_PER_CPU
         async with self._free_worker() as worker:
             try:
-                reply = await worker.request(
-                    {**message, "cpu_seconds": cpu_seconds}, timeout=wall_seconds
+                return await worker.request(
+                    {
+                        **message,
+                        "cpu_seconds": cpu_seconds,
+                        "reads": [str(path.absolute()) for path in reads],
+                    },
+                    timeout=wall_seconds,
                 )
             except WorkerRefusedError as error:
                 raise _ERRORS[error.kind](error.message) from error
@@ -206,10 +212,7 @@ class Imaging:
                     f"The imaging process gave no answer within {wall_seconds} s."
                 ) from error
             except WorkerDiedError as error:
-                raise _death(error, cpu_seconds, reading=reading) from error
-            if reply["memory"] > _RECYCLE_ABOVE:
-                await worker.close()
-            return reply
+                raise EngineError(f"While a picture was being handled, {error}.") from error
 
     @asynccontextmanager
     async def _free_worker(self) -> AsyncIterator[ResidentWorker]:
@@ -218,20 +221,3 @@ class Imaging:
             yield worker
         finally:
             self._idle.put_nowait(worker)
-
-
-def _death(error: WorkerDiedError, cpu_seconds: int, *, reading: bool) -> UpscaledError:
-    """Return what the death of an imaging process means."""
-    number = -(error.returncode or 0)
-    if number == signal.SIGKILL:
-        return NoMemoryError(
-            "The system ended the imaging process, most likely because memory ran out."
-        )
-    if number == signal.SIGXCPU and reading:
-        return UnusablePictureError(
-            f"image decode failed: reading it takes more than {cpu_seconds} s of processor time."
-        )
-    if number > 0 and reading:
-        name = signal.Signals(number).name
-        return UnusablePictureError(f"image decode failed: the decoder crashed on it ({name}).")
-    return EngineError(f"While a picture was being handled, {error}.")

@@ -16,10 +16,10 @@ from upscaled.imaging.alpha import Enlarger
 from upscaled.imaging.colour import profile_to_srgb
 from upscaled.imaging.encode import JPEG_EXIF_LIMIT, encode, is_lossless, mean_error_allowed
 from upscaled.imaging.raw import Pixels, read_rows, strips
-from upscaled.imaging.records import Finished, FinishOptions, Prepared
+from upscaled.imaging.records import DOUBTFUL, HOPELESS, Finished, FinishOptions, Prepared
 from upscaled.imaging.resample import resample
 from upscaled.imaging.sidecar import Sidecar, resized
-from upscaled.imaging.verify import DOUBTFUL, HOPELESS, likeness
+from upscaled.imaging.verify import likeness
 from upscaled.pictures import RawImage
 
 _CELL = 32

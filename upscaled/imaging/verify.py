@@ -9,16 +9,8 @@ from PIL import Image
 
 from upscaled.imaging.likeness import BLOCK, compare
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.records import UnlikeError
+from upscaled.imaging.records import DOUBTFUL, UnlikeError
 from upscaled.pictures import RawImage
-
-DOUBTFUL = 0.4
-"""Share of the limits from which a picture is doubted. By the experiment every planted fault that
-can be seen exceeds it, and of right pictures none of the photos but one in thirty of the others,
-noise and pixel art above all; those are settled by a second process (`upscaled.doubts`)."""
-
-HOPELESS = 2.0
-"""Share from which no second process helps: 98 of 100 black pictures exceed it."""
 
 
 def likeness(

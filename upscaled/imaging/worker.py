@@ -1,6 +1,6 @@
 """The imaging process: ``python -m upscaled.imaging.worker PARENT_PID SETTINGS_JSON``.
 
-Strangers' bytes are decoded here and nowhere else, under limits.
+Strangers' bytes are decoded in its children and nowhere else, under limits and in a cell.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import limits
-from upscaled.imaging.cell import Confinement, close_cell
+from upscaled.imaging.cell import close_cell, code_folders
 from upscaled.imaging.finish import finish
+from upscaled.imaging.forked import ChildDiedError, in_child
 from upscaled.imaging.prepare import prepare
 from upscaled.imaging.reader import open_picture
 from upscaled.imaging.records import FinishOptions, Prepared, UnlikeError, raw_from_json
@@ -29,13 +33,12 @@ _METADATA_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What one imaging process is started with."""
+class Desk:
+    """Answers requests, each in a child process that is confined to that request's files."""
 
     formats: tuple[str, ...]
     max_pixels: int
     memory_limit_mb: int
-    confinement: Confinement
 
     def handle(self, message: Message, _: Callable[[Message], None]) -> Message:
         """Answer one request.
@@ -43,10 +46,20 @@ class Cell:
         Raises:
             RefusedError: its kind says which error of `upscaled.errors` it is.
         """
+        try:
+            return in_child(lambda: self._confined(message))
+        except ChildDiedError as death:
+            raise _meaning(death, message) from death
+
+    def _confined(self, message: Message) -> Message:
         limits.allow(cpu_seconds=message["cpu_seconds"], file_bytes=self._file_bytes(message))
+        writable = [Path(message["workdir"])] if "workdir" in message else []
+        confinement = close_cell([Path(path) for path in message["reads"]], writable)
+        if message["do"] == "ping":
+            return {"active": confinement.active, "lacking": confinement.lacking}
         with self._told():
-            reply = getattr(self, f"_{message['do']}")(message)
-        return {"memory": limits.resident_bytes(), **reply}
+            reply: Message = getattr(self, f"_{message['do']}")(message)
+        return reply
 
     def _file_bytes(self, message: Message) -> int:
         """Return how long a file this request may write."""
@@ -56,9 +69,6 @@ class Cell:
             options = FinishOptions.from_json(message["options"])
             return 5 * options.size.pixels + _METADATA_BYTES
         return 0
-
-    def _ping(self, _: Message) -> dict[str, Any]:
-        return {"active": self.confinement.active, "lacking": self.confinement.lacking}
 
     def _probe(self, message: Message) -> dict[str, Any]:
         opened = open_picture(Path(message["upload"]), self.formats, self.max_pixels)
@@ -78,7 +88,9 @@ class Cell:
 
     def _check(self, message: Message) -> dict[str, Any]:
         source, native = raw_from_json(message["source"]), raw_from_json(message["native"])
-        return {"score": likeness(source, native, message["top"], message["bottom"])}
+        return {
+            "score": likeness(source, native, message["top"], message["bottom"], message["most"])
+        }
 
     def _finish(self, message: Message) -> dict[str, Any]:
         options = FinishOptions.from_json(message["options"])
@@ -115,21 +127,31 @@ class Cell:
             raise RefusedError("engine", f"A file cannot be used: {error}.") from error
 
 
+def _meaning(death: ChildDiedError, message: Message) -> RefusedError:
+    """Return what the death of the process that worked on a request means."""
+    reading = message["do"] in {"probe", "prepare"}
+    if death.signal == signal.SIGKILL:
+        words = "The system ended the imaging process, most likely because memory ran out."
+        return RefusedError("no_memory", words)
+    if death.signal == signal.SIGXCPU and reading:
+        words = f"reading it takes more than {message['cpu_seconds']} s of processor time."
+        return RefusedError("unusable", f"image decode failed: {words}")
+    if death.signal and reading:
+        name = signal.Signals(death.signal).name
+        words = f"the decoder crashed on it ({name})."
+        return RefusedError("unusable", f"image decode failed: {words}")
+    words = death.words or f"signal {death.signal}"
+    return RefusedError("engine", f"A picture's processing broke off: {words}.")
+
+
 def main() -> None:
     """Answer requests until the parent closes the pipe or dies."""
     settings = json.loads(sys.argv[2])
     limits.confine(settings["memory_limit_mb"])
-    confinement = close_cell(
-        [Path(folder) for folder in settings["readable"]],
-        [Path(folder) for folder in settings["writable"]],
-    )
-    cell = Cell(
-        tuple(settings["formats"]),
-        settings["max_pixels"],
-        settings["memory_limit_mb"],
-        confinement,
-    )
-    serve(cell.handle)
+    Image.init()  # all codecs, and what the cell is made of: loaded once, not in every child
+    code_folders()
+    desk = Desk(tuple(settings["formats"]), settings["max_pixels"], settings["memory_limit_mb"])
+    serve(desk.handle, threaded=False)
 
 
 if __name__ == "__main__":
