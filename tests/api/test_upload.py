@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -149,6 +150,21 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     assert not full.is_symlink()
     monkeypatch.undo()
     assert await api.completed()
+
+
+async def test_a_disk_that_fills_up_within_the_last_bytes_is_told(
+    api: Caller, server: Server
+) -> None:
+    # As on a full disk, what still fits is written, and only the next write fails.
+    picture = a_picture() + bytes(900 << 10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(picture) - 10, before[1]))
+    try:
+        answer = await api.upscale(picture)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
+    assert server.uploads() == []
 
 
 async def test_a_stopping_server_takes_nothing_new(serve: Callable[..., Server]) -> None:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import aiofiles
+from aiofiles.threadpool.binary import AsyncFileIO
 from aiohttp import web
 
 from upscaled.api import multipart
@@ -168,6 +169,17 @@ class _Reception:
             raise BadRequestError("The file in the field `image` is empty.")
 
 
+async def _write(file: AsyncFileIO, content: bytearray) -> None:
+    """Write all of ``content``.
+
+    Raises:
+        OSError: the disk takes no more. It first takes what still fits, and only then says so.
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[await file.write(rest) :]
+
+
 async def receive(
     request: web.Request,
     target: Path,
@@ -207,12 +219,12 @@ async def receive(
                     got.count_image(len(event))
                     waiting += event
                     if len(waiting) >= _WRITE_BYTES:
-                        await file.write(waiting)
+                        await _write(file, waiting)
                         waiting = bytearray()
             got.end()
             if picture_needed or got.filename is not None:
                 got.check_complete()
-            await file.write(waiting)
+            await _write(file, waiting)
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise NoSpaceError("The server's disk has no room for this upload.") from error
