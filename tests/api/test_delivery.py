@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from upscaled.api.delivery import Deliveries, Delivery, Span
-from upscaled.api.download import RangeError, disposition, wanted_span
+from upscaled.api.download import RangeError, disposition, rest_from, wanted_span
 
 SIZE = 40
 SPANS = st.lists(
@@ -28,19 +28,52 @@ def test_a_delivery_is_complete_when_every_byte_was_in_some_request(spans: list[
         assert delivery.complete == (len(covered) == SIZE)
 
 
-@given(SPANS)
-def test_broken_requests_alone_never_complete_a_delivery(spans: list[Span]) -> None:
+@given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, SIZE))))
+def test_broken_requests_alone_never_complete_a_delivery(requests: list[tuple[int, int]]) -> None:
     delivery = Delivery(SIZE)
-    for span in spans:
-        delivery.add_broken(span)
+    for start, count in requests:
+        delivery.asked(start)
+        delivery.add_broken(Span(start, min(SIZE, start + count)))
         assert not delivery.complete
 
 
-def test_the_rest_after_a_broken_request_completes_a_delivery() -> None:
+@pytest.mark.parametrize(("start", "complete"), [(0, True), (11, True), (20, True), (21, False)])
+def test_the_rest_after_a_broken_request_completes_a_delivery(start: int, complete: bool) -> None:
+    delivery = Delivery(SIZE)
+    delivery.asked(None)
+    delivery.add_broken(Span(0, 20))
+    delivery.asked(start)
+    assert delivery.would_complete(Span(start, SIZE)) == complete
+    delivery.add(Span(start, SIZE))
+    assert delivery.complete == complete
+
+
+def test_a_download_may_break_off_twice_and_still_be_completed() -> None:
     delivery = Delivery(SIZE)
     delivery.add_broken(Span(0, 20))
-    delivery.add(Span(11, SIZE))
+    delivery.asked(10)
+    delivery.add_broken(Span(10, SIZE))
+    delivery.asked(SIZE - 1)
+    delivery.add(Span(SIZE - 1, SIZE))
     assert delivery.complete
+
+
+def test_what_was_handed_out_and_broke_off_is_not_taken_for_delivered() -> None:
+    delivery = Delivery(SIZE)
+    delivery.add_broken(Span(0, SIZE))
+    delivery.asked(None)  # a segment: its caller wants the others too
+    delivery.add(Span(SIZE - 1, SIZE))
+    assert not delivery.complete
+    delivery.asked(20)  # too late: this caller may be another
+    delivery.add(Span(20, SIZE))
+    assert not delivery.complete
+
+
+@pytest.mark.parametrize(
+    ("header", "start"), [("bytes=9-", 9), ("bytes=9-99", None), ("bytes=-91", None), ("", None)]
+)
+def test_only_an_open_range_asks_for_the_rest(header: str, start: int | None) -> None:
+    assert rest_from(header, wanted_span(header, 100) or Span(0, 100)) == start
 
 
 def test_only_so_many_deliveries_are_remembered() -> None:

@@ -54,6 +54,18 @@ async def test_a_broken_download_deletes_nothing_and_can_be_begun_again(
     assert not server.result_file(job_id).exists()
 
 
+async def test_segments_after_a_broken_download_are_all_needed(api: Caller, server: Server) -> None:
+    job_id, content = await big_result(server, api)
+    await read_a_little(server, job_id)
+    size = len(content)
+    last = await api.get(f"/download/{job_id}", headers={"Range": f"bytes=20000-{size - 1}"})
+    assert last.body == content[20_000:]
+    assert server.result_file(job_id).exists(), "the first segment was not fetched yet"
+    first = await api.get(f"/download/{job_id}", headers={"Range": "bytes=0-19999"})
+    assert first.body == content[:20_000]
+    assert (await api.get(f"/download/{job_id}")).status == 410
+
+
 async def test_curl_completes_a_broken_download_to_the_same_bytes(
     api: Caller, server: Server, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ class Delivery:
         self.settled = asyncio.Event()
         self.settled.set()
         self._spans: list[Span] = []
+        self._perhaps: Span | None = None  # of the latest request that broke off
 
     def add(self, span: Span) -> None:
         """Take note that ``span`` was delivered."""
@@ -50,12 +51,22 @@ class Delivery:
     def add_broken(self, span: Span) -> None:
         """Take note of a request that broke off after ``span`` was handed to the network.
 
-        How much of it arrived only the caller knows, who will ask for the rest. The very last
-        byte is never taken for delivered here, so only a request that ended well completes.
+        How much of it arrived only the caller knows, and tells with the next request.
         """
-        stop = min(span.stop, self.size - 1)
-        if stop > span.start:
-            self.add(Span(span.start, stop))
+        self._perhaps = span
+
+    def asked(self, start: int | None) -> None:
+        """Take note of what a caller asks for next, before it is sent.
+
+        Who continues a broken download (``Range: bytes=start-``) has what came before. Any other
+        request tells nothing about what arrived, so what broke off counts for nothing.
+
+        Args:
+            start: the first byte of all the rest; None where something else is asked for.
+        """
+        perhaps, self._perhaps = self._perhaps, None
+        if start is not None and perhaps is not None and perhaps.start < start <= perhaps.stop:
+            self.add(Span(perhaps.start, start))
 
     @property
     def complete(self) -> bool:

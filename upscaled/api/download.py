@@ -55,6 +55,11 @@ def wanted_span(header: str, size: int) -> Span | None:
     return Span(start, stop)
 
 
+def rest_from(header: str, span: Span) -> int | None:
+    """Return where ``span`` begins if ``header`` asked for all from there; None if not."""
+    return span.start if re.fullmatch(r"bytes=\s*\d+-\s*", header, re.ASCII) else None
+
+
 def disposition(name: str) -> str:
     """Return the ``Content-Disposition`` that saves a download as ``name`` (RFC 6266).
 
@@ -119,6 +124,7 @@ async def _hand_over(
             "Cache-Control": "no-store",
         },
     )
+    partial = span is not None
     if span is None:
         span = Span(0, size)
     else:
@@ -128,6 +134,7 @@ async def _hand_over(
         await response.prepare(request)
         return response
     delivery = request.app[DELIVERIES].of(job_id, size)
+    delivery.asked(rest_from(request.headers.get("Range", ""), span) if partial else None)
     try:
         if await _send(request, response, file, span, delivery):
             request.app[DELIVERIES].forget(job_id)
