@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from upscaled.engines.messages import Findings, NetworkFiles
 from upscaled.errors import UnknownModelError
+from upscaled.model_inspector import UnusableModelError
 from upscaled.models import Model, ModelRegistry
 
 from tests.engines.making import write_network, write_repeater
@@ -242,3 +243,22 @@ def test_the_network_for_a_scale_is_its_own_else_a_larger_one(tmp_path: Path) ->
     model = Model("n", "", files)
     chosen = [model.files_for(scale).native_scale for scale in (1, 2, 3, 4, 8)]
     assert chosen == [2, 2, 4, 4, 4]
+
+
+async def test_a_model_that_failed_for_a_passing_reason_is_tried_again(tmp_path: Path) -> None:
+    write_repeater(tmp_path, "late", 2)
+    calls: list[NetworkFiles] = []
+
+    async def busy_at_first(files: NetworkFiles) -> Findings:
+        calls.append(files)
+        if len(calls) == 1:
+            raise UnusableModelError("The machine was busy.", lasting=False)
+        return Findings(native_scale=2, bytes_per_pixel=100)
+
+    registry = ModelRegistry(tmp_path, inspect=busy_at_first)
+    await registry.rescan()
+    await registry.rescan()
+    assert (len(calls), registry.models) == (1, ())
+    registry._again_at = 0.0
+    await registry.rescan()
+    assert [model.name for model in registry.models] == ["late"]

@@ -14,7 +14,6 @@ from upscaled.config import Config
 from upscaled.engines.memory import available
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
 from upscaled.imaging import Imaging, Probe, largest_side
-from upscaled.imaging.records import DEFAULT_MEMORY_MB
 from upscaled.jobs import Job, JobRequest, new_job_id
 from upscaled.models import Model, ModelRegistry
 from upscaled.pictures import Size
@@ -317,7 +316,13 @@ class Admission:
         factor = request.output_size.width / probe.size.width
         native = model.files_for(factor).native_scale
         memory = memory_bytes(probe.size, request.output_size, request.format)
-        most = min(DEFAULT_MEMORY_MB << 20, await asyncio.to_thread(available))
+        most = self._config.limits.imaging_memory_mb << 20
+        if memory > most:
+            raise NoMemoryError(
+                f"The job needs about {memory >> 20} MiB of memory and may take {most >> 20} MiB "
+                "(limits.imaging_memory_mb); use a smaller scale or picture."
+            )
+        most = await asyncio.to_thread(available)
         if memory > most:
             raise NoMemoryError(
                 f"The job needs about {memory >> 20} MiB of memory and {most >> 20} MiB are "

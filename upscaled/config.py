@@ -202,6 +202,13 @@ class LimitSettings:
         "ones (docs/scheduling.md); fifo: first come, first served.",
         choices=("fair", "fifo"),
     )
+    imaging_memory_mb: int = _setting(
+        4096,
+        "Memory that decoding or encoding one picture may take, in MiB; results beyond about 800 "
+        "megapixels need more.",
+        minimum=512,
+        maximum=1_000_000,
+    )
     rate_limit_per_minute: int = _setting(
         0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
     )

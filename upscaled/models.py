@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ _DESCRIPTIONS = {
     "realesrgan-x4plus-anime": "Optimized for anime illustrations, high quality",
     "realesr-animevideov3": "Optimized for anime/animation",
 }
+_AGAIN_SECONDS = 60.0
+"""After how long a model is measured again that failed for a reason that may pass."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SIBLING = re.compile(r"(?P<family>.+)-x(?:[1-9]|1[0-6])")
 
@@ -93,6 +97,7 @@ class ModelRegistry:
         self._inspect = inspect
         self._cache = FindingsCache(cache_file)
         self._seen: _Snapshot | None = None
+        self._again_at = math.inf
         self._models: dict[str, Model] = {}
         self._aliases: dict[str, str] = {}
         self._rejected: tuple[Rejected, ...] = ()
@@ -127,18 +132,20 @@ class ModelRegistry:
         """
         async with self._turn:
             snapshot = await asyncio.to_thread(_snapshot, self._dir)
-            if snapshot == self._seen:
+            if snapshot == self._seen and time.monotonic() < self._again_at:
                 return
             await self._cache.load()
             rejected: list[Rejected] = []
             usable: dict[str, ModelFiles] = {}
             keys: set[str] = set()
+            passing = False
             for stem in sorted({Path(name).stem for name in snapshot}):
                 try:
                     key = _key(self._dir, stem, snapshot)
                     keys.add(key)
                     usable[stem] = await self._measured(stem, key)
                 except UnusableModelError as error:
+                    passing |= not error.lasting
                     param = f"{stem}.param"
                     name = param if param in snapshot else f"{stem}.bin"
                     rejected.append(Rejected(name, str(error)))
@@ -149,7 +156,9 @@ class ModelRegistry:
                     log.warning("Model file %s is left out: %s", item.name, item.reason)
             self._models, self._aliases = models, aliases
             self._rejected = tuple(rejected)
+            # What failed for a reason that may pass is looked at again, but not on every call.
             self._seen = snapshot
+            self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
 
     async def _measured(self, stem: str, key: str) -> ModelFiles:
         param, weights = self._dir / f"{stem}.param", self._dir / f"{stem}.bin"

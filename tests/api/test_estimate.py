@@ -56,7 +56,7 @@ async def test_after_a_job_the_estimate_is_a_measured_one(api: Caller) -> None:
 async def test_what_would_be_refused_is_refused(
     api: Caller, fields: dict[str, str], status: int, words: str
 ) -> None:
-    answer = await estimated(api, **fields)
+    answer = await estimated(api, None, **fields)
     assert answer.status == status, answer
     assert words in answer.json["error"]
 

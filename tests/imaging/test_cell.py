@@ -22,7 +22,7 @@ from upscaled.imaging.cell import Confinement, close_cell
 from tests.imaging.helpers import enlarged
 
 _TAKEN_OVER = """
-import ctypes, json, os, signal, socket, sys, threading
+import ctypes, json, os, resource, signal, socket, sys, threading
 from pathlib import Path
 from upscaled.imaging.cell import close_cell
 
@@ -73,6 +73,8 @@ deeds = {
     "run a program": lambda: os.execv(sys.executable, ["python", "-c", ""]),
     "fork": lambda: os.fork() or os._exit(0),
     "signal the server": lambda: os.kill(parent, 0),
+    "starve the server": lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE, (7, 7)),
+    "slow the server": lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
     "own files": own_folder,
     "own upload": lambda: Path(incoming, "upload").read_bytes(),
     "own threads": thread,
@@ -96,7 +98,7 @@ BY_LANDLOCK = {
 }
 BY_SECCOMP = {
     *("open permissions", "tcp", "udp", "unix socket", "run a program", "fork"),
-    "signal the server",
+    *("signal the server", "starve the server", "slow the server", "truncate outside"),
 }
 
 

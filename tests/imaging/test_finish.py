@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from upscaled.errors import UnusablePictureError
 from upscaled.imaging import FinishOptions, Imaging, Prepared, UnlikeError, largest_side
 from upscaled.imaging.resample import resample
 from upscaled.pictures import Size
@@ -17,7 +18,7 @@ from tests.imaging import makers
 from tests.imaging.eye import seen
 from tests.imaging.helpers import enlarged
 from tests.imaging.makers import encoded, exif
-from tests.imaging.zoo import CARD, COLOUR
+from tests.imaging.zoo import CARD, COLOUR, in_srgb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -146,3 +147,29 @@ async def test_strips_resample_like_the_whole() -> None:
 async def test_what_a_format_can_hold_is_known() -> None:
     assert largest_side("webp") == 16_383
     assert largest_side("png") > largest_side("jpg") > 65_000
+
+
+async def test_the_background_is_the_colour_that_was_named_also_in_a_wide_profile(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    upload = tmp_path / "upload"
+    clear = Image.new("RGBA", (24, 24), (0, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 255, 255, 255))
+    clear.save(upload, "PNG", icc_profile=makers.WIDE)
+    prepared = await imaging.prepare(upload, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions("jpg", native.size, background=(200, 40, 40))
+    done = await imaging.finish(prepared, native, tmp_path, options)
+    with Image.open(done.path) as result:
+        assert result.info["icc_profile"] == makers.WIDE
+        shown = in_srgb(result, makers.WIDE)
+    middle = shown[-20:, -20:].reshape(-1, 3).mean(axis=0)
+    assert np.abs(middle - (200, 40, 40)).max() < 3
+
+
+async def test_samples_that_are_no_numbers_are_refused(imaging: Imaging, tmp_path: Path) -> None:
+    values = np.full((12, 12), 0.5, np.float32)
+    values[6, 6] = np.nan
+    (tmp_path / "upload").write_bytes(encoded(Image.fromarray(values), "TIFF"))
+    with pytest.raises(UnusablePictureError, match="samples that are not numbers"):
+        await imaging.prepare(tmp_path / "upload", tmp_path)

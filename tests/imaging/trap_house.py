@@ -34,6 +34,8 @@ def _strangers() -> Iterator[Trap]:
         ("html", b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
         ("svg", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         ("svg commented", b"<!-- made by hand --> <svg width='4'/>", "SVG"),
+        ("comments without end", b"<!---->" * 580 + b"x", "plain text"),
+        ("xml without end", b"<?xml" + b"?> <!-- -->" * 300 + b"x", "plain text"),
         ("gif", encoded(CARD.quantize(8), "GIF"), "GIF"),
         ("pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "PDF"),
         ("psd", b"8BPS\x00\x01" + bytes(20), "Photoshop"),

@@ -111,6 +111,10 @@ class Colours:
         return (rgb if self._lut is None else self._lut[rgb]), alpha
 
     def _to_8_bit(self, deep: NDArray[np.generic]) -> Pixels:
+        if not np.isfinite(deep).all():
+            raise UnusablePictureError(
+                "The picture has samples that are not numbers; send 8 or 16 bits a sample."
+            )
         values = np.clip(np.rint(deep.astype(np.float32) * (255 / self._full)), 0, 255)
         if self.opened.image.mode.startswith("I;16"):
             values = np.rint(deep.astype(np.float32) * (255 / 65535))
@@ -159,6 +163,19 @@ def transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCms
         ImageCms.PyCMSError: the profile is broken.
     """
     return ImageCms.buildTransform(profile, _SRGB, mode, "RGB", _INTENT, _FLAGS)
+
+
+def in_profile(colour: tuple[int, int, int], icc: bytes) -> tuple[int, int, int]:
+    """Return an sRGB colour as the numbers that show it in the RGB profile ``icc``.
+
+    Raises:
+        ImageCms.PyCMSError: the profile is broken.
+    """
+    profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+    there = ImageCms.buildTransform(_SRGB, profile, "RGB", "RGB", _INTENT, _FLAGS)
+    pixel = ImageCms.applyTransform(Image.new("RGB", (1, 1), colour), there)
+    red, green, blue = np.asarray(pixel)[0, 0]
+    return int(red), int(green), int(blue)
 
 
 def profile_to_srgb(icc: bytes) -> ImageCms.ImageCmsTransform:

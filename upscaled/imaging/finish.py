@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from upscaled.errors import EngineError
 from upscaled.imaging.alpha import Enlarger
-from upscaled.imaging.colour import profile_to_srgb
+from upscaled.imaging.colour import in_profile, profile_to_srgb
 from upscaled.imaging.encode import JPEG_EXIF_LIMIT, encode, is_lossless, mean_error_allowed
 from upscaled.imaging.raw import Pixels, read_rows, strips
 from upscaled.imaging.records import DOUBTFUL, HOPELESS, Finished, FinishOptions, Prepared
@@ -69,6 +69,9 @@ def finish(prepared: Prepared, native: RawImage, workdir: Path, options: FinishO
     if not options.keep_metadata:
         profile = Sidecar.load(prepared.sidecar).icc
         to_srgb = profile_to_srgb(profile) if profile else None
+    elif icc and prepared.alpha is not None:
+        # A colour the caller names is meant as sRGB; the pixels are in the picture's own profile.
+        options = replace(options, background=in_profile(options.background, icc))
     image, written = _assembled(prepared, native, options, to_srgb)
     if prepared.alpha is not None and options.format == "jpg":
         kept.remove("transparency")

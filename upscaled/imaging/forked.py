@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from upscaled.launcher import die_with_parent
 from upscaled.resident import Message, RefusedError
+
+_LONGEST_ANSWER = 1 << 20
 
 
 class ChildDiedError(Exception):
@@ -22,9 +25,9 @@ class ChildDiedError(Exception):
     ``signal`` is what killed it, 0 when it ended by itself; ``words`` are its last, if any.
     """
 
-    def __init__(self, signal: int, words: str) -> None:
+    def __init__(self, number: int, words: str) -> None:
         super().__init__(words)
-        self.signal = signal
+        self.signal = number
         self.words = words
 
 
@@ -44,7 +47,9 @@ def in_child(work: Callable[[], Message]) -> dict[str, Any]:
         _answer(work, keeper, sending)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
-        said = pipe.read()
+        said = pipe.read(_LONGEST_ANSWER)
+    if len(said) == _LONGEST_ANSWER:  # no answer of ours: it may go on writing for ever
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     answer = json.loads(said) if code == 0 or said.startswith(b'{"words"') else {}
@@ -56,11 +61,21 @@ def in_child(work: Callable[[], Message]) -> dict[str, Any]:
     return reply
 
 
+def _let_go_of_all_but(sending: int) -> None:
+    """Close what the keeper has open: its pipes carry the requests and answers of others."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.closerange(3, sending)
+    os.closerange(sending + 1, os.sysconf("SC_OPEN_MAX"))
+
+
 def _answer(work: Callable[[], Message], keeper: int, sending: int) -> NoReturn:
     """Be the child: answer through the pipe and end."""
     status = 1
     try:
         die_with_parent(keeper)
+        _let_go_of_all_but(sending)
         answer: dict[str, Any]
         try:
             answer, status = {"reply": work()}, 0

@@ -26,10 +26,12 @@ REFUSED = (
     *("execve", "execveat", "fork", "vfork", "setsid", "setpgid"),
     *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp"),
     *("pidfd_open", "pidfd_getfd", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
-    "tkill",
+    *("tkill", "setpriority", "ioprio_set"),
+    *("sched_setscheduler", "sched_setattr", "sched_setparam"),
     # what Landlock does not guard: owners, permissions, times and attributes of files
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
     *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "utime", "utimes", "utimensat"),
+    *("truncate", "truncate64"),  # Landlock does from version 3; ours use ftruncate
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat", "futimesat"),
     # the system itself
     *("mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "move_mount"),
@@ -105,6 +107,9 @@ def restrict() -> None:
         # A filter can't look into clone3's arguments; the C library falls back to clone.
         made.refuse("clone3", code=errno.ENOSYS)
         made.refuse("clone", _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0))
+        # Limits and processors of this process only; 0 stands for it.
+        for name in ("prlimit64", "sched_setaffinity"):
+            made.refuse(name, _Comparison(0, _NOT_EQUAL, 0, 0))
         for name in ("kill", "tgkill"):
             made.refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
         made.load()

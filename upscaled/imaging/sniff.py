@@ -40,7 +40,12 @@ _SIGNATURES = (
     ("PostScript", rb"%!PS"),
     ("ZIP archive", rb"PK\x03\x04"),
     ("gzip archive", rb"\x1f\x8b"),
-    ("SVG", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<svg[\s>]"),
+    # Possessive and atomic, so that crafted comments can't make it try every way of reading them.
+    (
+        "SVG",
+        rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml.*?\?>\s*+)?"
+        rb"(?>(?><!--.*?-->)\s*+|<!DOCTYPE[^>]*+>\s*+)*+<svg[\s>]",
+    ),
     ("HTML page", rb"(?i:\s*<(?:!doctype html|html))"),
     ("text", rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{16,}"),
 )
