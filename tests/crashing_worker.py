@@ -3,7 +3,13 @@
 import os
 import signal
 
-from upscaled.resident import serve
+from upscaled.resident import Message, serve
+
+
+def crash(*_: object) -> Message:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return {}
+
 
 if __name__ == "__main__":
-    serve(lambda *_: os.kill(os.getpid(), signal.SIGSEGV) or {})
+    serve(crash)
