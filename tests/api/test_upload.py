@@ -83,6 +83,20 @@ async def test_names_are_read_as_browsers_and_curl_write_them(header: str, part:
     assert await parsed(body.encode()) == [(part, b"x")]
 
 
+@pytest.mark.parametrize("size", [7, 1 << 18])
+@pytest.mark.parametrize("blanks", [b" " * 1024, b"\t " * 512])
+async def test_blanks_after_a_boundary_mean_nothing(blanks: bytes, size: int) -> None:
+    body = encoded([b"x"]).replace(b"--b\r\n", b"--b" + blanks + b"\r\n")
+    assert await parsed(body, size) == [(Part("n", "f"), b"x")]
+
+
+@pytest.mark.parametrize("size", [7, 1 << 18])
+async def test_many_blanks_after_a_boundary_are_refused(size: int) -> None:
+    body = encoded([b"x"]).replace(b"--b\r\n", b"--b" + b" " * 100_000 + b"\r\n")
+    with pytest.raises(BadRequestError, match="more than 1024 blanks follow a boundary"):
+        await parsed(body, size)
+
+
 def test_a_boundary_may_be_quoted() -> None:
     assert boundary_of('multipart/form-data; charset=utf-8; boundary="a b:c"') == b"a b:c"
 

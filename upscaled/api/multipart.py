@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from upscaled.errors import BadRequestError
 
 _MAX_HEADER_BYTES = 8192
+_MAX_BLANKS = 1024  # after a boundary on its line; senders add none
 _MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70; some clients are generous
 
 _BROKEN = "The multipart body is broken: "
@@ -84,11 +85,18 @@ class _Buffer:
 
     async def line_end(self) -> None:
         """Drop blanks and the line break that end a delimiter's line."""
+        blanks = 0
         while True:
             await self.at_least(1)
-            if self.data[0] not in b" \t":
+            rest = self.data.lstrip(b" \t")
+            blanks += len(self.data) - len(rest)
+            if blanks > _MAX_BLANKS:
+                raise BadRequestError(
+                    _BROKEN + f"more than {_MAX_BLANKS} blanks follow a boundary on its line."
+                )
+            self.data = rest
+            if rest:
                 break
-            del self.data[0]
         await self.at_least(2)
         if self.take(2) != b"\r\n":
             raise BadRequestError(_BROKEN + "a boundary is not alone on its line.")
