@@ -19,6 +19,8 @@ async def test_pages_of_other_sites_get_nothing_unless_they_are_listed(
     form = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
     refused = await api.post("/upscale", headers=form)
     assert (refused.status, refused.json["code"]) == (403, "forbidden_origin")
+    refused = await api.post("/estimate", headers=form)
+    assert (refused.status, refused.json["code"]) == (403, "forbidden_origin")
     assert (await api.get("/models", headers=form)).status == 200
     own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
     assert (await api.post("/upscale", headers=own)).status == 415
