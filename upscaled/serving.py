@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 # How long connections may go on after the stop was asked for; an idle one ends at once.
 _CONNECTIONS_END_SECONDS = 10.0
-_IDLE_SECONDS = 75.0
-"""A connection that is kept for further requests ends when none comes for so long."""
 
 
 async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
@@ -51,17 +49,17 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
         try:
             service.watch_health()
             app = make_app(service)
-            runner = web.AppRunner(
-                app,
-                keepalive_timeout=_IDLE_SECONDS,
-                access_log=logging.getLogger("aiohttp.access") if config.logging.access else None,
-                shutdown_timeout=_CONNECTIONS_END_SECONDS,
-            )
+            runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
             await runner.setup()
             sites: list[asyncio.Server] = []
             try:
                 assert runner.server is not None  # noqa: S101 - it is set up
-                factory = app[CONNECTIONS].factory(runner.server)
+                factory = app[CONNECTIONS].factory(
+                    runner.server,
+                    access_log=logging.getLogger("aiohttp.access")
+                    if config.logging.access
+                    else None,
+                )
                 for listener in listeners:
                     sites.append(await loop.create_server(factory, sock=listener))  # noqa: PERF401
                 on_ready(_url(config.server.host, listeners[0].getsockname()[1]))

@@ -58,7 +58,7 @@ class Server:
             self.service.watch_health()
             await self.service.health_known()
         app = make_app(self.service)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
         assert self._runner.server is not None
         factory = app[CONNECTIONS].factory(self._runner.server)

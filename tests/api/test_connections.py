@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 
 import pytest
+from upscaled.api.answers import SECURITY_HEADERS
 
 from tests.api.contract import Answer, validate
 from tests.api.running import Caller, Server, a_picture
@@ -49,6 +52,32 @@ async def test_more_connections_than_allowed_are_told_so(serve: Callable[..., Se
                 answer = await api.get("/models")
                 break
         assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (b"GET /api/v1/models HTTP/1.1\r\nAuthori zation: Bearer s3cret\r\n\r\n", "is not HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Auth-Token: s3cret\x00\r\n\r\n", "is not HTTP"),
+        (b"GET / HTTP/1.1\r\nX-Auth-Token: s3cret" + b"x" * 10_000 + b"\r\n\r\n", "too long"),
+        (b"\x16\x03\x01s3cret\r\n\r\n", "is not HTTP"),
+    ],
+)
+async def test_what_is_no_http_is_refused_in_the_one_shape_and_logged_without_its_content(
+    server: Server, caplog: pytest.LogCaptureFixture, request_: bytes, sentence: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with connected(server) as (reader, writer):
+        writer.write(request_)
+        refused = await answer_of(reader)
+    assert (refused.status, refused.json["code"]) == (400, "bad_request")
+    assert sentence in refused.json["error"]
+    assert refused.headers["content-type"] == "application/json; charset=utf-8"
+    assert {name: refused.headers[name.lower()] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    (record,) = [record for record in caplog.records if record.msg == "malformed request refused"]
+    assert record.levelno == logging.INFO
+    logged = [json.dumps(vars(record), default=str) for record in caplog.records]
+    assert not [line for line in [*logged, caplog.text] if "s3cret" in line]
 
 
 async def test_headers_that_do_not_come_are_not_waited_for(serve: Callable[..., Server]) -> None:

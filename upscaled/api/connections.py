@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -11,7 +12,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from upscaled.api.answers import SECURITY_HEADERS, Handler
+from upscaled.api.protocol import Protocol
 
+_IDLE_SECONDS = 75.0
+"""A connection that is kept for further requests ends when none comes for so long."""
 _REFUSED_SECONDS = 2.0
 """A refused caller gets so long to read why."""
 _REFUSED_AT_ONCE = 64
@@ -52,9 +56,30 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def factory(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """Return what makes the protocols of new connections; ``make`` is the web server."""
-        return lambda: _Connection(self, make())
+    def factory(
+        self,
+        server: web.Server,
+        *,
+        access_log: logging.Logger | None = None,
+    ) -> Callable[[], asyncio.Protocol]:
+        """Return what makes the protocols of new connections.
+
+        Args:
+            server: the web server that the application runs in.
+            access_log: where each request is logged; nowhere if None.
+        """
+        loop = asyncio.get_running_loop()
+
+        def make() -> asyncio.Protocol:
+            inner = Protocol(
+                server,
+                loop=loop,
+                keepalive_timeout=_IDLE_SECONDS,
+                access_log=cast(logging.Logger, access_log),  # None is taken, though not annotated
+            )
+            return _Connection(self, inner)
+
+        return make
 
     def middleware(self) -> Middleware:
         """Return the middleware that takes note of requests whose headers have come."""
