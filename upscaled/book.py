@@ -34,7 +34,7 @@ class JobBook:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._active: dict[str, Job] = {}
-        self._ending: set[str] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._unrecorded: dict[str, Job] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._ended: OrderedDict[str, Job] = OrderedDict()
@@ -62,6 +62,11 @@ class JobBook:
         self._active[job.id] = job
         try:
             await self._store.put(job)
+        except asyncio.CancelledError:
+            # It may be written all the same, but nobody will be told of the job.
+            self._active.pop(job.id, None)
+            await asyncio.shield(self._store.delete(job.id))
+            raise
         except BaseException:
             self._active.pop(job.id, None)
             raise
@@ -95,7 +100,8 @@ class JobBook:
 
         An end is shown to callers only when it is on the disk; meanwhile nothing else may
         happen to the job. ``tidy`` cleans up after an end: when the end is on the disk, so that
-        a crash loses nothing, and before it is shown.
+        a crash loses nothing, and before it is shown. An end that was begun comes to its end even
+        if the caller is cancelled.
 
         Raises:
             NotUnderWayError: it has ended, or is just being ended.
@@ -111,18 +117,31 @@ class JobBook:
             self._active[job_id] = job
             await self._store.put(job)
             return job
-        self._ending.add(job_id)
-        try:
-            await self._store.put(job)
-            if tidy is not None:
-                await tidy()
-        finally:
-            self._ending.discard(job_id)
-        del self._active[job_id]
-        self._remember(job)
-        if (end := self._ends.pop(job_id, None)) is not None:
-            end.set()
+        ending = asyncio.create_task(self._end(job, tidy), name=f"end-{job_id}")
+        self._ending[job_id] = ending
+        ending.add_done_callback(lambda _: self._ending.pop(job_id, None))
+        await asyncio.shield(ending)
         return job
+
+    async def _end(self, job: Job, tidy: Callable[[], Awaitable[object]] | None) -> None:
+        await self._store.put(job)
+        if tidy is not None:
+            await tidy()
+        del self._active[job.id]
+        self._remember(job)
+        if (end := self._ends.pop(job.id, None)) is not None:
+            end.set()
+
+    async def still_under_way(self, job_id: str) -> bool:
+        """Wait for an end that somebody has begun; true when it failed, or there was none."""
+        while (ending := self._ending.get(job_id)) is not None:
+            await asyncio.wait([ending])
+        return job_id in self._active
+
+    async def ends_done(self) -> None:
+        """Wait until all ends that were begun have come to their end."""
+        while self._ending:
+            await asyncio.wait(list(self._ending.values()))
 
     def amend(self, job_id: str, **changes: Any) -> None:
         """Change what a job under way shows beside its state; written with its next state."""
@@ -130,7 +149,13 @@ class JobBook:
             self._active[job_id] = replace(job, **changes)
 
     async def rewrite(self, job_id: str, **changes: Any) -> None:
-        """Change what is recorded of a job under way beside its state; on the disk at once."""
+        """Change what is recorded of a job under way beside its state; on the disk at once.
+
+        Raises:
+            NotUnderWayError: it has ended, or is just being ended.
+        """
+        if job_id not in self._active or job_id in self._ending:
+            raise NotUnderWayError(job_id)
         self.amend(job_id, **changes)
         await self._store.put(self._active[job_id])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -34,6 +33,7 @@ from upscaled.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _RECORD_RETRY_SECONDS = 1.0
+_FEED_AGAIN_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 """How often a job that waits for a full disk looks whether there is room again."""
 _REFUSALS = 3
@@ -117,8 +117,7 @@ class Dispatcher:
         """
         if self._feeder is not None:
             self._feeder.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._feeder
+            await asyncio.wait([self._feeder])
             self._feeder = None
         for job_id in list(self._tasks):
             job = self._book.peek(job_id)
@@ -130,6 +129,7 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._book.ends_done()
         for job in self._book.active():
             if job.state is JobState.PROCESSING:
                 await self._put_back(job.id)
@@ -150,6 +150,8 @@ class Dispatcher:
                 await self._book.advance(
                     job_id, JobState.QUEUED, progress=0, device=None, **changes
                 )
+        except NotUnderWayError:
+            return  # being cancelled just now
         except NoSpaceError as error:
             log.error(
                 "job's record can't be brought up to date",
@@ -159,8 +161,15 @@ class Dispatcher:
     async def _feed(self) -> None:
         while True:
             await self._room.acquire()
-            await self._lookahead.wait()
-            job_id = (await self._queue.take()).id
+            try:
+                await self._lookahead.wait()
+                job_id = (await self._queue.take()).id
+            except Exception:
+                # Without its feeder the service would take jobs and do none.
+                self._room.release()
+                log.exception("The queue can't be read; it is tried again.")
+                await asyncio.sleep(_FEED_AGAIN_SECONDS)
+                continue
             ahead = self._lookahead.place()
             self._forecaster.taken(job_id)
             task = asyncio.create_task(self._work(job_id, ahead), name=f"job-{job_id}")
@@ -206,8 +215,11 @@ class Dispatcher:
         while (job := self._book.peek(job_id)) is not None:  # else cancelled meanwhile
             try:
                 product = await self._through(job, ahead)
+                self._book.report_progress(job_id, 99)
+                await self._complete(job, product)
             except NotUnderWayError:
-                return
+                if await self._book.still_under_way(job_id):
+                    continue  # a cancellation could not be recorded
             except UpscaledError as error:
                 if isinstance(error, NoSpaceError) and not isinstance(error, NoMemoryError):
                     ahead.leave()
@@ -226,17 +238,16 @@ class Dispatcher:
                 await self._fail(
                     job_id, "An internal error ended the job; the server's log has more."
                 )
-            else:
-                self._book.report_progress(job_id, 99)
-                await self._complete(job, product)
             return
 
     async def _through(self, job: Job, ahead: lookahead.Place) -> Product:
         """Do all of a job's work once."""
         timings = Timings()
         await self._workspace.begin(job.id)
-        prepared = await self._pipeline.prepare(job, timings)
-        await self._workspace.end(job.id)
+        try:
+            prepared = await self._pipeline.prepare(job, timings)
+        finally:  # only a death of the server leaves the note
+            await self._workspace.end(job.id)
         await ahead.turn()
         try:
             async with asyncio.timeout(None) as deadline:
@@ -258,18 +269,20 @@ class Dispatcher:
         The job was accepted, so a full disk delays it; its intermediate files make room meanwhile.
         """
         await self._put_back(job.id)
+        self._forecaster.set_aside(job.id)
         await self._workspace.keep_only(job.id, "upload")
         need = disk_bytes(job.input_size, job.request.output_size)
         waited = False
         while await self._workspace.free_bytes() < need:
             waited = True
             await asyncio.sleep(_ROOM_SECONDS)
+        self._forecaster.taken(job.id)
         return waited
 
     def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: lookahead.Place) -> Watch:
         async def started(place: Place) -> None:
             ahead.leave()
-            self._forecaster.begun(job.id)
+            self._foresight.begun(job.id, place)
             current = self._book.peek(job.id)
             if current is not None and current.state is JobState.PROCESSING:
                 self._book.amend(job.id, device=place.device.id)
@@ -312,7 +325,7 @@ class Dispatcher:
             job, product, self._workspace.upload_of(job.id), self._digests
         )
         if (current := self._book.peek(job.id)) is not None:
-            self._foresight.learn(current, product)
+            await self._foresight.learn(current, product)
         now = time.time()
         if await self._end(
             job.id,
@@ -361,7 +374,8 @@ class Dispatcher:
             try:
                 await self._book.advance(job_id, state, tidy=tidy, **changes)
             except NotUnderWayError:
-                return False
+                if not await self._book.still_under_way(job_id):
+                    return False
             except NoSpaceError as error:
                 log.error(
                     "job's end can't be recorded yet",

@@ -60,7 +60,7 @@ class Forecaster:
         self._clock = clock
         self._expected: dict[str, _Expected] = {}
         self._taken: dict[str, None] = {}
-        self._running: dict[str, None] = {}
+        self._running: dict[str, bool] = {}
         self._outlooks: dict[str, tuple[int | None, float]] = {}
         self._next_start = 0.0
         self._last_start = 0.0
@@ -80,12 +80,18 @@ class Forecaster:
             self._taken[job_id] = None
             self._changes += 1
 
-    def begun(self, job_id: str) -> None:
-        """Take note that a job holds a slot."""
+    def set_aside(self, job_id: str) -> None:
+        """Take note that a job waits for something else than a slot."""
+        self._taken.pop(job_id, None)
+        self._running.pop(job_id, None)
+        self._changes += 1
+
+    def begun(self, job_id: str, *, in_slot: bool = True) -> None:
+        """Take note that a job is worked on; in one of the slots, or elsewhere."""
         expected = self._expected.get(job_id)
         if expected is not None:
             self._taken.pop(job_id, None)
-            self._running[job_id] = None
+            self._running[job_id] = in_slot
             expected.begun = self._clock()
             self._changes += 1
 
@@ -159,7 +165,8 @@ class Forecaster:
         """Return a heap of the moments at which the slots become free."""
         ends = sorted(
             now + max(0.0, self._remaining(job) - self._expected[job].estimate.finish)
-            for job in self._running
+            for job, in_slot in self._running.items()
+            if in_slot
         )
         # More may run than there are slots: those that are encoded hold none any more.
         slots = [now] * max(0, self._slots - len(ends)) + ends[-self._slots :]

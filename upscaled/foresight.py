@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from upscaled.allowance import disk_bytes, memory_bytes
 from upscaled.book import JobBook
 from upscaled.engines import memory
-from upscaled.engines.pool import EnginePool
+from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
 from upscaled.estimates import Estimate, Estimator, RateStore, Work
 from upscaled.forecast import Forecaster, Outlook
@@ -41,10 +42,18 @@ class Foresight:
         models: where the networks of jobs are found.
         estimator: tells how long work takes.
         forecaster: plays the queue through.
+        places: where jobs run of themselves; elsewhere they hold none of the slots.
     """
 
-    def __init__(self, models: ModelRegistry, estimator: Estimator, forecaster: Forecaster) -> None:
+    def __init__(
+        self,
+        models: ModelRegistry,
+        estimator: Estimator,
+        forecaster: Forecaster,
+        places: Collection[Place],
+    ) -> None:
         self._models = models
+        self._places = places
         self._estimator = estimator
         self.forecaster = forecaster
 
@@ -85,14 +94,19 @@ class Foresight:
         )
         return waiting, estimate
 
-    def learn(self, job: Job, product: Product) -> None:
+    def begun(self, job_id: str, place: Place) -> None:
+        """Take note that a job works at ``place``."""
+        self.forecaster.begun(job_id, in_slot=place in self._places)
+
+    async def learn(self, job: Job, product: Product) -> None:
         """Learn from a job's time, if its first attempt was the only one."""
         if len(job.attempts) != 1:
             return
         with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
-            self._estimator.observe(
-                self.work_of(job), product.place, product.timings.stages, product.tile_size
-            )
+            # The registry may have found other networks for its scale meanwhile.
+            work = replace(self.work_of(job), model=product.model)
+            await self._estimator.meet(work.model)
+            self._estimator.observe(work, product.place, product.timings.stages, product.tile_size)
 
     async def quote(self, job: Job) -> Quote:
         """Return what ``job`` would take, which is not queued.
@@ -150,4 +164,4 @@ async def make_foresight(
         store,
     )
     await estimator.load()
-    return Foresight(models, estimator, Forecaster(queue, pool.slots, book.progress))
+    return Foresight(models, estimator, Forecaster(queue, pool.slots, book.progress), pool.places)
