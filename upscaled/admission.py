@@ -14,7 +14,7 @@ from upscaled.config import Config
 from upscaled.engines.memory import available
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
 from upscaled.imaging import Imaging, Probe, largest_side
-from upscaled.jobs import Job, JobRequest, new_job_id
+from upscaled.jobs import NAME_BYTES, Job, JobRequest, new_job_id, shortened
 from upscaled.models import Model, ModelRegistry
 from upscaled.pictures import Size
 from upscaled.store.workspace import Workspace
@@ -210,7 +210,7 @@ class Admission:
         job = Job(
             id=new_job_id(),
             request=request,
-            input_name=filename,
+            input_name=shortened(filename, NAME_BYTES),
             input_format=probe.format,
             input_size=probe.size,
             created=time.time(),

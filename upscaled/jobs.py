@@ -15,6 +15,14 @@ from upscaled.pictures import Size
 _ID_LOW = 10**18
 _ID_COUNT = 9 * 10**18
 
+NAME_BYTES = 255
+"""The longest file name that file systems take (NAME_MAX in linux/limits.h), in UTF-8."""
+
+
+def shortened(name: str, most_bytes: int) -> str:
+    """Return as much of the beginning of ``name`` as ``most_bytes`` of UTF-8 hold."""
+    return name.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
+
 
 class JobState(StrEnum):
     """Where a job stands. The values are the API's."""

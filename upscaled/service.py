@@ -32,7 +32,7 @@ from upscaled.foresight import Foresight, Quote, make_foresight
 from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
 from upscaled.janitor import Janitor
-from upscaled.jobs import Job, JobState
+from upscaled.jobs import Job, JobState, shortened
 from upscaled.models import ModelRegistry
 from upscaled.pipeline import Pipeline
 from upscaled.queue import JobQueue
@@ -44,6 +44,9 @@ from upscaled.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _DISK_SECONDS = 1.0
+_STEM_BYTES = 200  # of a download's name, which may have 255 in all
+_RESUME_SECONDS = 30.0
+"""How long the start waits for all jobs left behind to be queued; on a full disk some can't be."""
 _CPU_ID = -1  # in upscaler.gpu_ids
 
 LOST = "The result is no longer on the server's disk; submit the picture again."
@@ -94,6 +97,7 @@ class Service:
         self._parts = contextlib.AsyncExitStack()
         self._choice: EngineChoice | None = None
         self._dispatcher: Dispatcher | None = None
+        self._resuming: asyncio.Task[None] | None = None
         self._foresight: Foresight | None = None
         self._health: Health | None = None
         self._free_disk = 0
@@ -161,9 +165,12 @@ class Service:
                     self.config.upscaler.job_seconds_per_megapixel,
                 ),
             )
-            await self._take_up()
+            unfinished = await self._take_up()
+            self._resuming = asyncio.create_task(self._resume(unfinished), name="resume")
+            parts.push_async_callback(_end_task, self._resuming)
+            await asyncio.wait([self._resuming], timeout=_RESUME_SECONDS)
             self._dispatcher.start()
-            parts.push_async_callback(self._dispatcher.stop, self.config.server.drain_seconds)
+            parts.push_async_callback(self.drain)
             keeper = asyncio.create_task(self._foresight.run(), name="foresight")
             parts.push_async_callback(_end_task, keeper)
             janitor = asyncio.create_task(self._janitor.run(), name="janitor")
@@ -174,6 +181,8 @@ class Service:
     async def drain(self) -> None:
         """Take nothing more; let running jobs finish for ``server.drain_seconds``."""
         self._accepting = False
+        if self._resuming is not None:  # first, or it would end jobs that are being put back
+            await _end_task(self._resuming)
         await self._dispatching.stop(self.config.server.drain_seconds)
 
     async def stop(self) -> None:
@@ -199,21 +208,33 @@ class Service:
                 f"an installed model: {', '.join(names)}."
             )
 
-    async def _take_up(self) -> None:
-        """Queue the jobs that an earlier run left unfinished; delete files of no job."""
+    async def _take_up(self) -> list[Job]:
+        """Return the jobs that an earlier run left unfinished; delete files of no job."""
         unfinished = await self._book.load()
         with_result = await self._store.finished_before(float("inf"), with_result=True)
         for job in with_result:
             if not await self._workspace.keep_only(job.id, f"result.{job.request.format}"):
                 log.error("job's result is no longer on the disk", extra={"job": job.id})
-                await self._book.mark_result_gone(job, "lost")
+                await self._janitor.let_go(job, "lost")
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
-        for job in unfinished:
-            await self._dispatching.resume(job, self.config.upscaler.max_attempts)
         if unfinished or orphans:
             log.info(
                 "Took up %d unfinished jobs; deleted files of %d others.", len(unfinished), orphans
             )
+        return unfinished
+
+    async def _resume(self, jobs: list[Job]) -> None:
+        """Queue jobs of an earlier run, each by itself: recording an end may wait for the disk."""
+
+        async def resume(job: Job) -> None:
+            try:
+                await self._dispatching.resume(job, self.config.upscaler.max_attempts)
+            except Exception:
+                log.exception("job can't be taken up", extra={"job": job.id})
+
+        async with asyncio.TaskGroup() as tasks:
+            for job in jobs:
+                tasks.create_task(resume(job), name=f"resume-{job.id}")
 
     # --- what callers use ---------------------------------------------------------------------
 
@@ -377,7 +398,8 @@ class Service:
         path = self._workspace.folder(job.id) / f"result.{extension}"
         scale = job.request.scale
         suffix = f"{scale}x" if scale else str(job.request.output_size.width)
-        stem = Path(job.input_name).stem or "image"
+        # Short enough that the name with scale and extension is one that can be saved.
+        stem = shortened(Path(job.input_name).stem, _STEM_BYTES) or "image"
         return ResultFile(
             path,
             f"{stem}_{suffix}.{extension}",
@@ -405,6 +427,8 @@ class Service:
             cell = await self._imaging.warm()
         except UpscaledError as error:
             log.error("no decoder can be started", extra={"reason": error.message})
+        except Exception:
+            log.exception("the decoder's start ended unexpectedly")
         else:
             log.log(logging.WARNING if cell.lacking else logging.INFO, "Decoder's cell: %s.", cell)
         await health.run()

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from upscaled.api.download import disposition
 
 from tests.api.curl import curl
-from tests.api.running import Caller, Server, a_picture
+from tests.api.running import FAST_MODEL, Caller, Server, a_picture
 
 
 async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:
@@ -170,3 +171,27 @@ async def test_curl_saves_the_result_under_the_name_of_the_upload(
     (saved,) = tmp_path.iterdir()
     assert saved.name.endswith("_2x.png")
     assert saved.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_as"),
+    [("x" * 251 + ".png", "x" * 200 + "_2x.png"), ("é" * 4000 + ".png", "é" * 100 + "_2x.png")],
+)
+async def test_a_name_too_long_to_be_saved_is_cut(
+    api: Caller, server: Server, name: str, saved_as: str
+) -> None:
+    head = f'Content-Disposition: form-data; name="image"; filename="{name}"'
+    model = f'Content-Disposition: form-data; name="model_name"\r\n\r\n{FAST_MODEL}'
+    scale = 'Content-Disposition: form-data; name="scale"\r\n\r\n2'
+    form = f"--b\r\n{model}\r\n--b\r\n{scale}\r\n--b\r\n{head}\r\n\r\n".encode()
+    answer = await api.post(
+        "/upscale",
+        data=form + a_picture() + b"\r\n--b--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    assert answer.status == 202, answer
+    job = await server.ended(answer.json["job_id"])
+    assert len(job.input_name.encode()) <= 255
+    result = await api.call("HEAD", f"/download/{job.id}")
+    assert result.headers["content-disposition"] == disposition(saved_as)
+    assert len(saved_as.encode()) <= 255
