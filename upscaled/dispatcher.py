@@ -27,7 +27,7 @@ from upscaled.jobs import Attempt, Job, JobState
 from upscaled.lookahead import Lookahead
 from upscaled.pipeline import Pipeline, Product, Timings, Watch
 from upscaled.queue import JobQueue
-from upscaled.receipt import Digests, write_receipt
+from upscaled.receipt import write_receipt
 from upscaled.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,6 @@ class Dispatcher:
         self._lookahead = Lookahead(slots, foresight.forecaster)
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._digests = Digests()
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
@@ -321,9 +320,7 @@ class Dispatcher:
 
     async def _complete(self, job: Job, product: Product) -> None:
         finished = product.finished
-        receipt = await write_receipt(
-            job, product, self._workspace.upload_of(job.id), self._digests
-        )
+        receipt = await write_receipt(job, product, self._workspace.upload_of(job.id))
         if (current := self._book.peek(job.id)) is not None:
             await self._foresight.learn(current, product)
         now = time.time()

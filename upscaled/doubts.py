@@ -7,9 +7,7 @@ again in a fresh process: twice the same picture, byte for byte, is what the net
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-
+from upscaled.digests import sha256_of
 from upscaled.engines.pool import Place
 from upscaled.pictures import RawImage
 
@@ -23,7 +21,7 @@ class Doubts:
     async def settled(self, place: Place, tile_size: int, native: RawImage) -> bool:
         """Tell whether ``native`` equals the doubtful picture of an earlier process here."""
         earlier = self._seen.get((place, tile_size))
-        return earlier is not None and earlier == await _digest(native)
+        return earlier is not None and earlier == await sha256_of(native.path)
 
     async def can_be_settled(self, place: Place, tile_size: int, native: RawImage) -> bool:
         """Note a doubtful picture; true when doing it again could settle the doubt.
@@ -32,13 +30,5 @@ class Doubts:
         """
         if not place.is_cpu or (place, tile_size) in self._seen:
             return False
-        self._seen[place, tile_size] = await _digest(native)
+        self._seen[place, tile_size] = await sha256_of(native.path)
         return True
-
-
-async def _digest(image: RawImage) -> str:
-    def read() -> str:
-        with image.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return await asyncio.to_thread(read)

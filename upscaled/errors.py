@@ -148,14 +148,18 @@ class NoMemoryError(NoSpaceError):
 class EngineError(UpscaledError):
     """An attempt to upscale failed; the message is the engine's own last word, one sentence.
 
-    ``retryable`` is false when no other tile size or device could change the outcome.
+    ``retryable`` is false when no other tile size or device could change the outcome,
+    ``tile_matters`` when no other tile size could on the same device.
     """
 
     code = "engine_failed"
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = True, tile_matters: bool = True
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.tile_matters = tile_matters
 
 
 class JobTimeoutError(EngineError):

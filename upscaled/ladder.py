@@ -52,6 +52,10 @@ class Ladder:
         if not self._fixed_tile and tile > SMALLEST_TILE:
             self.rung = Rung(self.rung.place, max(SMALLEST_TILE, tile // 2))
             return True
+        return self.leave()
+
+    def leave(self) -> bool:
+        """Move to the next place, whatever tiles are left here; False when there is none."""
         if not self._others:
             return False
         tile = self.rung.tile_size if self._fixed_tile else 0

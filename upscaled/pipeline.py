@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from upscaled.digests import Digests
 from upscaled.doubts import Doubts
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
@@ -60,8 +61,10 @@ class Product:
     finished: Finished
     model: ModelFiles
     place: Place
-    program: Path | None
-    """The native program, where it was the engine."""
+    param_sha256: str
+    bin_sha256: str
+    program_sha256: str | None
+    """Of the native program, where it was the engine."""
     tile_size: int
     timings: Timings
 
@@ -76,6 +79,7 @@ class Pipeline:
         self._pool = pool
         self._models = models
         self._workspace = workspace
+        self._digests = Digests()
         self._tiles_that_worked: dict[tuple[Place, Path, int], int] = {}
 
     async def prepare(self, job: Job, timings: Timings) -> Prepared:
@@ -125,11 +129,14 @@ class Pipeline:
             tta=request.tta,
             workdir=self._workspace.folder(job.id),
         )
+        # Before the work: files that are changed or taken away meanwhile did not take part in it.
+        param_sha256 = await self._digest(model.param)
+        bin_sha256 = await self._digest(model.bin)
         watch.progress(_PREPARED)
         ladder: Ladder | None = None
         doubts = Doubts()
         while True:
-            used, program = 0, None
+            used, program_sha256 = 0, None
             waiting = time.monotonic()
             try:
                 async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
@@ -142,7 +149,9 @@ class Pipeline:
                     began = time.monotonic()
                     outcome = await self._upscale(slot, task, ladder.rung, watch, timings)
                     _stage_done(job, "upscale", began, slot.place)
-                    used, program = outcome.tile_size, slot.engine.program
+                    used = outcome.tile_size
+                    if slot.engine.program is not None:
+                        program_sha256 = await self._digest(slot.engine.program)
                 confirmed = await doubts.settled(slot.place, used, native)
                 finished = await self._finish(job, prepared, native, timings, confirmed)
             except (EngineError, UnlikeError) as error:
@@ -169,14 +178,33 @@ class Pipeline:
                     rung.place, used, native
                 ):
                     ladder.stay(used)
-                elif not error.retryable or not ladder.climb_down(used):
+                elif not error.retryable or not (
+                    ladder.climb_down(used) if error.tile_matters else ladder.leave()
+                ):
                     raise
             else:
                 rung = ladder.rung
                 watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
                 if not confirmed:
                     self._remember(rung, task, used)
-                return Product(finished, model, rung.place, program, used, timings)
+                return Product(
+                    finished=finished,
+                    model=model,
+                    place=rung.place,
+                    param_sha256=param_sha256,
+                    bin_sha256=bin_sha256,
+                    program_sha256=program_sha256,
+                    tile_size=used,
+                    timings=timings,
+                )
+
+    async def _digest(self, path: Path) -> str:
+        try:
+            return await self._digests.of(path)
+        except OSError as error:
+            raise EngineError(
+                f"{path.name} can't be read: {error.strerror}.", retryable=False
+            ) from error
 
     def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
         """Return the ladder whose first rung is the slot that the job was given."""
@@ -196,8 +224,10 @@ class Pipeline:
         self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
     ) -> UpscaleOutcome:
         began = time.monotonic()
-        await asyncio.to_thread(_allocate, task.target)
         rows = slot.engine.max_rows(task.source.size.width, task.model.native_scale)
+        if rows < 1:
+            raise EngineError("The picture is too wide for this engine.", tile_matters=False)
+        await asyncio.to_thread(_allocate, task.target)
         outcome = UpscaleOutcome(tile_size=0, seconds=0.0)
         for top, bottom in bands(task.source.size.height, rows):
 

@@ -115,7 +115,7 @@ class Engine(Protocol):
         ...
 
     def max_rows(self, width: int, scale: int) -> int:
-        """Return how many source rows of ``width`` pixels one task may have at most."""
+        """Return how many source rows of ``width`` pixels one task may have at most; 0: none."""
         ...
 
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
