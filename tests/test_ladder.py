@@ -50,3 +50,14 @@ def test_staying_repeats_the_attempt_with_the_tile_that_was_used() -> None:
 
 def test_with_one_place_and_the_smallest_tile_nothing_is_left() -> None:
     assert not Ladder(Rung(LAST, 32), (LAST,), fixed_tile=False).climb_down(used_tile=32)
+
+
+def test_a_place_that_is_left_has_its_other_tiles_not_tried() -> None:
+    ladder = Ladder(Rung(FIRST, 0), PLACES, fixed_tile=False)
+    assert ladder.leave()
+    assert ladder.rung == Rung(SECOND, 0)
+    assert ladder.leave()
+    assert not ladder.leave()
+    fixed = Ladder(Rung(FIRST, 64), PLACES, fixed_tile=True)
+    assert fixed.leave()
+    assert fixed.rung == Rung(SECOND, 64)

@@ -272,6 +272,20 @@ async def test_an_error_that_nothing_could_change_ends_the_job_at_once(
     assert engine.tiles == [0]
 
 
+async def test_a_picture_too_wide_for_one_engine_goes_to_the_next_at_once(
+    bench: Bench, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = FaultyEngine(right)
+    monkeypatch.setattr(narrow, "max_rows", lambda _width, _scale: 0)
+    product = await bench.run(bench.pipeline([narrow], lambda: BuiltinEngine(CPU)), photo)
+    assert [(attempt.device, attempt.outcome) for attempt in bench.attempts] == [
+        ("vulkan:0", "The picture is too wide for this engine."),
+        ("cpu", "ok"),
+    ]
+    assert product.place.device is CPU
+    assert narrow.tiles == []
+
+
 async def test_percentages_never_go_back_within_an_attempt_and_stay_below_100(
     bench: Bench, photo: Path
 ) -> None:

@@ -154,9 +154,7 @@ class EngineError(UpscaledError):
 
     code = "engine_failed"
 
-    def __init__(
-        self, message: str, *, retryable: bool = True, tile_matters: bool = True
-    ) -> None:
+    def __init__(self, message: str, *, retryable: bool = True, tile_matters: bool = True) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.tile_matters = tile_matters
