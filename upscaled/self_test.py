@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 _SIDE = 16
 """Pixels a side: with its padding one tile, 0.3 s of the largest official model on two cores."""
 _SECONDS = 300.0
-"""How long a device may take, its start included; software that poses as a GPU needs 20."""
-_FIRST = 0.0
-"""Jobs wait for slots in the order of their age; the self-test goes before them all."""
+"""How long a device may take, its start included; software that poses as a GPU needs 20.
+Waiting for a job that holds the device doesn't count."""
+_FIRST = -1.0
+"""Jobs wait for slots in the order of their ranks, from 0; the self-test goes before them all."""
 
 
 class SelfTest:
@@ -57,7 +58,7 @@ class SelfTest:
             began = time.monotonic()
             where = {"device": place.device.id, "engine": place.engine}
             try:
-                async with asyncio.timeout(_SECONDS), self._folder() as folder:
+                async with self._folder() as folder:
                     await self._try(place, model, folder)
             except TimeoutError:
                 reason = f"no result within {_SECONDS:g} s"
@@ -100,7 +101,7 @@ class SelfTest:
         await asyncio.to_thread(source.path.write_bytes, _picture())
         await asyncio.to_thread(target.path.write_bytes, bytes(target.total_bytes))
         task = UpscaleTask(source, target, network, top=0, bottom=_SIDE, workdir=folder)
-        async with self._pool.slot(_FIRST, place) as slot:
+        async with self._pool.slot(_FIRST, place) as slot, asyncio.timeout(_SECONDS):
             await slot.engine.upscale(task, lambda _share: None)
         await self._imaging.check(source, target, 0, _SIDE, most=UNHEARD_OF)
 
