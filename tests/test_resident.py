@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,6 +80,22 @@ async def test_a_worker_that_dies_in_a_request_is_reported_and_replaced(
     assert caught.value.last_words == words
     assert gone(before)
     assert (await worker.request({}))["pid"] != before
+
+
+async def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
+    worker: ResidentWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "start", refused)
+        with pytest.raises(WorkerDiedError) as caught:
+            await worker.request({})
+    assert str(caught.value) == (
+        "the echo process can't be started: Resource temporarily unavailable"
+    )
+    assert "pid" in await worker.request({})
 
 
 async def test_a_worker_that_died_between_requests_is_replaced(worker: ResidentWorker) -> None:

@@ -35,16 +35,23 @@ Message = Mapping[str, Any]
 
 
 class WorkerDiedError(Exception):
-    """The worker ended in the middle of a request; carries the last line of its stderr."""
+    """The worker ended in the middle of a request; carries the last line of its stderr.
+
+    ``returncode`` None: it did not even start; ``stderr`` is what the system says of that.
+    """
 
     def __init__(self, name: str, returncode: int | None, stderr: str) -> None:
         self.returncode = returncode
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         self.last_words = lines[-1] if lines else ""
-        killed = returncode is not None and returncode < 0
-        how = f"signal {-(returncode or 0)}" if killed else f"status {returncode}"
+        if returncode is None:
+            how = "can't be started"
+        elif returncode < 0:
+            how = f"ended with signal {-returncode}"
+        else:
+            how = f"ended with status {returncode}"
         said = f": {self.last_words}" if self.last_words else ""
-        super().__init__(f"the {name} process ended with {how}{said}")
+        super().__init__(f"the {name} process {how}{said}")
 
 
 class WorkerRefusedError(Exception):
@@ -106,7 +113,7 @@ class ResidentWorker:
 
         Raises:
             WorkerRefusedError: the worker said no; it lives on.
-            WorkerDiedError: it ended without an answer.
+            WorkerDiedError: it ended without an answer, or could not be started.
             TimeoutError: no answer within ``timeout`` seconds.
         """
         async with self._turn:
@@ -153,9 +160,12 @@ class ResidentWorker:
             env = processes.plain_env() if self._env is None else self._env
             self._stderr.clear()
             self._served = 0
-            self._child = await processes.start(
-                self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
-            )
+            try:
+                self._child = await processes.start(
+                    self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
+                )
+            except OSError as error:  # too many processes or descriptors, too little memory
+                raise WorkerDiedError(self.name, None, error.strerror or str(error)) from error
             self._drain = asyncio.create_task(
                 self._drain_stderr(self._child), name=f"{self.name}-stderr"
             )
