@@ -18,6 +18,7 @@ from PIL import Image
 from upscaled.errors import EngineError
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
 from upscaled.imaging.cell import Confinement, close_cell
+from upscaled.pictures import Size
 
 from tests.imaging.helpers import enlarged
 
@@ -185,6 +186,16 @@ async def test_a_worker_has_no_descriptor_but_its_pipes(confined: Imaging, tmp_p
         opened = await asyncio.to_thread(_descriptors, pid)
     assert len(opened) <= 5
     assert {what.partition(":")[0] for what in opened} <= {"pipe", "socket", f"/proc/{pid}/statm"}
+
+
+async def test_a_header_is_read_while_every_encoder_is_busy(
+    confined: Imaging, tmp_path: Path
+) -> None:
+    upload = tmp_path / "incoming" / "upload"
+    Image.new("RGB", (8, 6)).save(upload, "PNG")
+    async with confined._free_worker(quick=False), asyncio.timeout(30):
+        assert confined._idle.empty()
+        assert (await confined.probe(upload)).size == Size(8, 6)
 
 
 def _descriptors(pid: int) -> list[str]:

@@ -53,7 +53,8 @@ class Imaging:
     """Decodes uploads and writes results in a pool of resident, confined processes.
 
     Args:
-        workers: how many processes, at most; each is started when it is first needed.
+        workers: how many processes decode and write, at most; one more is kept for what is done
+            quickly, so that it never waits for that. Each is started when it is first needed.
         formats: which of `FORMATS` are taken.
         max_pixels: the largest picture that is taken.
         memory_limit_mb: address space of one process in MiB.
@@ -84,12 +85,14 @@ class Imaging:
                 arguments=[json.dumps(settings)],
                 env=env,
             )
-            for _ in range(workers)
+            for _ in range(workers + 1)
         ]
         # The worker used last is taken first: its memory is warm, the others need not start.
         self._idle: asyncio.LifoQueue[ResidentWorker] = asyncio.LifoQueue()
-        for worker in self._workers:
+        for worker in self._workers[1:]:
             self._idle.put_nowait(worker)
+        self._quick: asyncio.LifoQueue[ResidentWorker] = asyncio.LifoQueue()
+        self._quick.put_nowait(self._workers[0])
 
     async def warm(self) -> Confinement:
         """Start one process, so that the first picture need not wait; return what confines it.
@@ -97,7 +100,7 @@ class Imaging:
         Raises:
             EngineError: no such process can be started.
         """
-        reply = await self._request({"do": "ping"}, self._cpu_seconds)
+        reply = await self._request({"do": "ping"}, self._cpu_seconds, quick=True)
         return Confinement(tuple(reply["active"]), tuple(reply["lacking"]))
 
     async def probe(self, upload: Path) -> Probe:
@@ -108,7 +111,7 @@ class Imaging:
             UnusablePictureError: broken, animated, of several pages, or of too many pixels.
         """
         message = {"do": "probe", "upload": str(upload)}
-        reply = await self._request(message, self._cpu_seconds, [upload])
+        reply = await self._request(message, self._cpu_seconds, [upload], quick=True)
         return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])
 
     async def prepare(self, upload: Path, workdir: Path) -> Prepared:
@@ -148,7 +151,8 @@ class Imaging:
             "most": most,
         }
         reads = [source.path, native.path]
-        reply = await self._request(message, self._writing_seconds(native.size), reads)
+        seconds = self._writing_seconds(native.size)
+        reply = await self._request(message, seconds, reads, quick=True)
         score: float = reply["score"]
         return score
 
@@ -191,11 +195,16 @@ class Imaging:
         return self._cpu_seconds + int(size.pixels * _CPU_SECONDS_PER_PIXEL)
 
     async def _request(
-        self, message: dict[str, Any], cpu_seconds: int, reads: Collection[Path] = ()
+        self,
+        message: dict[str, Any],
+        cpu_seconds: int,
+        reads: Collection[Path] = (),
+        *,
+        quick: bool = False,
     ) -> dict[str, Any]:
         """Send ``message`` to a free process, for which it may read the files ``reads``."""
         wall_seconds = cpu_seconds * _WALL_PER_CPU
-        async with self._free_worker() as worker:
+        async with self._free_worker(quick=quick) as worker:
             try:
                 return await worker.request(
                     {
@@ -215,9 +224,12 @@ class Imaging:
                 raise EngineError(f"While a picture was being handled, {error}.") from error
 
     @asynccontextmanager
-    async def _free_worker(self) -> AsyncIterator[ResidentWorker]:
-        worker = await self._idle.get()
+    async def _free_worker(self, *, quick: bool) -> AsyncIterator[ResidentWorker]:
+        # What is quick may use the others too while they have nothing to do.
+        spare = self._quick.empty() and not self._idle.empty()
+        idle = self._quick if quick and not spare else self._idle
+        worker = await idle.get()
         try:
             yield worker
         finally:
-            self._idle.put_nowait(worker)
+            idle.put_nowait(worker)
