@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from PIL import Image
 from upscaled import __version__
 from upscaled.cli import config_file
 from upscaled.clients import hash_of
-from upscaled.config import settings
+from upscaled.config import load, settings
+from upscaled.errors import UpscaledError
+from upscaled.oneshot import upscale_file
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -184,6 +187,42 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_picture_that_is_given_up_leaves_nothing_at_once(
+    env: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((2400, 1600)).save(tmp_path / "big.png")
+    command = [sys.executable, "-m", "upscaled", "upscale", "big.png", "out.png", "--scale", "4"]
+    with subprocess.Popen(
+        command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        while "1 %" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=10)
+    assert process.returncode == status, complaint
+    assert [path.name for path in tmp_path.iterdir()] == ["big.png"]
+
+
+async def test_a_result_that_cannot_be_put_in_its_place_is_one_sentence(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.new("RGB", (8, 8), "red").save(source)
+
+    def in_the_way(_percent: int) -> None:
+        thread = threading.Thread(target=target.mkdir, kwargs={"exist_ok": True}, daemon=True)
+        thread.start()
+
+    config = load(environ=env)
+    with pytest.raises(UpscaledError) as told:
+        await upscale_file(config, source, target, {"scale": "2"}, in_the_way)
+    assert told.value.message == f"{target}: Is a directory."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.png"]
+
+
 @pytest.mark.parametrize(
     ("source", "target", "more", "status", "told"),
     [
@@ -191,6 +230,7 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
         ("in.png", "in.png", [], 2, "is the picture itself"),
         ("in.png", ".", [], 2, "is a folder"),
         ("in.png", "no/where/out.png", [], 2, "No such file or directory"),
+        ("in.png", "x" * 252 + ".png", [], 2, "x.png: File name too long."),
         ("in.png", "out.tiff", [], 2, "png, jpg or webp"),
         ("in.png", "out.png", ["--format", "jpg"], 2, "make them alike"),
         ("in.png", "out.png", ["--scale", "5"], 2, "scale"),

@@ -1,7 +1,7 @@
 """Commands: parse, call, print.
 
 Exit status: 0 all went well; 1 it did not; 2 the command line or the configuration can't be
-used; 130 stopped from the keyboard.
+used; 130 stopped from the keyboard; 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.logs_all
             else dataclasses.replace(config.logging, level="error")
         )
-        return asyncio.run(command(options, config))
+        return asyncio.run(_run(command, options, config))
     except (ConfigError, BadRequestError) as error:
         print(f"upscaled: {error.message}", file=sys.stderr)
         return 2
@@ -47,6 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+async def _run(command: Command, options: argparse.Namespace, config: Config) -> int:
+    """Run a command; SIGTERM stops it as the keyboard does, so that it cleans up."""
+    work = asyncio.create_task(command(options, config), name="command")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if this is not None and this.cancelling():  # from the keyboard
+            raise
+        return 128 + signal.SIGTERM
 
 
 def config_file(named: str | None) -> Path | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from upscaled.config import Config
-from upscaled.errors import BadRequestError, ConfigError, EngineError
+from upscaled.errors import BadRequestError, ConfigError, EngineError, UpscaledError
 from upscaled.jobs import Job, JobState
 from upscaled.service import Service
 
@@ -56,35 +57,50 @@ async def upscale_file(
     try:
         # Beside the target, so that the result is renamed into place, not copied.
         storage = dataclasses.replace(config.storage, data_dir=str(folder))
+        # Nothing to wait for: the job has ended, or nobody wants it any more.
+        server = dataclasses.replace(config.server, drain_seconds=0)
         service = Service(
-            dataclasses.replace(config, storage=storage), models_cache=config.models_cache
+            dataclasses.replace(config, storage=storage, server=server),
+            models_cache=config.models_cache,
         )
         await service.start()
         try:
             upload = service.reserve_upload()
-            await asyncio.to_thread(shutil.copyfile, source, upload)
+            with _told(source):
+                await asyncio.to_thread(shutil.copyfile, source, upload)
             job = await service.submit(fields, upload, source.name)
             job = await _ended(service, job, on_progress)
             if job.state is not JobState.COMPLETED:
                 raise EngineError(job.error or f"The job was {job.state}.")
             result = await service.result(job.id)
-            await asyncio.to_thread(result.path.replace, target)
+            with _told(target):
+                await asyncio.to_thread(result.path.replace, target)
         finally:
             await service.stop()
     finally:
-        await asyncio.to_thread(shutil.rmtree, folder)
+        with _told(folder):
+            await asyncio.to_thread(shutil.rmtree, folder)
     return job
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Make of what the system says of ``path`` a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UpscaledError(f"{path}: {error.strerror or error}.") from error
 
 
 def _make_workplace(source: Path, target: Path) -> Path:
     """Check both files and make a folder beside the target."""
-    if not source.is_file():
-        raise ConfigError(f"There is no file {source}.")
-    if target.is_dir():
-        raise ConfigError(f"{target} is a folder; name a file.")
-    if target.exists() and target.samefile(source):
-        raise ConfigError(f"{target} is the picture itself; name another file for the result.")
     try:
+        if not source.is_file():
+            raise ConfigError(f"There is no file {source}.")
+        if target.is_dir():
+            raise ConfigError(f"{target} is a folder; name a file.")
+        if target.exists() and target.samefile(source):
+            raise ConfigError(f"{target} is the picture itself; name another file for the result.")
         with source.open("rb"):
             pass
         return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=target.absolute().parent))
