@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from upscaled import dispatcher
 from upscaled.allowance import TimeLimit, disk_bytes, memory_bytes
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
-from upscaled.jobs import JobState
+from upscaled.jobs import Job, JobState
 from upscaled.pictures import Size
 from upscaled.service import Service
 from upscaled.store.sqlite import SqliteJobStore
@@ -98,6 +99,29 @@ async def test_a_result_that_vanished_while_the_server_was_down_does_not_stop_th
         with pytest.raises(ResultGoneError, match="no longer on the server's disk") as gone:
             await service.result(job.id)
         assert gone.value.code == "expired"
+
+
+async def test_a_full_disk_does_not_hold_up_the_start_or_the_stop(
+    tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled.service._RESUME_SECONDS", 0.5)
+    data = tmp_path / "data"
+    crashed = await left_behind(data, thumbnail, state=JobState.PROCESSING, crashes=2)
+    lost = await left_behind(data, thumbnail, state=JobState.COMPLETED, finished=time.time())
+    await asyncio.to_thread((data / "jobs" / lost / "upload").unlink)
+    put = SqliteJobStore.put
+
+    async def full(_: SqliteJobStore, job: Job) -> None:
+        raise NoSpaceError(f"No room for the record of job {job.id}.")
+
+    monkeypatch.setattr(SqliteJobStore, "put", full)
+    async with asyncio.timeout(60), running(make_config(data, models_dir)) as service:
+        with pytest.raises(ResultGoneError, match="no longer on the server's disk"):
+            await service.result(lost)
+        assert (await service.job(crashed)).state is JobState.PROCESSING
+    async with asyncio.timeout(60), running(make_config(data, models_dir)) as service:
+        monkeypatch.setattr(SqliteJobStore, "put", put)
+        assert (await service.wait(crashed)).state is JobState.FAILED
 
 
 @pytest.fixture
