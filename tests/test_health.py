@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from upscaled import health as health_module
+from upscaled import self_test
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.native_program import Flavour
@@ -187,6 +188,44 @@ async def test_every_official_model_passes_the_self_test(tmp_path: Path, models_
             assert await service.health_known() is HealthState.OK
             told = await service.health()
     assert (told["status"], told["device"], told["cpu_fallback"]) == ("ok", "cpu", False)
+
+
+async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
+    async with running(config) as service:
+        pool = service._dispatching._pipeline._pool
+        (place,) = pool.ladder_places
+        async with pool.slot(0) as held:
+            assert held.place == place
+            # No time at all for what waits; what works gets its 20 s again.
+            monkeypatch.setattr(self_test, "_SECONDS", 0.0)
+            service.watch_health()
+            async with asyncio.timeout(30):
+                while not pool._waiters:
+                    await asyncio.sleep(0.01)
+            first, job = pool._waiters[0], asyncio.create_task(pool._acquire(0, None), name="job")
+            while len(pool._waiters) < 2:
+                await asyncio.sleep(0)
+            assert (await service.health())["status"] == "starting"
+            assert min(pool._waiters) is first, "it goes before every job"
+            monkeypatch.setattr(self_test, "_SECONDS", 20.0)
+        assert await service.health_known() is HealthState.OK
+        pool._release(await job)
+
+
+async def test_a_decoder_that_fails_in_an_unknown_way_does_not_end_the_watch(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Imaging) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Imaging, "warm", broken)
+    config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
+    async with running(config) as service:
+        service.watch_health()
+        assert await service.health_known() is HealthState.OK
 
 
 # --- what callers see ---------------------------------------------------------------------------
