@@ -83,6 +83,7 @@ class Service:
         self._imaging = Imaging(
             workers=2,
             formats=config.features.input_formats,
+            memory_limit_mb=config.limits.imaging_memory_mb,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
         )
         self._admission = Admission(config, self.models, self._imaging, self._workspace)
