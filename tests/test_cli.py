@@ -192,7 +192,7 @@ def test_one_picture_that_is_given_up_leaves_nothing_at_once(
     env: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     with Image.open(DATA / "coffee.jpg") as picture:
-        picture.resize((2400, 1600)).save(tmp_path / "big.png")
+        picture.resize((1200, 800)).save(tmp_path / "big.png")
     command = [sys.executable, "-m", "upscaled", "upscale", "big.png", "out.png", "--scale", "4"]
     with subprocess.Popen(
         command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True

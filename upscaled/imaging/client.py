@@ -225,9 +225,8 @@ class Imaging:
 
     @asynccontextmanager
     async def _free_worker(self, *, quick: bool) -> AsyncIterator[ResidentWorker]:
-        # What is quick may use the others too while they have nothing to do.
-        spare = self._quick.empty() and not self._idle.empty()
-        idle = self._quick if quick and not spare else self._idle
+        # What is quick uses the others too while one has nothing to do: it is likely warm.
+        idle = self._quick if quick and self._idle.empty() else self._idle
         worker = await idle.get()
         try:
             yield worker
