@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.admission import DISK_RESERVE, Admission
@@ -21,21 +20,20 @@ from upscaled.errors import (
     ConfigError,
     NoSpaceError,
     QueueFullError,
-    ResultGoneError,
     ShuttingDownError,
     UnknownJobError,
     UpscaledError,
-    WrongStateError,
 )
 from upscaled.forecast import Outlook
 from upscaled.foresight import Foresight, Quote, make_foresight
 from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
 from upscaled.janitor import Janitor
-from upscaled.jobs import Job, JobState, shortened
+from upscaled.jobs import Job, JobState
 from upscaled.models import ModelRegistry
 from upscaled.pipeline import Pipeline
 from upscaled.queue import JobQueue
+from upscaled.results import ResultFile, result_name, result_of
 from upscaled.scheduling import make_order
 from upscaled.self_test import SelfTest
 from upscaled.store.sqlite import SqliteJobStore
@@ -44,24 +42,9 @@ from upscaled.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _DISK_SECONDS = 1.0
-_STEM_BYTES = 200  # of a download's name, which may have 255 in all
 _RESUME_SECONDS = 30.0
 """How long the start waits for all jobs left behind to be queued; on a full disk some can't be."""
 _CPU_ID = -1  # in upscaler.gpu_ids
-
-LOST = "The result is no longer on the server's disk; submit the picture again."
-MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
-
-
-@dataclass(frozen=True)
-class ResultFile:
-    """A finished picture, ready to be sent."""
-
-    path: Path
-    download_name: str
-    media_type: str
-    sha256: str
-    """Of the file, in hexadecimal."""
 
 
 class Service:
@@ -214,7 +197,7 @@ class Service:
         unfinished = await self._book.load()
         with_result = await self._store.finished_before(float("inf"), with_result=True)
         for job in with_result:
-            if not await self._workspace.keep_only(job.id, f"result.{job.request.format}"):
+            if not await self._workspace.keep_only(job.id, result_name(job)):
                 log.error("job's result is no longer on the disk", extra={"job": job.id})
                 await self._janitor.let_go(job, "lost")
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
@@ -379,34 +362,7 @@ class Service:
             ResultGoneError: its result was downloaded or expired.
         """
         job = await self.job(job_id, owner)
-        if job.state is not JobState.COMPLETED:
-            hint = "" if job.finished else "; poll its status until it is completed"
-            raise WrongStateError(f"The job is {job.state.value}, there is no result{hint}.")
-        if job.result_gone == "downloaded":
-            raise ResultGoneError(
-                "The result was downloaded already and then deleted; submit the picture again.",
-                code="already_downloaded",
-            )
-        if job.result_gone == "lost":
-            raise ResultGoneError(LOST, code="expired")
-        if job.result_gone is not None:
-            raise ResultGoneError(
-                "The result was not fetched in time and has been deleted; submit the picture "
-                "again.",
-                code="expired",
-            )
-        extension = job.request.format
-        path = self._workspace.folder(job.id) / f"result.{extension}"
-        scale = job.request.scale
-        suffix = f"{scale}x" if scale else str(job.request.output_size.width)
-        # Short enough that the name with scale and extension is one that can be saved.
-        stem = shortened(Path(job.input_name).stem, _STEM_BYTES) or "image"
-        return ResultFile(
-            path,
-            f"{stem}_{suffix}.{extension}",
-            MEDIA_TYPES[extension],
-            job.receipt["output"]["sha256"],
-        )
+        return result_of(job, self._workspace.folder(job.id))
 
     async def delivered(self, job_id: str) -> None:
         """Note that every byte of a result was sent; deletes it where the settings say so."""

@@ -18,8 +18,7 @@ from upscaled.api.auth import client_of
 from upscaled.api.delivery import Delivery, Receipt, Span
 from upscaled.api.jobs import job_id_of
 from upscaled.api.keys import DELIVERIES, SERVICE
-from upscaled.errors import ResultGoneError
-from upscaled.service import LOST, ResultFile
+from upscaled.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ async def download(request: web.Request) -> web.StreamResponse:
     except FileNotFoundError:
         # Gone since we asked; asking again says why, unless somebody else deleted it.
         await service.result(job_id, owner)
-        raise ResultGoneError(LOST, code="expired") from None
+        raise gone("lost") from None
     try:
         return await _hand_over(request, job_id, file, result)
     finally:
