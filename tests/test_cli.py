@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from upscaled import __version__
 from upscaled.cli import config_file
 from upscaled.clients import hash_of
@@ -192,14 +193,13 @@ def test_one_picture_that_is_given_up_leaves_nothing_at_once(
     env: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     with Image.open(DATA / "coffee.jpg") as picture:
-        picture.resize((1200, 800)).save(tmp_path / "big.png")
+        picture.resize((2400, 1600)).save(tmp_path / "big.png")
     command = [sys.executable, "-m", "upscaled", "upscale", "big.png", "out.png", "--scale", "4"]
     with subprocess.Popen(
         command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        while "1 %" not in process.stderr.readline():
-            assert process.poll() is None
+        assert process.stderr.readline() == "big.png: 0 %\n"
         process.send_signal(number)
         _, complaint = process.communicate(timeout=10)
     assert process.returncode == status, complaint
