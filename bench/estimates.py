@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from PIL import Image
+
 from tests.services import PHOTOS, make_config, running, submit
 from upscaled.model_install import install
 

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import aiohttp
 import psutil
-from tests.imaging.zoo import animals
-from upscaled.model_install import install
 
 from bench.torture import Server
+from tests.imaging.zoo import animals
+from upscaled.model_install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2"}
 _AT_ONCE = 4

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from aiohttp import web
+
 from tests.services import PHOTOS, make_config, running, submit, until_processing
 from upscaled.api.app import make_app
 from upscaled.model_install import install

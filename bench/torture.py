@@ -31,6 +31,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 from PIL import Image, ImageChops, ImageStat
+
 from upscaled.model_install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2", "format": "png"}

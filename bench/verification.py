@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from bench.gallery import KINDS, Picture, gallery
 from upscaled.engines.inference import Network, to_bytes
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.protocol import PADDING
@@ -31,8 +33,6 @@ from upscaled.engines.tiling import reflected
 from upscaled.imaging import likeness
 from upscaled.imaging.records import DOUBTFUL, HOPELESS
 from upscaled.model_install import OFFICIAL, install
-
-from bench.gallery import KINDS, Picture, gallery
 
 Pixels = NDArray[np.uint8]
 

@@ -1,4 +1,5 @@
 import pytest
+
 from upscaled.admission import FIELDS, output_format, output_size, parse_fields
 from upscaled.errors import BadRequestError
 from upscaled.pictures import Size

@@ -3,12 +3,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from tests.making import make_job
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.errors import UnknownJobError
 from upscaled.jobs import JobState
 from upscaled.store.sqlite import SqliteJobStore
-
-from tests.making import make_job
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from upscaled.clients import Proxies, Tokens, hash_of, new_token, share_of
 
 PROXIES = Proxies(["10.0.0.0/8", "fd00::/8"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from upscaled.config import Config, Setting, load, settings, warnings
 from upscaled.errors import ConfigError
 from upscaled.setting_types import Tokens

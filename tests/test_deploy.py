@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from upscaled.config import load
 
 from tests.parts import missing
 from tests.test_scripts import Checkout
+from upscaled.config import load
 
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "deploy" / "upscaled.service"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from upscaled.config import Config, load
-from upscaled.doctor import Report, as_text, examine
 
 from tests.parts import lavapipe_env, native_binary
+from upscaled.config import Config, load
+from upscaled.doctor import Report, as_text, examine
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from PIL import Image
+
+from tests.making import make_job
+from tests.services import PHOTOS, make_config, running, submit
 from upscaled import dispatcher
 from upscaled.allowance import TimeLimit, disk_bytes, memory_bytes
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
@@ -22,9 +25,6 @@ from upscaled.pictures import Size
 from upscaled.service import Service
 from upscaled.store.sqlite import SqliteJobStore
 from upscaled.store.workspace import Workspace
-
-from tests.making import make_job
-from tests.services import PHOTOS, make_config, running, submit
 
 COFFEE = PHOTOS / "coffee.jpg"
 

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
 from upscaled.engines.pool import Place
 from upscaled.engines.protocol import CPU, Device, DeviceKind, ModelFiles
 from upscaled.errors import UnknownModelError

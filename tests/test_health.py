@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
+from tests.api.running import Caller, Server, a_picture, configured
+from tests.services import make_config, running, submit, until_processing
 from upscaled import health as health_module
 from upscaled import self_test
 from upscaled.engines.binary import BinaryEngine
@@ -20,9 +23,6 @@ from upscaled.imaging import Imaging
 from upscaled.models import ModelRegistry
 from upscaled.self_test import SelfTest
 from upscaled.store.workspace import Workspace
-
-from tests.api.running import Caller, Server, a_picture, configured
-from tests.services import make_config, running, submit, until_processing
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 ON_GPU, ON_CPU = Place("binary", GPU), Place("builtin", CPU)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from upscaled.config import load, settings
 
 from tests.settings_table import FILES
+from upscaled.config import load, settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

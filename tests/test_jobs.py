@@ -1,6 +1,8 @@
 import json
 
 import pytest
+
+from tests.making import make_job
 from upscaled.jobs import (
     SUCCESSORS,
     TERMINAL,
@@ -12,8 +14,6 @@ from upscaled.jobs import (
     to_document,
 )
 from upscaled.pictures import Size
-
-from tests.making import make_job
 
 
 def test_job_ids_are_19_decimal_digits_and_all_different() -> None:

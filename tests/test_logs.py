@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from upscaled import logs
 from upscaled.config import LoggingSettings
 

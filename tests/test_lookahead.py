@@ -1,8 +1,7 @@
 import asyncio
 
-from upscaled.lookahead import AHEAD_SECONDS, Lookahead
-
 from tests.test_forecast import House
+from upscaled.lookahead import AHEAD_SECONDS, Lookahead
 
 
 async def test_no_more_are_taken_than_one_beyond_the_slots() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from upscaled import model_install
 from upscaled.errors import ConfigError
 from upscaled.model_install import install

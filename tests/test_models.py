@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.engines.making import write_network, write_repeater
 from upscaled import model_inspector
 from upscaled.engines.messages import Findings, NetworkFiles
 from upscaled.errors import UnknownModelError
 from upscaled.model_inspector import UnusableModelError
 from upscaled.models import Model, ModelRegistry
-
-from tests.engines.making import write_network, write_repeater
 
 
 class Counting:

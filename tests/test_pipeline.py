@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.gallery import gallery
 from PIL import Image
+
+from bench.gallery import gallery
+from tests import parts
+from tests.making import make_job
+from tests.services import PHOTOS
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.native_program import Flavour
@@ -31,10 +35,6 @@ from upscaled.models import ModelRegistry
 from upscaled.pictures import Size
 from upscaled.pipeline import Pipeline, Product, Timings, Watch, bands
 from upscaled.store.workspace import Workspace
-
-from tests import parts
-from tests.making import make_job
-from tests.services import PHOTOS
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 FAST = "realesr-animevideov3"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from upscaled import processes
 
 ROOT = Path(__file__).parents[1]

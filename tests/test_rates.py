@@ -3,6 +3,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from upscaled.rates import KEPT, Line, Measured, fit
 
 GUESS = Line(0.1, 1e-4)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from upscaled import processes
 from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
 

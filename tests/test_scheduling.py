@@ -3,6 +3,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from upscaled.scheduling import STRETCH, FairOrder, FifoOrder, LoadedModels, Order, Waiting
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+
+from tests.services import PHOTOS, make_config, running, submit, until_processing
 from upscaled.errors import (
     ConfigError,
     NotAPictureError,
@@ -19,8 +21,6 @@ from upscaled.errors import (
 from upscaled.imaging import FORMATS
 from upscaled.jobs import JobState
 from upscaled.setting_types import INPUT_FORMATS
-
-from tests.services import PHOTOS, make_config, running, submit, until_processing
 
 COFFEE = PHOTOS / "coffee.jpg"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
+
 from upscaled.setup_binary import PROGRAM, SetupError, fetch
 
 BODY = b"#!/bin/sh\necho a program\n"

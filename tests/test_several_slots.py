@@ -1,12 +1,11 @@
 import asyncio
 from pathlib import Path
 
+from tests.engines.test_pool import IdleEngine
+from tests.services import PHOTOS, make_config, running, submit, until_processing
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.protocol import Device, DeviceKind
 from upscaled.jobs import JobState
-
-from tests.engines.test_pool import IdleEngine
-from tests.services import PHOTOS, make_config, running, submit, until_processing
 
 
 async def test_jobs_run_on_two_slots_at_once(tmp_path: Path, models_dir: Path) -> None:

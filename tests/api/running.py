@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp import web
 from PIL import Image
+
+from tests.api import contract
+from tests.api.contract import Answer
 from upscaled.api.app import make_app
 from upscaled.api.keys import CONNECTIONS
 from upscaled.config import Config, load
 from upscaled.jobs import Job
 from upscaled.service import Service
-
-from tests.api import contract
-from tests.api.contract import Answer
 
 T = TypeVar("T")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.api import contract
 from upscaled import errors
 from upscaled.api.upload import BodyTypeError
 from upscaled.errors import ConfigError, EngineError, UpscaledError
-
-from tests.api import contract
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
 

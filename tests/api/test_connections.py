@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 
 import pytest
-from upscaled.api.answers import SECURITY_HEADERS
 
 from tests.api.contract import Answer, validate
 from tests.api.running import Caller, Server, a_picture
+from upscaled.api.answers import SECURITY_HEADERS
 
 
 @contextlib.asynccontextmanager

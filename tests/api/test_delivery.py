@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from upscaled.api.delivery import Deliveries, Delivery, Span
 from upscaled.api.download import RangeError, disposition, rest_from, wanted_span
 

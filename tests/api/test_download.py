@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from upscaled.api.download import disposition
 
 from tests.api.curl import curl
 from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from upscaled.api.download import disposition
 
 
 async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from upscaled.admission import FIELDS
 
 from tests.api import contract
 from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from upscaled.admission import FIELDS
 
 NOBODYS = "1234567890123456789"
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 from PIL import Image
-from upscaled import __version__
 
 from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from upscaled import __version__
 
 
 async def test_a_picture_goes_the_whole_way(api: Caller, server: Server) -> None:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.api.running import Caller, Server, a_picture
 from upscaled.api import multipart
 from upscaled.api.multipart import Part
 from upscaled.errors import BadRequestError
-
-from tests.api.running import Caller, Server, a_picture
 
 BOUNDARY = b"b0undary"
 NAMES = st.sampled_from(["image", "scale", "model_name", "format", "sclae", "", 'a"b', "../x", "ü"])

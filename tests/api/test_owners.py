@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from upscaled.clients import hash_of
 
 from tests.api.running import Caller, Server, a_picture
+from upscaled.clients import hash_of
 
 MINE, YOURS, MAIN = "my secret", "your secret", "the one secret"
 DISPOSITION = b"Content-Disposition: form-data; name=image; filename=a"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from upscaled.api.multipart import Part, boundary_of, parts
-from upscaled.errors import BadRequestError
 
 from tests.api.running import Caller, Server, a_picture
+from upscaled.api.multipart import Part, boundary_of, parts
+from upscaled.errors import BadRequestError
 
 
 async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests import parts
 from upscaled.engines.binary import (
     BinaryEngine,
     Flavour,
@@ -27,8 +29,6 @@ from upscaled.engines.binary import (
 from upscaled.engines.protocol import CPU, Device, DeviceKind, ModelFiles, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.pictures import RawImage, Size
-
-from tests import parts
 
 STAND_IN = Path(__file__).parent / "stand_ins" / "native.py"
 PHOTO = Path(__file__).parents[1] / "data" / "astronaut.png"

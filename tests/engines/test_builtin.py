@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine
-from upscaled.errors import EngineError
 
 from tests import parts
 from tests.engines.making import (
@@ -29,6 +26,9 @@ from tests.engines.making import (
     write_network,
     write_repeater,
 )
+from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine
+from upscaled.errors import EngineError
 
 SOFTWARE = Device(0, "a software GPU", DeviceKind.SOFTWARE)
 

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
+
+from tests import parts
 from upscaled import processes
 from upscaled.engines.devices import best_device, kind_of, list_devices
 from upscaled.engines.protocol import Device, DeviceKind
-
-from tests import parts
 
 
 async def test_swiftshader_is_found_and_is_software() -> None:

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from upscaled.engines.inference import InferenceError, Network, to_bytes, upscale
-from upscaled.engines.messages import NetworkFiles
-from upscaled.engines.protocol import ModelFiles, UpscaleTask
 
 from tests.engines.making import (
     enlarged_plainly,
@@ -21,6 +18,9 @@ from tests.engines.making import (
     write_network,
     write_repeater,
 )
+from upscaled.engines.inference import InferenceError, Network, to_bytes, upscale
+from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.protocol import ModelFiles, UpscaleTask
 
 
 def load(files: ModelFiles) -> Network:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from upscaled.engines import native_files
 from upscaled.engines.native_files import StoppedError, read_output, write_inputs
 from upscaled.engines.protocol import ModelFiles, UpscaleTask

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from upscaled.engines.binary import BinaryEngine
-from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import CPU, Engine
 
 from tests import parts
 from tests.engines.making import make_task, photo, psnr, result, shipped
+from upscaled.engines.binary import BinaryEngine
+from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.protocol import CPU, Engine
 
 TILE = 32
 

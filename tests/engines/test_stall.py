@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.engines.making import make_task, photo, shipped, write_repeater
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.protocol import CPU
 from upscaled.errors import EngineError
-
-from tests.engines.making import make_task, photo, shipped, write_repeater
 
 
 async def test_an_engine_that_falls_silent_is_ended_and_the_attempt_can_be_repeated(

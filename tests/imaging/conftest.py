@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
+
 from upscaled.imaging import Imaging
 
 MAX_PIXELS = 4_000_000

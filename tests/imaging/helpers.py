@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
 from upscaled.imaging import Prepared
 from upscaled.pictures import RawImage
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.imaging.helpers import enlarged
 from upscaled.errors import EngineError
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
 from upscaled.imaging.cell import Confinement, close_cell
 from upscaled.pictures import Size
-
-from tests.imaging.helpers import enlarged
 
 _TAKEN_OVER = """
 import ctypes, json, os, resource, signal, socket, sys, threading

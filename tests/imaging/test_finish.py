@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from upscaled.errors import UnusablePictureError
-from upscaled.imaging import FinishOptions, Imaging, Prepared, UnlikeError, largest_side
-from upscaled.imaging.resample import resample
-from upscaled.pictures import Size
 
 from tests.imaging import makers
 from tests.imaging.eye import seen
 from tests.imaging.helpers import enlarged
 from tests.imaging.makers import encoded, exif
 from tests.imaging.zoo import CARD, COLOUR, in_srgb
+from upscaled.errors import UnusablePictureError
+from upscaled.imaging import FinishOptions, Imaging, Prepared, UnlikeError, largest_side
+from upscaled.imaging.resample import resample
+from upscaled.pictures import Size
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from upscaled.errors import NotAPictureError, UnusablePictureError
-from upscaled.imaging import FinishOptions, Imaging
 
 from tests.imaging.helpers import enlarged
 from tests.imaging.makers import encoded
 from tests.imaging.trap_house import Trap, harmless_monsters, traps
 from tests.imaging.zoo import CARD
+from upscaled.errors import NotAPictureError, UnusablePictureError
+from upscaled.imaging import FinishOptions, Imaging
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from upscaled.imaging.records import UnlikeError
-from upscaled.imaging.verify import likeness
 
 from tests.imaging.helpers import Pixels, stored
+from upscaled.imaging.records import UnlikeError
+from upscaled.imaging.verify import likeness
 
 PHOTO = Path(__file__).parent.parent / "data" / "coffee.jpg"
 

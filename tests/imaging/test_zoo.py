@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, Prepared
 
 from tests.imaging.eye import mean_delta_e, on_white, seen
 from tests.imaging.helpers import enlarged, pixels_of
 from tests.imaging.zoo import Animal, animals
+from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, Prepared
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

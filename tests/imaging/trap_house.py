@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 
 from tests.imaging import makers
 from tests.imaging.makers import PNG_MARK, chunk, encoded, header, png
 from tests.imaging.zoo import CARD, COLOUR
+from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 
 
 @dataclass(frozen=True)

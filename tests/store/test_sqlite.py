@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.making import make_job
 from upscaled.errors import ConfigError
 from upscaled.jobs import ACTIVE, JobState
 from upscaled.store import sqlite
 from upscaled.store.sqlite import MIGRATIONS, SqliteJobStore, migrate
-
-from tests.making import make_job
 
 
 async def test_a_job_comes_back_as_it_was_put_in_and_after_reopening(tmp_path: Path) -> None:

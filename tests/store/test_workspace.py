@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs import new_job_id
 from upscaled.store.workspace import Workspace
