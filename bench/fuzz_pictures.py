@@ -32,6 +32,8 @@ from upscaled.model_install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2"}
 _AT_ONCE = 4
+_NEEDED = 4
+"""Children of a server: the engine, two imaging processes and one for what must be quick."""
 _MOST_GROWTH = 64 << 20
 _WARM_INPUTS = 20  # before the first measurement: caches fill, processes start
 _PATIENCE = 0.05
@@ -137,7 +139,7 @@ async def fuzz(folder: Path, models: Path, *, inputs: int, seed: int) -> Outcome
             await asyncio.gather(*(client(session) for _ in range(_AT_ONCE)))
         outcome.memory = before, process.memory_info().rss
         # Two for imaging, one for the engine.
-        outcome.processes = len(process.children(recursive=True)), 3
+        outcome.processes = len(process.children(recursive=True)), _NEEDED
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             _, alive = await server.stop()

@@ -129,9 +129,6 @@ class Pipeline:
             tta=request.tta,
             workdir=self._workspace.folder(job.id),
         )
-        # Before the work: files that are changed or taken away meanwhile did not take part in it.
-        param_sha256 = await self._digest(model.param)
-        bin_sha256 = await self._digest(model.bin)
         watch.progress(_PREPARED)
         ladder: Ladder | None = None
         doubts = Doubts()
@@ -146,6 +143,9 @@ class Pipeline:
                         ladder = self._ladder(slot, task)
                     else:
                         await slot.engine.reset()
+                    # Before the work: what is changed or taken away meanwhile took no part in it.
+                    param_sha256 = await self._digest(model.param)
+                    bin_sha256 = await self._digest(model.bin)
                     began = time.monotonic()
                     outcome = await self._upscale(slot, task, ladder.rung, watch, timings)
                     _stage_done(job, "upscale", began, slot.place)
