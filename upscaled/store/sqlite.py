@@ -68,10 +68,14 @@ class SqliteJobStore:
             connection = sqlite3.connect(
                 self._file, isolation_level=None, check_same_thread=False, timeout=10
             )
-            connection.execute("PRAGMA journal_mode=WAL")
-            # FULL: a commit is on the disk when it returns, also after a power cut.
-            connection.execute("PRAGMA synchronous=FULL")
-            migrate(connection)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                # FULL: a commit is on the disk when it returns, also after a power cut.
+                connection.execute("PRAGMA synchronous=FULL")
+                migrate(connection)
+            except sqlite3.DatabaseError:
+                connection.close()
+                raise
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"The job records in {self._file} can't be used: {error}.") from None
         return connection
