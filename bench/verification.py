@@ -1,6 +1,6 @@
 """The experiment behind the limits of verification: no false alarm, every planted fault caught.
 
-    python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …]
+    python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …] [--side N]
 
 Every network enlarges the whole gallery. No result may be refused (`HOPELESS`); a few may be
 doubted (`DOUBTFUL`) and are then made a second time. Then faults are planted, and each that can be
@@ -156,12 +156,14 @@ def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
             tally.missed.setdefault(fault, []).append(f"{name} ({change:.0f}, {share:.2f})")
 
 
-def experiment(model: str, models: Path, share: float, kept: Path | None) -> Tally:
+def experiment(
+    model: str, models: Path, share: float, kept: Path | None, side: int | None = None
+) -> Tally:
     """Run the gallery through one model."""
     files = NetworkFiles(models / f"{model}.param", models / f"{model}.bin", "data", "output")
     network = Network(files, device=None, threads=os.cpu_count() or 1)
     tally = Tally()
-    for picture in gallery(SIDES.get(model, SIDE), share=share):
+    for picture in gallery(side or SIDES.get(model, SIDE), share=share):
         store = kept / f"{model}-{picture.kind}-{picture.number}.npy" if kept else None
         if store is not None and store.exists():
             made = np.load(store)
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="an eighth of the gallery")
     parser.add_argument("--keep", type=Path, help="folder that keeps what the networks made")
     parser.add_argument("--models", nargs="+", choices=list(OFFICIAL), default=list(OFFICIAL))
+    parser.add_argument("--side", type=int, help="of the pictures, for all networks; not kept")
     options = parser.parse_args()
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
@@ -205,7 +208,9 @@ def main() -> None:
         install(Path(folder))
         for model in options.models:
             share = 0.125 if options.quick else 1.0
-            tallies[model] = experiment(model, Path(folder), share, options.keep)
+            tallies[model] = experiment(
+                model, Path(folder), share, None if options.side else options.keep, options.side
+            )
     print(table(tallies))
     for model, tally in tallies.items():
         for alarm in tally.false_alarms:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from PIL import Image
 
+from tests.services import PHOTOS
 from upscaled.model_install import install
 
 
@@ -33,3 +35,12 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # Settings are read before the loop runs; tests read them inside it.
         guard.functions["os.getcwd"].can_block_in("upscaled/config.py", {"load"})
         yield guard
+
+
+@pytest.fixture
+def thumbnail(tmp_path: Path) -> Path:
+    """A photo of 48×32 pixels as PNG, cheap for every network."""
+    path = tmp_path / "thumbnail.png"
+    with Image.open(PHOTOS / "coffee.jpg") as photo:
+        photo.resize((48, 32)).save(path)
+    return path

@@ -29,14 +29,6 @@ from upscaled.store.workspace import Workspace
 COFFEE = PHOTOS / "coffee.jpg"
 
 
-@pytest.fixture
-def thumbnail(tmp_path: Path) -> Path:
-    path = tmp_path / "thumbnail.png"
-    with Image.open(COFFEE) as photo:
-        photo.resize((48, 32)).save(path)
-    return path
-
-
 async def left_behind(
     data_dir: Path, upload: Path, *, begun: bool = False, **changes: object
 ) -> str:

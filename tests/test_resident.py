@@ -173,14 +173,6 @@ async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
     assert gone(pid)
 
 
-async def test_a_worker_is_recycled_after_so_many_requests() -> None:
-    worker = ResidentWorker("tests.echo_worker", name="echo", cwd=ROOT, recycle_after=2)
-    pids = [(await worker.request({}))["pid"] for _ in range(6)]
-    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
-    assert all(gone(pid) for pid in pids)
-    await worker.close()
-
-
 async def test_close_leaves_no_process_no_task_and_no_descriptor() -> None:
     async def once() -> None:
         worker = ResidentWorker("tests.echo_worker", name="echo", cwd=ROOT)

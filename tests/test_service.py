@@ -25,14 +25,6 @@ from upscaled.setting_types import INPUT_FORMATS
 COFFEE = PHOTOS / "coffee.jpg"
 
 
-@pytest.fixture
-def thumbnail(tmp_path: Path) -> Path:
-    path = tmp_path / "thumbnail.png"
-    with Image.open(COFFEE) as photo:
-        photo.resize((48, 32)).save(path)
-    return path
-
-
 def files_of(data_dir: Path) -> list[str]:
     return sorted(
         str(path.relative_to(data_dir))

@@ -70,7 +70,6 @@ class ResidentWorker:
         module: what ``python -m`` runs; its ``main`` ends in `serve`.
         name: what it is called in messages and logs.
         env: its environment; None: `processes.plain_env`.
-        recycle_after: requests after which a fresh process takes over; 0: never.
     """
 
     def __init__(
@@ -81,14 +80,11 @@ class ResidentWorker:
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        recycle_after: int = 0,
     ) -> None:
         self.name = name
         self._program = [sys.executable, "-m", module, str(os.getpid()), *arguments]
         self._env = env
         self._cwd = cwd
-        self._recycle_after = recycle_after
-        self._served = 0
         self._child: Child | None = None
         self._stderr = bytearray()
         self._drain: asyncio.Task[None] | None = None
@@ -147,9 +143,6 @@ class ResidentWorker:
             elif "error" in parsed:
                 raise WorkerRefusedError(parsed["error"]["kind"], parsed["error"]["message"])
             else:
-                self._served += 1
-                if self._recycle_after and self._served >= self._recycle_after:
-                    await self._end()
                 reply: dict[str, Any] = parsed["reply"]
                 return reply
 
@@ -159,7 +152,6 @@ class ResidentWorker:
         if self._child is None:
             env = processes.plain_env() if self._env is None else self._env
             self._stderr.clear()
-            self._served = 0
             try:
                 self._child = await processes.start(
                     self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
