@@ -16,7 +16,7 @@ from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.native_program import Flavour
 from upscaled.engines.pool import EnginePool, Place
-from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine, UpscaleTask
+from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine, ProgressCallback, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.health import Health, HealthState
 from upscaled.imaging import Imaging
@@ -136,7 +136,7 @@ class BlackEngine(BuiltinEngine):
     def __init__(self) -> None:
         super().__init__(GPU)
 
-    async def upscale(self, task: UpscaleTask, on_progress: Callable[[float], None]) -> None:  # type: ignore[override]
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> None:  # type: ignore[override]
         """Leave the target as it was made: black."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from upscaled.digests import Digests
 from upscaled.doubts import Doubts
 from upscaled.engines.pool import EnginePool, Place, Slot
-from upscaled.engines.protocol import ModelFiles, UpscaleOutcome, UpscaleTask
+from upscaled.engines.protocol import ModelFiles, Progress, UpscaleOutcome, UpscaleTask
 from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError
 from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
 from upscaled.jobs import Attempt, Job
@@ -231,8 +231,8 @@ class Pipeline:
         outcome = UpscaleOutcome(tile_size=0, seconds=0.0)
         for top, bottom in bands(task.source.size.height, rows):
 
-            def on_progress(share: float, top: int = top, bottom: int = bottom) -> None:
-                done = (top + share * (bottom - top)) / task.source.size.height
+            def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
+                done = (top + progress.share * (bottom - top)) / task.source.size.height
                 watch.progress(_PREPARED + int(done * (_UPSCALED - _PREPARED)))
 
             band = UpscaleTask(

@@ -102,7 +102,7 @@ class SelfTest:
         await asyncio.to_thread(target.path.write_bytes, bytes(target.total_bytes))
         task = UpscaleTask(source, target, network, top=0, bottom=_SIDE, workdir=folder)
         async with self._pool.slot(_FIRST, place) as slot, asyncio.timeout(_SECONDS):
-            await slot.engine.upscale(task, lambda _share: None)
+            await slot.engine.upscale(task, lambda _progress: None)
         await self._imaging.check(source, target, 0, _SIDE, most=UNHEARD_OF)
 
 

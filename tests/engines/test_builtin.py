@@ -27,7 +27,7 @@ from tests.engines.making import (
     write_repeater,
 )
 from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine
+from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine, Progress
 from upscaled.errors import EngineError
 
 SOFTWARE = Device(0, "a software GPU", DeviceKind.SOFTWARE)
@@ -48,14 +48,16 @@ async def test_it_keeps_its_process_and_tells_its_progress(tmp_path: Path) -> No
     task = make_task(tmp_path, pixels, write_repeater(tmp_path, "n", 2), tile_size=32)
     async with engine_on() as engine:
         typed: Engine = engine
-        shares: list[float] = []
-        outcome = await typed.upscale(task, shares.append)
+        told: list[Progress] = []
+        outcome = await typed.upscale(task, told.append)
         assert outcome.tile_size == 32
         assert outcome.seconds > 0
-        assert shares == [done / 9 for done in range(1, 10)]
+        assert [progress.share for progress in told] == [done / 9 for done in range(1, 10)]
+        assert [progress.rows for progress in told] == [0, 0, 32, 32, 32, 64, 64, 64, 70]
+        assert {progress.tile_size for progress in told} == {32}
         assert np.array_equal(result(task), enlarged_plainly(pixels, 2))
         pid = engine.pid
-        await engine.upscale(task, shares.append)
+        await engine.upscale(task, told.append)
         assert engine.pid == pid
     assert engine.pid is None
     assert not psutil.pid_exists(pid)
@@ -64,17 +66,17 @@ async def test_it_keeps_its_process_and_tells_its_progress(tmp_path: Path) -> No
 async def test_a_picture_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None:
     task = make_task(tmp_path, photo(70, 40), write_repeater(tmp_path, "n", 2))
     async with engine_on() as engine:
-        shares: list[float] = []
-        outcome = await engine.upscale(task, shares.append)
+        told: list[Progress] = []
+        outcome = await engine.upscale(task, told.append)
     assert outcome.tile_size == 70
-    assert shares == [1.0]
+    assert told == [Progress(1.0, 40, 70)]
 
 
 async def test_a_memory_limit_makes_the_tiles_small(tmp_path: Path, models_dir: Path) -> None:
     model = shipped(models_dir, "realesr-animevideov3-x2")
     task = make_task(tmp_path, photo(300, 200, left=0, top=0), model)
     async with engine_on(memory_limit_mb=160) as engine:
-        outcome = await engine.upscale(task, lambda share: None)
+        outcome = await engine.upscale(task, lambda _: None)
         assert 32 <= outcome.tile_size < 200
         status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
@@ -89,10 +91,10 @@ async def test_cancelling_kills_the_process_within_a_second_and_the_next_task_wo
     )
     async with engine_on() as engine:
         quick = write_repeater(tmp_path, "n", 2)
-        await engine.upscale(make_task(tmp_path, photo(20, 20), quick), lambda share: None)
+        await engine.upscale(make_task(tmp_path, photo(20, 20), quick), lambda _: None)
         pid = engine.pid
         slow = make_task(tmp_path, photo(200, 200, left=0, top=0), slow.model)
-        running = asyncio.create_task(engine.upscale(slow, lambda share: None), name="slow")
+        running = asyncio.create_task(engine.upscale(slow, lambda _: None), name="slow")
         while psutil.Process(pid).memory_info().rss < 250 << 20:  # it computes
             await asyncio.sleep(0.02)
         started = time.monotonic()
@@ -102,7 +104,7 @@ async def test_cancelling_kills_the_process_within_a_second_and_the_next_task_wo
         assert time.monotonic() - started < 1.0
         assert not psutil.pid_exists(pid)
         task = make_task(tmp_path, photo(20, 20), quick)
-        await engine.upscale(task, lambda share: None)
+        await engine.upscale(task, lambda _: None)
         assert np.array_equal(result(task), enlarged_plainly(photo(20, 20), 2))
 
 
@@ -110,10 +112,10 @@ async def test_a_process_that_is_killed_is_an_error_and_is_replaced(tmp_path: Pa
     task = make_task(tmp_path, photo(200, 200), write_repeater(tmp_path, "n", 2), tile_size=32)
     async with engine_on() as engine:
         with pytest.raises(EngineError, match="signal 9") as caught:
-            await engine.upscale(task, lambda share: os.kill(engine.pid, signal.SIGKILL))
+            await engine.upscale(task, lambda _: os.kill(engine.pid, signal.SIGKILL))
         assert caught.value.retryable
         assert caught.value.message.startswith("The builtin engine (cpu) process ended")
-        await engine.upscale(task, lambda share: None)
+        await engine.upscale(task, lambda _: None)
 
 
 async def test_values_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ async def test_values_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
     async with engine_on() as engine:
         task = make_task(tmp_path, black, logarithm)
         with pytest.raises(EngineError, match="The network returned values that are not numbers"):
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
         assert engine.pid is not None
 
 
@@ -132,11 +134,11 @@ async def test_a_model_that_cannot_be_read_is_an_error_nothing_can_mend(tmp_path
     async with engine_on() as engine:
         model.param.write_text("rubbish")
         with pytest.raises(EngineError, match="not an ncnn network") as caught:
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
         assert not caught.value.retryable
         model.bin.unlink()
         with pytest.raises(EngineError, match=r"n\.bin failed: No such file"):
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
 
 
 async def test_a_changed_model_is_loaded_anew_and_many_models_do_not_pile_up(
@@ -146,11 +148,11 @@ async def test_a_changed_model_is_loaded_anew_and_many_models_do_not_pile_up(
     async with engine_on() as engine:
         for factor in (2, 3, 4, 5, 2):
             task = make_task(tmp_path, pixels, write_repeater(tmp_path, f"n{factor}", factor))
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
             assert np.array_equal(result(task), enlarged_plainly(pixels, factor))
         task = make_task(tmp_path, pixels, write_repeater(tmp_path, "n2", 3.0))
         os.utime(task.model.param, ns=(1, 1))
-        await engine.upscale(task, lambda share: None)
+        await engine.upscale(task, lambda _: None)
         assert np.array_equal(result(task), enlarged_plainly(pixels, 3))
 
 
@@ -161,7 +163,7 @@ async def test_a_device_that_is_not_there_is_named(
     task = make_task(tmp_path, photo(20, 20), write_repeater(tmp_path, "n", 2))
     async with engine_on(SOFTWARE) as engine:
         with pytest.raises(EngineError, match="no Vulkan device 0") as caught:
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
     assert not caught.value.retryable
 
 
@@ -176,15 +178,15 @@ async def test_vulkan_gives_the_picture_of_the_cpu(
     pixels = photo(40, 36)
     async with engine_on() as engine:
         task = make_task(tmp_path, pixels, model, tile_size=32)
-        await engine.upscale(task, lambda share: None)
+        await engine.upscale(task, lambda _: None)
         expected = result(task)
     task.target.path.unlink()
     async with engine_on(SOFTWARE) as engine:
         task = make_task(tmp_path, pixels, model, tile_size=32)
-        await engine.upscale(task, lambda share: None)
+        await engine.upscale(task, lambda _: None)
         assert psnr(result(task), expected) > 50
         automatic = make_task(tmp_path, pixels, model)
-        assert (await engine.upscale(automatic, lambda share: None)).tile_size == 40
+        assert (await engine.upscale(automatic, lambda _: None)).tile_size == 40
 
 
 def test_the_servers_half_loads_no_heavy_library() -> None:

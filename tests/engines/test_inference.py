@@ -29,7 +29,7 @@ def load(files: ModelFiles) -> Network:
 
 
 def run(task: UpscaleTask) -> None:
-    upscale(load(task.model), task, task.tile_size, lambda done, of: None)
+    upscale(load(task.model), task, task.tile_size, lambda done, of, rows: None)
 
 
 def test_every_pixel_of_every_tile_comes_to_its_place(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_averaging_undoes_every_flip_and_turn(tmp_path: Path, models_dir: Path) 
 
 def test_progress_is_told_tile_by_tile(tmp_path: Path) -> None:
     task = make_task(tmp_path, photo(70, 40), write_repeater(tmp_path, "n", 2), tile_size=32)
-    told: list[tuple[int, int]] = []
-    upscale(load(task.model), task, 32, lambda done, of: told.append((done, of)))
-    assert told == [(done, 6) for done in range(1, 7)]
+    told: list[tuple[int, int, int]] = []
+    upscale(load(task.model), task, 32, lambda *how_far: told.append(how_far))
+    assert told == [(1, 6, 0), (2, 6, 0), (3, 6, 32), (4, 6, 32), (5, 6, 32), (6, 6, 40)]
 
 
 def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ async def test_builtin_and_native_pictures_are_alike(
         task = make_task(tmp_path, photo(*size), shipped(models_dir, stem), tile_size=TILE, tta=tta)
         task.target.path.write_bytes(bytes(task.target.total_bytes))
         try:
-            await engine.upscale(task, lambda share: None)
+            await engine.upscale(task, lambda _: None)
         finally:
             await engine.close()
         pictures.append(result(task))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.making import make_task, photo, shipped, write_repeater
 from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import CPU
+from upscaled.engines.protocol import CPU, Progress
 from upscaled.errors import EngineError
 
 
@@ -39,7 +39,7 @@ async def test_an_engine_that_falls_silent_is_ended_and_the_attempt_can_be_repea
 
 async def test_an_engine_that_goes_on_talking_may_take_longer_than_that(tmp_path: Path) -> None:
     engine = BuiltinEngine(CPU, threads=1, stall_seconds=5)
-    seen: list[float] = []
+    seen: list[Progress] = []
     try:
         task = make_task(tmp_path, photo(200, 160), write_repeater(tmp_path, "n", 2), tile_size=32)
         await engine.upscale(task, seen.append)

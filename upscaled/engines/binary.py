@@ -28,6 +28,7 @@ from upscaled.engines.protocol import (
     PADDING,
     Device,
     DeviceKind,
+    Progress,
     ProgressCallback,
     UpscaleOutcome,
     UpscaleTask,
@@ -44,8 +45,9 @@ DEFAULT_DEVICE = Device(0, "the default Vulkan device", DeviceKind.VIRTUAL)
 
 _INT_LIMIT = 1 << 31
 """The programs count bytes of the result in an int."""
-_COMFORTABLE_BYTES = 1 << 30
-"""Half of it: a PNG that hardly shrinks makes the encoder double its buffer past the limit."""
+_COMFORTABLE_BYTES = 256 << 20
+"""An eighth of it. The program holds the result of a task several times over, as pixels and as a
+PNG whose buffer doubles: so a task stays under about 1 GiB, and little is lost when it fails."""
 _DRAIN_SECONDS = 1.0
 _READ_BYTES = 1 << 16
 _LAST_SHARE = 0.99
@@ -126,7 +128,7 @@ class BinaryEngine:
                 raise EngineError(
                     f"Files could not be exchanged with the native program: {error.strerror}."
                 ) from error
-            on_progress(1.0)
+            on_progress(Progress(1.0, task.bottom - task.top, task.tile_size))
             return UpscaleOutcome(task.tile_size, time.monotonic() - started)
 
     def max_rows(self, width: int, scale: int) -> int:
@@ -182,7 +184,7 @@ class BinaryEngine:
                 if self._closed:
                     raise EngineError("The engine was closed.")
                 async with asyncio.timeout(self._timeout):
-                    status = await self._listen(child, output, on_progress)
+                    status = await self._listen(child, output, on_progress, task.tile_size)
             except TimeoutError:
                 raise EngineError(
                     f"The native program did not finish within {self._timeout:g} seconds."
@@ -208,7 +210,7 @@ class BinaryEngine:
         )
 
     async def _listen(
-        self, child: Child, output: NativeOutput, on_progress: ProgressCallback
+        self, child: Child, output: NativeOutput, on_progress: ProgressCallback, tile_size: int
     ) -> int:
         """Read standard error until the program has ended; return its exit status."""
         loop = asyncio.get_running_loop()
@@ -218,7 +220,7 @@ class BinaryEngine:
                 if output.feed(data):
                     if self._stall is not None:
                         stalled.reschedule(loop.time() + self._stall)
-                    on_progress(min(output.progress, _LAST_SHARE))
+                    on_progress(Progress(min(output.progress, _LAST_SHARE), 0, tile_size))
             output.finish()
 
         try:

@@ -7,7 +7,13 @@ import time
 from pathlib import Path
 
 from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments, worker_env
-from upscaled.engines.protocol import Device, ProgressCallback, UpscaleOutcome, UpscaleTask
+from upscaled.engines.protocol import (
+    Device,
+    Progress,
+    ProgressCallback,
+    UpscaleOutcome,
+    UpscaleTask,
+)
 from upscaled.errors import EngineError
 from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
 
@@ -64,7 +70,7 @@ class BuiltinEngine:
         def on_event(event: Message) -> None:
             if self._stall is not None and not stalled.expired():
                 stalled.reschedule(loop.time() + self._stall)
-            on_progress(event["done"] / event["of"])
+            on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
 
         try:
             async with asyncio.timeout(self._stall) as stalled:

@@ -126,9 +126,11 @@ def to_bytes(planes: Floats) -> Pixels:
 
 
 def upscale(
-    network: Network, task: UpscaleTask, tile: int, on_tile: Callable[[int, int], None]
+    network: Network, task: UpscaleTask, tile: int, on_tile: Callable[[int, int, int], None]
 ) -> None:
-    """Do ``task`` with tiles of ``tile`` pixels, calling ``on_tile(done, of)`` after each.
+    """Do ``task`` with tiles of ``tile`` pixels, calling ``on_tile(done, of, rows)`` after each.
+
+    ``rows`` of the task, from its top, are then wholly written.
 
     Memory holds one row of source tiles and one enlarged tile, whatever the picture's size.
 
@@ -145,7 +147,8 @@ def upscale(
         try:
             for done, (place, padded) in enumerate(_padded_tiles(source, task, rows), 1):
                 _write(target, task, place, to_bytes(_cut(run(padded), task, place)))
-                on_tile(done, total)
+                whole = place.right == task.source.size.width
+                on_tile(done, total, (place.bottom if whole else place.top) - task.top)
         finally:
             os.close(target)
     finally:

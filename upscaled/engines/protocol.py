@@ -98,8 +98,20 @@ class UpscaleOutcome:
     seconds: float
 
 
-ProgressCallback = Callable[[float], None]
-"""Called with the share of the task that is done, 0.0 to 1.0, never going back."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a task is. ``share`` and ``rows`` never go back."""
+
+    share: float
+    """Of the task, 0.0 to 1.0."""
+    rows: int
+    """Source rows, from ``task.top`` on, that are wholly written into the target: a multiple of
+    the tile size until the end. Work that is broken off can go on below them."""
+    tile_size: int
+    """The tile size in use, in source pixels; 0 where the engine does not say."""
+
+
+ProgressCallback = Callable[[Progress], None]
 
 
 class Engine(Protocol):

@@ -81,7 +81,10 @@ class Worker:
             self._memory(),
         )
         inference.upscale(
-            network, task, tile, lambda done, total: send({"done": done, "of": total})
+            network,
+            task,
+            tile,
+            lambda done, total, rows: send({"done": done, "of": total, "rows": rows, "tile": tile}),
         )
         memory.give_back()
         return {"tile_size": tile}
