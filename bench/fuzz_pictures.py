@@ -26,7 +26,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from bench.torture import Server
+from bench.server import Server
 from tests.imaging.zoo import animals
 from upscaled.model_install import install
 
@@ -112,7 +112,7 @@ async def fuzz(folder: Path, models: Path, *, inputs: int, seed: int) -> Outcome
     outcome, chance = Outcome(), random.Random(seed)
     files = [animal.data for animal in animals()]
     # A header that says 60 × 262,401 may be believed, and is minutes of honest work.
-    server = Server(folder, models, limits="max_input_megapixels: 0.05")
+    server = Server(folder, models, {"limits.max_input_megapixels": 0.05})
     began = time.monotonic()
     await server.start()
     await server.answers()

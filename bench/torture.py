@@ -14,12 +14,8 @@ import argparse
 import asyncio
 import contextlib
 import io
-import json
-import os
 import random
 import signal
-import socket
-import sqlite3
 import sys
 import tempfile
 import time
@@ -29,16 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import psutil
 from PIL import Image, ImageChops, ImageStat
 
+from bench.server import Server
 from upscaled.model_install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2", "format": "png"}
 _CLIENTS = 6
 _PATIENCE = 0.1  # seconds between two questions
-_READY_SECONDS = 60
-_GONE_SECONDS = 10
 _LARGEST_MEAN_DIFFERENCE = 15.0  # levels; of 200 pictures no two differ by less than 29
 
 
@@ -78,90 +72,6 @@ def is_enlarged(content: bytes, source: Image.Image) -> bool:
     return max(ImageStat.Stat(ImageChops.difference(small, source)).mean) < (
         _LARGEST_MEAN_DIFFERENCE
     )
-
-
-class Server:
-    """The server process, started again after each death."""
-
-    def __init__(self, folder: Path, models: Path, limits: str = "max_queue_size: 1000") -> None:
-        self.data_dir = folder / "data"
-        self.log = folder / "log.txt"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/api/v1"
-        self._config = folder / "config.yaml"
-        # The server dies more often than any picture deserves to be suspected.
-        self._config.write_text(
-            f"server: {{port: {self.port}}}\n"
-            f"upscaler: {{engine: builtin, models_path: {json.dumps(str(models))}, "
-            f"default_model: {FIELDS['model_name']}, gpu_ids: [-1], max_attempts: 100}}\n"
-            f"storage: {{data_dir: {json.dumps(str(self.data_dir))}}}\n"
-            f"limits: {{{limits}}}\nlogging: {{format: json}}\n",
-            "utf-8",
-        )
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Start it; it need not answer yet."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "upscaled", "serve", "--config", str(self._config),
-                stdout=log, stderr=log, env=env,
-            )  # fmt: skip
-
-    async def answers(self) -> None:
-        """Wait until it answers."""
-        async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(self.url + "/models"):
-                        return
-                await asyncio.sleep(_PATIENCE)
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        assert self._process is not None
-        return self._process.pid
-
-    async def stop(self) -> tuple[int, list[psutil.Process]]:
-        """Stop it as a service manager does; see `end`."""
-        return await self.end(signal.SIGTERM)
-
-    async def end(self, number: signal.Signals) -> tuple[int, list[psutil.Process]]:
-        """Send a signal; return the exit status and processes that outlived the server."""
-        assert self._process is not None
-        children = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.send_signal(number)
-        status = await self._process.wait()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, _GONE_SECONDS)
-        return status, alive
-
-    def jobs(self) -> list[dict[str, object]]:
-        """Return all records."""
-        with contextlib.closing(sqlite3.connect(self.data_dir / "jobs.sqlite3")) as records:
-            rows = records.execute("SELECT document FROM jobs").fetchall()
-        return [json.loads(row[0]) for row in rows]
-
-    def files(self) -> list[str]:
-        """Return what is left of uploads and jobs."""
-        return [
-            str(path.relative_to(self.data_dir))
-            for folder in ("incoming", "jobs")
-            for path in (self.data_dir / folder).rglob("*")
-        ]
-
-    def completions(self) -> Counter[str]:
-        """Return how often each job was completed, by the log."""
-        found: Counter[str] = Counter()
-        for line in self.log.read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if event.get("message", event.get("event")) == "job completed":
-                    found[event["job"]] += 1
-        return found
 
 
 async def _submit(session: aiohttp.ClientSession, url: str, number: int, tally: Tally) -> str:
@@ -263,7 +173,13 @@ async def _tidy(server: Server, tally: Tally) -> None:
 async def torture(folder: Path, models: Path, *, jobs: int, kills: int, seed: int) -> Tally:
     """Do it; what went wrong is in the tally's ``complaints``."""
     tally = Tally()
-    server = Server(folder, models)
+    settings = {
+        "upscaler.default_model": FIELDS["model_name"],
+        # The server dies more often than any picture deserves to be suspected.
+        "upscaler.max_attempts": 100,
+        "limits.max_queue_size": 1000,
+    }
+    server = Server(folder, models, settings)
     began = time.monotonic()
     await server.start()
     await server.answers()
