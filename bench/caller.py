@@ -1,0 +1,116 @@
+"""A caller of the service: submits, asks, downloads, over a connection that stays open."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import aiohttp
+
+from bench.server import Server, ServerError
+
+FAST = "realesr-animevideov3"
+SLOW = "realesrgan-x4plus"
+
+_CHUNK = 1 << 20
+
+
+class Caller:
+    """Talks to one server.
+
+    Args:
+        session: for the connections.
+        url: where the endpoints are.
+        poll: seconds between two questions for a job's status.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, poll: float) -> None:
+        self._session = session
+        self._url = url
+        self._poll = poll
+
+    async def submit(self, content: bytes | Path, fields: Mapping[str, str]) -> str:
+        """Submit a picture and return its job's id.
+
+        Raises:
+            ServerError: it was refused.
+        """
+        form = aiohttp.FormData(dict(fields))
+        body = content if isinstance(content, bytes) else content.open("rb")
+        form.add_field("image", body, filename="picture.png", content_type="image/png")
+        async with self._session.post(self._url + "/upscale", data=form) as answer:
+            if answer.status != 202:
+                raise ServerError(f"submission: {answer.status} {await answer.text()}")
+            return str((await answer.json())["job_id"])
+
+    async def ask(self, what: str, job_id: str) -> dict[str, Any]:
+        """Return the answer to ``GET /<what>/<job_id>``.
+
+        Raises:
+            ServerError: it is not 200.
+        """
+        async with self._session.get(f"{self._url}/{what}/{job_id}") as answer:
+            if answer.status != 200:
+                raise ServerError(f"{what}: {answer.status} {await answer.text()}")
+            told: dict[str, Any] = await answer.json()
+            return told
+
+    async def until(self, job_id: str, progress: int = 100) -> dict[str, Any]:
+        """Wait until the job is ``progress`` percent done and return its status.
+
+        Raises:
+            ServerError: it failed or was cancelled.
+        """
+        while True:
+            told = await self.ask("status", job_id)
+            if told["status"] in {"failed", "cancelled"}:
+                raise ServerError(f"job {job_id}: {told}")
+            if told["status"] == "completed" or (progress < 100 and told["progress"] >= progress):
+                return told
+            await asyncio.sleep(self._poll)
+
+    async def download(self, job_id: str, target: Path | None = None) -> int:
+        """Download the result, into ``target`` or nowhere; return how many bytes it has.
+
+        Raises:
+            ServerError: the answer is not 200.
+        """
+        size = 0
+        async with self._session.get(f"{self._url}/download/{job_id}") as answer:
+            if answer.status != 200:
+                raise ServerError(f"download: {answer.status} {await answer.text()}")
+            if target is None:
+                async for chunk in answer.content.iter_any():
+                    size += len(chunk)
+                return size
+            async with aiofiles.open(target, "wb") as file:
+                async for chunk in answer.content.iter_chunked(_CHUNK):
+                    size += await file.write(chunk)
+        return size
+
+    async def whole(self, content: bytes | Path, fields: Mapping[str, str]) -> tuple[str, float]:
+        """Submit, wait and download; return the job and the seconds to the last byte."""
+        began = time.perf_counter()
+        job_id = await self.submit(content, fields)
+        await self.until(job_id)
+        await self.download(job_id)
+        return job_id, time.perf_counter() - began
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        async with self._session.post(f"{self._url}/cancel/{job_id}") as answer:
+            await answer.read()
+
+
+@asynccontextmanager
+async def calling(server: Server, poll: float = 0.025) -> AsyncIterator[Caller]:
+    """Make a caller for the length of the block."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        yield Caller(session, server.url, poll)

@@ -1,0 +1,139 @@
+"""Many small pictures: the service against a process a picture, and against a plain loop.
+
+    python -m bench.small_pictures [--pictures 200] [--clients 4] [--quick]
+
+Clients take 64 × 64 crops of photos one after the other: each submits one, asks every ``--poll``
+seconds until it is done, downloads the result, takes the next. The same pictures go through
+``upscaled upscale`` (some of them, a process for each) and through a plain loop of ncnn and numpy
+in one process, which neither decodes nor encodes. Service and loop alternate; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+
+from bench import photos
+from bench.caller import FAST, calling
+from bench.memory import processor_seconds
+from bench.plain import PlainLoop, tiles_of
+from bench.report import Report, table
+from bench.server import Server, running
+from bench.workplace import Workplace, make_parser, workplace
+
+SIDE = 64
+FIELDS = {"model_name": FAST, "scale": "2"}
+TIMES_ONE_SHOT = 10.0
+OF_THE_LOOP = 1 / 1.5
+
+
+async def through_service(
+    server: Server, pictures: list[bytes], clients: int, poll: float
+) -> tuple[float, dict[str, float]]:
+    """Return the seconds for all pictures, and the processor seconds by process."""
+    left = iter(pictures)
+    before = processor_seconds(server.pid)
+    own = time.process_time()
+
+    async def client() -> None:
+        async with calling(server, poll) as caller:
+            for picture in left:
+                await caller.whole(picture, FIELDS)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    seconds = time.perf_counter() - began
+    spent = {
+        role: value - before.get(role, 0.0) for role, value in processor_seconds(server.pid).items()
+    }
+    return seconds, {**spent, "callers (this bench)": time.process_time() - own}
+
+
+def one_shot(place: Workplace, picture: bytes) -> float:
+    """Return the seconds of a process that upscales one picture."""
+    source = place.folder / "one.png"
+    source.write_bytes(picture)
+    command = [
+        sys.executable, "-m", "upscaled", "upscale", str(source), str(place.folder / "two.png"),
+        "--model", FAST, "--scale", "2", "--config", str(place.folder / "server" / "config.yaml"),
+    ]  # fmt: skip
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
+    """Fill ``report``."""
+    crops = [photos.crop(number, SIDE) for number in range(options.pictures)]
+    pictures = [photos.png(crop) for crop in crops]
+    loop = PlainLoop(place.models, f"{FAST}-x2", options.device)
+    tiles = tiles_of(crops[0], SIDE)
+    loop.seconds(crops[0], tiles)
+    served: list[float] = []
+    looped: list[float] = []
+    spent: list[dict[str, float]] = []
+    async with running(place.folder / "server", place.models, place.settings) as server:
+        await through_service(server, pictures[: 2 * options.clients], options.clients, 0.01)
+        for _ in range(options.rounds):
+            looped.append(sum(loop.seconds(crop, tiles) for crop in crops))
+            await asyncio.sleep(0.5)  # the loop's threads spin for a moment
+            seconds, processor = await through_service(
+                server, pictures, options.clients, options.poll
+            )
+            served.append(seconds)
+            spent.append(processor)
+    alone = [await asyncio.to_thread(one_shot, place, pictures[n]) for n in range(options.alone)]
+    per_second = options.pictures / statistics.median(served)
+    report.add(
+        "throughput against a process for each picture",
+        per_second * statistics.median(alone),
+        "times",
+        target=TIMES_ONE_SHOT,
+        sense="at least",
+    )
+    report.add(
+        "throughput against the plain loop",
+        statistics.median(b / a for a, b in zip(served, looped, strict=True)),
+        target=OF_THE_LOOP,
+        sense="at least",
+    )
+    report.add("the service", per_second, "pictures a second")
+    report.add("the plain loop", options.pictures / statistics.median(looped), "pictures a second")
+    report.add("a process for each", 1 / statistics.median(alone), "pictures a second")
+    breakdown = {
+        role: 1000 * statistics.median(one.get(role, 0.0) for one in spent) / options.pictures
+        for role in sorted({role for one in spent for role in one})
+    }
+    print(table(["process", "processor time a picture"],
+                [(role, f"{value:.1f} ms") for role, value in breakdown.items()]))  # fmt: skip
+    report.details = {
+        "served_seconds": served,
+        "looped_seconds": looped,
+        "alone_seconds": alone,
+        "processor_ms_a_picture": breakdown,
+    }
+
+
+def main() -> None:
+    parser = make_parser("small_pictures", __doc__)
+    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--poll", type=float, default=0.02, help="seconds between questions")
+    parser.add_argument("--alone", type=int, help="pictures that get a process of their own")
+    parser.add_argument("--rounds", type=int)
+    options = parser.parse_args()
+    options.pictures = options.pictures or (40 if options.quick else 200)
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.alone = options.alone or (3 if options.quick else 10)
+    report = Report("small_pictures", options.quick)
+    with workplace(options) as place:
+        asyncio.run(measure(place, options, report))
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
