@@ -1,4 +1,4 @@
-"""What every answer has in common: compact JSON, the one error shape, the one error middleware."""
+"""What every answer has in common: compact JSON, the one error shape."""
 
 from __future__ import annotations
 
@@ -36,17 +36,27 @@ _HEADERS: CIMultiDict[str] = CIMultiDict(
 _COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
+def compact(content: Mapping[str, Any]) -> bytes:
+    """Return ``content`` as JSON without a blank after ``:`` or ``,``: shell scripts grep it."""
+    # A lone surrogate has no UTF-8; backslashreplace writes it as JSON's own escape.
+    return _COMPACT.encode(content).encode("utf-8", "backslashreplace")
+
+
 def answer(
     content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return ``content`` as JSON without a blank after ``:`` or ``,``: shell scripts grep it."""
-    text = _COMPACT.encode(content)
-    all_headers = _HEADERS.copy()
+    """Return ``content`` as JSON."""
+    return answer_with(compact(content), status=status, headers=headers)
+
+
+def answer_with(
+    body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return ``body``, which is JSON."""
+    response = web.Response(body=body, status=status, headers=_HEADERS)
     if headers:
-        all_headers.update(headers)
-    # A lone surrogate has no UTF-8; backslashreplace writes it as JSON's own escape.
-    body = text.encode("utf-8", "backslashreplace")
-    return web.Response(body=body, status=status, headers=all_headers)
+        response.headers.update(headers)
+    return response
 
 
 def refusal(
@@ -72,34 +82,39 @@ def _of_http_exception(request: web.Request, error: web.HTTPException) -> web.Re
     return refusal(message, code, error.status, headers)
 
 
-@web.middleware
-async def errors_become_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into the one error shape; an unexpected one is logged, never shown."""
-    try:
-        return await handler(request)
-    except UpscaledError as error:
-        log.log(
-            logging.WARNING if error.status >= 500 else logging.INFO,
-            "request refused",
-            extra={
-                "method": request.method,
-                "path": request.path,
-                "status": error.status,
-                "code": error.code,
-                "reason": error.message,
-            },
-        )
-        response = refusal(error.message, error.code, error.status, error.headers)
-    except web.HTTPException as error:
-        response = _of_http_exception(request, error)
-    except ConnectionError:
-        # The client is gone; nobody reads this answer, but aiohttp wants one.
-        response = refusal("The connection was lost.", "connection_lost", 400)
-    except Exception:
-        log.exception("request failed", extra={"method": request.method, "path": request.path})
-        response = refusal(
-            "Something went wrong in the server; its log tells what.", "internal_error", 500
-        )
+def answer_to_error(request: web.Request, error: Exception) -> web.Response:
+    """Return what a request is answered that ended in ``error``.
+
+    An unexpected one is logged, never shown.
+    """
+    match error:
+        case UpscaledError():
+            log.log(
+                logging.WARNING if error.status >= 500 else logging.INFO,
+                "request refused",
+                extra={
+                    "method": request.method,
+                    "path": request.path,
+                    "status": error.status,
+                    "code": error.code,
+                    "reason": error.message,
+                },
+            )
+            response = refusal(error.message, error.code, error.status, error.headers)
+        case web.HTTPException():
+            response = _of_http_exception(request, error)
+        case ConnectionError():
+            # The client is gone; nobody reads this answer, but aiohttp wants one.
+            response = refusal("The connection was lost.", "connection_lost", 400)
+        case _:
+            log.error(
+                "request failed",
+                exc_info=error,
+                extra={"method": request.method, "path": request.path},
+            )
+            response = refusal(
+                "Something went wrong in the server; its log tells what.", "internal_error", 500
+            )
     if request.can_read_body:
         # The rest of the body is not wanted. aiohttp drains it for a while, so that the client
         # gets to read this answer, and the connection ends after that.
@@ -107,8 +122,9 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
     return response
 
 
-async def add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Put `SECURITY_HEADERS` on an answer (a handler of ``on_response_prepare``)."""
-    if "X-Frame-Options" not in response.headers:  # else `answer` has put them there
+def add_security_headers(response: web.StreamResponse) -> None:
+    """Put `SECURITY_HEADERS` on an answer that has not got them from `answer_with`."""
+    headers = response.headers
+    if "X-Frame-Options" not in headers:
         for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+            headers.setdefault(name, value)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from upscaled.api import catalogue, contract, download, estimate, jobs
-from upscaled.api.answers import Handler, add_security_headers, errors_become_answers
-from upscaled.api.auth import callers_known
+from upscaled.api.answers import Handler
+from upscaled.api.auth import Callers
 from upscaled.api.connections import Connections
 from upscaled.api.delivery import Deliveries
-from upscaled.api.keys import CONNECTIONS, DELIVERIES, PREFIX, RATES, SERVICE
-from upscaled.api.origins import add_origin_headers, origins_checked
+from upscaled.api.descriptions import Descriptions
+from upscaled.api.gate import Gate
+from upscaled.api.keys import CONNECTIONS, DELIVERIES, DESCRIPTIONS, PREFIX, RATES, SERVICE
+from upscaled.api.origins import Origins
 from upscaled.api.rates import RateLimit
-from upscaled.api.request_ids import add_request_id, request_id_known
 from upscaled.clients import Proxies, Tokens
 
 if TYPE_CHECKING:
@@ -48,25 +48,22 @@ def make_app(service: Service) -> web.Application:
     """Return the application that serves ``service``, which must have been started."""
     prefix = service.config.server.api_prefix
     server = service.config.server
-    connections = Connections(server.max_connections, server.header_timeout_seconds)
-    middlewares: list[Middleware] = [
-        request_id_known,
-        connections.middleware(),
-        errors_become_answers,
-        origins_checked(server.cors_origins),
-        callers_known(
+    gate = Gate(
+        Origins(server.cors_origins),
+        Callers(
             Tokens(server.auth_token, server.tokens),
             Proxies(server.trusted_proxies),
             [prefix + path for path in OPEN_PATHS],
         ),
-    ]
-    app = web.Application(middlewares=middlewares)
+    )
+    app = web.Application(middlewares=[gate.through])
+    app.on_response_prepare.append(gate.dress)
     app[SERVICE] = service
     app[PREFIX] = prefix
-    app[CONNECTIONS] = connections
+    app[CONNECTIONS] = Connections(server.max_connections, server.header_timeout_seconds)
     app[DELIVERIES] = Deliveries()
+    app[DESCRIPTIONS] = Descriptions(prefix)
     app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
-    app.on_response_prepare.extend([add_request_id, add_security_headers, add_origin_headers])
     for method, path, handler in ROUTES + (DOCS_ROUTES if service.config.features.docs else ()):
         resource = app.router.add_resource(prefix + path)
         for one in ("GET", "HEAD") if method == "GET" else (method,):

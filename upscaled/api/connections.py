@@ -6,12 +6,11 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
-from upscaled.api.answers import SECURITY_HEADERS, Handler
+from upscaled.api.answers import SECURITY_HEADERS
 from upscaled.api.protocol import Protocol
 
 _IDLE_SECONDS = 75.0
@@ -51,7 +50,7 @@ class Connections:
         self.most = most
         self.header_seconds = header_seconds
         self.refused = 0
-        self._open: dict[asyncio.Protocol, _Connection] = {}
+        self._open: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -71,128 +70,129 @@ class Connections:
         loop = asyncio.get_running_loop()
 
         def make() -> asyncio.Protocol:
-            inner = Protocol(
+            return Connection(
+                self,
                 server,
                 loop=loop,
                 keepalive_timeout=_IDLE_SECONDS,
                 access_log=cast(logging.Logger, access_log),  # None is taken, though not annotated
             )
-            return _Connection(self, inner)
 
         return make
 
-    def middleware(self) -> Middleware:
-        """Return the middleware that takes note of requests whose headers have come."""
-
-        @web.middleware
-        async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-            connection = self._open.get(cast(asyncio.Protocol, request.protocol))
-            if connection is None:  # served without `factory`, as tests do
-                return await handler(request)
-            connection.request_begins()
-            try:
-                return await handler(request)
-            finally:
-                connection.request_ends()
-
-        return note
-
-    def add(self, inner: asyncio.Protocol, connection: _Connection) -> bool:
+    def add(self, connection: Connection) -> bool:
         """Count a new connection; False if there are too many."""
         if len(self._open) >= self.most:
             return False
-        self._open[inner] = connection
+        self._open.add(connection)
         return True
 
-    def remove(self, inner: asyncio.Protocol) -> bool:
+    def remove(self, connection: Connection) -> bool:
         """Count a connection no longer; False if it never was."""
-        return self._open.pop(inner, None) is not None
+        if connection not in self._open:
+            return False
+        self._open.remove(connection)
+        return True
 
 
-class _Connection(asyncio.Protocol):
-    """Stands between a connection and the web server's protocol for it."""
+class Connection(Protocol):
+    """One connection, from its beginning to its end.
 
-    def __init__(self, all_: Connections, inner: asyncio.Protocol) -> None:
+    Until a request's headers have come a clock runs. It is one timer a connection that is looked
+    at when it rings, not one a request: most requests come whole and at once.
+    """
+
+    __slots__ = ("_all", "_busy", "_due", "_heard", "_refused", "_timer")
+
+    def __init__(self, all_: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
         self._all = all_
-        self._inner = inner
-        self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None  # of the loop's clock: when the headers must be there
         self._refused = False
         self._busy = False
         self._heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if self._all.add(self._inner, self):
-            self._inner.connection_made(transport)
+        """Take a new connection, or tell the caller that there are too many."""
+        if self._all.add(self):
+            super().connection_made(transport)
             self._wait_for_headers()
             return
         self._refused = True
         self._all.refused += 1
+        transport = cast(asyncio.Transport, transport)
         if self._all.refused > _REFUSED_AT_ONCE:
-            self._transport.abort()
+            transport.abort()
             return
         sentence = "The server has as many connections open as it may; try again in a second."
-        self._part_with(503, "too_many_connections", sentence, {"Retry-After": "1"})
+        self._part_with(transport, 503, "too_many_connections", sentence, {"Retry-After": "1"})
 
     def _wait_for_headers(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._all.header_seconds, self._too_slow)
+        self._due = self._loop.time() + self._all.header_seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._ring)
 
-    def _too_slow(self) -> None:
+    def _ring(self) -> None:
         self._timer = None
-        if self._transport is None or self._transport.is_closing():
+        if self._due is None:
+            return  # they came; the next request sets the timer again
+        if self._loop.time() < self._due:  # those of a later request
+            self._timer = self._loop.call_at(self._due, self._ring)
+            return
+        if self.transport is None or self.transport.is_closing():
             return
         if not self._heard:
-            self._transport.close()  # nothing was asked, so nothing is answered
+            self.transport.close()  # nothing was asked, so nothing is answered
             return
         sentence = f"The request's headers did not come within {self._all.header_seconds:g} s."
-        self._part_with(408, "request_timeout", sentence, {})
+        self._part_with(self.transport, 408, "request_timeout", sentence, {})
 
-    def _part_with(self, status: int, code: str, sentence: str, headers: Mapping[str, str]) -> None:
+    def _part_with(
+        self,
+        transport: asyncio.Transport,
+        status: int,
+        code: str,
+        sentence: str,
+        headers: Mapping[str, str],
+    ) -> None:
         """Answer, and close a little later: closed at once, the answer might never arrive."""
-        assert self._transport is not None  # noqa: S101 - called while connected
         self._refused = True
-        self._transport.write(_raw_answer(status, code, sentence, headers))
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_REFUSED_SECONDS, self._transport.abort)
+        transport.write(_raw_answer(status, code, sentence, headers))
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._timer = self._loop.call_later(_REFUSED_SECONDS, transport.abort)
 
     def request_begins(self) -> None:
         """Take note that a request's headers have come."""
         self._busy = True
-        self._stop_timer()
+        self._due = None
 
     def request_ends(self) -> None:
         """Take note that a request was answered; the next may be long in coming."""
         self._busy = self._heard = False
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def data_received(self, data: bytes) -> None:
+        """Take what has come, unless the caller was refused."""
         if self._refused:
             return
         self._heard = True
-        if not self._busy and self._timer is None:
+        if not self._busy and self._due is None:
             self._wait_for_headers()
-        self._inner.data_received(data)
+        super().data_received(data)
 
-    def eof_received(self) -> bool | None:
-        return None if self._refused else self._inner.eof_received()
+    def eof_received(self) -> None:
+        """Take note that nothing more will come."""
+        if not self._refused:
+            super().eof_received()
 
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._stop_timer()
-        if self._all.remove(self._inner):
-            self._inner.connection_lost(error)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of the connection."""
+        self._due = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._all.remove(self):
+            super().connection_lost(exc)
         else:
             self._all.refused -= 1

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
-from upscaled.api.answers import Handler
 from upscaled.errors import ForbiddenOriginError
 
 _METHODS = "GET, HEAD, POST"
@@ -17,47 +15,57 @@ _EXPOSED = (
     "RateLimit, RateLimit-Policy, X-Request-ID"
 )
 _REMEMBER_SECONDS = "600"
-_ORIGIN = web.RequestKey("origin that may call", str)
 
 
-def origins_checked(allowed: Collection[str]) -> Middleware:
-    """Return the middleware that lets pages of the ``allowed`` origins call, and no others.
+class Origins:
+    """The origins whose pages may call, and no others.
 
     A browser sends a plain form to any server without asking, a local one behind the firewall
     too; what it says of itself (``Sec-Fetch-Site``) gives such a request away.
     """
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin is None or origin not in allowed:
-            cross = request.headers.get("Sec-Fetch-Site") == "cross-site"
-            if cross and request.method == "POST":
-                raise ForbiddenOriginError(
-                    "Pages of other sites may not call this server; list their origin in "
-                    "server.cors_origins."
-                )
-            return await handler(request)
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return web.Response(
-                status=204,
-                headers={
-                    "Access-Control-Allow-Origin": origin,
-                    "Access-Control-Allow-Methods": _METHODS,
-                    "Access-Control-Allow-Headers": _HEADERS,
-                    "Access-Control-Max-Age": _REMEMBER_SECONDS,
-                    "Vary": "Origin",
-                },
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = frozenset(allowed)
+
+    def allowed(self, request: web.Request) -> str | None:
+        """Return the origin of the page that sent a request, None if it is not one of ours.
+
+        Raises:
+            ForbiddenOriginError: a page of elsewhere wants something done.
+        """
+        headers = request.headers
+        origin = headers.get("Origin")
+        if origin in self._allowed:
+            return origin
+        if request.method == "POST" and headers.get("Sec-Fetch-Site") == "cross-site":
+            raise ForbiddenOriginError(
+                "Pages of other sites may not call this server; list their origin in "
+                "server.cors_origins."
             )
-        request[_ORIGIN] = origin
-        return await handler(request)
-
-    return check
+        return None
 
 
-async def add_origin_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Let the page that called read the answer (a handler of ``on_response_prepare``)."""
-    if origin := request.get(_ORIGIN):
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
-        response.headers.add("Vary", "Origin")
+def asks_first(request: web.Request) -> bool:
+    """Tell whether a page's browser only asks whether it may call (a preflight)."""
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+def permission(origin: str) -> web.Response:
+    """Return the answer to such a question: it may."""
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _HEADERS,
+            "Access-Control-Max-Age": _REMEMBER_SECONDS,
+            "Vary": "Origin",
+        },
+    )
+
+
+def let_read(origin: str, response: web.StreamResponse) -> None:
+    """Let the page that called read an answer."""
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    response.headers.add("Vary", "Origin")
