@@ -1,0 +1,195 @@
+"""A huge picture: memory, time against bare inference, and going on after a SIGKILL.
+
+    python -m bench.huge [--side 5000] [--killed] [--full] [--quick]
+
+Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3 into a PNG.
+Memory is that of the server and all of its descendants, sampled every 0.2 s from submission until
+the download has ended. Bare inference is the plain loop (`bench.plain`) over rows of tiles spread
+over the picture, measured right after and scaled to all of them. The result is read strip by strip
+and compared with the source.
+
+``--killed``: once more, with the server killed (SIGKILL) at 60 % and started again; the bytes must
+be the undisturbed run's. ``--full``: once more with 10,000 × 10,000 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench import photos
+from bench.caller import FAST, calling
+from bench.memory import MIB, MemoryWatch
+from bench.plain import PlainLoop, tiles_of
+from bench.png_rows import png_size, png_strips
+from bench.report import Report
+from bench.server import Server, running
+from bench.workplace import Workplace, make_parser, workplace
+
+FIELDS = {"model_name": FAST, "scale": "4", "format": "png"}
+SCALE = 4
+MEMORY_MIB = 1200e6 / MIB
+OF_BARE = 1.15
+KILLED_AT = 60
+WHOLE_SIDE = 5000
+FULL_SIDE = 10_000
+_POLL = 0.25
+_LARGEST_MEAN_DIFFERENCE = 12.0  # levels; strips of different pictures differ by 40
+_BARE_PIXELS = 4_000_000
+"""Source pixels that bare inference is measured on at least, where the picture has as many."""
+
+
+def difference(result: Path, source: photos.Pixels) -> float:
+    """Return the largest mean difference of a strip, reduced, from the source, in levels.
+
+    Raises:
+        PngError: the result is damaged.
+        ValueError: it has another size.
+    """
+    height, width, _ = source.shape
+    if png_size(result) != (SCALE * width, SCALE * height):
+        raise ValueError(f"The result has {png_size(result)} pixels.")
+    largest, top = 0.0, 0
+    for strip in png_strips(result, 16 * SCALE):
+        rows = strip.shape[0] // SCALE
+        small = strip.reshape(rows, SCALE, width, SCALE, 3).mean(axis=(1, 3), dtype=np.float32)
+        largest = max(largest, float(np.abs(small - source[top : top + rows]).mean()))
+        top += rows
+    return largest
+
+
+def bare_seconds(loop: PlainLoop, picture: photos.Pixels, side: int) -> float:
+    """Return the seconds that all tiles would take, by those of some rows."""
+    height, width, _ = picture.shape
+    tiles = tiles_of(picture, side)
+    across = math.ceil(width / side)
+    rows = [tiles[start : start + across] for start in range(0, len(tiles), across)]
+    loop.seconds(picture, rows[0][:1])
+    chosen = rows[:: max(1, height * width // _BARE_PIXELS)]
+    heights = sum(row[0].bottom - row[0].top for row in chosen)
+    seconds = sum(loop.seconds(picture, row) for row in chosen)
+    return seconds * (height / heights)
+
+
+async def undisturbed(
+    server: Server, place: Workplace, side: int, device: int, report: Report
+) -> float:
+    """Measure a run that nothing disturbs; return its seconds."""
+    name = f"{side:,}×{side:,}"
+    picture = photos.photo(side, side)
+    source = photos.save(picture, _source(place, side))
+    result = _result(place, side)
+    async with calling(server, _POLL) as caller:
+        with MemoryWatch(server.pid) as watch:
+            began = time.perf_counter()
+            job_id = await caller.submit(source, FIELDS)
+            await caller.until(job_id)
+            await caller.download(job_id, result)
+            seconds = time.perf_counter() - began
+        receipt = await caller.ask("receipt", job_id)
+    tile = int(receipt["engine"]["tile_size"])
+    loop = PlainLoop(place.models, f"{FAST}-x{SCALE}", device)
+    bare = await asyncio.to_thread(bare_seconds, loop, picture, tile)
+    different = await asyncio.to_thread(difference, result, picture)
+    report.add(f"{name}: peak memory, shared pages counted once",
+               watch.peak.shared_once / MIB, "MiB", target=MEMORY_MIB, sense="under")  # fmt: skip
+    report.add(f"{name}: peak memory, sum of resident sizes",
+               watch.peak.summed / MIB, "MiB", target=MEMORY_MIB, sense="under")  # fmt: skip
+    target = OF_BARE if side >= WHOLE_SIDE else None
+    report.add(f"{name}: end to end against bare inference", seconds / bare, target=target)
+    report.add(f"{name}: end to end", seconds, "s")
+    report.add(f"{name}: bare inference", bare, "s", note=f"tiles of {tile}, some rows, scaled")
+    report.add(f"{name}: result reduced against source, worst strip",
+               different, "levels", target=_LARGEST_MEAN_DIFFERENCE, sense="under")  # fmt: skip
+    report.details[name] = {
+        "result_bytes": result.stat().st_size,
+        "source_bytes": source.stat().st_size,
+        "receipt": receipt,
+        "processes": watch.peak.processes,
+        "server_mib": watch.peak.root / MIB,
+    }
+    return seconds
+
+
+async def killed(
+    server: Server, place: Workplace, side: int, seconds: float, report: Report
+) -> None:
+    """Kill the server at 60 % and look how the job goes on; ``seconds`` is what it took whole."""
+    name = f"{side:,}×{side:,}, killed"
+    result = place.folder / "result-killed.png"
+    async with calling(server, _POLL) as caller:
+        job_id = await caller.submit(_source(place, side), FIELDS)
+        told = await caller.until(job_id, KILLED_AT)
+    _, alive = await server.end(signal.SIGKILL)
+    began = time.perf_counter()
+    await server.start()
+    await server.answers()
+    async with calling(server, _POLL) as caller:
+        after = await caller.ask("status", job_id)
+        while after["status"] == "queued":
+            await asyncio.sleep(_POLL)
+            after = await caller.ask("status", job_id)
+        await caller.until(job_id)
+        await caller.download(job_id, result)
+        rest = time.perf_counter() - began
+    same = await asyncio.to_thread(_digest, result) == await asyncio.to_thread(
+        _digest, _result(place, side)
+    )
+    report.add(f"{name}: progress when killed", told["progress"], "%")
+    report.add(f"{name}: progress told first after the restart",
+               after["progress"], "%", target=KILLED_AT - 10, sense="at least")  # fmt: skip
+    report.add(f"{name}: from the restart to the last byte, of an undisturbed run",
+               rest / seconds, target=0.6 if side >= WHOLE_SIDE else None)  # fmt: skip
+    report.add(f"{name}: bytes are those of the undisturbed run", int(same),
+               target=1, sense="at least", note="1: yes")  # fmt: skip
+    report.add(f"{name}: processes that outlived the server", len(alive), target=0)
+
+
+def _source(place: Workplace, side: int) -> Path:
+    return place.folder / f"source-{side}.png"
+
+
+def _result(place: Workplace, side: int) -> Path:
+    return place.folder / f"result-{side}.png"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
+    """Fill ``report``."""
+    settings = place.settings | {"server.max_request_size_mb": 1000}
+    async with running(place.folder / "server", place.models, settings) as server:
+        async with calling(server) as caller:  # loads the model
+            await caller.whole(photos.png(photos.photo(256, 256)), FIELDS)
+        seconds = await undisturbed(server, place, options.side, options.device, report)
+        if options.killed:
+            await killed(server, place, options.side, seconds, report)
+        if options.full:
+            await undisturbed(server, place, FULL_SIDE, options.device, report)
+
+
+def main() -> None:
+    parser = make_parser("huge", __doc__)
+    parser.add_argument("--side", type=int, help=f"pixels, {WHOLE_SIDE}")
+    parser.add_argument("--killed", action="store_true", help="with a SIGKILL at 60 %% too")
+    parser.add_argument("--full", action="store_true", help=f"{FULL_SIDE} pixels too")
+    options = parser.parse_args()
+    options.side = options.side or (1000 if options.quick else WHOLE_SIDE)
+    report = Report("huge", options.quick or options.side < WHOLE_SIDE)
+    with workplace(options) as place:
+        asyncio.run(measure(place, options, report))
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the service costs beside the network: submit to last byte, against a plain loop.
+
+    python -m bench.service_tax [--rounds 5] [--quick]
+
+The same tiles go through the service (upload, decoding, verification, encoding, download and all)
+and through a plain loop of ncnn and numpy (`bench.plain`) that neither decodes nor encodes. The two
+alternate; the median of the ratios counts. Where the service's time goes is from its receipts;
+stages that overlap add up to more than the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+from dataclasses import dataclass
+
+from bench import photos
+from bench.caller import FAST, SLOW, Caller, calling
+from bench.plain import PlainLoop, area, tiles_of
+from bench.report import Report, table
+from bench.server import running
+from bench.workplace import Workplace, make_parser, workplace
+
+_PAUSE = 0.5
+"""Seconds in which the threads of the one before stop spinning."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: a picture's size, a model, and the ratio that is to be reached."""
+
+    width: int
+    height: int
+    model: str
+    files: str
+    target: float | None
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height}, {self.files}"
+
+
+WHOLE = (
+    Case(512, 512, SLOW, SLOW, 1.03),
+    Case(1600, 1200, FAST, f"{FAST}-x4", 1.00),
+)
+QUICK = (
+    Case(128, 128, SLOW, SLOW, None),
+    Case(800, 600, FAST, f"{FAST}-x4", None),
+)
+
+
+async def compare(
+    case: Case, caller: Caller, place: Workplace, options: argparse.Namespace, report: Report
+) -> None:
+    """Add what one case comes to."""
+    picture = photos.photo(case.width, case.height)
+    content = photos.png(picture)
+    fields = {"model_name": case.model, "scale": "4", "format": "png"}
+    loop = PlainLoop(place.models, case.files, options.device)
+    # The first job loads the model, and tells the tiles.
+    job_id, _ = await caller.whole(content, fields)
+    side = int((await caller.ask("receipt", job_id))["engine"]["tile_size"])
+    tiles = tiles_of(picture, side)
+    loop.seconds(picture, tiles[:1])
+    served, looped, stages = [], [], []
+    for _ in range(options.rounds):
+        await asyncio.sleep(_PAUSE)
+        looped.append(loop.seconds(picture, tiles))
+        await asyncio.sleep(_PAUSE)
+        job_id, seconds = await caller.whole(content, fields)
+        served.append(seconds)
+        stages.append((await caller.ask("receipt", job_id))["seconds"])
+    ratio = statistics.median(a / b for a, b in zip(served, looped, strict=True))
+    spent = {
+        stage: statistics.median(one.get(stage, 0.0) for one in stages)
+        for stage in sorted({stage for one in stages for stage in one})
+    }
+    report.add(f"{case}: service against plain loop", ratio, target=case.target)
+    report.add(f"{case}: service", statistics.median(served), "s")
+    report.add(f"{case}: plain loop", statistics.median(looped), "s", note=f"tiles of {side}")
+    rows = [(stage, f"{seconds:.3f} s") for stage, seconds in spent.items()]
+    print(f"\n{case}\n\n{table(['stage', 'median'], rows)}")
+    report.details[str(case)] = {
+        "served_seconds": served,
+        "looped_seconds": looped,
+        "stage_seconds": spent,
+        "tile_size": side,
+        "padding_share": 1 - case.width * case.height / area(tiles),
+    }
+
+
+async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
+    """Fill ``report``."""
+    async with (
+        running(place.folder / "server", place.models, place.settings) as server,
+        calling(server, options.poll) as caller,
+    ):
+        for case in QUICK if options.quick else WHOLE:
+            await compare(case, caller, place, options, report)
+
+
+def main() -> None:
+    parser = make_parser("service_tax", __doc__)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--poll", type=float, default=0.025, help="seconds between questions")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    report = Report("service_tax", options.quick)
+    with workplace(options) as place:
+        asyncio.run(measure(place, options, report))
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
