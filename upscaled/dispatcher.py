@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from upscaled import lookahead
+from upscaled import checkpoint, lookahead
 from upscaled.allowance import TimeLimit, disk_bytes
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
@@ -76,7 +76,9 @@ class Dispatcher:
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
         if job.state is JobState.PROCESSING or await self._workspace.is_begun(job.id):
-            crashes = job.crashes + 1
+            # A run that got on is no sign that the picture brings the server down.
+            folder = self._workspace.folder(job.id)
+            crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
             if crashes >= max_attempts:
                 times = "once" if crashes == 1 else f"{crashes} times"
                 await self._fail(

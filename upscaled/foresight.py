@@ -100,7 +100,7 @@ class Foresight:
 
     async def learn(self, job: Job, product: Product) -> None:
         """Learn from a job's time, if its first attempt was the only one."""
-        if len(job.attempts) != 1:
+        if len(job.attempts) != 1 or product.resumed:
             return
         with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
             # The registry may have found other networks for its scale meanwhile.

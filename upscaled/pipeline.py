@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
+import contextlib
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from upscaled import checkpoint
+from upscaled.bands import Finishing, task_rows
+from upscaled.checkpoint import Checkpoint
 from upscaled.digests import Digests
 from upscaled.doubts import Doubts
 from upscaled.engines.pool import EnginePool, Place, Slot
-from upscaled.engines.protocol import ModelFiles, Progress, UpscaleOutcome, UpscaleTask
-from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError
-from upscaled.imaging import Finished, FinishOptions, Imaging, Prepared, UnlikeError
+from upscaled.engines.protocol import Engine, ModelFiles, Progress, UpscaleTask
+from upscaled.errors import EngineError, NoSpaceError
+from upscaled.imaging import (
+    HOPELESS,
+    NOTHING_WRITTEN,
+    Band,
+    Finished,
+    FinishOptions,
+    Imaging,
+    Prepared,
+    UnlikeError,
+    Written,
+)
 from upscaled.jobs import Attempt, Job
 from upscaled.ladder import Ladder, Rung
 from upscaled.models import ModelRegistry
 from upscaled.pictures import RawImage
-from upscaled.store.workspace import Workspace
+from upscaled.store.workspace import Workspace, claim
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +78,101 @@ class Product:
     """Of the native program, where it was the engine."""
     tile_size: int
     timings: Timings
+    resumed: bool
+    """An earlier run of the server did part of it."""
+
+
+class _Work:
+    """One job's picture on its way, and how far it is."""
+
+    def __init__(
+        self,
+        job: Job,
+        prepared: Prepared,
+        native: RawImage,
+        model: ModelFiles,
+        folder: Path,
+        key: str,
+        param_sha256: str,
+        bin_sha256: str,
+    ) -> None:
+        self.job = job
+        self.prepared = prepared
+        self.native = native
+        self.model = model
+        self.folder = folder
+        self.key = key
+        self.param_sha256 = param_sha256
+        self.bin_sha256 = bin_sha256
+        self.program_sha256: str | None = None
+        request = job.request
+        self.options = FinishOptions(
+            format=request.format,
+            size=request.output_size,
+            quality=request.quality,
+            lossless=request.lossless,
+            background=request.background,
+            keep_metadata=request.keep_metadata,
+        )
+        self.doubts = Doubts(native, model.native_scale)
+        self.careful = False
+        """A band was doubted: none is begun before the one before it is finished."""
+        self.written = NOTHING_WRITTEN
+        self.tile_size = 0
+        """What the bands that are done were made with."""
+        self.began = 0
+        """Rows of the source that an earlier run has done."""
+
+    @property
+    def height(self) -> int:
+        """Rows of the source."""
+        return self.prepared.source.size.height
+
+    def percent(self, rows: float) -> int:
+        """Return the percentage of a job that has so many rows of its source."""
+        return _PREPARED + int(rows / self.height * (_UPSCALED - _PREPARED))
+
+    def kind(self, place: Place) -> tuple[Place, Path, int]:
+        """Return what such work is alike in: pictures of about a size have about the needs."""
+        return place, self.model.param, self.prepared.source.size.pixels.bit_length()
+
+    def go_on_from(self, earlier: Checkpoint) -> None:
+        """Take over what an earlier run has done."""
+        self.written, self.tile_size = earlier.written, earlier.tile_size
+        self.began = earlier.written.source_rows
+
+    async def done(self, written: Written, tile_size: int) -> None:
+        """Take note that another band is finished."""
+        self.written, self.tile_size = written, tile_size
+        if written.finished is None:
+            await self.save()
+
+    async def save(self) -> None:
+        """Note on the disk how far this is.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        now = Checkpoint(self.key, self.tile_size, self.written, self.began)
+        try:
+            await checkpoint.save(self.folder, now)
+        except OSError as error:
+            raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
+
+    def product(self, place: Place, tile_size: int, timings: Timings) -> Product:
+        """Return the finished result, and how it came about."""
+        assert self.written.finished is not None  # noqa: S101 - the caller saw to it
+        return Product(
+            finished=self.written.finished,
+            model=self.model,
+            place=place,
+            param_sha256=self.param_sha256,
+            bin_sha256=self.bin_sha256,
+            program_sha256=self.program_sha256,
+            tile_size=tile_size,
+            timings=timings,
+            resumed=self.began > 0,
+        )
 
 
 class Pipeline:
@@ -99,7 +205,7 @@ class Pipeline:
     async def produce(
         self, job: Job, prepared: Prepared, watch: Watch, timings: Timings, *, rank: int = 0
     ) -> Product:
-        """Turn a prepared picture into a verified result.
+        """Turn a prepared picture into a verified result, from where an earlier run left off.
 
         Args:
             job: the job.
@@ -112,91 +218,164 @@ class Pipeline:
             EngineError: no attempt succeeded; the last engine's own words.
             UpscaledError: what no other attempt could change.
         """
+        work = await self._begin(job, prepared)
+        watch.progress(work.percent(work.written.source_rows))
+        ladder: Ladder | None = None
+        failed = False
+        while True:
+            waiting = time.monotonic()
+            finishing: Finishing | None = None
+            try:
+                async with contextlib.AsyncExitStack() as bands:
+                    async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
+                        timings.add("wait", waiting)
+                        await watch.started(slot.place)
+                        if ladder is None:
+                            ladder = self._ladder(slot, work)
+                        elif failed:
+                            await slot.engine.reset()
+                        # Before the work: what is changed meanwhile took no part in it.
+                        await self._note_program(work, slot)
+                        finishing = await bands.enter_async_context(
+                            self._finishing(work, ladder.rung)
+                        )
+                        await self._upscale(slot, work, ladder.rung, finishing, watch, timings)
+                    await self._finish(work, finishing, timings)
+            except (EngineError, UnlikeError) as error:
+                assert ladder is not None  # noqa: S101 - made before anything can fail
+                failed = True
+                await self._climb_down(work, ladder, finishing, error, watch)
+                continue
+            failed = False
+            if work.written.finished is not None:
+                used = finishing.tile_size
+                watch.attempted(
+                    Attempt(ladder.rung.place.engine, ladder.rung.place.device.id, used, "ok")
+                )
+                if not work.careful:
+                    self._remember(ladder.rung, work, used)
+                return work.product(ladder.rung.place, used, timings)
+
+    async def _begin(self, job: Job, prepared: Prepared) -> _Work:
+        """Return the work that is left of a job.
+
+        Raises:
+            EngineError: the network's files can't be read.
+            NoSpaceError: the disk has no room for the pixels.
+        """
         request = job.request
         factor = request.output_size.width / job.input_size.width
         model = self._models.get(request.model_name).files_for(factor)
-        native = RawImage(
-            self._workspace.folder(job.id) / "native.rgb",
-            prepared.source.size.times(model.native_scale),
+        folder = self._workspace.folder(job.id)
+        native = RawImage(folder / "native.rgb", prepared.source.size.times(model.native_scale))
+        param_sha256 = await self._digest(model.param)
+        bin_sha256 = await self._digest(model.bin)
+        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
+        work = _Work(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
+        earlier = await checkpoint.load(folder, key)
+        if earlier is not None:
+            work.go_on_from(earlier)
+            await work.save()
+            log.info("job goes on", extra={"job": job.id, "rows": work.began})
+        await claim(native.path, native.total_bytes, keep=work.began > 0)
+        return work
+
+    def _finishing(self, work: _Work, rung: Rung) -> Finishing:
+        """Return what finishes the bands of an attempt, which begins where the last one ended."""
+
+        async def finish(band: Band) -> None:
+            tile = finishing.tile_size
+            confirmed = await work.doubts.settled(rung.place, tile, band)
+            written = await self._imaging.finish(
+                work.prepared,
+                work.native,
+                work.folder,
+                work.options,
+                replace(band, most=HOPELESS) if confirmed else band,
+                work.written,
+            )
+            await work.done(written, tile)
+
+        finishing = Finishing(
+            f"finish-{work.job.id}",
+            work.native,
+            work.height,
+            top=work.written.source_rows,
+            one_band=rung.tile_size if work.careful else None,
+            finish=finish,
         )
-        task = UpscaleTask(
-            source=prepared.source,
-            target=native,
-            model=model,
-            top=0,
-            bottom=prepared.source.size.height,
-            tile_size=request.tile_size,
-            tta=request.tta,
-            workdir=self._workspace.folder(job.id),
+        return finishing
+
+    async def _upscale(
+        self,
+        slot: Slot,
+        work: _Work,
+        rung: Rung,
+        finishing: Finishing,
+        watch: Watch,
+        timings: Timings,
+    ) -> None:
+        """Have the slot's engine do the rows that `finishing` is about."""
+        began = time.monotonic()
+        try:
+            await finishing.beside(_infer(slot.engine, work, rung.tile_size, finishing, watch))
+        except EngineError:
+            await finishing.done()  # what it got through with before counts
+            raise
+        timings.add("upscale", began)
+        _stage_done(work.job, "upscale", began, slot.place)
+
+    async def _finish(self, work: _Work, finishing: Finishing, timings: Timings) -> None:
+        """Wait for the bands that are still being finished."""
+        began = time.monotonic()
+        await finishing.done()
+        timings.add("finish", began)
+        _stage_done(work.job, "finish", began)
+
+    async def _climb_down(
+        self,
+        work: _Work,
+        ladder: Ladder,
+        finishing: Finishing | None,
+        error: EngineError,
+        watch: Watch,
+    ) -> None:
+        """Choose the next attempt after a failed one.
+
+        Raises:
+            EngineError: ``error``, when there is none.
+            NoSpaceError: the disk was to blame.
+        """
+        rung = ladder.rung
+        if await self._workspace.free_bytes() < _SCARCE_BYTES:
+            raise NoSpaceError(
+                "The server's disk was full while this picture was worked on."
+            ) from error
+        watch.attempted(
+            Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
         )
-        watch.progress(_PREPARED)
-        ladder: Ladder | None = None
-        doubts = Doubts()
-        while True:
-            used, program_sha256 = 0, None
-            waiting = time.monotonic()
-            try:
-                async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
-                    timings.add("wait", waiting)
-                    await watch.started(slot.place)
-                    if ladder is None:
-                        ladder = self._ladder(slot, task)
-                    else:
-                        await slot.engine.reset()
-                    # Before the work: what is changed or taken away meanwhile took no part in it.
-                    param_sha256 = await self._digest(model.param)
-                    bin_sha256 = await self._digest(model.bin)
-                    began = time.monotonic()
-                    outcome = await self._upscale(slot, task, ladder.rung, watch, timings)
-                    _stage_done(job, "upscale", began, slot.place)
-                    used = outcome.tile_size
-                    if slot.engine.program is not None:
-                        program_sha256 = await self._digest(slot.engine.program)
-                confirmed = await doubts.settled(slot.place, used, native)
-                finished = await self._finish(job, prepared, native, timings, confirmed)
-            except (EngineError, UnlikeError) as error:
-                assert ladder is not None  # noqa: S101 - made before anything can fail
-                rung = ladder.rung
-                if await self._workspace.free_bytes() < _SCARCE_BYTES:
-                    raise NoSpaceError(
-                        "The server's disk was full while this picture was worked on."
-                    ) from error
-                watch.attempted(
-                    Attempt(rung.place.engine, rung.place.device.id, rung.tile_size, error.message)
-                )
-                log.warning(
-                    "attempt failed",
-                    extra={
-                        "job": job.id,
-                        "device": rung.place.device.id,
-                        "engine": rung.place.engine,
-                        "tile": rung.tile_size,
-                        "reason": error.message,
-                    },
-                )
-                if isinstance(error, UnlikeError) and await doubts.can_be_settled(
-                    rung.place, used, native
-                ):
-                    ladder.stay(used)
-                elif not error.retryable or not (
-                    ladder.climb_down(used) if error.tile_matters else ladder.leave()
-                ):
-                    raise
-            else:
-                rung = ladder.rung
-                watch.attempted(Attempt(rung.place.engine, rung.place.device.id, used, "ok"))
-                if not confirmed:
-                    self._remember(rung, task, used)
-                return Product(
-                    finished=finished,
-                    model=model,
-                    place=rung.place,
-                    param_sha256=param_sha256,
-                    bin_sha256=bin_sha256,
-                    program_sha256=program_sha256,
-                    tile_size=used,
-                    timings=timings,
-                )
+        log.warning(
+            "attempt failed",
+            extra={
+                "job": work.job.id,
+                "device": rung.place.device.id,
+                "engine": rung.place.engine,
+                "tile": rung.tile_size,
+                "reason": error.message,
+            },
+        )
+        used = finishing.tile_size if finishing is not None else 0
+        if (
+            isinstance(error, UnlikeError)
+            and finishing is not None
+            and await work.doubts.can_be_settled(rung.place, used, finishing.band)
+        ):
+            work.careful = True
+            ladder.stay(used)
+        elif not error.retryable or not (
+            ladder.climb_down(used) if error.tile_matters else ladder.leave()
+        ):
+            raise error
 
     async def _digest(self, path: Path) -> str:
         try:
@@ -206,71 +385,51 @@ class Pipeline:
                 f"{path.name} can't be read: {error.strerror}.", retryable=False
             ) from error
 
-    def _ladder(self, slot: Slot, task: UpscaleTask) -> Ladder:
+    async def _note_program(self, work: _Work, slot: Slot) -> None:
+        program = slot.engine.program
+        work.program_sha256 = None if program is None else await self._digest(program)
+
+    def _ladder(self, slot: Slot, work: _Work) -> Ladder:
         """Return the ladder whose first rung is the slot that the job was given."""
-        key = (slot.place, task.model.param, _size_class(task))
-        first = Rung(slot.place, task.tile_size or self._tiles_that_worked.get(key, 0))
+        wanted = work.job.request.tile_size
+        known = work.tile_size or self._tiles_that_worked.get(work.kind(slot.place), 0)
         # Other GPUs before the CPU, whichever the job began on.
         others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
-        return Ladder(first, others, fixed_tile=task.tile_size > 0)
+        return Ladder(Rung(slot.place, wanted or known), others, fixed_tile=wanted > 0)
 
-    def _remember(self, rung: Rung, task: UpscaleTask, used: int) -> None:
+    def _remember(self, rung: Rung, work: _Work, used: int) -> None:
         """Note the tile size that worked where the engine's own choice had failed."""
-        if task.tile_size == 0 and rung.tile_size != 0:
-            key = (rung.place, task.model.param, _size_class(task))
-            self._tiles_that_worked[key] = used or rung.tile_size
+        if work.job.request.tile_size == 0 and rung.tile_size != 0 and not work.began:
+            self._tiles_that_worked[work.kind(rung.place)] = used or rung.tile_size
 
-    async def _upscale(
-        self, slot: Slot, task: UpscaleTask, rung: Rung, watch: Watch, timings: Timings
-    ) -> UpscaleOutcome:
-        began = time.monotonic()
-        rows = slot.engine.max_rows(task.source.size.width, task.model.native_scale)
-        if rows < 1:
-            raise EngineError("The picture is too wide for this engine.", tile_matters=False)
-        await asyncio.to_thread(_allocate, task.target)
-        outcome = UpscaleOutcome(tile_size=0, seconds=0.0)
-        for top, bottom in bands(task.source.size.height, rows):
 
-            def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
-                done = (top + progress.share * (bottom - top)) / task.source.size.height
-                watch.progress(_PREPARED + int(done * (_UPSCALED - _PREPARED)))
+async def _infer(
+    engine: Engine, work: _Work, tile_size: int, finishing: Finishing, watch: Watch
+) -> None:
+    """Have ``engine`` do the rows that ``finishing`` waits for, as many at once as it can."""
+    source, model = work.prepared.source, work.model
+    most = engine.max_rows(source.size.width, model.native_scale)
+    if most < 1:
+        raise EngineError("The picture is too wide for this engine.", tile_matters=False)
+    for top, bottom in task_rows(finishing.top, finishing.end, most, tile_size):
 
-            band = UpscaleTask(
-                source=task.source,
-                target=task.target,
-                model=task.model,
-                top=top,
-                bottom=bottom,
-                tile_size=rung.tile_size,
-                tta=task.tta,
-                workdir=task.workdir,
-            )
-            outcome = await slot.engine.upscale(band, on_progress)
-        timings.add("upscale", began)
-        return outcome
+        def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
+            finishing.reached(top + progress.rows, progress.tile_size)
+            watch.progress(work.percent(top + progress.share * (bottom - top)))
 
-    async def _finish(
-        self, job: Job, prepared: Prepared, native: RawImage, timings: Timings, confirmed: bool
-    ) -> Finished:
-        began = time.monotonic()
-        request = job.request
-        finished = await self._imaging.finish(
-            prepared,
-            native,
-            self._workspace.folder(job.id),
-            FinishOptions(
-                format=request.format,
-                size=request.output_size,
-                quality=request.quality,
-                lossless=request.lossless,
-                background=request.background,
-                keep_metadata=request.keep_metadata,
-                confirmed=confirmed,
-            ),
+        task = UpscaleTask(
+            source=source,
+            target=work.native,
+            model=model,
+            top=top,
+            bottom=bottom,
+            tile_size=tile_size,
+            tta=work.job.request.tta,
+            workdir=work.folder,
         )
-        timings.add("finish", began)
-        _stage_done(job, "finish", began)
-        return finished
+        outcome = await engine.upscale(task, on_progress)
+        tile_size = tile_size or outcome.tile_size
+        finishing.reached(bottom, outcome.tile_size)
 
 
 def _stage_done(job: Job, stage: str, since: float, place: Place | None = None) -> None:
@@ -278,32 +437,3 @@ def _stage_done(job: Job, stage: str, since: float, place: Place | None = None) 
     where = {"device": place.device.id} if place else {}
     seconds = round(time.monotonic() - since, 2)
     log.info("stage done", extra={"job": job.id, "stage": stage, **where, "seconds": seconds})
-
-
-def _size_class(task: UpscaleTask) -> int:
-    """Return the power of two that the source's pixels reach: alike pictures, alike needs."""
-    return task.source.size.pixels.bit_length()
-
-
-def _allocate(image: RawImage) -> None:
-    """Make the file of an image with its full length, whatever was there before."""
-    with image.path.open("wb") as file:
-        try:
-            # Claimed now: a disk that fills up later would end the work in its middle.
-            os.posix_fallocate(file.fileno(), 0, image.total_bytes)
-        except OSError as error:
-            if error.errno in OUT_OF_SPACE:
-                raise NoSpaceError(
-                    f"The server's disk has no room for the {image.total_bytes >> 20} MiB of this "
-                    "job's pixels."
-                ) from error
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-                raise
-            file.truncate(image.total_bytes)  # this file system can't claim
-
-
-def bands(height: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield (top, bottom) of as few bands as cover ``height`` rows, none higher than ``most``."""
-    count = -(-height // most)
-    for number in range(count):
-        yield height * number // count, height * (number + 1) // count

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from upscaled.imaging import Prepared
+from upscaled.imaging import Band, Finished, FinishOptions, Imaging, Prepared
 from upscaled.pictures import RawImage
 
 Pixels = NDArray[np.uint8]
@@ -34,3 +34,13 @@ def enlarged(prepared: Prepared, scale: int = 2) -> RawImage:
     size = (source.width * scale, source.height * scale)
     native = np.asarray(source.resize(size, Image.Resampling.LANCZOS))
     return stored(native, prepared.source.path.with_name("native.rgb"))
+
+
+async def finished(
+    imaging: Imaging, prepared: Prepared, native: RawImage, folder: Path, options: FinishOptions
+) -> Finished:
+    """Have a picture finished that is one band."""
+    band = Band(0, prepared.source.size.height)
+    written = await imaging.finish(prepared, native, folder, options, band)
+    assert written.finished is not None
+    return written.finished

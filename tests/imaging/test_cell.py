@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.imaging.helpers import enlarged
+from tests.imaging.helpers import enlarged, finished
 from upscaled.errors import EngineError
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
 from upscaled.imaging.cell import Confinement, close_cell
@@ -254,9 +254,9 @@ async def test_every_format_is_read_and_written_inside_the_cell(
     native = await asyncio.to_thread(enlarged, prepared)
     for target in RESULT_FORMATS:
         options = FinishOptions(format=target, size=native.size)
-        finished = await confined.finish(prepared, native, workdir, options)
-        assert finished.path == workdir / f"result.{target}"
-        assert finished.path.stat().st_size == finished.file_size_bytes
+        done = await finished(confined, prepared, native, workdir, options)
+        assert done.path == workdir / f"result.{target}"
+        assert done.path.stat().st_size == done.file_size_bytes
 
 
 async def test_another_jobs_files_are_out_of_reach(confined: Imaging, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ async def test_another_jobs_files_are_out_of_reach(confined: Imaging, tmp_path: 
     assert shown == "PermissionError"
     # … nor written to.
     assert await asyncio.to_thread(_shown_to_a_child, other / "new", mine) == "PermissionError"
-    assert (await confined.finish(prepared, native, mine, elsewhere)).path.exists()
+    assert (await finished(confined, prepared, native, mine, elsewhere)).path.exists()
 
 
 def _shown_to_a_child(path: Path, own: Path) -> str:

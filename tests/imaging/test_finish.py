@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from tests.imaging import makers
 from tests.imaging.eye import seen
-from tests.imaging.helpers import enlarged
+from tests.imaging.helpers import enlarged, finished
 from tests.imaging.makers import encoded, exif
 from tests.imaging.zoo import CARD, COLOUR, in_srgb
 from upscaled.errors import UnusablePictureError
@@ -37,7 +37,7 @@ async def test_exif_is_corrected_and_its_thumbnail_dropped(
     prepared = await _prepared(data, imaging, tmp_path)
     native = enlarged(prepared)
     for kind in ("jpg", "png", "webp"):
-        done = await imaging.finish(prepared, native, tmp_path, FinishOptions(kind, native.size))
+        done = await finished(imaging, prepared, native, tmp_path, FinishOptions(kind, native.size))
         with Image.open(done.path) as result:
             tags = result.getexif()
             details = tags.get_ifd(ExifTags.IFD.Exif)
@@ -55,7 +55,7 @@ async def test_without_metadata_pixels_become_srgb_and_nothing_else_is_left(
     prepared = await _prepared(data, imaging, tmp_path)
     native = enlarged(prepared)
     options = FinishOptions("jpg", native.size, keep_metadata=False)
-    done = await imaging.finish(prepared, native, tmp_path, options)
+    done = await finished(imaging, prepared, native, tmp_path, options)
     with Image.open(done.path) as result:
         assert not {"exif", "icc_profile"} & set(result.info)
     assert {"EXIF, as was asked for", "ICC profile, as was asked for"} <= set(done.lost)
@@ -66,7 +66,9 @@ async def test_the_result_has_the_promised_size(
     size: Size, imaging: Imaging, tmp_path: Path
 ) -> None:
     prepared = await _prepared(encoded(CARD, "PNG"), imaging, tmp_path)
-    done = await imaging.finish(prepared, enlarged(prepared), tmp_path, FinishOptions("png", size))
+    done = await finished(
+        imaging, prepared, enlarged(prepared), tmp_path, FinishOptions("png", size)
+    )
     with Image.open(done.path) as result:
         assert result.size == (size.width, size.height)
     content = done.path.read_bytes()
@@ -81,7 +83,7 @@ async def test_transparency_is_laid_on_the_background_for_jpeg(
     prepared = await _prepared(encoded(picture, "PNG"), imaging, tmp_path)
     native = enlarged(prepared)
     options = FinishOptions("jpg", native.size, background=(10, 200, 30))
-    done = await imaging.finish(prepared, native, tmp_path, options)
+    done = await finished(imaging, prepared, native, tmp_path, options)
     colour, _ = seen(done.path)
     assert np.abs(colour.astype(int) - (10, 200, 30)).max() <= 2
     assert any("background" in phrase for phrase in done.lost)
@@ -94,7 +96,7 @@ async def test_colour_under_transparent_pixels_does_not_bleed(
     pixels[12:36, 12:36] = (255, 255, 255, 255)  # white on transparent black
     prepared = await _prepared(encoded(Image.fromarray(pixels), "PNG"), imaging, tmp_path)
     native = enlarged(prepared, 4)
-    done = await imaging.finish(prepared, native, tmp_path, FinishOptions("png", native.size))
+    done = await finished(imaging, prepared, native, tmp_path, FinishOptions("png", native.size))
     with Image.open(done.path) as result:
         made = np.asarray(result)
     assert made[..., :3][made[..., 3] > 0].min() >= 254
@@ -109,11 +111,11 @@ async def test_quality_and_lossless_are_heeded(imaging: Imaging, tmp_path: Path)
         lengths = []
         for quality in (1, 30, 95, 100):
             options = FinishOptions(kind, native.size, quality=quality)
-            done = await imaging.finish(prepared, native, tmp_path, options)
+            done = await finished(imaging, prepared, native, tmp_path, options)
             lengths.append(done.file_size_bytes)
         assert lengths == sorted(lengths)
     options = FinishOptions("webp", native.size, lossless=True)
-    done = await imaging.finish(prepared, native, tmp_path, options)
+    done = await finished(imaging, prepared, native, tmp_path, options)
     assert seen(done.path)[0].tobytes() == native.path.read_bytes()
 
 
@@ -122,7 +124,7 @@ async def test_an_unlike_picture_leaves_no_result(imaging: Imaging, tmp_path: Pa
     native = enlarged(prepared)
     native.path.write_bytes(bytes(native.total_bytes))
     with pytest.raises(UnlikeError) as caught:
-        await imaging.finish(prepared, native, tmp_path, FinishOptions("png", native.size))
+        await finished(imaging, prepared, native, tmp_path, FinishOptions("png", native.size))
     assert caught.value.retryable
     assert not list(tmp_path.glob("result*"))
 
@@ -135,10 +137,15 @@ async def test_prepared_survives_as_json(imaging: Imaging, tmp_path: Path) -> No
 
 async def test_strips_resample_like_the_whole() -> None:
     whole = Image.fromarray(np.tile(COLOUR, (5, 3, 1)))
+    old = Size(*whole.size)
+
+    def part(top: int, bottom: int) -> Image.Image:
+        return whole.crop((0, top, whole.width, bottom))
+
     for size in (Size(90, 110), Size(400, 777), Size(180, 55)):
         wanted = np.asarray(whole.resize((size.width, size.height), Image.Resampling.LANCZOS))
         parts = [
-            resample(whole, size, top, min(top + 37, size.height))
+            resample(part, old, size, top, min(top + 37, size.height))
             for top in range(0, size.height, 37)
         ]
         assert np.abs(np.concatenate(parts).astype(int) - wanted).max() <= 1
@@ -159,7 +166,7 @@ async def test_the_background_is_the_colour_that_was_named_also_in_a_wide_profil
     prepared = await imaging.prepare(upload, tmp_path)
     native = enlarged(prepared)
     options = FinishOptions("jpg", native.size, background=(200, 40, 40))
-    done = await imaging.finish(prepared, native, tmp_path, options)
+    done = await finished(imaging, prepared, native, tmp_path, options)
     with Image.open(done.path) as result:
         assert result.info["icc_profile"] == makers.WIDE
         shown = in_srgb(result, makers.WIDE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.imaging.helpers import enlarged
+from tests.imaging.helpers import enlarged, finished
 from tests.imaging.makers import encoded
 from tests.imaging.trap_house import Trap, harmless_monsters, traps
 from tests.imaging.zoo import CARD
@@ -46,7 +46,7 @@ async def test_monstrous_metadata_is_left_behind(
     prepared = await imaging.prepare(upload, tmp_path)
     native = enlarged(prepared)
     for kind in ("png", "jpg"):
-        done = await imaging.finish(prepared, native, tmp_path, FinishOptions(kind, native.size))
+        done = await finished(imaging, prepared, native, tmp_path, FinishOptions(kind, native.size))
         assert done.file_size_bytes < 1_000_000, name
     assert _resident() < MEMORY
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.imaging.eye import mean_delta_e, on_white, seen
-from tests.imaging.helpers import enlarged, pixels_of
+from tests.imaging.helpers import enlarged, finished, pixels_of
 from tests.imaging.zoo import Animal, animals
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, Prepared
 
@@ -51,7 +51,7 @@ async def test_comes_through_looking_like_itself(
     for kept in (True, False):
         for kind in RESULT_FORMATS:
             options = FinishOptions(kind, native.size, keep_metadata=kept)
-            done = await imaging.finish(prepared, native, tmp_path, options)
+            done = await finished(imaging, prepared, native, tmp_path, options)
             colour, alpha = seen(done.path)
             assert colour.shape[:2] == (native.size.height, native.size.width)
             assert (alpha is not None) == (animal.alpha is not None and kind != "jpg")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from upscaled.imaging.raw import Pixels
-from upscaled.imaging.resample import resample
-from upscaled.pictures import Size
+from upscaled.imaging.resample import reader, resample
+from upscaled.pictures import RawImage, Size
 
 BLOCK = 8
 """Strips given to `bleed` start at multiples of this many rows."""
@@ -75,21 +75,29 @@ def bleed(rgb: Pixels, alpha: Pixels, behind: NDArray[np.float32]) -> Pixels:
 
 
 class Enlarger:
-    """A whole alpha channel that grows to ``size``.
+    """An alpha channel that grows to ``size``, a strip at a time.
 
     Lanczos, held within what the nine source pixels around hold: a wholly opaque or transparent
     area stays so, without ripples beside its edge.
     """
 
-    def __init__(self, alpha: Image.Image, size: Size) -> None:
-        self._alpha = alpha
-        self._low = alpha.filter(ImageFilter.MinFilter(3))
-        self._high = alpha.filter(ImageFilter.MaxFilter(3))
+    def __init__(self, alpha: RawImage, size: Size) -> None:
+        self._old = alpha.size
         self._size = size
+        self._read = reader(alpha)
 
     def rows(self, top: int, bottom: int) -> Pixels:
         """Return rows of the enlarged channel, rows × columns."""
-        nearest = Image.Resampling.NEAREST
-        low = resample(self._low, self._size, top, bottom, nearest)
-        high = resample(self._high, self._size, top, bottom, nearest)
-        return np.clip(resample(self._alpha, self._size, top, bottom), low, high)
+        low = self._nearest(ImageFilter.MinFilter(3), top, bottom)
+        high = self._nearest(ImageFilter.MaxFilter(3), top, bottom)
+        smooth = resample(self._read, self._old, self._size, top, bottom)
+        return np.clip(smooth, low, high)
+
+    def _nearest(self, rank: ImageFilter.RankFilter, top: int, bottom: int) -> Pixels:
+        def filtered(first: int, last: int) -> Image.Image:
+            above, below = max(0, first - 1), min(self._old.height, last + 1)
+            part = self._read(above, below).filter(rank)
+            return part.crop((0, first - above, part.width, last - above))
+
+        method = Image.Resampling.NEAREST
+        return resample(filtered, self._old, self._size, top, bottom, method)

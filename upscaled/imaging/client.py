@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,14 @@ from upscaled.imaging.records import (
     DEFAULT_MEMORY_MB,
     DOUBTFUL,
     FORMATS,
+    NOTHING_WRITTEN,
+    Band,
     Finished,
     FinishOptions,
     Prepared,
     Probe,
     UnlikeError,
+    Written,
     raw_to_json,
 )
 from upscaled.pictures import RawImage, Size
@@ -36,6 +41,8 @@ from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedErro
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6
 """Ten times what writing a pixel of a PNG takes on a slow core."""
+_MOST_THREADS = 4
+"""That write a result at a time; more wait for the disk."""
 _WALL_PER_CPU = 10
 """How much longer than its processor time a request may take on a busy machine."""
 
@@ -74,6 +81,7 @@ class Imaging:
             "formats": sorted(formats),
             "max_pixels": max_pixels,
             "memory_limit_mb": memory_limit_mb,
+            "threads": min(_MOST_THREADS, os.cpu_count() or 1),
         }
         self._cpu_seconds = cpu_seconds
         # Thread pools that nobody needs would take the bounded address space.
@@ -157,12 +165,28 @@ class Imaging:
         return score
 
     async def finish(
-        self, prepared: Prepared, native: RawImage, workdir: Path, options: FinishOptions
-    ) -> Finished:
-        """Verify ``native``, write ``workdir/result.<format>``, read it back.
+        self,
+        prepared: Prepared,
+        native: RawImage,
+        workdir: Path,
+        options: FinishOptions,
+        band: Band,
+        written: Written = NOTHING_WRITTEN,
+    ) -> Written:
+        """Verify a band of ``native`` and write what it adds to the result.
+
+        With the last band ``workdir/result.<format>`` is complete, and was read back.
+
+        Args:
+            prepared: the picture.
+            native: its enlargement, whose rows up to the band's end are there.
+            workdir: the job's folder.
+            options: how the result is to be written.
+            band: begins where the last one ended.
+            written: what came of the bands before.
 
         Raises:
-            UnlikeError: ``native`` is not the enlarged source.
+            UnlikeError: the band is not the enlarged source.
             EngineError: the result could not be written, or not as it was meant.
             NoSpaceError: memory or disk do not suffice.
         """
@@ -172,20 +196,15 @@ class Imaging:
             "native": raw_to_json(native),
             "workdir": str(workdir),
             "options": options.to_json(),
+            "band": [band.top, band.bottom, band.most],
+            "written": written.to_json(),
         }
         pixels = max(native.size, options.size, key=lambda size: size.pixels)
         beside = (prepared.alpha and prepared.alpha.path, prepared.sidecar)
         reads = [prepared.source.path, native.path, *(path for path in beside if path)]
         reply = await self._request(message, self._writing_seconds(pixels), reads)
-        return Finished(
-            Path(reply["path"]),
-            options.size,
-            reply["file_size_bytes"],
-            reply["sha256"],
-            reply["score"],
-            tuple(reply["kept"]),
-            tuple(reply["lost"]),
-        )
+        finished = reply["finished"] and Finished.from_json(reply["finished"])
+        return replace(Written.from_json(reply["written"]), finished=finished)
 
     async def close(self) -> None:
         """End every process, each after the request it is at."""

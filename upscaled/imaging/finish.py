@@ -1,194 +1,230 @@
-"""The engine's pixels become the finished file, which is read back before it counts."""
+"""The engine's pixels become the finished file, a band at a time: verified, written, read back."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field, replace
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageCms
-
 from upscaled.errors import EngineError
-from upscaled.imaging.alpha import Enlarger
-from upscaled.imaging.colour import in_profile, profile_to_srgb
-from upscaled.imaging.encode import JPEG_EXIF_LIMIT, encode, is_lossless, mean_error_allowed
-from upscaled.imaging.raw import Pixels, read_rows, strips
-from upscaled.imaging.records import DOUBTFUL, HOPELESS, Finished, FinishOptions, Prepared
-from upscaled.imaging.resample import resample
+from upscaled.imaging.encoder import EncodedStrip, StripEncoder, mean_error_allowed, quality_of
+from upscaled.imaging.jpeg import JpegEncoder
+from upscaled.imaging.png import PngEncoder
+from upscaled.imaging.raw import read_rows, strips
+from upscaled.imaging.records import Band, Finished, FinishOptions, Piece, Prepared, Written
+from upscaled.imaging.rows import ResultRows
 from upscaled.imaging.sidecar import Sidecar, resized
 from upscaled.imaging.verify import likeness
+from upscaled.imaging.webp import write_webp
 from upscaled.pictures import RawImage
 
-_CELL = 32
-"""Side of the blocks whose means are compared between encoded and decoded file, in pixels."""
-_PLUGIN = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+PART = "result.part"
+"""The file of a result that is not finished."""
+_JPEG_EXIF_LIMIT = 65_533
+"""Bytes that one JPEG segment holds."""
+_ROWS = 64
+"""Until its end a result is written up to multiples of this, where any encoder's strips may end."""
+_BLOCK = 1 << 20
 
 
-@dataclass
-class _Fingerprint:
-    """What a picture's pixels come to: a hash of all of them, and local means.
+def finish_band(
+    prepared: Prepared,
+    native: RawImage,
+    workdir: Path,
+    options: FinishOptions,
+    band: Band,
+    written: Written,
+    *,
+    threads: int = 1,
+) -> Written:
+    """Verify a band of ``native``, write what it adds to the result; with the last one, finish it.
 
-    Colour counts as much as it is visible, since encoders change what is under transparency.
-    """
+    Args:
+        prepared: the picture.
+        native: its enlargement, whose rows up to the band's end are there.
+        workdir: where ``result.<format>`` is made.
+        options: how it is to be written.
+        band: begins where the last one ended.
+        written: what came of the bands before.
+        threads: how many strips are encoded at a time.
 
-    means: list[NDArray[np.float32]] = field(default_factory=list)
-    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def add(self, rows: Pixels) -> None:
-        """Take the next rows, RGB or RGBA; all but the last strip a multiple of `_CELL` high."""
-        if rows.shape[2] == 4:
-            rows = np.concatenate((rows[..., :3] * (rows[..., 3:] > 0), rows[..., 3:]), axis=2)
-        self.sha256.update(np.ascontiguousarray(rows).data)
-        image = Image.fromarray(rows)
-        if image.mode == "RGBA":
-            image = image.convert("RGBa")
-        self.means.append(np.asarray(image.reduce(_CELL), np.float32))
-
-    def difference(self, other: _Fingerprint) -> float:
-        """Return the largest difference of a local mean, in levels."""
-        return float(np.abs(np.concatenate(self.means) - np.concatenate(other.means)).max())
-
-
-def finish(prepared: Prepared, native: RawImage, workdir: Path, options: FinishOptions) -> Finished:
-    """Verify ``native``, bring it to its promised size, write it, read it back.
+    Returns:
+        What the next band goes on from.
 
     Raises:
-        UnlikeError: ``native`` is not the enlarged source.
+        UnlikeError: the band is not the enlarged source; nothing was written.
         EngineError: the written file does not hold what was written.
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    most = HOPELESS if options.confirmed else DOUBTFUL
-    score = likeness(prepared.source, native, 0, prepared.source.size.height, most)
-    kept, lost = list(prepared.kept), list(prepared.lost)
-    icc, exif = _metadata(prepared, options, kept, lost)
-    to_srgb = None
-    if not options.keep_metadata:
-        profile = Sidecar.load(prepared.sidecar).icc
-        to_srgb = profile_to_srgb(profile) if profile else None
-    elif icc and prepared.alpha is not None:
-        # A colour the caller names is meant as sRGB; the pixels are in the picture's own profile.
-        options = replace(options, background=in_profile(options.background, icc))
-    image, written = _assembled(prepared, native, options, to_srgb)
-    if prepared.alpha is not None and options.format == "jpg":
-        kept.remove("transparency")
-        lost.append("transparency, laid on the background colour")
+    score = likeness(prepared.source, native, band.top, band.bottom, band.most)
+    written = replace(written, source_rows=band.bottom, score=min(written.score, score))
+    last = band.bottom == prepared.source.size.height
+    beside = _Metadata(prepared, options)
+    rows = ResultRows(prepared, native, options)
+    part = workdir / PART
+    if options.format != "webp":
+        stop = rows.ready(_native_row(band.bottom, prepared, native))
+        if not last:
+            stop = max(written.rows, stop // _ROWS * _ROWS)
+        written = _extended(part, _encoder(rows, options, beside), rows, stop, written, threads)
+    elif last:
+        write_webp(rows, part, options, beside.icc, beside.exif)
+    if not last:
+        if rows.resampled or options.format == "webp":  # what comes later needs these rows again
+            first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
+            written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
+        return written
     path = workdir / f"result.{options.format}"
-    part = path.with_suffix(".part")
-    try:
-        encode(image, part, options, icc, exif)
-        image.close()
-        _check_written(part, written, options)
-        digest = hashlib.sha256()
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-            while block := file.read(1 << 20):
-                digest.update(block)
-        part.rename(path)
-        folder = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        part.unlink(missing_ok=True)
-    return Finished(
-        path, options.size, path.stat().st_size, digest.hexdigest(), score, tuple(kept), tuple(lost)
+    size, sha256 = _sealed(part, path, written)
+    kept, lost = tuple(beside.kept), tuple(beside.lost)
+    finished = Finished(path, options.size, size, sha256, written.score, kept, lost)
+    return replace(written, finished=finished)
+
+
+class _Metadata:
+    """What the result carries beside its pixels, and what is told of that."""
+
+    def __init__(self, prepared: Prepared, options: FinishOptions) -> None:
+        self.icc, self.exif = b"", b""
+        self.kept, self.lost = list(prepared.kept), list(prepared.lost)
+        if prepared.alpha is not None and options.format == "jpg":
+            self._lose("transparency", "transparency, laid on the background colour")
+        if prepared.sidecar is None:
+            return
+        if not options.keep_metadata:
+            for phrase in sorted({"ICC profile", "EXIF"} & set(self.kept)):
+                self._lose(phrase, f"{phrase}, as was asked for")
+            return
+        sidecar = Sidecar.load(prepared.sidecar)
+        self.icc = sidecar.icc
+        exif = resized(sidecar.exif, options.size) if sidecar.exif else b""
+        if options.format == "jpg" and len(exif) > _JPEG_EXIF_LIMIT:
+            self._lose("EXIF", f"EXIF of {len(exif)} bytes, more than a JPEG holds")
+            exif = b""
+        self.exif = exif
+
+    def _lose(self, phrase: str, words: str) -> None:
+        self.kept.remove(phrase)
+        self.lost.append(words)
+
+
+def _encoder(rows: ResultRows, options: FinishOptions, beside: _Metadata) -> StripEncoder:
+    if options.format == "png":
+        return PngEncoder(options.size, rows.channels, beside.icc, beside.exif)
+    quality = quality_of(options)
+    allowed = mean_error_allowed(quality)
+    return JpegEncoder(options.size, quality, allowed, beside.icc, beside.exif)
+
+
+def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:
+    return row * native.size.height // prepared.source.size.height
+
+
+def _extended(
+    part: Path,
+    encoder: StripEncoder,
+    rows: ResultRows,
+    stop: int,
+    written: Written,
+    threads: int,
+) -> Written:
+    """Append the rows up to ``stop`` to the result's unfinished file."""
+    state = written.state if written.length else encoder.start
+    length = check = 0
+    with part.open("r+b" if written.length else "wb") as file:
+        file.truncate(written.length)
+        file.seek(written.length)
+
+        def append(content: bytes) -> None:
+            nonlocal length, check
+            file.write(content)
+            length += len(content)
+            check = zlib.crc32(content, check)
+
+        if not written.length:
+            append(encoder.head())
+        for strip in _encoded(encoder, rows, written.rows, stop, threads):
+            append(strip.content)
+            state = encoder.joined(state, strip)
+        if stop == rows.size.height:
+            append(encoder.tail(state))
+    piece = Piece(PART, written.length, length, check)
+    return replace(
+        written,
+        rows=stop,
+        length=written.length + length,
+        state=state,
+        pieces=(*written.pieces, piece),
     )
 
 
-def _metadata(
-    prepared: Prepared, options: FinishOptions, kept: list[str], lost: list[str]
-) -> tuple[bytes, bytes]:
-    """Return profile and EXIF block for the result, and correct what is said of them."""
-    if prepared.sidecar is None:
-        return b"", b""
-    sidecar = Sidecar.load(prepared.sidecar)
-    if not options.keep_metadata:
-        for phrase in {"ICC profile", "EXIF"} & set(kept):
-            kept.remove(phrase)
-            lost.append(f"{phrase}, as was asked for")
-        return b"", b""
-    exif = resized(sidecar.exif, options.size) if sidecar.exif else b""
-    if options.format == "jpg" and len(exif) > JPEG_EXIF_LIMIT:
-        kept.remove("EXIF")
-        lost.append(f"EXIF of {len(exif)} bytes, more than a JPEG holds")
-        exif = b""
-    return sidecar.icc, exif
+def _encoded(
+    encoder: StripEncoder, rows: ResultRows, top: int, bottom: int, threads: int
+) -> Iterator[EncodedStrip]:
+    """Yield the rows' strips in their order, some of them being made ahead."""
+
+    def made(first: int, last: int) -> EncodedStrip:
+        return encoder.strip(rows.get(first, last), first)
+
+    row_bytes = rows.channels * rows.size.width
+    spans = [(top + a, top + b) for a, b in strips(bottom - top, row_bytes, encoder.multiple)]
+    if len(spans) == 1 or threads == 1:
+        for span in spans:
+            yield made(*span)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[EncodedStrip]] = deque()
+        for span in spans:
+            ahead.append(pool.submit(made, *span))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def _assembled(
-    prepared: Prepared,
-    native: RawImage,
-    options: FinishOptions,
-    to_srgb: ImageCms.ImageCmsTransform | None,
-) -> tuple[Image.Image, _Fingerprint]:
-    """Return the picture as it is to be encoded, and its fingerprint."""
-    size = options.size
-    enlarger = None
-    if prepared.alpha is not None:
-        rows = read_rows(prepared.alpha, 0, prepared.alpha.size.height)[..., 0]
-        enlarger = Enlarger(Image.fromarray(rows), size)
-    with_alpha = enlarger is not None and options.format != "jpg"
-    image = Image.new("RGBA" if with_alpha else "RGB", (size.width, size.height))
-    fingerprint = _Fingerprint()
-    for top, bottom in strips(size.height, 4 * size.width, _CELL):
-        if size == native.size:
-            pixels = read_rows(native, top, bottom)
-        else:
-            pixels = resample(native, size, top, bottom)
-        if to_srgb is not None:
-            converted = ImageCms.applyTransform(Image.fromarray(pixels), to_srgb)
-            pixels = np.asarray(converted)
-        if enlarger is not None:
-            alpha = enlarger.rows(top, bottom)[..., None]
-            if with_alpha:
-                pixels = np.concatenate((pixels, alpha), axis=2)
-            else:
-                share = alpha.astype(np.float32) / 255
-                flat = pixels * share + np.array(options.background, np.float32) * (1 - share)
-                pixels = np.rint(flat).astype(np.uint8)
-        fingerprint.add(pixels)
-        image.paste(Image.fromarray(pixels), (0, top))
-    return image, fingerprint
+def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:
+    check = 0
+    for first, last in strips(bottom - top, raw.row_bytes):
+        check = zlib.crc32(read_rows(raw, top + first, top + last).data, check)
+    return Piece(raw.path.name, top * raw.row_bytes, (bottom - top) * raw.row_bytes, check)
 
 
-def _check_written(path: Path, written: _Fingerprint, options: FinishOptions) -> None:
-    """Decode the file completely and compare it with what went into it.
+def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
+    """Bring the file to the disk under its name; return its length and SHA-256.
 
     Raises:
-        EngineError: it differs.
+        EngineError: it is not what was written.
     """
-    found = _Fingerprint()
+    digest = hashlib.sha256()
+    pieces = [piece for piece in written.pieces if piece.name == part.name]
+    length = part.stat().st_size
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+        for piece in pieces:
+            check = 0
+            for block in _blocks(piece.length):
+                content = file.read(block)
+                check = zlib.crc32(content, check)
+                digest.update(content)
+            if check != piece.crc32:
+                raise EngineError("The result's file is not what was written to it.")
+        while content := file.read(_BLOCK):  # all of a file that was not made in pieces
+            digest.update(content)
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with Image.open(path, formats=[_PLUGIN[options.format]]) as image:
-            image.load()
-            if image.size != (options.size.width, options.size.height):
-                raise EngineError(
-                    f"The written file is {image.size[0]}×{image.size[1]}, not {options.size}."
-                )
-            for top, bottom in strips(image.height, 4 * image.width, _CELL):
-                found.add(_same_shape(image.crop((0, top, image.width, bottom)), written))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise EngineError(f"The written file cannot be read back: {error}.") from error
-    if found.sha256.digest() == written.sha256.digest():
-        return
-    allowed = mean_error_allowed(options)
-    moved = written.difference(found)
-    if is_lossless(options) or moved > allowed:
-        raise EngineError(
-            f"The written file does not hold what was written: local means differ by {moved:.1f} "
-            f"levels, {allowed:.1f} are allowed."
-        )
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return length, digest.hexdigest()
 
 
-def _same_shape(strip: Image.Image, written: _Fingerprint) -> Pixels:
-    """Return the strip's pixels with alpha where the written picture had it.
-
-    An encoder may leave out an alpha channel that is wholly opaque at its place.
-    """
-    with_alpha = written.means[0].shape[2] == 4
-    return np.asarray(strip.convert("RGBA" if with_alpha else "RGB"))
+def _blocks(length: int) -> Iterator[int]:
+    for start in range(0, length, _BLOCK):
+        yield min(_BLOCK, length - start)

@@ -113,8 +113,6 @@ class FinishOptions:
     """What a transparent picture is laid on where the format holds no transparency."""
     keep_metadata: bool = True
     """Put ICC profile and EXIF data back; else the pixels are converted to sRGB."""
-    confirmed: bool = False
-    """Another process made the very same pixels: doubts no longer count, only certainty does."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` takes back."""
@@ -126,7 +124,6 @@ class FinishOptions:
             "lossless": self.lossless,
             "background": list(self.background),
             "keep_metadata": self.keep_metadata,
-            "confirmed": self.confirmed,
         }
 
     @classmethod
@@ -140,7 +137,6 @@ class FinishOptions:
             document["lossless"],
             (red, green, blue),
             document["keep_metadata"],
-            document["confirmed"],
         )
 
 
@@ -156,6 +152,97 @@ class Finished:
     """1.0: just like the source; 0.0: at the edge of being doubted, or confirmed beyond it."""
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` takes back."""
+        return {
+            "path": str(self.path),
+            "width": self.size.width,
+            "height": self.size.height,
+            "file_size_bytes": self.file_size_bytes,
+            "sha256": self.sha256,
+            "score": self.score,
+            "kept": list(self.kept),
+            "lost": list(self.lost),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Finished:
+        """Return what `to_json` was called on."""
+        return cls(
+            Path(document["path"]),
+            Size(document["width"], document["height"]),
+            document["file_size_bytes"],
+            document["sha256"],
+            document["score"],
+            tuple(document["kept"]),
+            tuple(document["lost"]),
+        )
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows ``top`` to ``bottom`` (excluded) of the source, which an engine is done with."""
+
+    top: int
+    bottom: int
+    most: float = DOUBTFUL
+    """How unlike the source they may be; `HOPELESS` when another process made the very same."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a file that later bands build on."""
+
+    name: str
+    offset: int
+    length: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """How far a result is written: what the next band goes on from, in whatever process."""
+
+    source_rows: int = 0
+    """Rows of the source whose enlargement was verified."""
+    rows: int = 0
+    """Rows of the result in the unfinished file."""
+    length: int = 0
+    """Bytes of the unfinished file; what stands behind them is of an attempt that broke off."""
+    state: int = 0
+    """The encoder's own."""
+    score: float = 1.0
+    """The lowest of the bands so far."""
+    pieces: tuple[Piece, ...] = ()
+    finished: Finished | None = None
+    """Once the last band was taken."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` takes back; without what is finished."""
+        return {
+            "source_rows": self.source_rows,
+            "rows": self.rows,
+            "length": self.length,
+            "state": self.state,
+            "score": self.score,
+            "pieces": [[p.name, p.offset, p.length, p.crc32] for p in self.pieces],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Written:
+        """Return what `to_json` was called on."""
+        return cls(
+            document["source_rows"],
+            document["rows"],
+            document["length"],
+            document["state"],
+            document["score"],
+            tuple(Piece(*piece) for piece in document["pieces"]),
+        )
+
+
+NOTHING_WRITTEN = Written()
 
 
 def raw_to_json(raw: RawImage) -> dict[str, Any]:

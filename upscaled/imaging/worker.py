@@ -20,11 +20,18 @@ from PIL import Image
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import limits
 from upscaled.imaging.cell import close_cell, code_folders
-from upscaled.imaging.finish import finish
+from upscaled.imaging.finish import finish_band
 from upscaled.imaging.forked import ChildDiedError, in_child
 from upscaled.imaging.prepare import prepare
 from upscaled.imaging.reader import open_picture
-from upscaled.imaging.records import FinishOptions, Prepared, UnlikeError, raw_from_json
+from upscaled.imaging.records import (
+    Band,
+    FinishOptions,
+    Prepared,
+    UnlikeError,
+    Written,
+    raw_from_json,
+)
 from upscaled.imaging.verify import likeness
 from upscaled.resident import Message, RefusedError, serve
 
@@ -39,6 +46,7 @@ class Desk:
     formats: tuple[str, ...]
     max_pixels: int
     memory_limit_mb: int
+    threads: int
 
     def handle(self, message: Message, _: Callable[[Message], None]) -> Message:
         """Answer one request.
@@ -93,16 +101,19 @@ class Desk:
         }
 
     def _finish(self, message: Message) -> dict[str, Any]:
-        options = FinishOptions.from_json(message["options"])
-        native, workdir = raw_from_json(message["native"]), Path(message["workdir"])
-        done = finish(Prepared.from_json(message["prepared"]), native, workdir, options)
+        written = finish_band(
+            Prepared.from_json(message["prepared"]),
+            raw_from_json(message["native"]),
+            Path(message["workdir"]),
+            FinishOptions.from_json(message["options"]),
+            Band(*message["band"]),
+            Written.from_json(message["written"]),
+            threads=self.threads,
+        )
+        done = written.finished
         return {
-            "path": str(done.path),
-            "file_size_bytes": done.file_size_bytes,
-            "sha256": done.sha256,
-            "score": done.score,
-            "kept": list(done.kept),
-            "lost": list(done.lost),
+            "written": written.to_json(),
+            "finished": None if done is None else done.to_json(),
         }
 
     @contextlib.contextmanager
@@ -150,7 +161,12 @@ def main() -> None:
     limits.confine(settings["memory_limit_mb"])
     Image.init()  # all codecs, and what the cell is made of: loaded once, not in every child
     code_folders()
-    desk = Desk(tuple(settings["formats"]), settings["max_pixels"], settings["memory_limit_mb"])
+    desk = Desk(
+        tuple(settings["formats"]),
+        settings["max_pixels"],
+        settings["memory_limit_mb"],
+        settings["threads"],
+    )
     serve(desk.handle, threaded=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -11,7 +12,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from upscaled.errors import ConfigError, NoSpaceError
+from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError
 from upscaled.jobs import is_job_id
 
 log = logging.getLogger(__name__)
@@ -185,3 +186,33 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def claim(path: Path, length: int, *, keep: bool) -> None:
+    """Make a file of ``length`` bytes, all of them room that the disk has for it.
+
+    Args:
+        path: the file.
+        length: in bytes.
+        keep: what is there of it stays; else it is zeros.
+
+    Raises:
+        NoSpaceError: the disk has not the room.
+    """
+    await asyncio.to_thread(_claim, path, length, keep)
+
+
+def _claim(path: Path, length: int, keep: bool) -> None:
+    with path.open("ab" if keep else "wb") as file:
+        file.truncate(length)
+        try:
+            # Claimed now: a disk that fills up later would end the work in its middle.
+            os.posix_fallocate(file.fileno(), 0, length)
+        except OSError as error:
+            if error.errno in OUT_OF_SPACE:
+                raise NoSpaceError(
+                    f"The server's disk has no room for the {length >> 20} MiB of this job's "
+                    "pixels."
+                ) from error
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise  # else this file system can't claim

@@ -1,0 +1,151 @@
+"""Bands: the rows an engine is through with are finished beside it, one band after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any
+
+from upscaled.imaging import Band
+from upscaled.pictures import RawImage
+
+_BAND_BYTES = 24 << 20
+"""Of the native picture: less is not worth a process of its own, more would come late."""
+_LEAST_ROWS = 32
+"""Lower bands tell too little of whether they are like their source."""
+_UNKNOWN_TILE = 64
+
+
+def task_rows(top: int, bottom: int, most: int, multiple: int) -> Iterator[tuple[int, int]]:
+    """Yield (top, bottom) of as few ranges as cover rows, none of more than ``most``.
+
+    Where that is possible their heights are multiples of ``multiple``, the tile, so that they
+    have the very tiles of the whole; and they are about equally high.
+    """
+    count = -(-(bottom - top) // most)
+    step = -(-(bottom - top) // count)
+    if multiple and most >= multiple:
+        step = min(-(-step // multiple), most // multiple) * multiple
+    for start in range(top, bottom, step):
+        yield start, min(start + step, bottom)
+
+
+def band_end(top: int, height: int, tile: int, native_row_bytes: int) -> int:
+    """Return where the band that begins at row ``top`` of ``height`` ends.
+
+    Args:
+        top: a row of the source.
+        height: of the source.
+        tile: the tile side, which the band's height is a multiple of; 0: unknown.
+        native_row_bytes: what one row of the source comes to in the native picture.
+    """
+    unit = tile or _UNKNOWN_TILE
+    rows = -(-_BAND_BYTES // (native_row_bytes * unit)) * unit
+    return height if top + rows + _LEAST_ROWS > height else top + rows
+
+
+class Finishing:
+    """Finishes bands as an engine gets through with their rows; a context manager.
+
+    Args:
+        name: of the task that does it.
+        native: what the engine makes.
+        source_height: rows of its source.
+        top: the first row that is not finished yet.
+        one_band: only the next band is to be done, with tiles of this size; None: all rows.
+        finish: does one band.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        native: RawImage,
+        source_height: int,
+        *,
+        top: int,
+        one_band: int | None,
+        finish: Callable[[Band], Awaitable[None]],
+    ) -> None:
+        self._height = source_height
+        self._row_bytes = native.total_bytes // source_height
+        self._finish = finish
+        self.top = top
+        """The first row that is not finished."""
+        self.tile_size = one_band or 0
+        """What the engine says it uses; 0 while that is unknown."""
+        self.end = source_height
+        """The row after the last that the engine is to do."""
+        if one_band is not None:
+            self.end = self.band.bottom
+        self._reached = top
+        self._ended = False
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=name)
+
+    def reached(self, row: int, tile_size: int) -> None:
+        """Take note that the engine is through with all rows before ``row``."""
+        self.tile_size = tile_size or self.tile_size
+        if row > self._reached:
+            self._reached = row
+            self._news.set()
+
+    @property
+    def band(self) -> Band:
+        """The band that is being finished, or waited for."""
+        bottom = band_end(self.top, self._height, self.tile_size, self._row_bytes)
+        return Band(self.top, min(bottom, self.end))
+
+    async def beside(self, inference: Coroutine[Any, Any, None]) -> None:
+        """Do ``inference``, which calls `reached`, while bands are finished.
+
+        Raises:
+            Exception: what inference raised, once what it did is finished; or what a band
+                raised, once inference was cancelled.
+        """
+        engine = asyncio.create_task(inference, name=f"{self._task.get_name()}-inference")
+        try:
+            await asyncio.wait({engine, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            if self._task.done() and not engine.done() and self._task.exception() is not None:
+                return  # the caller hears of it from `done`
+            await engine
+        finally:
+            if not engine.done():
+                engine.cancel()
+                await asyncio.wait({engine})
+            self._ended = True
+            self._news.set()
+
+    async def done(self) -> None:
+        """Wait until all is finished that the engine got through with.
+
+        Raises:
+            Exception: what a band raised.
+        """
+        await self._task
+
+    async def _run(self) -> None:
+        while self.top < self.end:
+            while self._reached < self.band.bottom and not self._ended:
+                self._news.clear()
+                await self._news.wait()
+            band = self.band  # its end may have moved as the tile became known
+            if self._reached < band.bottom:
+                return
+            await self._finish(band)
+            self.top = band.bottom
+
+    async def __aenter__(self) -> Finishing:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()  # the caller knows, or something worse has happened

@@ -1,0 +1,31 @@
+"""Fingerprints: local means, by which a picture is known again after lossy coding."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from upscaled.imaging.raw import Pixels
+
+_CELL = 32
+"""Side of the blocks whose means are compared, in pixels."""
+
+
+class Fingerprint:
+    """The local means of a picture. Colour counts as much as it is visible."""
+
+    def __init__(self, means: NDArray[np.float32]) -> None:
+        self._means = means
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> Fingerprint:
+        """Return the fingerprint of RGB or RGBA pixels, rows × columns × channels."""
+        image = Image.fromarray(pixels)
+        if image.mode == "RGBA":
+            image = image.convert("RGBa")
+        return cls(np.asarray(image.reduce(_CELL), np.float32))
+
+    def difference(self, other: Fingerprint) -> float:
+        """Return the largest difference of a local mean, in levels."""
+        return float(np.abs(self._means - other._means).max())
