@@ -1,17 +1,14 @@
 """How well the time of a job is foreseen after ten jobs of mixed sizes.
 
-    python -m bench.estimates [--model realesr-animevideov3] [--learn 10] [--asked 15]
+    python -m bench.estimates [--model realesr-animevideov3] [--learn 10] [--asked 15] [--quick]
 
 Runs pictures of mixed sizes one at a time through the real service. Before each, notes the
-estimate; prints the median error of the later ones (target: under 25 %), writes
-``bench/results/estimates.json``.
+estimate; prints the median error of the later ones (target: under 25 %).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import statistics
 import tempfile
@@ -20,11 +17,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from bench.report import Report, table
+from bench.workplace import make_parser
 from tests.services import PHOTOS, make_config, running, submit
 from upscaled.model_install import install
 
-RESULTS = Path(__file__).parent / "results" / "estimates.json"
-TARGET = 0.25
+TARGET = 25.0
 
 
 async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple[float, float]]:
@@ -51,24 +49,28 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.estimates", description=__doc__)
+    parser = make_parser("estimates", __doc__)
     parser.add_argument("--model", default="realesr-animevideov3")
     parser.add_argument("--learn", type=int, default=10)
-    parser.add_argument("--asked", type=int, default=15)
+    parser.add_argument("--asked", type=int)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    options.asked = options.asked or (5 if options.quick else 15)
+    report = Report("estimates", options.quick)
     with tempfile.TemporaryDirectory() as folder:
         count = options.learn + options.asked
         pairs = asyncio.run(measure(options.model, count, Path(folder), options.seed))
-    print("| job | foreseen | took | error |\n|---|---|---|---|")
     errors = [abs(foreseen / real - 1) for foreseen, real in pairs]
-    for number, ((foreseen, real), error) in enumerate(zip(pairs, errors, strict=True), start=1):
-        print(f"| {number} | {foreseen:.2f} s | {real:.2f} s | {error:.0%} |")
-    median = statistics.median(errors[options.learn :])
-    print(f"\nmedian error after {options.learn} jobs: {median:.0%} (target: under {TARGET:.0%})")
-    RESULTS.parent.mkdir(exist_ok=True)
-    document = {"model": options.model, "median_error": median, "target": TARGET, "seconds": pairs}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    rows = [
+        (number, f"{foreseen:.2f} s", f"{real:.2f} s", f"{error:.0%}")
+        for number, ((foreseen, real), error) in enumerate(zip(pairs, errors, strict=True), 1)
+    ]
+    print(table(["job", "foreseen", "took", "error"], rows))
+    report.add(f"median error of the time foreseen, after {options.learn} jobs",
+               100 * statistics.median(errors[options.learn :]),
+               "%", target=TARGET, sense="under")  # fmt: skip
+    report.details = {"model": options.model, "seconds": pairs}
+    report.finish()
 
 
 if __name__ == "__main__":

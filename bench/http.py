@@ -1,18 +1,15 @@
 """Rate of ``GET /status`` against an empty aiohttp handler's.
 
-    python -m bench.http [--seconds 2] [--rounds 5]
+    python -m bench.http [--seconds 2] [--rounds 5] [--quick]
 
 Both run in one server process, on a port each; callers in this process keep 16 connections busy
 with one request after the other. The two are asked by turns and the medians compared (target: at
 least 0.6), once for a job that runs and once for one that has ended, whose record is in the store.
-Writes ``bench/results/http.json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -22,11 +19,12 @@ from pathlib import Path
 
 from aiohttp import web
 
+from bench.report import Report
+from bench.workplace import make_parser
 from tests.services import PHOTOS, make_config, running, submit, until_processing
 from upscaled.api.app import make_app
 from upscaled.model_install import install
 
-RESULTS = Path(__file__).parent / "results" / "http.json"
 TARGET = 0.6
 CONNECTIONS = 16
 
@@ -104,10 +102,12 @@ async def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.http", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser = make_parser("http", __doc__)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    options.seconds = options.seconds or (0.5 if options.quick else 2.0)
+    report = Report("http", options.quick)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory() as folder:
@@ -117,21 +117,20 @@ def main() -> None:
             ports, under_way, ended = ours.recv()
             paths = {
                 "empty handler": (0, "/"),
-                "status of a job under way": (1, f"/api/v1/status/{under_way}"),
-                "status of an ended job": (1, f"/api/v1/status/{ended}"),
+                "a job under way": (1, f"/api/v1/status/{under_way}"),
+                "an ended job": (1, f"/api/v1/status/{ended}"),
             }
             rates = asyncio.run(measure(ports, paths, options.seconds, options.rounds))
         finally:
             ours.send("stop")
             process.join()
-    ratios = {name: value / rates["empty handler"] for name, value in rates.items()}
-    print("| request | a second | of the empty handler's |\n|---|---|---|")
+    bare = rates.pop("empty handler")
     for name, value in rates.items():
-        print(f"| {name} | {value:,.0f} | {ratios[name]:.2f} |")
-    print(f"\ntarget: {TARGET} at least")
-    RESULTS.parent.mkdir(exist_ok=True)
-    document = {"requests_per_second": rates, "ratios": ratios, "target": TARGET}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        report.add(f"rate of `GET /status` of {name}, against an empty handler",
+                   value / bare, target=TARGET, sense="at least")  # fmt: skip
+    for name, value in {"an empty handler": bare, **rates}.items():
+        report.add(f"requests for {name}", value, "a second")
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -74,8 +74,9 @@ def bare_seconds(loop: PlainLoop, picture: photos.Pixels, side: int) -> float:
     loop.seconds(picture, rows[0][:1])
     chosen = rows[:: max(1, height * width // _BARE_PIXELS)]
     heights = sum(row[0].bottom - row[0].top for row in chosen)
-    seconds = sum(loop.seconds(picture, row) for row in chosen)
-    return seconds * (height / heights)
+    seconds = math.fsum(loop.seconds(picture, row) for row in chosen)
+    share: float = heights / height
+    return seconds / share
 
 
 async def undisturbed(

@@ -5,28 +5,23 @@
 Discrete events around the service's own `JobQueue`: nothing is upscaled, a job holds a slot for the
 seconds its size takes. As in the service, jobs are taken from the queue a few seconds before a slot
 becomes free, ``slots + 1`` at most, and a slot keeps the models used last loaded.
-
-Prints a table, writes ``bench/results/scheduling.json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import heapq
-import json
-import platform
 import random
 import statistics
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.report import Report, table
+from bench.workplace import make_parser
 from upscaled.lookahead import AHEAD_SECONDS
 from upscaled.queue import JobQueue
 from upscaled.scheduling import LoadedModels, Waiting, make_order
 
-RESULTS = Path(__file__).parent / "results" / "scheduling.json"
 DAY = 24 * 3600.0
 
 # Seconds a million source pixels take on two cores without a GPU, tiles' padding included
@@ -134,20 +129,8 @@ def described(values: list[float]) -> dict[str, float]:
     }
 
 
-def table(results: dict[str, dict[str, dict[str, float]]], counts: dict[str, int]) -> str:
-    lines = [
-        "| class | jobs | order | median | 95 % | max |",
-        "|---|---|---|---|---|---|",
-    ]
-    for kind, count in counts.items():
-        for order, by_kind in results.items():
-            values = " | ".join(f"{value:,.1f} s" for value in by_kind[kind].values())
-            lines.append(f"| {kind} | {count:,} | {order} | {values} |")
-    return "\n".join(lines)
-
-
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.scheduling", description=__doc__)
+    parser = make_parser("scheduling", __doc__)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--models-kept", type=int, default=3)
@@ -166,18 +149,25 @@ async def main() -> None:
             for kind in counts
         }
     print(f"{len(day):,} jobs, {options.slots} slot(s), busy for {busy:.0%} of the day\n")
-    print(table(results, counts))
-    RESULTS.parent.mkdir(exist_ok=True)
-    document = {
+    rows = [
+        (kind, f"{count:,}", order, *(f"{value:,.1f} s" for value in by_kind[kind].values()))
+        for kind, count in counts.items()
+        for order, by_kind in results.items()
+    ]
+    print(table(["class", "jobs", "order", "median", "95 %", "max"], rows))
+    report = Report("scheduling", options.quick)
+    for kind in counts:
+        fair, fifo = results["fair"][kind]["p95"], results["fifo"][kind]["p95"]
+        report.add(f"{kind}: 95 % wait at most", fair, "s", note=f"{fifo:,.1f} s first come first")
+    report.details = {
         "seed": options.seed,
         "slots": options.slots,
         "models_kept": options.models_kept,
         "busy": busy,
         "jobs": counts,
         "wait_seconds": results,
-        "python": platform.python_version(),
     }
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    report.finish()
 
 
 if __name__ == "__main__":

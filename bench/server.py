@@ -78,11 +78,23 @@ class Server:
         Raises:
             ServerError: it ended instead.
         """
+        await self._until("/models", 200)
+
+    async def works(self) -> None:
+        """Wait until its self-test has passed: from then on it does nothing by itself.
+
+        Raises:
+            ServerError: it ended instead.
+        """
+        await self._until("/health", 200)
+
+    async def _until(self, path: str, status: int) -> None:
         async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(self.url + "/models"):
-                        return
+                    async with session.get(self.url + path) as answer:
+                        if answer.status == status:
+                            return
                 assert self._process is not None
                 if self._process.returncode is not None:
                     raise ServerError(f"The server ended:\n{self.log.read_text('utf-8')}")
@@ -162,7 +174,7 @@ async def running(
     server = Server(folder, models, settings)
     try:
         await server.start()
-        await server.answers()
+        await server.works()
         yield server
     finally:
         await server.reap()

@@ -1,17 +1,15 @@
 """What a submission costs with many records in the store, against one with few.
 
-    python -m bench.submit [--many 10000] [--few 10] [--rounds 40]
+    python -m bench.submit [--many 10000] [--few 10] [--rounds 40] [--quick]
 
 Two services on the same disk, one with ``--many`` ended jobs in its store, both busy with a slow
 job; submissions of a small picture go to them by turns and are cancelled at once. Prints the ratio
-of the medians (target: 1.3 at most), writes ``bench/results/submit.json``.
+of the medians (target: 1.3 at most).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import shutil
 import statistics
 import tempfile
@@ -20,13 +18,14 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from bench.report import Report
+from bench.workplace import make_parser
 from tests.making import make_job
 from tests.services import PHOTOS, make_config, running, submit, until_processing
 from upscaled.jobs import JobState
 from upscaled.model_install import install
 from upscaled.store.sqlite import SqliteJobStore
 
-RESULTS = Path(__file__).parent / "results" / "submit.json"
 TARGET = 1.3
 
 
@@ -77,22 +76,22 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.submit", description=__doc__)
+    parser = make_parser("submit", __doc__)
     parser.add_argument("--many", type=int, default=10_000)
     parser.add_argument("--few", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
+    options.rounds = options.rounds or (10 if options.quick else 40)
+    report = Report("submit", options.quick)
     with tempfile.TemporaryDirectory() as folder:
         taken = asyncio.run(measure(options.many, options.few, options.rounds, Path(folder)))
     medians = {count: statistics.median(values) for count, values in taken.items()}
     ratio = medians[options.many] / medians[options.few]
-    print("| records | median of a submission |\n|---|---|")
+    report.add(f"a submission with {options.many:,} records in the store, against {options.few}",
+               ratio, target=TARGET)  # fmt: skip
     for count, median in medians.items():
-        print(f"| {count:,} | {median * 1000:.1f} ms |")
-    print(f"\nratio {ratio:.2f} (target: {TARGET} at most)")
-    RESULTS.parent.mkdir(exist_ok=True)
-    document = {"median_seconds": medians, "ratio": ratio, "target": TARGET}
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        report.add(f"a submission with {count:,} records", 1000 * median, "ms")
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""Runs all benches one after another, each in a process of its own.
+
+    bench/all [--quick] [NAME …]
+
+Prints every figure with its target at the end. A whole run also puts the tables into
+docs/performance.md; a quick one leaves the document alone, since its pictures are smaller and its
+rounds fewer. ``--document`` does nothing but that, from the results there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.document import load, machine_line, rewrite
+from bench.machine import machine
+from bench.report import RESULTS, figures_of, table
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One bench: its module's name and its arguments in a whole and in a quick run."""
+
+    name: str
+    whole: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ("--quick",)
+
+
+BENCHES = (
+    Bench("service_tax"),
+    Bench("small_pictures"),
+    Bench("runtimes"),
+    Bench("huge", ("--killed", "--full"), ("--quick", "--killed")),
+    Bench("limited"),
+    Bench("steady"),
+    Bench("upload"),
+    Bench("pollers"),
+    Bench("http"),
+    Bench("submit"),
+    Bench("scheduling"),
+    Bench("estimates"),
+    Bench("gpu"),
+)
+"""In the order of issue and document: speed, memory, the HTTP side, the order, GPUs."""
+
+
+def run(bench: Bench, quick: bool) -> bool:
+    """Run one bench, its output going through; tell whether it came to its end."""
+    arguments = bench.quick if quick else bench.whole
+    print(f"\n## {bench.name} {' '.join(arguments)}\n", flush=True)
+    began = time.monotonic()
+    command = [sys.executable, "-m", f"bench.{bench.name}", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, check=False).returncode
+    print(f"\n{time.monotonic() - began:.0f} s, status {ended}", flush=True)
+    return ended == 0
+
+
+def summary(names: Sequence[str], failed: Sequence[str], folder: Path) -> tuple[str, bool]:
+    """Return a table of all figures that have a target, and whether all were met.
+
+    What has failed or could not be measured is in the table too.
+    """
+    rows: list[list[str]] = []
+    good = not failed
+    for name in names:
+        result = load(folder / f"{name}.json")
+        if name in failed or result is None:
+            rows.append([name, "**the bench failed**", "", "", ""])
+            continue
+        for figure in figures_of(result):
+            if figure.target is not None or figure.value is None:
+                rows.append([name, *figure.cells()])
+            good = good and figure.met is not False
+    return table(["bench", "what", "target", "measured", ""], rows), good
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench/all",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [bench.name for bench in BENCHES]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
+    parser.add_argument("--quick", action="store_true", help="a few minutes; see each bench's")
+    parser.add_argument("--document", action="store_true", help="only rewrite the document")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(names):
+        parser.error(f"there is no bench {', '.join(sorted(unknown))}; there are {names}")
+    chosen = [bench for bench in BENCHES if not options.names or bench.name in options.names]
+    if options.document:
+        rewrite(names)
+        return 0
+    failed = [bench.name for bench in chosen if not run(bench, options.quick)]
+    if not options.quick:
+        rewrite(bench.name for bench in chosen if bench.name not in failed)
+    folder = RESULTS / "quick" if options.quick else RESULTS
+    text, good = summary([bench.name for bench in chosen], failed, folder)
+    print(f"\n## All figures\n\n{machine_line(machine())}\n\n{text}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
