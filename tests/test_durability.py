@@ -268,7 +268,9 @@ def test_a_job_gets_time_by_the_work_it_holds() -> None:
 
 def test_room_is_counted_in_raw_pixels() -> None:
     assert disk_bytes(Size(10, 10), Size(20, 20), 4) == 3 * (100 + 1600 + 400)
-    assert memory_bytes(Size(10, 10), Size(10**4, 10**4), "png") == (300 << 20) + 5 * 10**8
+    assert memory_bytes(Size(10, 10), Size(10**4, 10**4), "webp") == (300 << 20) + 10 * 10**8
+    huge = memory_bytes(Size(10**4, 10**4), Size(4 * 10**4, 4 * 10**4), "png")
+    assert huge == (300 << 20) + 12 * 10**8
 
 
 async def test_reading_goes_on_where_a_write_in_the_same_batch_fails(tmp_path: Path) -> None:

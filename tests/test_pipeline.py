@@ -59,12 +59,14 @@ class FaultyEngine:
         self._spoil = spoil
         self._real = BuiltinEngine(CPU)
         self.tiles: list[int] = []
+        self.rows: list[tuple[int, int]] = []
 
     def max_rows(self, width: int, scale: int) -> int:
         return self._real.max_rows(width, scale)
 
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
         self.tiles.append(task.tile_size)
+        self.rows.append((task.top, task.bottom))
         # Which rows are done is told when they are spoilt, not before.
         outcome = await self._real.upscale(
             task, lambda progress: on_progress(Progress(progress.share, 0, 0))
@@ -119,9 +121,12 @@ class Bench:
         return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
 
     async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> Product:
+        return await self.go_on(pipeline, await self.job(picture, tile_size))
+
+    async def job(self, picture: Path, tile_size: int = 0) -> Job:
         with Image.open(picture) as image:
             size = Size(*image.size)
-        job: Job = make_job(
+        job = make_job(
             input_size=size,
             request=JobRequest(
                 model_name=FAST,
@@ -134,7 +139,9 @@ class Bench:
         upload = self.workspace.new_upload()
         await asyncio.to_thread(shutil.copy, picture, upload)
         await self.workspace.adopt(upload, job.id)
+        return job
 
+    async def go_on(self, pipeline: Pipeline, job: Job) -> Product:
         async def started(_: Place) -> None:
             pass
 
@@ -317,3 +324,74 @@ async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_
     assert bench.attempts[-1].outcome == "ok"
     assert product.place.device is CPU
     assert likeness(product.finished.path, small) > 24
+
+
+@pytest.fixture
+def tall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A photo of five bands when tiles are of 32 pixels."""
+    monkeypatch.setattr("upscaled.bands._BAND_BYTES", 1)
+    path = tmp_path / "tall.png"
+    with Image.open(PHOTOS / "coffee.jpg") as image:
+        image.resize((48, 160)).save(path)
+    return path
+
+
+class InterruptedRunError(Exception):
+    """Stands for a server that ends."""
+
+
+async def test_a_later_run_goes_on_where_the_last_one_ended(bench: Bench, tall: Path) -> None:
+    whole = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), tall, tile_size=32)
+    wanted = whole.finished.path.read_bytes()
+    assert not whole.resumed
+
+    def interrupt(task: UpscaleTask) -> None:
+        if task.top == 64:
+            raise InterruptedRunError
+
+    first, second = FaultyEngine(interrupt), FaultyEngine(right)
+    for engine in (first, second):
+        engine.max_rows = lambda _width, _scale: 32  # type: ignore[method-assign]
+    job = await bench.job(tall, tile_size=32)
+    with pytest.raises(InterruptedRunError):
+        await bench.go_on(bench.pipeline([first]), job)
+    product = await bench.go_on(bench.pipeline([second]), job)
+    assert first.rows == [(0, 32), (32, 64), (64, 96)]
+    assert second.rows[0][0] in (32, 64)  # the second band may have been finished, or just not
+    assert bench.percents[0] >= 1 + 94 // 5
+    assert product.finished.path.read_bytes() == wanted
+    assert product.resumed
+
+
+async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path) -> None:
+    def spoil(task: UpscaleTask) -> None:
+        if task.top == 64 and not spoilt:
+            spoilt.append(task.top)
+            with task.target.path.open("r+b") as file:
+                file.seek(64 * 2 * task.target.row_bytes)
+                file.write(bytes(32 * 2 * task.target.row_bytes))
+
+    spoilt: list[int] = []
+    engine = FaultyEngine(spoil)
+    engine.max_rows = lambda _width, _scale: 32  # type: ignore[method-assign]
+    product = await bench.run(bench.pipeline([engine], lambda: BuiltinEngine(CPU)), tall)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert engine.rows.count((0, 32)) == engine.rows.count((32, 64)) == 1
+    assert likeness(product.finished.path, tall) > 24
+
+
+async def test_a_doubtful_band_is_settled_by_itself(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled.bands._BAND_BYTES", 1)
+    crumbs = next(p for p in gallery(96, share=1.0) if (p.kind, p.number) == ODD)
+    with Image.open(PHOTOS / "coffee.jpg") as image:
+        calm = np.asarray(image.resize((96, 96)))
+    odd = tmp_path / "odd.png"
+    Image.fromarray(np.concatenate((calm, crumbs.pixels, calm))).save(odd)
+    engine = FaultyEngine(right, CPU)
+    product = await bench.run(bench.pipeline([engine]), odd, tile_size=96)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert engine.rows == [(0, 288), (96, 192), (192, 288)]
+    assert product.finished.score == 0
+    assert likeness(product.finished.path, odd) > 20

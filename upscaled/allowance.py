@@ -16,10 +16,10 @@ _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
 _DECODE_BYTES = 12
 """For a pixel of the source: as it comes, turned and converted, four bytes each."""
-_ENCODE_BYTES = 5
-"""For a pixel of the result: four in the whole picture, the rest for strips of it."""
+_STRIPS_BYTES = 256 << 20
+"""For the strips that are encoded at a time, each in a few forms."""
 _ENCODE_BYTES_WEBP = 10
-"""The WebP encoder takes the whole picture at once, as a copy of its own."""
+"""For a pixel of the result: that encoder takes the whole picture at once, as a copy of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,5 @@ def disk_bytes(source: Size, output: Size, native_scale: int = _LARGEST_NATIVE_S
 
 def memory_bytes(source: Size, output: Size, result_format: str) -> int:
     """Return the bytes an imaging process takes for the job, at its hungriest."""
-    encoding = _ENCODE_BYTES_WEBP if result_format == "webp" else _ENCODE_BYTES
-    return _PROCESS_BYTES + max(_DECODE_BYTES * source.pixels, encoding * output.pixels)
+    encoding = _ENCODE_BYTES_WEBP * output.pixels if result_format == "webp" else _STRIPS_BYTES
+    return _PROCESS_BYTES + max(_DECODE_BYTES * source.pixels, encoding)

@@ -204,8 +204,7 @@ class LimitSettings:
     )
     imaging_memory_mb: int = _setting(
         4096,
-        "Memory that decoding or encoding one picture may take, in MiB; results beyond about 800 "
-        "megapixels need more.",
+        "Memory that decoding one picture, or encoding one as WebP, may take, in MiB.",
         minimum=512,
         maximum=1_000_000,
     )

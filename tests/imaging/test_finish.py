@@ -15,8 +15,16 @@ from tests.imaging.eye import seen
 from tests.imaging.helpers import enlarged, finished
 from tests.imaging.makers import encoded, exif
 from tests.imaging.zoo import CARD, COLOUR, in_srgb
-from upscaled.errors import UnusablePictureError
-from upscaled.imaging import FinishOptions, Imaging, Prepared, UnlikeError, largest_side
+from upscaled.errors import EngineError, UnusablePictureError
+from upscaled.imaging import (
+    NOTHING_WRITTEN,
+    Band,
+    FinishOptions,
+    Imaging,
+    Prepared,
+    UnlikeError,
+    largest_side,
+)
 from upscaled.imaging.resample import resample
 from upscaled.pictures import Size
 
@@ -180,3 +188,90 @@ async def test_samples_that_are_no_numbers_are_refused(imaging: Imaging, tmp_pat
     (tmp_path / "upload").write_bytes(encoded(Image.fromarray(values), "TIFF"))
     with pytest.raises(UnusablePictureError, match="samples that are not numbers"):
         await imaging.prepare(tmp_path / "upload", tmp_path)
+
+
+def _tall(with_alpha: bool) -> Image.Image:
+    """Return a picture of many small bands: 72 × 500 pixels, RGB or RGBA."""
+    picture = Image.fromarray(np.tile(np.asarray(CARD.convert("RGB").resize((72, 100))), (5, 1, 1)))
+    if with_alpha:
+        fade = np.linspace(0, 255, 500).astype(np.uint8)[:, None].repeat(72, axis=1)
+        picture.putalpha(Image.fromarray(fade))
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("with_alpha", [False, True])
+@pytest.mark.parametrize("size", [Size(144, 1000), Size(101, 701), Size(200, 1389)])
+async def test_bands_make_the_picture_that_the_whole_makes(
+    kind: str, with_alpha: bool, size: Size, imaging: Imaging, tmp_path: Path
+) -> None:
+    data = encoded(_tall(with_alpha), "PNG", icc_profile=makers.WIDE)
+    prepared = await _prepared(data, imaging, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions(kind, size, background=(200, 40, 40))
+    whole = await finished(imaging, prepared, native, tmp_path, options)
+    with Image.open(whole.path) as image:
+        wanted, profile = np.asarray(image), image.info.get("icc_profile")
+    whole.path.unlink()
+    written = NOTHING_WRITTEN
+    for top, bottom in ((0, 64), (64, 100), (100, 131), (131, 400), (400, 500)):
+        assert written.finished is None
+        written = await imaging.finish(
+            prepared, native, tmp_path, options, Band(top, bottom), written
+        )
+        assert written.source_rows == bottom
+    assert written.finished is not None
+    assert written.finished.sha256 == hashlib.sha256(written.finished.path.read_bytes()).hexdigest()
+    assert (written.finished.kept, written.finished.lost) == (whole.kept, whole.lost)
+    with Image.open(written.finished.path) as image:
+        made = np.asarray(image)
+        assert image.info.get("icc_profile") == profile == makers.WIDE
+    assert made.shape == wanted.shape
+    difference = np.abs(made.astype(int) - wanted)
+    if size == native.size:
+        assert not difference.any()
+    else:  # sums of a resample may round differently in strips; lossy coding makes more of it
+        assert difference.max() <= (3 if kind == "png" else 12)
+        assert difference.mean() < (0.1 if kind == "png" else 0.5)
+
+
+async def test_what_an_attempt_left_behind_the_last_band_is_overwritten(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    prepared = await _prepared(encoded(_tall(False), "PNG"), imaging, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions("png", native.size)
+    first = await imaging.finish(prepared, native, tmp_path, options, Band(0, 100))
+    with (tmp_path / "result.part").open("ab") as file:
+        file.write(b"half a band")
+    last = await imaging.finish(prepared, native, tmp_path, options, Band(100, 500), first)
+    assert last.finished is not None
+    assert seen(last.finished.path)[0].tobytes() == native.path.read_bytes()
+
+
+async def test_a_result_that_changed_on_the_disk_is_not_handed_out(
+    imaging: Imaging, tmp_path: Path
+) -> None:
+    prepared = await _prepared(encoded(_tall(False), "PNG"), imaging, tmp_path)
+    native = enlarged(prepared)
+    options = FinishOptions("png", native.size)
+    first = await imaging.finish(prepared, native, tmp_path, options, Band(0, 100))
+    with (tmp_path / "result.part").open("r+b") as file:
+        file.seek(100)
+        file.write(b"rot")
+    with pytest.raises(EngineError, match="is not what was written to it"):
+        await imaging.finish(prepared, native, tmp_path, options, Band(100, 500), first)
+    assert not (tmp_path / "result.png").exists()
+
+
+async def test_bands_below_a_bad_one_are_not_written(imaging: Imaging, tmp_path: Path) -> None:
+    prepared = await _prepared(encoded(_tall(False), "PNG"), imaging, tmp_path)
+    native = enlarged(prepared)
+    with native.path.open("r+b") as file:
+        file.seek(250 * native.row_bytes)
+        file.write(bytes(60 * native.row_bytes))
+    options = FinishOptions("png", native.size)
+    first = await imaging.finish(prepared, native, tmp_path, options, Band(0, 100))
+    with pytest.raises(UnlikeError):
+        await imaging.finish(prepared, native, tmp_path, options, Band(100, 200), first)
+    assert (tmp_path / "result.part").stat().st_size == first.length
