@@ -41,6 +41,7 @@ KILLED_AT = 60
 WHOLE_SIDE = 5000
 FULL_SIDE = 10_000
 _POLL = 0.25
+_PREPARED = 1  # percent, before any work is told
 _LARGEST_MEAN_DIFFERENCE = 12.0  # levels; strips of different pictures differ by 40
 _BARE_PIXELS = 4_000_000
 """Source pixels that bare inference is measured on at least, where the picture has as many."""
@@ -133,10 +134,7 @@ async def killed(
     await server.start()
     await server.answers()
     async with calling(server, _POLL) as caller:
-        after = await caller.ask("status", job_id)
-        while after["status"] == "queued":
-            await asyncio.sleep(_POLL)
-            after = await caller.ask("status", job_id)
+        after = await caller.until(job_id, _PREPARED + 1)
         await caller.until(job_id)
         await caller.download(job_id, result)
         rest = time.perf_counter() - began

@@ -80,7 +80,10 @@ def png_strips(path: Path, rows: int) -> Iterator[Pixels]:
     for kind, piece in _chunks(path):
         if kind != b"IDAT":
             continue
-        held += inflate.decompress(piece)
+        try:
+            held += inflate.decompress(piece)
+        except zlib.error as error:
+            raise PngError(f"The file's pixels are damaged: {error}.") from None
         while done < height and len(held) >= (wanted := min(rows, height - done)) * stride:
             pixels = _decoded(above + held[: wanted * stride], width, wanted + 1)[1:]
             del held[: wanted * stride]

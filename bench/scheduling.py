@@ -129,7 +129,7 @@ def described(values: list[float]) -> dict[str, float]:
     }
 
 
-async def main() -> None:
+async def play() -> None:
     parser = make_parser("scheduling", __doc__)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=1)
@@ -170,5 +170,9 @@ async def main() -> None:
     report.finish()
 
 
+def main() -> None:
+    asyncio.run(play())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
