@@ -33,6 +33,8 @@ class Caller:
         self._session = session
         self._url = url
         self._poll = poll
+        self.questions = 0
+        """How often a job's status was asked for, while waiting for it."""
 
     async def submit(self, content: bytes | Path, fields: Mapping[str, str]) -> str:
         """Submit a picture and return its job's id.
@@ -68,6 +70,7 @@ class Caller:
         """
         while True:
             told = await self.ask("status", job_id)
+            self.questions += 1
             if told["status"] in {"failed", "cancelled"}:
                 raise ServerError(f"job {job_id}: {told}")
             if told["status"] == "completed" or (progress < 100 and told["progress"] >= progress):

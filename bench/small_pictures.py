@@ -33,16 +33,19 @@ OF_THE_LOOP = 1 / 1.5
 
 async def through_service(
     server: Server, pictures: list[bytes], clients: int, poll: float
-) -> tuple[float, dict[str, float]]:
-    """Return the seconds for all pictures, and the processor seconds by process."""
+) -> tuple[float, dict[str, float], int]:
+    """Return the seconds for all pictures, processor seconds by process, and status questions."""
+    questions = 0
     left = iter(pictures)
     before = processor_seconds(server.pid)
     own = time.process_time()
 
     async def client() -> None:
+        nonlocal questions
         async with calling(server, poll) as caller:
             for picture in left:
                 await caller.whole(picture, FIELDS)
+            questions += caller.questions
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -50,7 +53,7 @@ async def through_service(
     spent = {
         role: value - before.get(role, 0.0) for role, value in processor_seconds(server.pid).items()
     }
-    return seconds, {**spent, "callers (this bench)": time.process_time() - own}
+    return seconds, {**spent, "callers (this bench)": time.process_time() - own}, questions
 
 
 def one_shot(place: Workplace, picture: bytes) -> float:
@@ -76,16 +79,18 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     served: list[float] = []
     looped: list[float] = []
     spent: list[dict[str, float]] = []
+    questions: list[float] = []
     async with running(place.folder / "server", place.models, place.settings) as server:
         await through_service(server, pictures[: 2 * options.clients], options.clients, 0.01)
         for _ in range(options.rounds):
             looped.append(sum(loop.seconds(crop, tiles) for crop in crops))
             await asyncio.sleep(0.5)  # the loop's threads spin for a moment
-            seconds, processor = await through_service(
+            seconds, processor, asked = await through_service(
                 server, pictures, options.clients, options.poll
             )
             served.append(seconds)
             spent.append(processor)
+            questions.append(asked / options.pictures)
     alone = [await asyncio.to_thread(one_shot, place, pictures[n]) for n in range(options.alone)]
     per_second = options.pictures / statistics.median(served)
     report.add(
@@ -104,6 +109,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     report.add("the service", per_second, "pictures a second")
     report.add("the plain loop", options.pictures / statistics.median(looped), "pictures a second")
     report.add("a process for each", 1 / statistics.median(alone), "pictures a second")
+    report.add("questions for its status that a picture needed", statistics.median(questions))
     breakdown = {
         role: 1000 * statistics.median(one.get(role, 0.0) for one in spent) / options.pictures
         for role in sorted({role for one in spent for role in one})
