@@ -15,6 +15,8 @@ import sys
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+_libc = ctypes.CDLL(None, use_errno=True)  # here, since forked processes call it too
+
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel SIGKILL this process when process ``parent`` ends, however it ends.
@@ -23,8 +25,7 @@ def die_with_parent(parent: int) -> None:
         SystemExit: the parent is gone already.
         OSError: the kernel refused.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     if os.getppid() != parent:  # it died before the call above could take effect

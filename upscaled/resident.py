@@ -193,12 +193,15 @@ class ResidentWorker:
 
 async def _sent(child: Child, line: bytes) -> bool:
     """Send a line to a worker; False when it is dead already."""
+    # A pipe whose other end is gone drops what is written and says so only a little later.
+    if child.stdin.is_closing():
+        return False
     try:
         child.stdin.write(line)
         await child.stdin.drain()
     except ConnectionError:
         return False
-    return True
+    return not child.stdin.is_closing()
 
 
 Handler = Callable[[Message, Callable[[Message], None]], Message]

@@ -158,7 +158,7 @@ def test_a_kernel_without_the_means_is_no_obstacle_and_is_told(
 
     # The one that is there would confine this very process.
     monkeypatch.setattr(landlock, "restrict", missing if means == "landlock" else lambda *_: 5)
-    monkeypatch.setattr(seccomp, "restrict", missing if means == "seccomp" else lambda: None)
+    monkeypatch.setattr(seccomp, "restrict", missing if means == "seccomp" else lambda _: None)
     told = close_cell([], [tmp_path])
     assert len(told.active) == len(told.lacking) == 1
     assert f"{means}: Function not implemented" in told.lacking[0].lower().replace(

@@ -39,6 +39,30 @@ class Confinement:
         return f"{text}; lacking: {'; '.join(self.lacking)}" if self.lacking else text
 
 
+@dataclass(frozen=True)
+class Walls:
+    """What is the same for every cell; what can't be had is the error that says why."""
+
+    ground: landlock.Ground | OSError
+    program: seccomp.Program | OSError
+
+
+@functools.cache
+def walls() -> Walls:
+    """Return the walls, made by the first call: before processes are forked that need them."""
+    ground: landlock.Ground | OSError
+    program: seccomp.Program | OSError
+    try:
+        ground = landlock.survey(code_folders())
+    except OSError as error:
+        ground = error
+    try:
+        program = seccomp.compile_filter()
+    except OSError as error:
+        program = error
+    return Walls(ground, program)
+
+
 def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
     """Confine this thread, and all that it starts, for good; never fails for a lack of means.
 
@@ -49,14 +73,19 @@ def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confin
         writable: folders in which files may be made, changed and deleted too.
     """
     active, lacking = [], []
+    found = walls()
     try:
-        number = landlock.restrict([*code_folders(), *readable], writable)
+        if isinstance(found.ground, OSError):
+            raise found.ground
+        number = landlock.restrict(found.ground, readable, writable)
     except OSError as error:
         lacking.append(f"files (Landlock: {error.strerror})")
     else:
         active.append(f"files (Landlock {number})")
     try:
-        seccomp.restrict()
+        if isinstance(found.program, OSError):
+            raise found.program
+        seccomp.restrict(found.program)
     except OSError as error:
         lacking.append(f"system calls (seccomp: {error.strerror or error})")
     else:
@@ -64,7 +93,6 @@ def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confin
     return Confinement(tuple(active), tuple(lacking))
 
 
-@functools.cache
 def code_folders() -> tuple[Path, ...]:
     """Return what Python and its libraries load code from, even late."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")

@@ -6,6 +6,7 @@ that decodes it ends with that picture.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from upscaled.launcher import die_with_parent
 from upscaled.resident import Message, RefusedError
 
 _LONGEST_ANSWER = 1 << 20
+_PIPE_BYTES = 1 << 16  # what a pipe holds
 
 
 class ChildDiedError(Exception):
@@ -42,13 +44,15 @@ def in_child(work: Callable[[], Message]) -> dict[str, Any]:
     """
     keeper = os.getpid()
     receiving, sending = os.pipe()
+    # What the child's collector would look through is copied page by page; it needs none of it.
+    gc.freeze()
     child = os.fork()
     if child == 0:
         _answer(work, keeper, sending)
     os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
-        said = pipe.read(_LONGEST_ANSWER)
-    if len(said) == _LONGEST_ANSWER:  # no answer of ours: it may go on writing for ever
+    said = _heard(receiving)
+    os.close(receiving)
+    if len(said) >= _LONGEST_ANSWER:  # no answer of ours: it may go on writing for ever
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -59,6 +63,14 @@ def in_child(work: Callable[[], Message]) -> dict[str, Any]:
         raise ChildDiedError(max(0, -code), answer.get("words", ""))
     reply: dict[str, Any] = answer["reply"]
     return reply
+
+
+def _heard(receiving: int) -> bytes:
+    """Return what the child says, until it has said all or too much."""
+    said = bytearray()
+    while len(said) < _LONGEST_ANSWER and (piece := os.read(receiving, _PIPE_BYTES)):
+        said += piece
+    return bytes(said)
 
 
 def _let_go_of_all_but(sending: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -77,8 +78,38 @@ def forbid_new_privileges() -> None:
         raise OSError(code, os.strerror(code))
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """Leave this thread, and those it starts, nothing but these files and folders.
+@dataclass(frozen=True)
+class Ground:
+    """What every process may read: made once, since looking at folders takes time."""
+
+    version: int
+    handled: int
+    """Rights over files that this version of Landlock knows, as bits."""
+    readable: tuple[tuple[Path, int], ...]
+    """Files and folders, and the rights to them."""
+
+
+def survey(folders: Iterable[Path]) -> Ground:
+    """Return the ground on which `restrict` stands, with ``folders`` to read from.
+
+    Paths that do not exist are passed over, and so are those that lie below another.
+
+    Raises:
+        OSError: the kernel has no Landlock.
+    """
+    found = _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
+    rights = max((number for since, number in _RIGHTS_BY_VERSION if since <= found), default=0)
+    handled = (1 << rights) - 1
+    real = sorted({folder.resolve() for folder in folders if _is_ours(folder)})
+    apart: list[Path] = []
+    for path in real:  # sorted: what lies below another comes after it
+        if not any(path.is_relative_to(other) for other in apart):
+            apart.append(path)
+    return Ground(found, handled, tuple((path, _rights(path, _READ) & handled) for path in apart))
+
+
+def restrict(ground: Ground, readable: Iterable[Path], writable: Iterable[Path]) -> int:
+    """Leave this thread, and those it starts, nothing but the ground, these files and folders.
 
     No other file can be opened any more, no program run, no TCP port used (version 4), no
     process outside be signalled nor an abstract socket reached (version 6). Paths that do not
@@ -88,15 +119,12 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
         The version of Landlock.
 
     Raises:
-        OSError: the kernel has no Landlock, or refused.
+        OSError: the kernel refused.
     """
-    found = version()
-    rights = max((number for since, number in _RIGHTS_BY_VERSION if since <= found), default=0)
-    handled = (1 << rights) - 1
     attributes = _Ruleset(
-        handled,
-        _BIND_AND_CONNECT_TCP if found >= _NET_VERSION else 0,
-        _ABSTRACT_SOCKETS_AND_SIGNALS if found >= _SCOPE_VERSION else 0,
+        ground.handled,
+        _BIND_AND_CONNECT_TCP if ground.version >= _NET_VERSION else 0,
+        _ABSTRACT_SOCKETS_AND_SIGNALS if ground.version >= _SCOPE_VERSION else 0,
     )
     ruleset = _call(
         _CREATE_RULESET,
@@ -105,24 +133,40 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> int:
         ctypes.c_uint32(0),
     )
     try:
+        for path, rights in ground.readable:
+            _allow(ruleset, path, rights)
         for path in readable:
-            _allow(ruleset, path, _READ & handled)
+            _allow(ruleset, path, _rights(path, _READ) & ground.handled)
         for path in writable:
-            _allow(ruleset, path, (_READ | _WRITE) & handled)
+            _allow(ruleset, path, _rights(path, _READ | _WRITE) & ground.handled)
         forbid_new_privileges()
         _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
-    return found
+    return ground.version
 
 
-def _allow(ruleset: int, path: Path, access: int) -> None:
+def _is_ours(path: Path) -> bool:
+    """Tell whether there is something that this user may look at."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
+def _rights(path: Path, wanted: int) -> int:
+    """Return those of the ``wanted`` rights that there are over a file, or a folder."""
+    return wanted if path.is_dir() else wanted & _OF_A_FILE
+
+
+def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return  # what is not there or not ours needs no permission
     try:
-        rule = _PathBeneath(access if path.is_dir() else access & _OF_A_FILE, descriptor)
+        rule = _PathBeneath(rights, descriptor)
         _call(
             _ADD_RULE,
             ctypes.c_int(ruleset),
