@@ -13,7 +13,7 @@ from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
 from upscaled.engines.memory import available
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
-from upscaled.imaging import Imaging, Probe, largest_side
+from upscaled.imaging import Imaging, Prepared, Probe, largest_side
 from upscaled.jobs import NAME_BYTES, Job, JobRequest, new_job_id, shortened
 from upscaled.models import Model, ModelRegistry
 from upscaled.pictures import Size
@@ -191,8 +191,10 @@ class Admission:
 
     async def admit(
         self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
-    ) -> Job:
+    ) -> tuple[Job, Prepared | None]:
         """Return the job for ``upload``, whose file has moved into the job's folder.
+
+        A small picture is decoded by then.
 
         Raises:
             BadRequestError: a field cannot be used.
@@ -204,11 +206,20 @@ class Admission:
         upscaler = self._config.upscaler
         name = wishes.model_name if wishes.model_name is not None else upscaler.default_model
         model = await self._model(name)
-        probe = await self._imaging.probe(upload)
-        request = self._request(wishes, model, probe.size, probe.format)
-        await self._check_room(request, model, probe)
+        job_id = new_job_id()
+        await self._workspace.adopt(upload, job_id)
+        try:
+            probe, prepared = await self._imaging.receive(
+                self._workspace.upload_of(job_id), self._workspace.folder(job_id)
+            )
+            request = self._request(wishes, model, probe.size, probe.format)
+            await self._check_room(request, model, probe)
+            await self._workspace.flush(job_id)
+        except BaseException:
+            await self._workspace.remove(job_id)
+            raise
         job = Job(
-            id=new_job_id(),
+            id=job_id,
             request=request,
             input_name=shortened(filename, NAME_BYTES),
             input_format=probe.format,
@@ -217,8 +228,7 @@ class Admission:
             owner=client.owner,
             client=client.key,
         )
-        await self._workspace.adopt(upload, job.id)
-        return job
+        return job, prepared
 
     async def plan(self, fields: Mapping[str, str], upload: Path | None) -> Job:
         """Return the job that a submission would make; nothing comes of it.

@@ -16,10 +16,12 @@ _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
 _DECODE_BYTES = 12
 """For a pixel of the source: as it comes, turned and converted, four bytes each."""
+_ENCODE_BYTES = 5
+"""For a pixel of the result, …"""
 _STRIPS_BYTES = 256 << 20
-"""For the strips that are encoded at a time, each in a few forms."""
+"""… up to so many for the strips that are encoded at a time, each in a few forms."""
 _ENCODE_BYTES_WEBP = 10
-"""For a pixel of the result: that encoder takes the whole picture at once, as a copy of its own."""
+"""That encoder takes the whole picture at once, as a copy of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +59,8 @@ def disk_bytes(source: Size, output: Size, native_scale: int = _LARGEST_NATIVE_S
 
 def memory_bytes(source: Size, output: Size, result_format: str) -> int:
     """Return the bytes an imaging process takes for the job, at its hungriest."""
-    encoding = _ENCODE_BYTES_WEBP * output.pixels if result_format == "webp" else _STRIPS_BYTES
+    if result_format == "webp":
+        encoding = _ENCODE_BYTES_WEBP * output.pixels
+    else:
+        encoding = min(_STRIPS_BYTES, _ENCODE_BYTES * output.pixels)
     return _PROCESS_BYTES + max(_DECODE_BYTES * source.pixels, encoding)

@@ -23,6 +23,7 @@ from upscaled.errors import (
 )
 from upscaled.foresight import Foresight
 from upscaled.health import Health
+from upscaled.imaging import Prepared
 from upscaled.jobs import Attempt, Job, JobState
 from upscaled.lookahead import Lookahead
 from upscaled.pipeline import Pipeline, Product, Timings, Watch
@@ -72,6 +73,7 @@ class Dispatcher:
         self._lookahead = Lookahead(slots, foresight.forecaster)
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._prepared: dict[str, Prepared] = {}
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
@@ -91,14 +93,21 @@ class Dispatcher:
             await self._workspace.end(job.id)
         await self.enqueue(job)
 
-    async def enqueue(self, job: Job) -> None:
-        """Have a job wait for its turn; one whose model is gone fails."""
+    async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
+        """Have a job wait for its turn; one whose model is gone fails.
+
+        Args:
+            job: the job.
+            prepared: its picture, where that is decoded already.
+        """
         try:
             waiting, estimate = await self._foresight.waiting(job)
         except UpscaledError as error:
             await self._fail(job.id, error.message)
             return
         if self._book.peek(job.id) is not None:  # else cancelled meanwhile
+            if prepared is not None:
+                self._prepared[job.id] = prepared
             self._forecaster.expect(job.id, estimate)
             self._queue.put(waiting)
 
@@ -202,6 +211,7 @@ class Dispatcher:
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
         self._queue.remove(job_id)
+        self._prepared.pop(job_id, None)
         self._forecaster.gone(job_id)
         if (task := self._tasks.get(job_id)) is not None:
             task.cancel()
@@ -244,11 +254,7 @@ class Dispatcher:
     async def _through(self, job: Job, ahead: lookahead.Place) -> Product:
         """Do all of a job's work once."""
         timings = Timings()
-        await self._workspace.begin(job.id)
-        try:
-            prepared = await self._pipeline.prepare(job, timings)
-        finally:  # only a death of the server leaves the note
-            await self._workspace.end(job.id)
+        prepared = self._prepared.pop(job.id, None) or await self._prepare(job, timings)
         await ahead.turn()
         try:
             async with asyncio.timeout(None) as deadline:
@@ -263,6 +269,13 @@ class Dispatcher:
             if not deadline.expired():
                 raise
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
+
+    async def _prepare(self, job: Job, timings: Timings) -> Prepared:
+        await self._workspace.begin(job.id)
+        try:
+            return await self._pipeline.prepare(job, timings)
+        finally:  # only a death of the server leaves the note
+            await self._workspace.end(job.id)
 
     async def _room_was_made(self, job: Job) -> bool:
         """Wait until the disk has the room that the job needs; tell if there was any waiting.

@@ -27,7 +27,7 @@ from upscaled.errors import (
 from upscaled.forecast import Outlook
 from upscaled.foresight import Foresight, Quote, make_foresight
 from upscaled.health import Health, HealthState
-from upscaled.imaging import Imaging
+from upscaled.imaging import Imaging, Prepared
 from upscaled.janitor import Janitor
 from upscaled.jobs import Job, JobState
 from upscaled.models import ModelRegistry
@@ -283,8 +283,8 @@ class Service:
             self.check_admission(client)
             self._admitting[client.key] += 1
             try:
-                job = await self._admission.admit(fields, upload, filename, client)
-                await self._enter(job)
+                job, prepared = await self._admission.admit(fields, upload, filename, client)
+                await self._enter(job, prepared)
             finally:
                 self._admitting[client.key] -= 1
                 self._admitting += Counter()  # drops the zeros
@@ -302,13 +302,13 @@ class Service:
         job = await self._admission.plan(fields, upload)
         return job, await self._foreseeing.quote(job)
 
-    async def _enter(self, job: Job) -> None:
+    async def _enter(self, job: Job, prepared: Prepared | None) -> None:
         try:
             await self._book.add(job)
         except BaseException:
             await self._workspace.remove(job.id)
             raise
-        await self._dispatching.enqueue(job)
+        await self._dispatching.enqueue(job, prepared)
         log.info(
             "job submitted",
             extra={

@@ -87,3 +87,36 @@ async def test_a_picture_larger_than_the_memory_limit_is_refused(tmp_path: Path)
         assert (await small.prepare(upload, tmp_path)).alpha is None
     finally:
         await small.close()
+
+
+async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_later(
+    imaging: Imaging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = tmp_path / "upload"
+    whole = encoded(CARD.resize((600, 600)), "PNG")
+    upload.write_bytes(whole)
+    probe, prepared = await imaging.receive(upload, tmp_path)
+    assert prepared is not None
+    assert prepared == await imaging.prepare(upload, tmp_path)
+    assert probe.size == prepared.source.size
+    upload.write_bytes(whole[: len(whole) // 2])
+    probe, prepared = await imaging.receive(upload, tmp_path)
+    assert (probe.format, prepared) == ("png", None)
+    monkeypatch.setattr("upscaled.imaging.client._SOON_PIXELS", 600 * 599)
+    upload.write_bytes(whole)
+    assert (await imaging.receive(upload, tmp_path))[1] is None
+
+
+async def test_a_picture_made_to_keep_its_decoder_busy_does_not_hold_up_its_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled.imaging.client._SOON_PIXELS", 10**8)
+    monkeypatch.setattr("upscaled.imaging.client._SOON_SECONDS", 1)
+    busy = Imaging(max_pixels=10**8)
+    upload = tmp_path / "upload"
+    upload.write_bytes(encoded(CARD.resize((9900, 9900)), "PNG", compress_level=1))
+    try:
+        probe, prepared = await busy.receive(upload, tmp_path)
+    finally:
+        await busy.close()
+    assert (probe.size.width, prepared) == (9900, None)

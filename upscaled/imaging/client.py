@@ -36,11 +36,14 @@ from upscaled.imaging.records import (
 )
 from upscaled.pictures import RawImage, Size
 from upscaled.processes import plain_env
-from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
+from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
 
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6
 """Ten times what writing a pixel of a PNG takes on a slow core."""
+_SOON_PIXELS = 1 << 20
+_SOON_SECONDS = 2
+"""Pictures of so few pixels, decoded in so little processor time, are prepared on arrival."""
 _MOST_THREADS = 4
 """That write a result at a time; more wait for the disk."""
 _WALL_PER_CPU = 10
@@ -120,7 +123,32 @@ class Imaging:
         """
         message = {"do": "probe", "upload": str(upload)}
         reply = await self._request(message, self._cpu_seconds, [upload], quick=True)
-        return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])
+        return _probe_of(reply)
+
+    async def receive(self, upload: Path, workdir: Path) -> tuple[Probe, Prepared | None]:
+        """Read the header of ``upload``; decode it too, into ``workdir``, if that is soon done.
+
+        A process costs more than a thumbnail's decoding, so the two share one. What can't be
+        decoded is only told by `prepare`.
+
+        Raises:
+            NotAPictureError: it is of no format that is taken.
+            UnusablePictureError: broken, animated, of several pages, or of too many pixels.
+        """
+        message = {
+            "do": "probe",
+            "upload": str(upload),
+            "workdir": str(workdir),
+            "most_pixels": _SOON_PIXELS,
+        }
+        try:
+            reply = await self._request(message, _SOON_SECONDS, [upload], quick=True)
+        except NotAPictureError:
+            raise
+        except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
+            return await self.probe(upload), None
+        prepared = reply["prepared"] and Prepared.from_json(reply["prepared"])
+        return _probe_of(reply), prepared
 
     async def prepare(self, upload: Path, workdir: Path) -> Prepared:
         """Decode ``upload`` into files in ``workdir``.
@@ -251,3 +279,7 @@ class Imaging:
             yield worker
         finally:
             idle.put_nowait(worker)
+
+
+def _probe_of(reply: Message) -> Probe:
+    return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])

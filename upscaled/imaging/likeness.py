@@ -139,8 +139,9 @@ def smooth(values: Floats) -> Floats:
 
 
 def _brightest(values: NDArray[Any]) -> NDArray[Any]:
-    red_green: NDArray[Any] = np.maximum(values[..., 0], values[..., 1])
-    return np.maximum(red_green, values[..., 2], out=red_green)
+    most: NDArray[Any] = np.maximum(values[..., 0], values[..., 1])
+    np.maximum(most, values[..., 2], out=most)
+    return most
 
 
 def _grey(values: Floats) -> Floats:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import limits
-from upscaled.imaging.cell import close_cell, code_folders
+from upscaled.imaging.cell import close_cell, walls
 from upscaled.imaging.finish import finish_band
 from upscaled.imaging.forked import ChildDiedError, in_child
 from upscaled.imaging.prepare import prepare
@@ -71,7 +71,7 @@ class Desk:
 
     def _file_bytes(self, message: Message) -> int:
         """Return how long a file this request may write."""
-        if message["do"] == "prepare":
+        if message["do"] == "prepare" or (message["do"] == "probe" and "workdir" in message):
             return 3 * self.max_pixels + _METADATA_BYTES
         if message["do"] == "finish":
             options = FinishOptions.from_json(message["options"])
@@ -79,14 +79,22 @@ class Desk:
         return 0
 
     def _probe(self, message: Message) -> dict[str, Any]:
-        opened = open_picture(Path(message["upload"]), self.formats, self.max_pixels)
+        upload = Path(message["upload"])
+        opened = open_picture(upload, self.formats, self.max_pixels)
         with opened.image:
             probe = opened.probe()
+        prepared = None
+        if "workdir" in message and probe.size.pixels <= message["most_pixels"]:
+            # What does not decode is for the job to tell.
+            with contextlib.suppress(UnusablePictureError, OSError, MemoryError):
+                workdir = Path(message["workdir"])
+                prepared = prepare(upload, workdir, self.formats, self.max_pixels).to_json()
         return {
             "format": probe.format,
             "width": probe.size.width,
             "height": probe.size.height,
             "has_alpha": probe.has_alpha,
+            "prepared": prepared,
         }
 
     def _prepare(self, message: Message) -> dict[str, Any]:
@@ -160,7 +168,7 @@ def main() -> None:
     settings = json.loads(sys.argv[2])
     limits.confine(settings["memory_limit_mb"])
     Image.init()  # all codecs, and what the cell is made of: loaded once, not in every child
-    code_folders()
+    walls()
     desk = Desk(
         tuple(settings["formats"]),
         settings["max_pixels"],

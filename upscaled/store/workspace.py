@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError
@@ -17,6 +17,7 @@ from upscaled.jobs import is_job_id
 
 log = logging.getLogger(__name__)
 
+_UPLOAD = "upload"
 _BEGUN = "begun"
 
 
@@ -98,26 +99,34 @@ class Workspace:
 
     def upload_of(self, job_id: str) -> Path:
         """Return where the job's upload lies."""
-        return self.folder(job_id) / "upload"
+        return self.folder(job_id) / _UPLOAD
 
     async def adopt(self, upload: Path, job_id: str) -> None:
-        """Make the job's folder and move the upload into it, flushed to the disk.
+        """Make the job's folder and move the upload into it; `flush` brings it to the disk.
 
         Raises:
             NoSpaceError: the disk is full.
         """
+        await self._stored(job_id, lambda: _adopt(upload, self.folder(job_id)))
+
+    async def flush(self, job_id: str) -> None:
+        """Bring the job's upload to the disk.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        await self._stored(job_id, lambda: self._flush(self.folder(job_id)))
+
+    async def _stored(self, job_id: str, store: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(self._adopt, upload, self.folder(job_id))
+            await asyncio.to_thread(store)
         except OSError as error:
             await self.remove(job_id)
             raise NoSpaceError(f"The upload can't be stored: {error.strerror}.") from error
 
-    def _adopt(self, upload: Path, folder: Path) -> None:
-        folder.mkdir(mode=0o700)
-        flush(upload)
-        upload.rename(folder / "upload")
-        flush(folder)
-        flush(self._jobs)
+    def _flush(self, folder: Path) -> None:
+        for path in (folder / _UPLOAD, folder, self._jobs):
+            flush(path)
 
     async def remove(self, job_id: str) -> None:
         """Delete the job's folder with all that is in it."""
@@ -165,6 +174,11 @@ class Workspace:
         """Return how many bytes the disk under the data folder has left for us."""
         usage = await asyncio.to_thread(shutil.disk_usage, self.data_dir)
         return usage.free
+
+
+def _adopt(upload: Path, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    upload.rename(folder / _UPLOAD)
 
 
 def _delete(paths: Iterable[Path]) -> None:
