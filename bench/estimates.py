@@ -49,7 +49,7 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
 
 
 def main() -> None:
-    parser = make_parser("estimates", __doc__)
+    parser = make_parser("estimates", __doc__, device=False)
     parser.add_argument("--model", default="realesr-animevideov3")
     parser.add_argument("--learn", type=int, default=10)
     parser.add_argument("--asked", type=int)

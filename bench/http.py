@@ -102,7 +102,7 @@ async def measure(
 
 
 def main() -> None:
-    parser = make_parser("http", __doc__)
+    parser = make_parser("http", __doc__, device=False)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -130,7 +130,7 @@ def described(values: list[float]) -> dict[str, float]:
 
 
 async def play() -> None:
-    parser = make_parser("scheduling", __doc__)
+    parser = make_parser("scheduling", __doc__, device=False)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--models-kept", type=int, default=3)

@@ -135,7 +135,7 @@ def main() -> None:
     options.pictures = options.pictures or (40 if options.quick else 200)
     options.rounds = options.rounds or (3 if options.quick else 5)
     options.alone = options.alone or (3 if options.quick else 10)
-    report = Report("small_pictures", options.quick)
+    report = Report("small_pictures", options.quick or options.pictures < 200)
     with workplace(options) as place:
         asyncio.run(measure(place, options, report))
     report.finish()

@@ -83,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     options.jobs = options.jobs or (300 if options.quick else 2000)
     options.first = options.first or (50 if options.quick else 100)
-    report = Report("steady", options.quick)
+    report = Report("steady", options.quick or options.jobs < 2000)
     with workplace(options) as place:
         asyncio.run(measure(place, options, report))
     report.finish()

@@ -76,7 +76,7 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
 
 
 def main() -> None:
-    parser = make_parser("submit", __doc__)
+    parser = make_parser("submit", __doc__, device=False)
     parser.add_argument("--many", type=int, default=10_000)
     parser.add_argument("--few", type=int, default=10)
     parser.add_argument("--rounds", type=int)

@@ -88,11 +88,11 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
 
 
 def main() -> None:
-    parser = make_parser("upload", __doc__)
+    parser = make_parser("upload", __doc__, device=False)
     parser.add_argument("--megabytes", type=int)
     options = parser.parse_args()
     options.megabytes = options.megabytes or (100 if options.quick else 500)
-    report = Report("upload", options.quick)
+    report = Report("upload", options.quick or options.megabytes < 500)
     with workplace(options) as place:
         asyncio.run(measure(place, options, report))
     report.finish()

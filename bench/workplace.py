@@ -22,15 +22,18 @@ class Workplace:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with ``--quick`` and ``--device``."""
+def make_parser(name: str, doc: str | None, *, device: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with ``--quick`` and, where the device matters, ``--device``."""
     parser = argparse.ArgumentParser(
         prog=f"bench.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller pictures")
-    parser.add_argument("--device", type=int, default=-1, help="a Vulkan device's index; -1: CPU")
+    if device:
+        parser.add_argument(
+            "--device", type=int, default=-1, help="a Vulkan device's index; -1: CPU"
+        )
     return parser
 
 
@@ -40,4 +43,5 @@ def workplace(options: argparse.Namespace) -> Iterator[Workplace]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         install(folder / "models")
-        yield Workplace(folder, folder / "models", {"upscaler.gpu_ids": [options.device]})
+        device = getattr(options, "device", -1)
+        yield Workplace(folder, folder / "models", {"upscaler.gpu_ids": [device]})
