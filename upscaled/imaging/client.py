@@ -44,6 +44,8 @@ _CPU_SECONDS_PER_PIXEL = 1e-6
 _SOON_PIXELS = 1 << 20
 _SOON_SECONDS = 2
 """Pictures of so few pixels, decoded in so little processor time, are prepared on arrival."""
+_SMALL_PIXELS = 1 << 20
+"""Results of so few pixels are written in less time than it takes to start a process."""
 _MOST_THREADS = 4
 """That write a result at a time; more wait for the disk."""
 _WALL_PER_CPU = 10
@@ -187,7 +189,7 @@ class Imaging:
             "most": most,
         }
         reads = [source.path, native.path]
-        seconds = self._writing_seconds(native.size)
+        seconds = self._writing_seconds(native.size.pixels)
         reply = await self._request(message, seconds, reads, quick=True)
         score: float = reply["score"]
         return score
@@ -218,6 +220,7 @@ class Imaging:
             EngineError: the result could not be written, or not as it was meant.
             NoSpaceError: memory or disk do not suffice.
         """
+        pixels = max(native.size.pixels, options.size.pixels)
         message = {
             "do": "finish",
             "prepared": prepared.to_json(),
@@ -226,8 +229,9 @@ class Imaging:
             "options": options.to_json(),
             "band": [band.top, band.bottom, band.most],
             "written": written.to_json(),
+            # No profile, no EXIF: nothing of the upload but its decoded pixels takes part.
+            "own_pixels_only": prepared.sidecar is None and pixels <= _SMALL_PIXELS,
         }
-        pixels = max(native.size, options.size, key=lambda size: size.pixels)
         beside = (prepared.alpha and prepared.alpha.path, prepared.sidecar)
         reads = [prepared.source.path, native.path, *(path for path in beside if path)]
         reply = await self._request(message, self._writing_seconds(pixels), reads)
@@ -238,8 +242,8 @@ class Imaging:
         """End every process, each after the request it is at."""
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
-    def _writing_seconds(self, size: Size) -> int:
-        return self._cpu_seconds + int(size.pixels * _CPU_SECONDS_PER_PIXEL)
+    def _writing_seconds(self, pixels: int) -> int:
+        return self._cpu_seconds + int(pixels * _CPU_SECONDS_PER_PIXEL)
 
     async def _request(
         self,
