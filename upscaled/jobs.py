@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -147,7 +147,13 @@ def is_job_id(text: str) -> bool:
 
 def to_document(job: Job) -> dict[str, Any]:
     """Return the job as plain data for JSON; `from_document` is its inverse."""
-    return asdict(job)
+    # Not dataclasses.asdict, which copies every value: it took more time than the JSON.
+    return {
+        **vars(job),
+        "request": {**vars(job.request), "output_size": vars(job.request.output_size)},
+        "input_size": vars(job.input_size),
+        "attempts": [vars(attempt) for attempt in job.attempts],
+    }
 
 
 def from_document(document: Mapping[str, Any]) -> Job:

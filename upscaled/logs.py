@@ -37,6 +37,8 @@ def _time(record: logging.LogRecord) -> str:
 
 def _one_line(text: str) -> str:
     """Escape what would break the line or move a terminal's cursor; keep the rest readable."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text

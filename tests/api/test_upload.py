@@ -104,7 +104,8 @@ def test_a_boundary_may_be_quoted() -> None:
 async def send_half(server: Server) -> asyncio.StreamWriter:
     """Begin to submit a picture, and stop in the middle of it."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    body = encoded([a_picture()]).replace(b'name="n"', b'name="image"')
+    # More than the server gathers before it begins to write.
+    body = encoded([a_picture() + bytes(300_000)]).replace(b'name="n"', b'name="image"')
     writer.write(
         b"POST /api/v1/upscale HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" % (len(body) + 10**6) + body[:-40]
