@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ Pixels = NDArray[np.uint8]
 
 _FOLDER = Path(__file__).parent.parent / "tests" / "data"
 _NAMES = ("astronaut.png", "coffee.jpg", "chelsea.webp")
+_PIECE = 256  # pixels
 
 
 @functools.cache
@@ -36,23 +38,23 @@ def crop(number: int, side: int) -> Pixels:
 
 
 def photo(width: int, height: int) -> Pixels:
-    """Return a picture of this size with a photo's detail everywhere, mirrored to and fro.
+    """Return a picture of this size with a photo's detail everywhere.
 
-    An enlarged photo would be smoother, and quicker to encode, than pictures of that size are.
-    512 × 512 is one whole photo.
+    Up to 512 × 512 it is the middle of one photo. A larger one is made of many different pieces:
+    an enlarged photo would be smoother, and one that repeats quicker to compress, than pictures of
+    that size are.
     """
-    tile = _photos()[0]
-    rows = _to_and_fro(height, tile.shape[0])
-    columns = _to_and_fro(width, tile.shape[1])
+    whole = _photos()[0]
+    top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
+    if top >= 0 and left >= 0:
+        return np.ascontiguousarray(whole[top : top + height, left : left + width])
     picture = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, 256):  # in strips: indexing makes copies
-        picture[top : top + 256] = tile[rows[top : top + 256, None], columns]
+    places = itertools.product(range(0, height, _PIECE), range(0, width, _PIECE))
+    for number, (upper, side) in enumerate(places):
+        room = picture[upper : upper + _PIECE, side : side + _PIECE]
+        turned = np.rot90(crop(number, _PIECE), number // len(_NAMES) % 4)
+        room[:] = turned[: room.shape[0], : room.shape[1]]
     return picture
-
-
-def _to_and_fro(length: int, period: int) -> NDArray[np.intp]:
-    positions = np.arange(length) % (2 * period)
-    return np.minimum(positions, 2 * period - 1 - positions)
 
 
 def save(pixels: Pixels, path: Path) -> Path:
