@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from PIL import Image
 
 from tests.making import make_job
 from tests.services import PHOTOS, make_config, running, submit
-from upscaled import dispatcher
+from upscaled import checkpoint, dispatcher
 from upscaled.allowance import TimeLimit, disk_bytes, memory_bytes
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
+from upscaled.imaging import Written
 from upscaled.jobs import Job, JobState
 from upscaled.pictures import Size
 from upscaled.service import Service
@@ -75,6 +77,48 @@ async def test_an_interrupted_job_runs_again_and_waiting_is_no_crash(
         outcomes = [await service.wait(job_id) for job_id in (interrupted, waiting)]
     assert [job.crashes for job in outcomes] == [2, 2]
     assert not [job.error for job in outcomes if "died" in (job.error or "")]
+
+
+async def test_a_job_that_was_stopped_goes_on_at_its_last_band(
+    tmp_path: Path,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("upscaled.bands._BAND_BYTES", 1)  # a band for every row of tiles
+    tall = tmp_path / "tall.png"
+    with Image.open(COFFEE) as photo:
+        photo.resize((64, 640)).save(tall)
+    config = make_config(tmp_path / "data", models_dir, server__drain_seconds="0")
+    async with running(config) as service:
+        whole = await submit(service, tall, tile_size="32")
+        await service.wait(whole.id)
+        wanted = await asyncio.to_thread((await service.result(whole.id)).path.read_bytes)
+        job = await submit(service, tall, tile_size="32")
+        while (await service.job(job.id)).progress < 40:
+            await asyncio.sleep(0)
+    folder = tmp_path / "data" / "jobs" / job.id
+    assert await checkpoint.has_advanced(folder)
+    caplog.set_level(logging.INFO)
+    async with running(config) as service:
+        done = await service.wait(job.id)
+        assert (done.state, done.runs, done.crashes) == (JobState.COMPLETED, 2, 0)
+        made = await asyncio.to_thread((await service.result(job.id)).path.read_bytes)
+    assert made == wanted
+    assert [record.message for record in caplog.records].count("job goes on") == 1
+
+
+async def test_a_run_that_finished_a_band_is_no_crash(
+    tmp_path: Path, models_dir: Path, thumbnail: Path
+) -> None:
+    data = tmp_path / "data"
+    size: dict[str, Any] = {"input_size": Size(48, 32)}
+    job_id = await left_behind(data, thumbnail, state=JobState.PROCESSING, crashes=2, **size)
+    folder = data / "jobs" / job_id
+    await checkpoint.save(folder, checkpoint.Checkpoint("another work", 32, Written(16), began=0))
+    async with running(make_config(data, models_dir)) as service:
+        outcome = await service.wait(job_id)
+    assert (outcome.state, outcome.crashes) == (JobState.COMPLETED, 0)
 
 
 async def test_a_result_that_vanished_while_the_server_was_down_does_not_stop_the_start(

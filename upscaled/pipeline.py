@@ -272,7 +272,7 @@ class Pipeline:
         bin_sha256 = await self._digest(model.bin)
         key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
         work = _Work(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
-        earlier = await checkpoint.load(folder, key)
+        earlier = await checkpoint.load(folder, key) if job.runs else None
         if earlier is not None:
             work.go_on_from(earlier)
             await work.save()
