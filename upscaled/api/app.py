@@ -62,7 +62,7 @@ def make_app(service: Service) -> web.Application:
     app[PREFIX] = prefix
     app[CONNECTIONS] = Connections(server.max_connections, server.header_timeout_seconds)
     app[DELIVERIES] = Deliveries()
-    app[DESCRIPTIONS] = Descriptions(prefix)
+    app[DESCRIPTIONS] = Descriptions(prefix, service.outlook)
     app[RATES] = RateLimit(service.config.limits.rate_limit_per_minute)
     for method, path, handler in ROUTES + (DOCS_ROUTES if service.config.features.docs else ()):
         resource = app.router.add_resource(prefix + path)

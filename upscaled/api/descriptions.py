@@ -2,44 +2,79 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from upscaled.api.answers import compact
 from upscaled.forecast import Outlook
-from upscaled.jobs import Job, JobState
+from upscaled.jobs import TERMINAL, Job, JobState
 from upscaled.pictures import Size
 
 _REMEMBERED = 1024
 """Descriptions that are kept: a kilobyte each at most, but for jobs of many attempts."""
+_FRESH_SECONDS = 0.1
+"""What a job has to expect is told in tenths of a second, so it need not be asked more often."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """What was told of a job, and until when it may be told again."""
+
+    job: Job
+    fixed: bytes
+    """All but what changes with time, up to the closing brace."""
+    whole: bytes
+    until: float
 
 
 class Descriptions:
-    """Describes jobs. ``prefix`` is the path that all endpoints live under."""
+    """Describes jobs.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        prefix: the path that all endpoints live under.
+        outlook: tells what a job under way has to expect.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        outlook: Callable[[str], Outlook | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._prefix = prefix
-        self._made: OrderedDict[str, tuple[Job, bytes]] = OrderedDict()
+        self._outlook = outlook
+        self._clock = clock
+        self._made: OrderedDict[str, _Made] = OrderedDict()
 
-    def of(self, job: Job, outlook: Outlook | None) -> bytes:
-        """Return a job as JSON, with what it has to expect where that is known."""
+    def of(self, job: Job) -> bytes:
+        """Return a job as JSON."""
         made = self._made.get(job.id)
         # Jobs are immutable: the very same one still reads the same.
-        if made is not None and made[0] is job:
-            text = made[1]
-        else:
-            text = compact(_described(job, self._prefix))
-            self._remember(job, text)
-        # What changes with every look is put in before the closing brace.
-        return text if outlook is None else text[:-1] + _foreseen(outlook)
+        if made is None or made.job is not job:
+            made = self._describe(job)
+        elif made.until <= self._clock():
+            self._look_ahead(made)
+        return made.whole
 
-    def _remember(self, job: Job, text: bytes) -> None:
-        self._made[job.id] = (job, text)
+    def _describe(self, job: Job) -> _Made:
+        fixed = compact(_described(job, self._prefix))[:-1]
+        made = self._made[job.id] = _Made(job, fixed, fixed + b"}", math.inf)
         self._made.move_to_end(job.id)
         if len(self._made) > _REMEMBERED:
             self._made.popitem(last=False)
+        if job.state not in TERMINAL:
+            self._look_ahead(made)
+        return made
+
+    def _look_ahead(self, made: _Made) -> None:
+        outlook = self._outlook(made.job.id)
+        made.whole = made.fixed + (b"}" if outlook is None else _foreseen(outlook))
+        made.until = self._clock() + _FRESH_SECONDS
 
 
 def _foreseen(outlook: Outlook) -> bytes:

@@ -10,7 +10,7 @@ from upscaled.api.answers import answer, answer_with
 from upscaled.api.auth import client_of
 from upscaled.api.keys import DESCRIPTIONS, PREFIX, RATES, SERVICE
 from upscaled.errors import UnknownJobError, WrongStateError
-from upscaled.jobs import TERMINAL, JobState, is_job_id
+from upscaled.jobs import JobState, is_job_id
 
 
 def job_id_of(request: web.Request) -> str:
@@ -54,10 +54,8 @@ async def submit(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """``GET /status/{job_id}``: how the job stands."""
-    service = request.app[SERVICE]
-    job = await service.job(job_id_of(request), client_of(request).owner)
-    outlook = None if job.state in TERMINAL else service.outlook(job.id)
-    return answer_with(request.app[DESCRIPTIONS].of(job, outlook))
+    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    return answer_with(request.app[DESCRIPTIONS].of(job))
 
 
 async def cancel(request: web.Request) -> web.Response:
