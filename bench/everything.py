@@ -10,6 +10,7 @@ rounds fewer. ``--document`` does nothing but that, from the results there are.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +58,12 @@ def run(bench: Bench, quick: bool) -> bool:
     print(f"\n## {bench.name} {' '.join(arguments)}\n", flush=True)
     began = time.monotonic()
     command = [sys.executable, "-m", f"bench.{bench.name}", *arguments]
-    ended = subprocess.run(command, cwd=ROOT, check=False).returncode
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            ended = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()  # it stops its server and takes its folder away
+            raise
     print(f"\n{time.monotonic() - began:.0f} s, status {ended}", flush=True)
     return ended == 0
 
@@ -98,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.document:
         rewrite(names)
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = [bench.name for bench in chosen if not run(bench, options.quick)]
     if not options.quick:
         rewrite(bench.name for bench in chosen if bench.name not in failed)

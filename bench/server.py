@@ -18,6 +18,8 @@ from typing import Any
 import aiohttp
 import psutil
 
+from upscaled import launcher
+
 _READY_SECONDS = 60
 _PATIENCE = 0.1  # seconds between two questions
 _GONE_SECONDS = 10
@@ -68,6 +70,8 @@ class Server:
         env = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                # Whatever becomes of the bench, its server ends with it.
+                sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
                 sys.executable, "-m", "upscaled", "serve", "--config", str(self._config),
                 stdout=log, stderr=log, env=env,
             )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def make_parser(name: str, doc: str | None, *, device: bool = True) -> argparse.
 @contextmanager
 def workplace(options: argparse.Namespace) -> Iterator[Workplace]:
     """Make the folder and put the models there, for the length of the block."""
+    # Ended by somebody's patience, a bench stops its server and takes its folder away too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         install(folder / "models")
