@@ -140,7 +140,7 @@ async def test_a_result_that_vanished_while_the_server_was_down_does_not_stop_th
 async def test_a_full_disk_does_not_hold_up_the_start_or_the_stop(
     tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upscaled.service._RESUME_SECONDS", 0.5)
+    monkeypatch.setattr("upscaled.recovery._PATIENCE_SECONDS", 0.5)
     data = tmp_path / "data"
     crashed = await left_behind(data, thumbnail, state=JobState.PROCESSING, crashes=2)
     lost = await left_behind(data, thumbnail, state=JobState.COMPLETED, finished=time.time())

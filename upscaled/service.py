@@ -33,7 +33,8 @@ from upscaled.jobs import Job, JobState
 from upscaled.models import ModelRegistry
 from upscaled.pipeline import Pipeline
 from upscaled.queue import JobQueue
-from upscaled.results import ResultFile, result_name, result_of
+from upscaled.recovery import Recovery
+from upscaled.results import ResultFile, result_of
 from upscaled.scheduling import make_order
 from upscaled.self_test import SelfTest
 from upscaled.store.sqlite import SqliteJobStore
@@ -42,8 +43,6 @@ from upscaled.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _DISK_SECONDS = 1.0
-_RESUME_SECONDS = 30.0
-"""How long the start waits for all jobs left behind to be queued; on a full disk some can't be."""
 _CPU_ID = -1  # in upscaler.gpu_ids
 
 
@@ -81,7 +80,7 @@ class Service:
         self._parts = contextlib.AsyncExitStack()
         self._choice: EngineChoice | None = None
         self._dispatcher: Dispatcher | None = None
-        self._resuming: asyncio.Task[None] | None = None
+        self._recovery: Recovery | None = None
         self._foresight: Foresight | None = None
         self._health: Health | None = None
         self._free_disk = 0
@@ -149,10 +148,16 @@ class Service:
                     self.config.upscaler.job_seconds_per_megapixel,
                 ),
             )
-            unfinished = await self._take_up()
-            self._resuming = asyncio.create_task(self._resume(unfinished), name="resume")
-            parts.push_async_callback(_end_task, self._resuming)
-            await asyncio.wait([self._resuming], timeout=_RESUME_SECONDS)
+            self._recovery = Recovery(
+                self._book,
+                self._store,
+                self._workspace,
+                self._janitor,
+                self._dispatcher,
+                self.config.upscaler.max_attempts,
+            )
+            parts.push_async_callback(self._recovery.end)
+            await self._recovery.begin()
             self._dispatcher.start()
             parts.push_async_callback(self.drain)
             keeper = asyncio.create_task(self._foresight.run(), name="foresight")
@@ -165,8 +170,8 @@ class Service:
     async def drain(self) -> None:
         """Take nothing more; let running jobs finish for ``server.drain_seconds``."""
         self._accepting = False
-        if self._resuming is not None:  # first, or it would end jobs that are being put back
-            await _end_task(self._resuming)
+        if self._recovery is not None:  # first, or it would end jobs that are being put back
+            await self._recovery.end()
         await self._dispatching.stop(self.config.server.drain_seconds)
 
     async def stop(self) -> None:
@@ -191,34 +196,6 @@ class Service:
                 f"upscaler.default_model is {self.config.upscaler.default_model!r}; allowed is "
                 f"an installed model: {', '.join(names)}."
             )
-
-    async def _take_up(self) -> list[Job]:
-        """Return the jobs that an earlier run left unfinished; delete files of no job."""
-        unfinished = await self._book.load()
-        with_result = await self._store.finished_before(float("inf"), with_result=True)
-        for job in with_result:
-            if not await self._workspace.keep_only(job.id, result_name(job)):
-                log.error("job's result is no longer on the disk", extra={"job": job.id})
-                await self._janitor.let_go(job, "lost")
-        orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
-        if unfinished or orphans:
-            log.info(
-                "Took up %d unfinished jobs; deleted files of %d others.", len(unfinished), orphans
-            )
-        return unfinished
-
-    async def _resume(self, jobs: list[Job]) -> None:
-        """Queue jobs of an earlier run, each by itself: recording an end may wait for the disk."""
-
-        async def resume(job: Job) -> None:
-            try:
-                await self._dispatching.resume(job, self.config.upscaler.max_attempts)
-            except Exception:
-                log.exception("job can't be taken up", extra={"job": job.id})
-
-        async with asyncio.TaskGroup() as tasks:
-            for job in jobs:
-                tasks.create_task(resume(job), name=f"resume-{job.id}")
 
     # --- what callers use ---------------------------------------------------------------------
 

@@ -101,7 +101,6 @@ async def test_the_life_of_a_job_is_a_line_an_event(
     own = [event for event in events if event.get("job") == job_id]
     assert [(event["message"], event.get("stage")) for event in own] == [
         ("job submitted", None),
-        ("stage done", "prepare"),
         ("job started", None),
         ("stage done", "upscale"),
         ("stage done", "finish"),
