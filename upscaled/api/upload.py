@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from io import FileIO
 from pathlib import Path
 
+import aiofiles
+from aiofiles.threadpool.binary import AsyncFileIO
 from aiohttp import web
 
 from upscaled.api import multipart
@@ -168,14 +169,14 @@ class _Reception:
 
 
 class _Target:
-    """The file that a picture is written to, in a thread, a quarter of a MiB at a time.
+    """The file that a picture is written to, a quarter of a MiB at a time.
 
     Most pictures come to less: theirs is made, written and closed in one go.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: FileIO | None = None
+        self._file: AsyncFileIO | None = None
         self._waiting = bytearray()
 
     async def take(self, piece: bytes) -> None:
@@ -186,7 +187,9 @@ class _Target:
         """
         self._waiting += piece
         if len(self._waiting) >= _WRITE_BYTES:
-            await self._flush()
+            if self._file is None:
+                self._file = await aiofiles.open(self._path, "wb", buffering=0)
+            await self._write(self._file)
 
     async def end(self) -> None:
         """Write the rest and close the file.
@@ -194,25 +197,22 @@ class _Target:
         Raises:
             OSError: the disk takes no more. It first takes what still fits, and only then says so.
         """
-        await self._flush(last=True)
-
-    async def _flush(self, *, last: bool = False) -> None:
-        waiting, self._waiting = self._waiting, bytearray()
-        await asyncio.to_thread(self._write, waiting, last=last)
-
-    def _write(self, content: bytearray, *, last: bool) -> None:
         if self._file is None:
-            self._file = FileIO(self._path, "wb")
-        rest = memoryview(content)
+            await asyncio.to_thread(self._path.write_bytes, self._waiting)
+        else:
+            await self._write(self._file)
+            await self._file.close()
+
+    async def _write(self, file: AsyncFileIO) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        rest = memoryview(waiting)
         while rest:
-            rest = rest[self._file.write(rest) :]
-        if last:
-            self._file.close()
+            rest = rest[await file.write(rest) :]
 
     async def close(self) -> None:
         """Close the file, however far it got."""
-        if self._file is not None and not self._file.closed:
-            await asyncio.to_thread(self._file.close)
+        if self._file is not None:
+            await self._file.close()
 
 
 async def receive(
