@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from upscaled.model_install import install
 
@@ -38,11 +38,16 @@ def make_parser(name: str, doc: str | None, *, device: bool = True) -> argparse.
     return parser
 
 
+def _interrupted(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one would end the tidying up
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def workplace(options: argparse.Namespace) -> Iterator[Workplace]:
     """Make the folder and put the models there, for the length of the block."""
     # Ended by somebody's patience, a bench stops its server and takes its folder away too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupted)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         install(folder / "models")
