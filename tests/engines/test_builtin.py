@@ -53,7 +53,10 @@ async def test_it_keeps_its_process_and_tells_its_progress(tmp_path: Path) -> No
         assert outcome.tile_size == 32
         assert outcome.seconds > 0
         assert [progress.share for progress in told] == [done / 9 for done in range(1, 10)]
-        assert [progress.rows for progress in told] == [0, 0, 32, 32, 32, 64, 64, 64, 70]
+        rows = [progress.rows for progress in told]
+        assert rows == sorted(rows)
+        assert set(rows) <= {0, 32, 64, 70}
+        assert rows[-1] == 70
         assert {progress.tile_size for progress in told} == {32}
         assert np.array_equal(result(task), enlarged_plainly(pixels, 2))
         pid = engine.pid
@@ -72,15 +75,69 @@ async def test_a_picture_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None
     assert told == [Progress(1.0, 40, 70)]
 
 
-async def test_a_memory_limit_makes_the_tiles_small(tmp_path: Path, models_dir: Path) -> None:
-    model = shipped(models_dir, "realesr-animevideov3-x2")
-    task = make_task(tmp_path, photo(300, 200, left=0, top=0), model)
-    async with engine_on(memory_limit_mb=160) as engine:
+@pytest.mark.parametrize(
+    ("stem", "size", "limit_mb"),
+    [
+        ("realesr-animevideov3-x2", (451, 300), 250),
+        ("realesr-animevideov3-x4", (451, 300), 700),
+        ("realesrgan-x4plus", (60, 40), 1000),  # two tiles at once
+        ("realesrgan-x4plus", (40, 30), 400),  # lean
+    ],
+)
+async def test_a_memory_limit_is_kept(
+    tmp_path: Path, models_dir: Path, stem: str, size: tuple[int, int], limit_mb: int
+) -> None:
+    task = make_task(tmp_path, photo(*size, left=0, top=0), shipped(models_dir, stem))
+    async with engine_on(memory_limit_mb=limit_mb) as engine:
         outcome = await engine.upscale(task, lambda _: None)
-        assert 32 <= outcome.tile_size < 200
+        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
+    assert outcome.tile_size >= 32
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < limit_mb * 1024
+    reduced = result(task).reshape(size[1], task.model.native_scale, size[0], -1, 3).mean((1, 3))
+    assert psnr(reduced.astype(np.uint8), photo(*size, left=0, top=0)) > 25
+
+
+async def test_a_network_that_does_not_fit_is_an_error_that_names_the_setting(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    task = make_task(tmp_path, photo(40, 30), shipped(models_dir, "realesrgan-x4plus"))
+    async with engine_on(memory_limit_mb=150) as engine:
+        with pytest.raises(EngineError, match=r"raise upscaler\.memory_limit_mb by") as caught:
+            await engine.upscale(task, lambda _: None)
+    assert not caught.value.retryable
+
+
+async def test_networks_kept_make_room_for_the_one_that_is_wanted(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    async with engine_on(memory_limit_mb=620) as engine:
+        for stem in ("realesrgan-x4plus-anime", "realesrgan-x4plus"):
+            task = make_task(tmp_path, photo(34, 20), shipped(models_dir, stem))
+            await engine.upscale(task, lambda _: None)
         status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < 160 * 1024
+    assert int(peak.split()[1]) < 620 * 1024
+
+
+async def test_the_tile_that_was_told_gives_the_same_bytes_and_a_band_gives_its_part_of_them(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    model = shipped(models_dir, "realesr-animevideov3-x3")
+    pixels = photo(300, 260, left=0, top=0)
+    async with engine_on(memory_limit_mb=150) as engine:
+        task = make_task(tmp_path, pixels, model)
+        tile = (await engine.upscale(task, lambda _: None)).tile_size
+        whole = result(task)
+        task.target.path.write_bytes(bytes(task.target.total_bytes))
+        await engine.upscale(make_task(tmp_path, pixels, model, tile_size=tile), lambda _: None)
+        assert np.array_equal(result(task), whole)
+        task.target.path.write_bytes(bytes(task.target.total_bytes))
+        rows = (tile, 2 * tile)
+        band = make_task(tmp_path, pixels, model, rows=rows, tile_size=tile)
+        await engine.upscale(band, lambda _: None)
+    assert 2 * tile <= 260
+    assert np.array_equal(result(task)[3 * tile : 6 * tile], whole[3 * tile : 6 * tile])
 
 
 async def test_cancelling_kills_the_process_within_a_second_and_the_next_task_works(

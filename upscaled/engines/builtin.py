@@ -17,7 +17,7 @@ from upscaled.engines.protocol import (
 from upscaled.errors import EngineError
 from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
 
-_HOPELESS = frozenset({"bad_model", "no_device"})
+_HOPELESS = frozenset({"bad_model", "no_device", "too_little_memory"})
 """What no other tile size changes."""
 
 

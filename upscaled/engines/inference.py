@@ -1,17 +1,12 @@
-"""Inference on the ncnn library, inside the resident worker: tiles in, bytes out."""
+"""Inference on the ncnn library, inside the resident worker: one tile in, its bytes out."""
 
 from __future__ import annotations
-
-import os
-from collections.abc import Callable, Iterator
 
 import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
 from upscaled.engines.messages import NetworkFiles
-from upscaled.engines.protocol import PADDING, UpscaleTask
-from upscaled.engines.tiling import Tile, plan_tiles, reflected
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -31,11 +26,22 @@ class InferenceError(Exception):
 class Network:
     """A loaded network on a Vulkan device (by index) or on the CPU (None).
 
+    Several threads may run one network at once.
+
+    Args:
+        files: the two files and the names of the blobs.
+        device: where it runs.
+        threads: for one tile; how the weights are laid out depends on it, so it is fixed.
+        lean: without what makes weights and layers larger and quicker. x4plus takes 160 MB
+            instead of 480 for its smallest tile, and longer (docs/engines.md).
+
     Raises:
         InferenceError: the library can't read the files (kind ``bad_model``).
     """
 
-    def __init__(self, files: NetworkFiles, *, device: int | None, threads: int) -> None:
+    def __init__(
+        self, files: NetworkFiles, *, device: int | None, threads: int, lean: bool = False
+    ) -> None:
         self._files = files
         self._net = ncnn.Net()
         options = self._net.opt
@@ -46,6 +52,8 @@ class Network:
         options.use_fp16_packed = device is not None
         options.use_fp16_storage = device is not None
         options.use_fp16_arithmetic = False
+        options.use_winograd_convolution = not lean
+        options.use_sgemm_convolution = not lean
         if device is not None:
             self._net.set_vulkan_device(device)
         if self._net.load_param(str(files.param)) != 0:
@@ -123,90 +131,3 @@ def to_bytes(planes: Floats) -> Pixels:
             np.clip(values, 0, 255, out=values)
             pixels[row:end, :, channel] = values
     return pixels
-
-
-def upscale(
-    network: Network, task: UpscaleTask, tile: int, on_tile: Callable[[int, int, int], None]
-) -> None:
-    """Do ``task`` with tiles of ``tile`` pixels, calling ``on_tile(done, of, rows)`` after each.
-
-    ``rows`` of the task, from its top, are then wholly written.
-
-    Memory holds one row of source tiles and one enlarged tile, whatever the picture's size.
-
-    Raises:
-        InferenceError: as `Network.run`, or the output has not the promised size.
-        OSError: source or target can't be read or written.
-    """
-    rows = plan_tiles(task.source.size.width, task.top, task.bottom, tile)
-    total = sum(len(row) for row in rows)
-    run = network.run_averaged if task.tta else network.run
-    source = os.open(task.source.path, os.O_RDONLY)
-    try:
-        target = os.open(task.target.path, os.O_WRONLY)
-        try:
-            for done, (place, padded) in enumerate(_padded_tiles(source, task, rows), 1):
-                _write(target, task, place, to_bytes(_cut(run(padded), task, place)))
-                whole = place.right == task.source.size.width
-                on_tile(done, total, (place.bottom if whole else place.top) - task.top)
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
-
-
-def _padded_tiles(
-    source: int, task: UpscaleTask, rows: list[list[Tile]]
-) -> Iterator[tuple[Tile, Pixels]]:
-    size = task.source.size
-    for row in rows:
-        ys = reflected(row[0].top, row[0].bottom, size.height)
-        first, last = int(ys.min()), int(ys.max())
-        strip = _read(source, task, first, last + 1)
-        for place in row:
-            xs = reflected(place.left, place.right, size.width)
-            yield place, strip[(ys - first)[:, None], xs]
-
-
-def _read(source: int, task: UpscaleTask, top: int, bottom: int) -> Pixels:
-    stride = task.source.row_bytes
-    buffer = np.empty((bottom - top, task.source.size.width, 3), np.uint8)
-    view = buffer.data.cast("B")
-    position = 0
-    while position < len(view):
-        got = os.preadv(source, [view[position:]], top * stride + position)
-        if got == 0:
-            raise InferenceError("failed", f"{task.source.path.name} is shorter than it should be.")
-        position += got
-    return buffer
-
-
-def _cut(planes: Floats, task: UpscaleTask, place: Tile) -> Floats:
-    """Take the padding off an enlarged tile."""
-    scale = task.model.native_scale
-    width, height = place.right - place.left, place.bottom - place.top
-    expected = (3, (height + 2 * PADDING) * scale, (width + 2 * PADDING) * scale)
-    if planes.shape != expected:
-        raise InferenceError(
-            "failed", f"The network returned {planes.shape} values, {expected} were expected."
-        )
-    start = PADDING * scale
-    return planes[:, start : start + height * scale, start : start + width * scale]
-
-
-def _write(target: int, task: UpscaleTask, place: Tile, pixels: Pixels) -> None:
-    scale = task.model.native_scale
-    stride = task.target.row_bytes
-    offset = place.top * scale * stride + place.left * scale * 3
-    if place.left == 0 and pixels.shape[1] * 3 == stride:
-        _write_all(target, pixels.data.cast("B"), offset)
-        return
-    for number, line in enumerate(pixels):
-        _write_all(target, line.data.cast("B"), offset + number * stride)
-
-
-def _write_all(target: int, content: memoryview, offset: int) -> None:
-    while content:
-        written = os.pwrite(target, content, offset)
-        content = content[written:]
-        offset += written

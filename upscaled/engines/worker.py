@@ -18,16 +18,17 @@ from typing import Any
 
 import ncnn
 
-from upscaled.engines import inference, inspection, memory
+from upscaled.engines import inspection, memory, upscaling
+from upscaled.engines.crew import MEMORY_PER_CORE, Budget, choose_tile, crew_for, tile_bytes
 from upscaled.engines.inference import InferenceError, Network
 from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
-from upscaled.engines.tiling import choose_tile
-from upscaled.pictures import Size
 from upscaled.resident import Message, RefusedError, serve
 
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
+_GPU_CAP = 4 << 30
+"""Bytes for a tile on a GPU at most: x4plus at 230, where padding costs 18 %."""
 _GPU_ON_CPU = 3
 """`GpuInfo.type` of a CPU that poses as a GPU."""
 _GPU_INTEGRATED = 1
@@ -39,7 +40,7 @@ class Worker:
     def __init__(self, device: int | None, threads: int, memory_limit_mb: int | None) -> None:
         self._device = device
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._memory_limit_mb = memory_limit_mb
+        self._limit = memory.ceiling(memory_limit_mb)
         self._networks: OrderedDict[tuple[object, ...], Network] = OrderedDict()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
@@ -56,6 +57,8 @@ class Worker:
                     raise RefusedError("unknown_request", f"There is no request {other!r}.")
         except InferenceError as error:
             raise RefusedError(error.kind, str(error)) from None
+        except memory.TooLittleError as error:
+            raise RefusedError("too_little_memory", str(error)) from None
         except MemoryError:
             raise RefusedError("failed", "There is not enough memory for this tile.") from None
         except OSError as error:
@@ -74,41 +77,64 @@ class Worker:
                 f"There is no Vulkan device {self._device}; `upscaled doctor` lists those there "
                 "are.",
             )
-        network = self._network(task.model)
-        tile = task.tile_size or choose_tile(
-            Size(task.source.size.width, task.bottom - task.top),
-            task.model.bytes_per_pixel,
-            self._memory(),
-        )
-        inference.upscale(
+        picture, room = task.source.size, None
+        if self._device is None:
+            room = memory.Room(task.model, self._limit)
+            appetite = room.bytes_per_pixel
+            budget = Budget(self._threads, min(MEMORY_PER_CORE, room.for_tiles))
+        else:  # one tile keeps a whole GPU busy
+            appetite = task.model.bytes_per_pixel
+            budget = Budget(1, _GPU_CAP)
+        tile = task.tile_size or choose_tile(picture, appetite, budget, self._free())
+        crew = crew_for(picture, tile, appetite, budget)
+        needed = crew.workers * tile_bytes(picture, tile, appetite)
+        network = self._network(task.model, crew.threads if room else self._threads, room, needed)
+        upscaling.upscale(
             network,
             task,
             tile,
             lambda done, total, rows: send({"done": done, "of": total, "rows": rows, "tile": tile}),
+            workers=crew.workers,
         )
         memory.give_back()
         return {"tile_size": tile}
 
-    def _network(self, model: ModelFiles) -> Network:
+    def _network(
+        self, model: ModelFiles, threads: int, room: memory.Room | None, needed: int
+    ) -> Network:
+        """Return a loaded network; others go where ``needed`` bytes of tiles would not fit."""
         facts = [(path, path.stat()) for path in (model.param, model.bin)]
-        key = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
+        files = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
+        key = (*files, threads)
+        if room is not None:
+            weights = 0 if key in self._networks else room.weights
+            for other in [other for other in self._networks if other != key]:
+                if memory.resident() + weights + needed <= self._limit:
+                    break
+                del self._networks[other]
+                memory.give_back()
         network = self._networks.get(key)
         if network is None:
             while len(self._networks) >= MODELS_KEPT:
                 self._networks.popitem(last=False)
-            files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
-            network = Network(files, device=self._device, threads=self._threads)
+            network = Network(
+                NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob),
+                device=self._device,
+                threads=threads,
+                lean=room is not None and room.lean,
+            )
             self._networks[key] = network
         self._networks.move_to_end(key)
         return network
 
-    def _memory(self) -> int:
-        ours = memory.available(limit_mb=self._memory_limit_mb)
+    def _free(self) -> int:
+        """Return the bytes that tiles may take as things are now."""
         if self._device is None:
-            return ours
+            return memory.available()
         kind = ncnn.get_gpu_info(self._device).type()
         free = int(ncnn.get_gpu_device(self._device).get_heap_budget() * (1 << 20) * _GPU_SHARE)
-        return min(ours, free) if kind in {_GPU_INTEGRATED, _GPU_ON_CPU} else free
+        on_host = kind in {_GPU_INTEGRATED, _GPU_ON_CPU}
+        return min(memory.available(), self._limit, free) if on_host else free
 
 
 def _devices() -> list[dict[str, Any]]:
