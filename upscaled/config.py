@@ -120,6 +120,13 @@ class UpscalerSettings:
         "Pixels per tile side for requests that name none; 0: by the memory there is.",
         check=allowed.tile,
     )
+    memory_limit_mb: int = _setting(
+        0,
+        "Memory that the whole service may hold, in MiB: tiles are chosen to keep to it. 0: half "
+        "of what the machine or its control group has free at the start.",
+        minimum=0,
+        maximum=100_000_000,
+    )
     threads: int = _setting(
         0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
     )

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from upscaled.engines import memory
-from upscaled.engines.protocol import ModelFiles
 
 
 def group(folder: Path, **files: str) -> None:
@@ -22,33 +21,13 @@ def test_a_limit_of_our_own_is_the_ceiling_else_half_of_the_machine() -> None:
     assert memory.available() <= memory.ceiling(None)
 
 
-def a_model(folder: Path, stored: int) -> ModelFiles:
-    """A network like x4plus, but for the size of its weights."""
-    weights = folder / "n.bin"
-    with weights.open("wb") as file:
-        file.truncate(stored)
-    return ModelFiles(folder / "n.param", weights, 4, "data", "output", 68_000)
+@pytest.mark.parametrize(("service", "engine"), [(4000, 3550), (1000, 550), (500, 200)])
+def test_the_engine_gets_what_the_rest_of_the_service_leaves(service: int, engine: int) -> None:
+    assert memory.engine_part_mb(service) == engine
 
 
-def test_a_network_that_does_not_fit_with_all_that_is_quick_is_furnished_lean(
-    tmp_path: Path,
-) -> None:
-    model = a_model(tmp_path, 33 << 20)
-    rich, lean = memory.Room(model, 600 << 20), memory.Room(model, 500 << 20)
-    assert (rich.lean, lean.lean) == (False, True)
-    assert lean.for_tiles > rich.for_tiles
-    assert lean.bytes_per_pixel < rich.bytes_per_pixel
-
-
-def test_too_little_memory_is_told_with_what_to_change(tmp_path: Path) -> None:
-    model = a_model(tmp_path, 33 << 20)
-    with pytest.raises(memory.TooLittleError) as caught:
-        memory.Room(model, 150 << 20)
-    assert str(caught.value) == (
-        "n needs 235 MiB for its smallest tile; the engine may hold 150; raise "
-        "upscaler.memory_limit_mb by 85 or more."
-    )
-    assert memory.Room(model, 235 << 20).for_tiles >= 0
+def test_without_a_setting_the_service_gets_half_of_what_is_free() -> None:
+    assert memory.engine_part_mb(0) < memory.ceiling(None) >> 20
 
 
 def test_the_peak_shows_memory_that_is_gone_again() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from upscaled.config import Config
-from upscaled.engines import devices, native_program
+from upscaled.engines import devices, memory, native_program
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.messages import MODELS_KEPT
@@ -29,6 +31,8 @@ class EngineChoice:
     """The native program, where it is the engine."""
     reason: str
     """One sentence for people: why this engine and these devices."""
+    memory_mb: int | None = None
+    """MiB that all builtin engines together may hold; None: half of the machine's, each."""
 
 
 async def choose(config: Config) -> EngineChoice:
@@ -37,6 +41,12 @@ async def choose(config: Config) -> EngineChoice:
     Raises:
         ConfigError: what the configuration demands is not there.
     """
+    limit = config.upscaler.memory_limit_mb
+    memory_mb = await asyncio.to_thread(memory.engine_part_mb, limit)
+    return dataclasses.replace(await _choose(config), memory_mb=memory_mb)
+
+
+async def _choose(config: Config) -> EngineChoice:
     found = await devices.list_devices()
     wanted = config.upscaler.engine
     if wanted == "builtin":
@@ -120,21 +130,26 @@ def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
         most // len(choice.devices) + (number < most % len(choice.devices))
         for number in range(len(choice.devices))
     ]
+    spare = CPU not in choice.devices and config.upscaler.fallback == "cpu"
+    workers = (sum(counts) if choice.program is None else 0) + spare
+    memory_mb = choice.memory_mb // max(1, workers) if choice.memory_mb is not None else None
     places = [
-        (Place(choice.engine, device), count, _maker(config, choice, device))
+        (Place(choice.engine, device), count, _maker(config, choice, device, memory_mb))
         for device, count in zip(choice.devices, counts, strict=True)
         if count
     ]
     spares = []
-    if CPU not in choice.devices and config.upscaler.fallback == "cpu":
-        spares.append((Place("builtin", CPU), _builtin_maker(config, CPU)))
+    if spare:
+        spares.append((Place("builtin", CPU), _builtin_maker(config, CPU, memory_mb)))
     return EnginePool(places, spares)
 
 
-def _maker(config: Config, choice: EngineChoice, device: Device) -> Callable[[], Engine]:
+def _maker(
+    config: Config, choice: EngineChoice, device: Device, memory_mb: int | None
+) -> Callable[[], Engine]:
     program = choice.program
     if program is None:
-        return _builtin_maker(config, device)
+        return _builtin_maker(config, device, memory_mb)
     # Left to itself the program takes its best device, whose index may differ from ours.
     pinned = device if config.upscaler.gpu_ids else None
     return lambda: BinaryEngine(
@@ -145,9 +160,10 @@ def _maker(config: Config, choice: EngineChoice, device: Device) -> Callable[[],
     )
 
 
-def _builtin_maker(config: Config, device: Device) -> Callable[[], Engine]:
+def _builtin_maker(config: Config, device: Device, memory_mb: int | None) -> Callable[[], Engine]:
     return lambda: BuiltinEngine(
         device,
         threads=config.upscaler.threads,
+        memory_limit_mb=memory_mb,
         stall_seconds=config.upscaler.stall_seconds,
     )

@@ -90,7 +90,7 @@ def _crews(cores: int) -> Iterator[Crew]:
 
 
 def _sides(picture: Size) -> set[int]:
-    """Return the sides worth considering: those that cut the picture into equal parts, and a few."""
+    """Return the sides worth considering: those that make equal parts, and some between."""
     sides = {SMALLEST_TILE, LARGEST_TILE}
     for length in (picture.width, picture.height):
         fewest = math.ceil(length / LARGEST_TILE)

@@ -23,6 +23,7 @@ from upscaled.engines.crew import MEMORY_PER_CORE, Budget, choose_tile, crew_for
 from upscaled.engines.inference import InferenceError, Network
 from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
+from upscaled.engines.room import Room, TooLittleError
 from upscaled.resident import Message, RefusedError, serve
 
 _GPU_SHARE = 0.8
@@ -57,7 +58,7 @@ class Worker:
                     raise RefusedError("unknown_request", f"There is no request {other!r}.")
         except InferenceError as error:
             raise RefusedError(error.kind, str(error)) from None
-        except memory.TooLittleError as error:
+        except TooLittleError as error:
             raise RefusedError("too_little_memory", str(error)) from None
         except MemoryError:
             raise RefusedError("failed", "There is not enough memory for this tile.") from None
@@ -79,7 +80,7 @@ class Worker:
             )
         picture, room = task.source.size, None
         if self._device is None:
-            room = memory.Room(task.model, self._limit)
+            room = Room(task.model, self._limit)
             appetite = room.bytes_per_pixel
             budget = Budget(self._threads, min(MEMORY_PER_CORE, room.for_tiles))
         else:  # one tile keeps a whole GPU busy
@@ -99,9 +100,7 @@ class Worker:
         memory.give_back()
         return {"tile_size": tile}
 
-    def _network(
-        self, model: ModelFiles, threads: int, room: memory.Room | None, needed: int
-    ) -> Network:
+    def _network(self, model: ModelFiles, threads: int, room: Room | None, needed: int) -> Network:
         """Return a loaded network; others go where ``needed`` bytes of tiles would not fit."""
         facts = [(path, path.stat()) for path in (model.param, model.bin)]
         files = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
