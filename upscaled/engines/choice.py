@@ -78,7 +78,9 @@ async def _choose(config: Config) -> EngineChoice:
 
 async def _program(config: Config) -> tuple[ProgramInfo | None, str]:
     """Return the native program, or None and the sentence why there is none to use."""
-    path = native_program.find_program(config.upscaler.binary_path, config.path("bin"))
+    path = await asyncio.to_thread(
+        native_program.find_program, config.upscaler.binary_path, config.path("bin")
+    )
     if path is None:
         return None, "there is no native program in bin/ or in PATH"
     try:
