@@ -110,7 +110,7 @@ async def test_the_life_of_a_job_is_a_line_an_event(
         ("job's result downloaded and deleted", None),
     ]
     assert own[0]["request"] == answer.headers["x-request-id"]
-    assert own[3]["device"] == "cpu"
+    assert own[2]["device"] == "cpu"
     assert all(event["seconds"] >= 0 for event in own if "stage" in event)
     (refusal,) = [e for e in events if e.get("request") == refused.headers["x-request-id"]]
     assert (refusal["message"], refusal["status"]) == ("request refused", 400)
