@@ -376,7 +376,8 @@ async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path)
     spoilt: list[int] = []
     engine = FaultyEngine(spoil)
     engine.most_rows = 32
-    product = await bench.run(bench.pipeline([engine], lambda: BuiltinEngine(CPU)), tall)
+    pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
+    product = await bench.run(pipeline, tall, tile_size=32)
     assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
     assert engine.rows.count((0, 32)) == engine.rows.count((32, 64)) == 1
     assert likeness(product.finished.path, tall) > 24
