@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,6 +56,14 @@ def test_an_unknown_bench_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no bench nosuch" in capsys.readouterr().err
 
 
+def _temporary(process: psutil.Process) -> Path | None:
+    """Return the folder that a process keeps its temporary files in."""
+    try:
+        return Path(process.environ().get("TMPDIR", ""))
+    except psutil.Error:  # ended meanwhile, or somebody else's
+        return None
+
+
 def test_a_bench_runs_against_a_real_server_and_leaves_no_process(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys; from bench import report, small_pictures;"
@@ -62,13 +71,14 @@ def test_a_bench_runs_against_a_real_server_and_leaves_no_process(tmp_path: Path
         "sys.argv[1:] = '--quick --pictures 4 --rounds 1 --alone 1'.split();"
         "small_pictures.main()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+    env = {**os.environ, "TMPDIR": str(tmp_path)}  # which every process of it inherits
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=env, capture_output=True)
     result = json.loads((tmp_path / "quick" / "small_pictures.json").read_text("utf-8"))
     assert all(figure["value"] > 0 for figure in result["figures"])
     assert [figure["target"] for figure in result["figures"][:2]] == [10.0, 1 / 1.5]
     assert result["machine"]["cores"] >= 1
     assert {"server", "engines", "imaging"} <= set(result["details"]["processor_ms_a_picture"])
-    assert psutil.Process().children() == []
+    assert [process for process in psutil.process_iter() if _temporary(process) == tmp_path] == []
 
 
 @pytest.mark.parametrize(
