@@ -2,7 +2,8 @@
 
     python -m bench.huge [--side 5000] [--killed] [--full] [--quick]
 
-Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3 into a PNG.
+Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3 into a PNG, with
+``upscaler.memory_limit_mb`` at 1,144 MiB, which is 1.2 GB.
 Memory is that of the server and all of its descendants, sampled every 0.2 s from submission until
 the download has ended. Bare inference is the plain loop (`bench.plain`) over rows of tiles spread
 over the picture, measured right after and scaled to all of them. The result is read strip by strip
@@ -178,7 +179,10 @@ def _digest(path: Path) -> str:
 
 async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
     """Fill ``report``."""
-    settings = place.settings | {"server.max_request_size_mb": 1000}
+    settings = place.settings | {
+        "server.max_request_size_mb": 1000,
+        "upscaler.memory_limit_mb": int(MEMORY_MIB),
+    }
     async with running(place.folder / "server", place.models, settings) as server:
         async with calling(server) as caller:  # loads the model
             await caller.whole(photos.png(photos.photo(256, 256)), FIELDS)
