@@ -82,7 +82,8 @@ class Worker:
         if self._device is None:
             room = Room(task.model, self._limit)
             appetite = room.bytes_per_pixel
-            budget = Budget(self._threads, min(MEMORY_PER_CORE, room.for_tiles))
+            most = MEMORY_PER_CORE * self._threads
+            budget = Budget(self._threads, min(most, room.for_tiles))
         else:  # one tile keeps a whole GPU busy
             appetite = task.model.bytes_per_pixel
             budget = Budget(1, _GPU_CAP)
