@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -176,8 +177,9 @@ async def until_child_of(name: str) -> psutil.Process:
     async with asyncio.timeout(20):
         while True:
             for child in psutil.Process().children():
-                if child.name() == name:
-                    return child
+                with contextlib.suppress(psutil.NoSuchProcess):  # another one, just gone
+                    if child.name() == name:
+                        return child
             await asyncio.sleep(0.01)
 
 
