@@ -174,8 +174,9 @@ class Estimator:
             seconds: by stage: ``prepare``, ``upscale``, ``finish``.
             tile_size: what was used; 0 where the engine did not say.
         """
-        self._learn(f"prepare {work.input_format}", _PREPARE, work.source.pixels,
-                    seconds.get("prepare", 0.0))  # fmt: skip
+        if "prepare" in seconds:  # else it was decoded on arrival
+            self._learn(f"prepare {work.input_format}", _PREPARE, work.source.pixels,
+                        seconds["prepare"])  # fmt: skip
         self._learn(f"finish {work.format}", _FINISH, _finished(work),
                     seconds.get("finish", 0.0))  # fmt: skip
         key, guess = _upscale_key(place, work.model), self._guess(place, work.model)
