@@ -51,10 +51,9 @@ def worker_env() -> dict[str, str]:
     """Return the worker's environment.
 
     Its threads sleep while they wait for one another: spinning, OpenMP's way, costs three times
-    the time as soon as anything else wants the processor, and decoding and encoding do. The C
-    library asks for huge pages: layers come and go by tens of megabytes (docs/engines.md).
+    the time as soon as anything else wants the processor, and decoding and encoding do.
     """
-    return processes.plain_env(OMP_WAIT_POLICY="passive", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+    return processes.plain_env(OMP_WAIT_POLICY="passive")
 
 
 def encode_network(files: NetworkFiles) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from upscaled.engines import memory
 from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, to_bytes
 from upscaled.engines.protocol import PADDING, UpscaleTask
 from upscaled.engines.tiling import Tile, plan_tiles, reflected
@@ -106,6 +107,8 @@ class _Upscaling:
                 self._finished_rows += 1
             whole = self._tops[self._finished_rows] - self._task.top
             self._on_tile(self._done, self._total, whole)
+            if self._missing[place.top] == 0:
+                memory.give_back()  # or a huge picture's holes would add up
 
 
 def _read(source: int, task: UpscaleTask, place: Tile) -> Pixels:

@@ -26,6 +26,9 @@ from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.room import Room, TooLittleError
 from upscaled.resident import Message, RefusedError, serve
 
+_PACKED = 0.9
+"""Part of the room for tiles that their layers fill; the rest is holes between them: a worker held
+727 MiB where 694 were meant, before."""
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
 _GPU_CAP = 4 << 30
@@ -83,7 +86,7 @@ class Worker:
             room = Room(task.model, self._limit)
             appetite = room.bytes_per_pixel
             most = MEMORY_PER_CORE * self._threads
-            budget = Budget(self._threads, min(most, room.for_tiles))
+            budget = Budget(self._threads, min(most, int(room.for_tiles * _PACKED)))
         else:  # one tile keeps a whole GPU busy
             appetite = task.model.bytes_per_pixel
             budget = Budget(1, _GPU_CAP)
