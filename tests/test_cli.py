@@ -196,7 +196,13 @@ def test_one_picture_that_is_given_up_leaves_nothing_at_once(
         picture.resize((2400, 1600)).save(tmp_path / "big.png")
     command = [sys.executable, "-m", "upscaled", "upscale", "big.png", "out.png", "--scale", "4"]
     with subprocess.Popen(
-        command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        command,
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has us ignore it, and our children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr
         assert process.stderr.readline() == "big.png: 0 %\n"
