@@ -188,6 +188,15 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let interrupts through to children: a shell has what it runs in the background ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_picture_that_is_given_up_leaves_nothing_at_once(
     env: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
@@ -201,8 +210,6 @@ def test_one_picture_that_is_given_up_leaves_nothing_at_once(
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background has us ignore it, and our children too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr
         assert process.stderr.readline() == "big.png: 0 %\n"
