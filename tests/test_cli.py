@@ -190,7 +190,7 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Let interrupts through to children: a shell has what it runs in the background ignore them."""
+    """Let children be interrupted: a shell has what runs in the background ignore that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
