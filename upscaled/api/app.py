@@ -44,6 +44,11 @@ async def _expectation(_: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to the handler, which may refuse before the body is sent."""
 
 
+async def _end_waits(app: web.Application) -> None:
+    """Let nobody's wait for a job delay the server's stop."""
+    app[CONNECTIONS].end_waits()
+
+
 def make_app(service: Service) -> web.Application:
     """Return the application that serves ``service``, which must have been started."""
     prefix = service.config.server.api_prefix
@@ -58,6 +63,7 @@ def make_app(service: Service) -> web.Application:
     )
     app = web.Application(middlewares=[gate.through])
     app.on_response_prepare.append(gate.dress)
+    app.on_shutdown.append(_end_waits)
     app[SERVICE] = service
     app[PREFIX] = prefix
     app[CONNECTIONS] = Connections(server.max_connections, server.header_timeout_seconds)

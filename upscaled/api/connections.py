@@ -87,6 +87,11 @@ class Connections:
         self._open.add(connection)
         return True
 
+    def end_waits(self) -> None:
+        """Have every request that waits for something answered now."""
+        for connection in self._open:
+            connection.end_wait()
+
     def remove(self, connection: Connection) -> bool:
         """Count a connection no longer; False if it never was."""
         if connection not in self._open:
@@ -102,7 +107,7 @@ class Connection(Protocol):
     at when it rings, not one a request: most requests come whole and at once.
     """
 
-    __slots__ = ("_all", "_busy", "_due", "_heard", "_refused", "_timer")
+    __slots__ = ("_all", "_busy", "_due", "_heard", "_refused", "_timer", "_waiting")
 
     def __init__(self, all_: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -112,6 +117,7 @@ class Connection(Protocol):
         self._refused = False
         self._busy = False
         self._heard = False
+        self._waiting: asyncio.Task[Any] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection, or tell the caller that there are too many."""
@@ -172,6 +178,26 @@ class Connection(Protocol):
         """Take note that a request was answered; the next may be long in coming."""
         self._busy = self._heard = False
 
+    async def wait(self, awaited: asyncio.Task[Any], seconds: float) -> None:
+        """Wait for a task, ``seconds`` at most, while anybody is there to be told of its end.
+
+        The task is at its end when this returns, cancelled if need be.
+        """
+        self._waiting = awaited
+        try:
+            await asyncio.wait({awaited}, timeout=seconds)
+        finally:
+            self._waiting = None
+            awaited.cancel()
+            await asyncio.wait({awaited})
+        if not awaited.cancelled():
+            awaited.exception()  # the caller looks for itself what came of it
+
+    def end_wait(self) -> None:
+        """End what the request of this connection waits for, if it does."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     def data_received(self, data: bytes) -> None:
         """Take what has come, unless the caller was refused."""
         if self._refused:
@@ -188,6 +214,7 @@ class Connection(Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of the connection."""
+        self.end_wait()
         self._due = None
         if self._timer is not None:
             self._timer.cancel()

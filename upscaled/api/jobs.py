@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+
 from aiohttp import web
 
 from upscaled.admission import FIELDS
 from upscaled.api import upload
 from upscaled.api.answers import answer, answer_with
 from upscaled.api.auth import client_of
+from upscaled.api.connections import Connection
 from upscaled.api.keys import DESCRIPTIONS, PREFIX, RATES, SERVICE
-from upscaled.errors import UnknownJobError, WrongStateError
-from upscaled.jobs import JobState, is_job_id
+from upscaled.errors import BadRequestError, UnknownJobError, WrongStateError
+from upscaled.jobs import TERMINAL, Job, JobState, is_job_id
+
+_LONGEST_WAIT = 60
+"""Seconds. What lies between caller and server often ends a connection that is idle for longer."""
 
 
 def job_id_of(request: web.Request) -> str:
@@ -53,9 +60,37 @@ async def submit(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """``GET /status/{job_id}``: how the job stands."""
-    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    """``GET /status/{job_id}``: how the job stands; ``?wait=30``: once it has ended, or then."""
+    service, owner = request.app[SERVICE], client_of(request).owner
+    job = await service.job(job_id_of(request), owner)
+    if (seconds := _seconds_to_wait(request)) and job.state not in TERMINAL:
+        await _until_ended(request, job, seconds)
+        job = await service.job(job.id, owner)
     return answer_with(request.app[DESCRIPTIONS].of(job))
+
+
+def _seconds_to_wait(request: web.Request) -> int:
+    """Return the seconds of the query's ``wait``, 0 where it has none.
+
+    Raises:
+        BadRequestError: it is no such number.
+    """
+    if not request.query_string:
+        return 0
+    values = request.query.getall("wait", ["0"])
+    if len(values) > 1 or not re.fullmatch("[0-9]|[1-5][0-9]|60", values[0]):
+        shown = ", ".join(values)[:64]
+        raise BadRequestError(
+            f"wait is {shown!r}; allowed is one whole number of seconds from 0 to {_LONGEST_WAIT}."
+        )
+    return int(values[0])
+
+
+async def _until_ended(request: web.Request, job: Job, seconds: int) -> None:
+    """Wait for a job's end, as long as the caller is there and the server isn't stopping."""
+    ended = asyncio.create_task(request.app[SERVICE].wait(job.id), name=f"wait-{job.id}")
+    assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
+    await request.protocol.wait(ended, seconds)
 
 
 async def cancel(request: web.Request) -> web.Response:
