@@ -18,6 +18,7 @@ FAST = "realesr-animevideov3"
 SLOW = "realesrgan-x4plus"
 
 _CHUNK = 1 << 20
+_POLL_SECONDS = 0.025
 
 
 class Caller:
@@ -26,10 +27,11 @@ class Caller:
     Args:
         session: for the connections.
         url: where the endpoints are.
-        poll: seconds between two questions for a job's status.
+        poll: seconds between two questions for a job's status; None: one question waits for the
+            job's end.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, poll: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, poll: float | None) -> None:
         self._session = session
         self._url = url
         self._poll = poll
@@ -51,7 +53,7 @@ class Caller:
             return str((await answer.json())["job_id"])
 
     async def ask(self, what: str, job_id: str) -> dict[str, Any]:
-        """Return the answer to ``GET /<what>/<job_id>``.
+        """Return the answer to ``GET /<what>/<job_id>``; ``job_id`` may have a query behind it.
 
         Raises:
             ServerError: it is not 200.
@@ -68,14 +70,16 @@ class Caller:
         Raises:
             ServerError: it failed or was cancelled.
         """
+        waits = self._poll is None and progress == 100
         while True:
-            told = await self.ask("status", job_id)
+            told = await self.ask("status", f"{job_id}?wait=60" if waits else job_id)
             self.questions += 1
             if told["status"] in {"failed", "cancelled"}:
                 raise ServerError(f"job {job_id}: {told}")
             if told["status"] == "completed" or (progress < 100 and told["progress"] >= progress):
                 return told
-            await asyncio.sleep(self._poll)
+            if not waits:
+                await asyncio.sleep(self._poll or _POLL_SECONDS)
 
     async def download(self, job_id: str, target: Path | None = None) -> int:
         """Download the result, into ``target`` or nowhere; return how many bytes it has.
@@ -111,7 +115,7 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(server: Server, poll: float = 0.025) -> AsyncIterator[Caller]:
+async def calling(server: Server, poll: float | None = None) -> AsyncIterator[Caller]:
     """Make a caller for the length of the block."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     connector = aiohttp.TCPConnector(limit=0)

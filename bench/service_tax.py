@@ -103,7 +103,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
 def main() -> None:
     parser = make_parser("service_tax", __doc__)
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--poll", type=float, default=0.025, help="seconds between questions")
+    parser.add_argument("--poll", type=float, help="ask every so many seconds, instead of waiting")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
     report = Report("service_tax", options.quick)

@@ -2,8 +2,8 @@
 
     python -m bench.small_pictures [--pictures 200] [--clients 4] [--quick]
 
-Clients take 64 × 64 crops of photos one after the other: each submits one, asks every ``--poll``
-seconds until it is done, downloads the result, takes the next. The same pictures go through
+Clients take 64 × 64 crops of photos one after the other: each submits one, waits
+for its end, downloads the result, takes the next. The same pictures go through
 ``upscaled upscale`` (some of them, a process for each) and through a plain loop of ncnn and numpy
 in one process, which neither decodes nor encodes. Service and loop alternate; medians count.
 """
@@ -32,7 +32,7 @@ OF_THE_LOOP = 1 / 1.5
 
 
 async def through_service(
-    server: Server, pictures: list[bytes], clients: int, poll: float
+    server: Server, pictures: list[bytes], clients: int, poll: float | None
 ) -> tuple[float, dict[str, float], int]:
     """Return the seconds for all pictures, processor seconds by process, and status questions."""
     questions = 0
@@ -81,7 +81,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     spent: list[dict[str, float]] = []
     questions: list[float] = []
     async with running(place.folder / "server", place.models, place.settings) as server:
-        await through_service(server, pictures[: 2 * options.clients], options.clients, 0.01)
+        await through_service(server, pictures[: 2 * options.clients], options.clients, None)
         for _ in range(options.rounds):
             looped.append(sum(loop.seconds(crop, tiles) for crop in crops))
             await asyncio.sleep(0.5)  # the loop's threads spin for a moment
@@ -128,7 +128,7 @@ def main() -> None:
     parser = make_parser("small_pictures", __doc__)
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--poll", type=float, default=0.02, help="seconds between questions")
+    parser.add_argument("--poll", type=float, help="ask every so many seconds, instead of waiting")
     parser.add_argument("--alone", type=int, help="pictures that get a process of their own")
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()

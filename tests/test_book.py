@@ -31,7 +31,7 @@ async def test_percent_never_goes_back_and_100_comes_only_with_the_end(
 ) -> None:
     book, job = JobBook(store), make_job()
     await book.add(job)
-    await book.advance(job.id, JobState.PROCESSING)
+    book.begin(job.id)
     seen = []
     for percent in (5, 50, 20, 100):
         book.report_progress(job.id, percent)
@@ -44,7 +44,7 @@ async def test_percent_never_goes_back_and_100_comes_only_with_the_end(
 async def test_of_a_cancellation_and_a_completion_exactly_one_wins(store: SqliteJobStore) -> None:
     book, job = JobBook(store), make_job()
     await book.add(job)
-    await book.advance(job.id, JobState.PROCESSING)
+    book.begin(job.id)
     ends = await asyncio.gather(
         book.advance(job.id, JobState.CANCELLED),
         book.advance(job.id, JobState.COMPLETED),
@@ -67,14 +67,34 @@ async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobSto
     book = JobBook(store)
     for job in jobs:
         await book.add(job)
-    await book.advance(jobs[1].id, JobState.PROCESSING)
+    book.begin(jobs[1].id)
     await book.advance(jobs[2].id, JobState.CANCELLED)
+    await book.ends_done()
     taken = await JobBook(store).load()
     assert [(job.id, job.state) for job in taken] == [
         (jobs[0].id, JobState.QUEUED),
         (jobs[1].id, JobState.PROCESSING),
         (jobs[3].id, JobState.QUEUED),
     ]
+
+
+async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
+    store: SqliteJobStore,
+) -> None:
+    book, begun, cancelled = JobBook(store), make_job(), make_job(created=2.0)
+    for job in (begun, cancelled):
+        await book.add(job)
+        book.begin(job.id, device="cpu")
+        assert (await book.get(job.id)).state is JobState.PROCESSING
+    await book.advance(cancelled.id, JobState.CANCELLED)
+    await book.ends_done()
+    recorded = [await store.get(job.id) for job in (begun, cancelled)]
+    assert [(job.state, job.device) for job in recorded if job] == [
+        (JobState.PROCESSING, "cpu"),
+        (JobState.CANCELLED, "cpu"),
+    ]
+    with pytest.raises(NotUnderWayError):
+        book.begin(cancelled.id)
 
 
 class _FullDisk(SqliteJobStore):

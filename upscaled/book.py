@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from upscaled.errors import UnknownJobError
+from upscaled.errors import NoSpaceError, UnknownJobError
 from upscaled.jobs import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.store.protocol import JobStore
+
+log = logging.getLogger(__name__)
 
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
 
@@ -35,6 +38,7 @@ class JobBook:
         self._store = store
         self._active: dict[str, Job] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
+        self._recording: set[asyncio.Task[None]] = set()
         self._unrecorded: dict[str, Job] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._ended: OrderedDict[str, Job] = OrderedDict()
@@ -123,6 +127,36 @@ class JobBook:
         await asyncio.shield(ending)
         return job
 
+    def begin(self, job_id: str, **changes: Any) -> None:
+        """Show a job that is under way as processing; its record follows by itself.
+
+        Work need not wait for the disk here: a job whose record says queued is taken up by the
+        next start just as one that was being worked on.
+
+        Raises:
+            NotUnderWayError: it has ended, or is just being ended.
+            ValueError: it is not queued.
+        """
+        before = self._active.get(job_id)
+        if before is None or job_id in self._ending:
+            raise NotUnderWayError(job_id)
+        self._active[job_id] = before.to(JobState.PROCESSING, **changes)
+        recording = asyncio.create_task(self._record(job_id), name=f"record-{job_id}")
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
+
+    async def _record(self, job_id: str) -> None:
+        """Write down how a job stands, unless somebody who came first does."""
+        if (job := self._active.get(job_id)) is None or job_id in self._ending:
+            return
+        try:
+            await self._store.put(job)
+        except NoSpaceError as error:
+            log.error(
+                "job's record can't be brought up to date",
+                extra={"job": job_id, "reason": error.message},
+            )
+
     async def _end(self, job: Job, tidy: Callable[[], Awaitable[object]] | None) -> None:
         await self._store.put(job)
         if tidy is not None:
@@ -139,9 +173,9 @@ class JobBook:
         return job_id in self._active
 
     async def ends_done(self) -> None:
-        """Wait until all ends that were begun have come to their end."""
-        while self._ending:
-            await asyncio.wait(list(self._ending.values()))
+        """Wait until all ends that were begun have come to their end, and beginnings too."""
+        while writing := {*self._ending.values(), *self._recording}:
+            await asyncio.wait(writing)
 
     def amend(self, job_id: str, **changes: Any) -> None:
         """Change what a job under way shows beside its state; written with its next state."""

@@ -294,7 +294,7 @@ class Dispatcher:
         return waited
 
     def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: lookahead.Place) -> Watch:
-        async def started(place: Place) -> None:
+        def started(place: Place) -> None:
             ahead.leave()
             self._foresight.begun(job.id, place)
             current = self._book.peek(job.id)
@@ -303,9 +303,8 @@ class Dispatcher:
                 return
             seconds = self._time_limit.seconds(job)
             deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-            await self._book.advance(
+            self._book.begin(
                 job.id,
-                JobState.PROCESSING,
                 started=time.time(),
                 device=place.device.id,
                 runs=(current or job).runs + 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ _SCARCE_BYTES = 1 << 20
 class Watch:
     """What the pipeline tells of a job under way."""
 
-    started: Callable[[Place], Awaitable[None]]
+    started: Callable[[Place], None]
     """A slot was given to the job; called again for every attempt."""
     progress: Callable[[int], None]
     """Percent, 0 to 99."""
@@ -229,7 +229,7 @@ class Pipeline:
                 async with contextlib.AsyncExitStack() as bands:
                     async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
                         timings.add("wait", waiting)
-                        await watch.started(slot.place)
+                        watch.started(slot.place)
                         if ladder is None:
                             ladder = self._ladder(slot, work)
                         elif failed:
