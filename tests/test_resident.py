@@ -161,7 +161,8 @@ async def test_a_flood_on_standard_error_neither_blocks_nor_stays_in_memory(
     worker: ResidentWorker,
 ) -> None:
     assert "pid" in await worker.request({"do": "flood"}, timeout=60)
-    assert len(worker._stderr) <= 4096
+    assert worker._life is not None
+    assert len(worker._life._stderr) <= 4096
 
 
 async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
@@ -198,7 +199,7 @@ async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) 
         stdin=True,
         stdout=True,
     ) as child:
-        child.stdin.write(b'{"do":"hang"}\n')
+        child.stdin.write(b'{"number":0,"request":{"do":"hang"}}\n')
         assert b"hanging" in await child.stdout.readline()
         child.stdin.close()
         async with asyncio.timeout(10):

@@ -1,9 +1,13 @@
 """A resident worker: a child process that answers requests, one JSON line each, over pipes.
 
-The parent writes one request a line. The worker answers with any number of
-``{"event": …}`` lines and then one ``{"reply": …}`` or ``{"error": …}`` line. It is started by
+The parent writes ``{"number": 7, "request": …}``. The worker answers with any number of
+``{"number": 7, "event": …}`` lines and then one with ``"reply"`` or ``"error"``. It is started by
 the first request and stays; it is killed, and started afresh by the next request, when a request
 is cancelled, runs out of time, or breaks it.
+
+Several requests may be under way at once, where it was made for that. What ends one of them ends
+the process, so the others are put to its successor, and nobody hears of it. When it dies of
+itself nobody knows of which of them: each is put again, alone.
 
 `ResidentWorker` is the parent's half, `serve` the worker's.
 """
@@ -11,6 +15,8 @@ is cancelled, runs out of time, or breaks it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -18,7 +24,9 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +71,26 @@ class WorkerRefusedError(Exception):
         self.message = message
 
 
+class _UnheardError(Exception):
+    """The process was dead before the request could be put to it."""
+
+
+class _EndedError(Exception):
+    """The process was ended for the sake of another request."""
+
+
+class _SuspectedError(Exception):
+    """The process died of this request or of another that was under way."""
+
+
 class ResidentWorker:
-    """The parent's half of one worker process. Requests to it wait for one another.
+    """The parent's half of one worker process.
 
     Args:
         module: what ``python -m`` runs; its ``main`` ends in `serve`.
         name: what it is called in messages and logs.
         env: its environment; None: `processes.plain_env`.
+        at_once: how many requests may be under way; more wait for one another.
     """
 
     def __init__(
@@ -80,20 +101,22 @@ class ResidentWorker:
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        at_once: int = 1,
     ) -> None:
         self.name = name
         self._program = [sys.executable, "-m", module, str(os.getpid()), *arguments]
         self._env = env
         self._cwd = cwd
-        self._child: Child | None = None
-        self._stderr = bytearray()
-        self._drain: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._life: _Life | None = None
+        self._change = asyncio.Lock()
+        self._at_once = at_once
+        self._turns = asyncio.Semaphore(at_once)
+        self._all_turns = asyncio.Lock()
 
     @property
     def pid(self) -> int | None:
         """Process id of the running worker, None while there is none."""
-        return self._child.pid if self._child else None
+        return self._life.pid if self._life else None
 
     async def request(
         self,
@@ -102,106 +125,210 @@ class ResidentWorker:
         on_event: Callable[[Message], None] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Send ``message``, pass every event on, return the reply.
+        """Put ``message`` to the worker, pass every event on, return the reply.
 
         When this is cancelled or runs out of time, the worker is dead before the exception
         goes on.
+
+        Args:
+            message: the request.
+            on_event: is called with each event; from the first on again, where the request had to
+                be put again.
+            timeout: seconds that one try may take.
 
         Raises:
             WorkerRefusedError: the worker said no; it lives on.
             WorkerDiedError: it ended without an answer, or could not be started.
             TimeoutError: no answer within ``timeout`` seconds.
         """
-        async with self._turn:
-            try:
-                async with asyncio.timeout(timeout):
-                    return await self._exchange(message, on_event)
-            except WorkerRefusedError:
-                raise
-            except BaseException:
-                await self._end()
-                raise
+        alone = False
+        while True:
+            async with self._turn(alone=alone):
+                life: _Life | None = None
+                try:
+                    async with asyncio.timeout(timeout):
+                        life = await self._living()
+                        return await life.ask(message, on_event)
+                except WorkerRefusedError:
+                    raise
+                except (_UnheardError, _EndedError):
+                    await self._end(life)
+                except _SuspectedError:
+                    await self._end(life)
+                    alone = True
+                except BaseException:
+                    await self._end(life)
+                    raise
 
-    async def _exchange(
+    @contextlib.asynccontextmanager
+    async def _turn(self, *, alone: bool) -> AsyncIterator[None]:
+        """Wait for a place among the requests under way; ``alone``: until there is no other."""
+        async with contextlib.AsyncExitStack() as places:
+            if alone:  # one at a time gathers places, or two would wait for each other's
+                await places.enter_async_context(self._all_turns)
+            for _ in range(self._at_once if alone else 1):
+                await places.enter_async_context(self._turns)
+            yield
+
+    async def _living(self) -> _Life:
+        """Return the running process, which may have to be started.
+
+        Raises:
+            WorkerDiedError: it can't be.
+        """
+        async with self._change:
+            if self._life is not None and self._life.over:
+                await self._life.end()
+                self._life = None
+            if self._life is None:
+                env = processes.plain_env() if self._env is None else self._env
+                try:
+                    child = await processes.start(
+                        self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
+                    )
+                except OSError as error:  # too many processes or descriptors, too little memory
+                    raise WorkerDiedError(self.name, None, error.strerror or str(error)) from error
+                self._life = _Life(self.name, child)
+            return self._life
+
+    async def _end(self, life: _Life | None) -> None:
+        """See to it that ``life`` is over; its successor, if there is one already, goes on."""
+        async with self._change:
+            if life is not None:
+                await life.end()
+            if self._life is life:
+                self._life = None
+
+    async def close(self) -> None:
+        """End the worker, after the requests under way if there are some."""
+        async with self._turn(alone=True):
+            await self._end(self._life)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A request that was put and is not answered yet."""
+
+    answer: asyncio.Future[dict[str, Any]]
+    on_event: Callable[[Message], None] | None
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Life:
+    """One process of a worker, from its start to its end."""
+
+    def __init__(self, name: str, child: Child) -> None:
+        self._name = name
+        self._child = child
+        self._stderr = bytearray()
+        self._numbers = itertools.count()
+        self._questions: dict[int, _Question] = {}
+        self._drain = asyncio.create_task(self._drain_stderr(), name=f"{name}-stderr")
+        self._listener = asyncio.create_task(self._listen(), name=f"{name}-answers")
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._child.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether no answer can come any more."""
+        return self._child.returncode is not None or self._listener.done()
+
+    async def ask(
         self, message: Message, on_event: Callable[[Message], None] | None
     ) -> dict[str, Any]:
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        child = await self._running()
-        if not await _sent(child, line):
-            # It died since its last answer: nobody has been asked yet.
-            await self._end()
-            child = await self._running()
-            await _sent(child, line)
-        while True:
-            answer = await child.stdout.readline()
-            if not answer.endswith(b"\n"):
-                raise await self._died(child)
-            parsed: dict[str, Any] = json.loads(answer)
-            if "event" in parsed:
-                if on_event is not None:
-                    on_event(parsed["event"])
-            elif "error" in parsed:
-                raise WorkerRefusedError(parsed["error"]["kind"], parsed["error"]["message"])
-            else:
-                reply: dict[str, Any] = parsed["reply"]
-                return reply
+        """Put a request and return the reply.
 
-    async def _running(self) -> Child:
-        if self._child is not None and self._child.returncode is not None:
-            await self._end()
-        if self._child is None:
-            env = processes.plain_env() if self._env is None else self._env
-            self._stderr.clear()
-            try:
-                self._child = await processes.start(
-                    self._program, env=env, cwd=self._cwd, stdin=True, stdout=True
-                )
-            except OSError as error:  # too many processes or descriptors, too little memory
-                raise WorkerDiedError(self.name, None, error.strerror or str(error)) from error
-            self._drain = asyncio.create_task(
-                self._drain_stderr(self._child), name=f"{self.name}-stderr"
-            )
-        return self._child
+        Raises:
+            WorkerRefusedError: as `ResidentWorker.request`.
+            WorkerDiedError: so.
+            _UnheardError, _EndedError, _SuspectedError: it is to be put again.
+            Exception: what ``on_event`` raised, or the answer is none.
+        """
+        number = next(self._numbers)
+        question = _Question(asyncio.get_running_loop().create_future(), on_event)
+        self._questions[number] = question
+        content = {"number": number, "request": message}
+        try:
+            if not await self._sent(json.dumps(content, separators=(",", ":")).encode() + b"\n"):
+                if number == 0:  # it never lived
+                    raise await self._died()
+                raise _UnheardError
+            return await question.answer
+        finally:
+            del self._questions[number]
+            if question.answer.done() and not question.answer.cancelled():
+                question.answer.exception()  # nobody may be left to hear of it
 
-    async def _drain_stderr(self, child: Child) -> None:
-        while chunk := await child.stderr.read(_STDERR_TAIL):
+    async def _sent(self, line: bytes) -> bool:
+        """Send a line; False when the process is dead already."""
+        # A pipe whose other end is gone drops what is written and says so only a little later.
+        if self._child.stdin.is_closing():
+            return False
+        try:
+            self._child.stdin.write(line)
+            await self._child.stdin.drain()
+        except ConnectionError:
+            return False
+        return not self._child.stdin.is_closing()
+
+    async def _listen(self) -> None:
+        """Hand answers to those who wait for them, until there are no more."""
+        error: Exception
+        try:
+            while (line := await self._child.stdout.readline()).endswith(b"\n"):
+                self._hand_over(json.loads(line))
+            error = await self._died()
+        except (ValueError, KeyError) as broken:  # no line of ours, or one without end
+            error = broken
+        questions = list(self._questions.values())
+        for question in questions:
+            question.fail(error if len(questions) == 1 else _SuspectedError())
+
+    def _hand_over(self, answer: Message) -> None:
+        question = self._questions.get(answer["number"])
+        if question is None or question.answer.done():
+            return  # given up, and about to end this process
+        if "event" in answer:
+            if question.on_event is not None:
+                try:
+                    question.on_event(answer["event"])
+                except Exception as error:  # the asker's own mistake
+                    question.fail(error)
+        elif "error" in answer:
+            told = answer["error"]
+            question.fail(WorkerRefusedError(told["kind"], told["message"]))
+        else:
+            question.answer.set_result(answer["reply"])
+
+    async def _drain_stderr(self) -> None:
+        while chunk := await self._child.stderr.read(_STDERR_TAIL):
             self._stderr += chunk
             del self._stderr[:-_STDERR_TAIL]
 
-    async def _died(self, child: Child) -> WorkerDiedError:
-        if self._drain is not None:  # its last words first: killing closes the pipe
-            await asyncio.wait([self._drain], timeout=_LAST_WORDS_SECONDS)
-        await child.kill()
-        return WorkerDiedError(self.name, child.returncode, self._stderr.decode("utf-8", "replace"))
+    async def _died(self) -> WorkerDiedError:
+        # Its last words first: killing closes the pipe.
+        await asyncio.wait([self._drain], timeout=_LAST_WORDS_SECONDS)
+        await self._child.kill()
+        words = self._stderr.decode("utf-8", "replace")
+        return WorkerDiedError(self._name, self._child.returncode, words)
 
-    async def _end(self) -> None:
-        child, self._child = self._child, None
-        drain, self._drain = self._drain, None
+    async def end(self) -> None:
+        """Kill the process, if it still runs; those who wait for an answer get `_EndedError`."""
+        for question in self._questions.values():
+            question.fail(_EndedError())
         try:
-            if child is not None:
-                await child.kill()
+            await self._child.kill()
         finally:
-            if drain is not None:
-                drain.cancel()
-                await asyncio.wait([drain])
-
-    async def close(self) -> None:
-        """End the worker, after the request in progress if there is one."""
-        async with self._turn:
-            await self._end()
-
-
-async def _sent(child: Child, line: bytes) -> bool:
-    """Send a line to a worker; False when it is dead already."""
-    # A pipe whose other end is gone drops what is written and says so only a little later.
-    if child.stdin.is_closing():
-        return False
-    try:
-        child.stdin.write(line)
-        await child.stdin.drain()
-    except ConnectionError:
-        return False
-    return not child.stdin.is_closing()
+            tasks = [self._drain, self._listener]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 Handler = Callable[[Message, Callable[[Message], None]], Message]
@@ -217,49 +344,66 @@ class RefusedError(Exception):
         self.message = message
 
 
-def serve(handler: Handler, *, threaded: bool = True) -> None:
+def serve(handler: Handler, *, threaded: bool = True, at_once: int = 1) -> None:
     """Answer requests from standard input until it closes; the worker's main loop.
 
     ``sys.argv[1]`` is the parent's process id, with which this process dies. Whatever libraries
     print to standard output goes to standard error instead.
 
     Args:
-        handler: does the work.
+        handler: does the work; by several threads at the same time, with ``at_once``.
         threaded: the end of standard input ends the process at once, even in the middle of a
             computation. Not so, for a handler that forks: then the process has one thread.
+        at_once: how many requests are worked on at the same time.
     """
     die_with_parent(int(sys.argv[1]))
-    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    desk = _Desk(handler, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
+    if not threaded:
+        for line in sys.stdin.buffer:
+            desk.answer(line)
+        return
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    def send(kind: str, content: Message) -> None:
-        channel.write(json.dumps({kind: content}, separators=(",", ":")).encode() + b"\n")
+    def work() -> None:
+        while True:
+            desk.answer(lines.get())
 
-    for line in _listened() if threaded else sys.stdin.buffer:
-        message = json.loads(line)
+    for _ in range(at_once):
+        threading.Thread(target=work, name="work", daemon=True).start()
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)
+
+
+class _Desk:
+    """Answers single requests."""
+
+    def __init__(self, handler: Handler, channel: FileIO) -> None:
+        self._handler = handler
+        self._channel = channel
+        self._writing = threading.Lock()
+
+    def answer(self, line: bytes) -> None:
+        """Do what one line asks for."""
+        asked = json.loads(line)
+        number = asked["number"]
         try:
-            reply = handler(message, lambda event: send("event", event))
+            reply = self._handler(
+                asked["request"], lambda event: self._send(number, "event", event)
+            )
         except RefusedError as error:
-            send("error", {"kind": error.kind, "message": error.message})
+            self._send(number, "error", {"kind": error.kind, "message": error.message})
         except BaseException:
-            # An orderly exit would stumble over the thread that waits for standard input, and
-            # bury the traceback under a complaint about that.
+            # An orderly exit would stumble over the other threads, and bury the traceback under
+            # complaints about that.
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
         else:
-            send("reply", reply)
+            self._send(number, "reply", reply)
 
-
-def _listened() -> Iterator[bytes]:
-    """Yield lines of standard input as a thread reads them; its end ends the process."""
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in sys.stdin.buffer:
-            lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=listen, name="requests", daemon=True).start()
-    while True:
-        yield lines.get()
+    def _send(self, number: int, kind: str, content: Message) -> None:
+        line = json.dumps({"number": number, kind: content}, separators=(",", ":")).encode()
+        with self._writing:
+            self._channel.write(line + b"\n")
