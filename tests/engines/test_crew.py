@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.engines.crew import Budget, Crew, choose_tile, crew_for, tile_bytes
-from upscaled.engines.tiling import LARGEST_TILE, SMALLEST_TILE
+from upscaled.engines.crew import (
+    LARGEST_TILE,
+    SMALLEST_TILE,
+    Budget,
+    Crew,
+    choose_tile,
+    crew_for,
+    tile_bytes,
+)
 from upscaled.pictures import Size
 
 GIB = 1 << 30

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from upscaled.engines.protocol import PADDING
-from upscaled.engines.tiling import LARGEST_TILE, SMALLEST_TILE
 from upscaled.pictures import Size
+
+SMALLEST_TILE = 32
+LARGEST_TILE = 400
+"""Beyond this the padding costs an animevideov3 net under 10 %, and memory grows on."""
 
 MEMORY_PER_CORE = 2 << 30
 """Bytes that the tiles in work may take at most for each core, however much memory there is."""
@@ -44,12 +48,7 @@ def crew_for(picture: Size, tile: int, bytes_per_pixel: int, budget: Budget) -> 
     free now: whatever the threads may do to the last bits of a network's values, a band done
     again has the bytes of the whole picture.
     """
-    most = budget.memory // max(1, tile_bytes(picture, tile, bytes_per_pixel))
-    best = Crew(1, budget.cores)
-    for crew in _crews(budget.cores):
-        if crew.workers <= most and _time(picture, tile, crew) < _time(picture, tile, best):
-            best = crew
-    return best
+    return _quickest(picture, tile, bytes_per_pixel, budget)[0]
 
 
 def choose_tile(picture: Size, bytes_per_pixel: int, budget: Budget, free: int) -> int:
@@ -67,12 +66,10 @@ def choose_tile(picture: Size, bytes_per_pixel: int, budget: Budget, free: int) 
     """
     best, least = SMALLEST_TILE, math.inf
     for side in sorted(_sides(picture)):
-        crew = crew_for(picture, side, bytes_per_pixel, budget)
+        crew, time = _quickest(picture, side, bytes_per_pixel, budget)
         needed = crew.workers * tile_bytes(picture, side, bytes_per_pixel)
-        if needed <= min(free, budget.memory):
-            time = _time(picture, side, crew)
-            if time < least:
-                best, least = side, time
+        if needed <= min(free, budget.memory) and time < least:
+            best, least = side, time
     return best
 
 
@@ -80,6 +77,17 @@ def tile_bytes(picture: Size, tile: int, bytes_per_pixel: int) -> int:
     """Return the memory that one tile takes at its hungriest."""
     width, height = (min(tile, side) + 2 * PADDING for side in (picture.width, picture.height))
     return width * height * bytes_per_pixel
+
+
+def _quickest(picture: Size, tile: int, bytes_per_pixel: int, budget: Budget) -> tuple[Crew, float]:
+    """Return the best crew whose tiles fit into the budget, and its time for the picture."""
+    most = budget.memory // max(1, tile_bytes(picture, tile, bytes_per_pixel))
+    best = Crew(1, budget.cores)
+    least = _time(picture, tile, best)
+    for crew in _crews(budget.cores):
+        if crew.workers <= most and (time := _time(picture, tile, crew)) < least:
+            best, least = crew, time
+    return best, least
 
 
 def _crews(cores: int) -> Iterator[Crew]:
@@ -114,5 +122,5 @@ def _time(picture: Size, tile: int, crew: Crew) -> float:
         height = min(tile, picture.height - row * tile) + 2 * PADDING
         for column in range(columns):
             width = min(tile, picture.width - column * tile) + 2 * PADDING
-            busy[busy.index(min(busy))] += width * height / speed
+            heapq.heapreplace(busy, busy[0] + width * height / speed)
     return max(busy)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from upscaled.engines.crew import SMALLEST_TILE
 from upscaled.engines.protocol import PADDING, ModelFiles
-from upscaled.engines.tiling import SMALLEST_TILE
 
 _MIB = 1 << 20
 _BASE = 64 * _MIB
@@ -24,15 +24,14 @@ class Room:
 
     Args:
         model: the network.
+        stored: bytes of its ``.bin``.
         limit: bytes that the process may hold.
 
     Raises:
         TooLittleError: the smallest tile does not fit.
-        OSError: the weights' file is not there.
     """
 
-    def __init__(self, model: ModelFiles, limit: int) -> None:
-        stored = model.bin.stat().st_size
+    def __init__(self, model: ModelFiles, stored: int, limit: int) -> None:
         self.lean = False
         self.weights = int(stored * _WEIGHTS)
         self.bytes_per_pixel = model.bytes_per_pixel

@@ -9,10 +9,6 @@ from numpy.typing import NDArray
 
 from upscaled.engines.protocol import PADDING
 
-SMALLEST_TILE = 32
-LARGEST_TILE = 400
-"""Beyond this the padding costs an animevideov3 net under 10 %, and memory grows on."""
-
 
 @dataclass(frozen=True)
 class Tile:

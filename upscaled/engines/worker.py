@@ -19,20 +19,15 @@ from typing import Any
 import ncnn
 
 from upscaled.engines import inspection, memory, upscaling
-from upscaled.engines.crew import MEMORY_PER_CORE, Budget, choose_tile, crew_for, tile_bytes
 from upscaled.engines.inference import InferenceError, Network
 from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
+from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
-from upscaled.engines.room import Room, TooLittleError
+from upscaled.engines.room import TooLittleError
 from upscaled.resident import Message, RefusedError, serve
 
-_PACKED = 0.9
-"""Part of the room for tiles that their layers fill; the rest is holes between them: a worker held
-727 MiB where 694 were meant, before."""
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
-_GPU_CAP = 4 << 30
-"""Bytes for a tile on a GPU at most: x4plus at 230, where padding costs 18 %."""
 _GPU_ON_CPU = 3
 """`GpuInfo.type` of a CPU that poses as a GPU."""
 _GPU_INTEGRATED = 1
@@ -81,38 +76,42 @@ class Worker:
                 f"There is no Vulkan device {self._device}; `upscaled doctor` lists those there "
                 "are.",
             )
-        picture, room = task.source.size, None
-        if self._device is None:
-            room = Room(task.model, self._limit)
-            appetite = room.bytes_per_pixel
-            most = MEMORY_PER_CORE * self._threads
-            budget = Budget(self._threads, min(most, int(room.for_tiles * _PACKED)))
-        else:  # one tile keeps a whole GPU busy
-            appetite = task.model.bytes_per_pixel
-            budget = Budget(1, _GPU_CAP)
-        tile = task.tile_size or choose_tile(picture, appetite, budget, self._free())
-        crew = crew_for(picture, tile, appetite, budget)
-        needed = crew.workers * tile_bytes(picture, tile, appetite)
-        network = self._network(task.model, crew.threads if room else self._threads, room, needed)
+        plan = self._plan(task)
+        tile = plan.tile
+        network = self._network(task.model, plan)
         upscaling.upscale(
             network,
             task,
             tile,
             lambda done, total, rows: send({"done": done, "of": total, "rows": rows, "tile": tile}),
-            workers=crew.workers,
+            workers=plan.crew.workers,
         )
         memory.give_back()
         return {"tile_size": tile}
 
-    def _network(self, model: ModelFiles, threads: int, room: Room | None, needed: int) -> Network:
-        """Return a loaded network; others go where ``needed`` bytes of tiles would not fit."""
+    def _plan(self, task: UpscaleTask) -> Plan:
+        picture, tile, free = task.source.size, task.tile_size, self._free()
+        if self._device is not None:
+            return plan_on_gpu(task.model, picture, tile=tile, threads=self._threads, free=free)
+        return plan_on_cpu(
+            task.model,
+            task.model.bin.stat().st_size,
+            picture,
+            tile=tile,
+            threads=self._threads,
+            limit=self._limit,
+            free=free,
+        )
+
+    def _network(self, model: ModelFiles, plan: Plan) -> Network:
+        """Return a loaded network; others go where the plan's tiles would not fit."""
         facts = [(path, path.stat()) for path in (model.param, model.bin)]
         files = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
-        key = (*files, threads)
-        if room is not None:
-            weights = 0 if key in self._networks else room.weights
+        key = (*files, plan.crew.threads)
+        if self._device is None:
+            weights = 0 if key in self._networks else plan.weight_memory
             for other in [other for other in self._networks if other != key]:
-                if memory.resident() + weights + needed <= self._limit:
+                if memory.resident() + weights + plan.tile_memory <= self._limit:
                     break
                 del self._networks[other]
                 memory.give_back()
@@ -123,8 +122,8 @@ class Worker:
             network = Network(
                 NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob),
                 device=self._device,
-                threads=threads,
-                lean=room is not None and room.lean,
+                threads=plan.crew.threads,
+                lean=plan.lean,
             )
             self._networks[key] = network
         self._networks.move_to_end(key)
