@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from upscaled.resident import Message, RefusedError, serve
@@ -27,7 +30,9 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
             sys.stderr.flush()
             os._exit(3)
         case "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.pthread_kill(
+                threading.get_ident(), signal.SIGSEGV
+            )  # dies at once, as of a fault
         case "raise":
             raise ZeroDivisionError("nothing to divide by")
         case "events":
@@ -36,6 +41,10 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
         case "hang":
             send({"hanging": True})
             wait_for_ever()
+        case "wait for":
+            send({"waiting": True})
+            while not Path(message["file"]).exists():
+                time.sleep(0.01)
         case "print":
             print("this is no answer", flush=True)  # noqa: T201
             os.write(1, b"nor is this\n")
@@ -48,4 +57,4 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
 
 
 if __name__ == "__main__":
-    serve(handle)
+    serve(handle, at_once=int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -40,9 +40,9 @@ def work(model: ModelFiles, side: int, **changes: object) -> Work:
 
 
 async def an_estimator(model: ModelFiles, place: Place = BUILTIN) -> Estimator:
-    estimator = Estimator(place, cores=2, tile_memory=1 << 30, store=KeptNowhere())
+    estimator = Estimator(place, cores=2, engine_memory=1 << 30, store=KeptNowhere())
     await estimator.load()
-    await estimator.meet(model)
+    await estimator.meet(work(model, 512))
     return estimator
 
 
@@ -66,7 +66,26 @@ async def test_padding_counts(tmp_path: Path) -> None:
     coarse = estimator.estimate(work(model, 512, tile_size=256)).upscale
     fixed = 0.02
     assert (fine - fixed) / (coarse - fixed) == pytest.approx((52 / 32) ** 2 / (276 / 256) ** 2)
-    assert estimator.tile_bytes(work(model, 512, tile_size=32)) == 20_000 * 52**2
+
+
+async def test_the_memory_foreseen_is_that_of_the_network_and_of_the_tiles_in_work(
+    tmp_path: Path,
+) -> None:
+    model = a_model(tmp_path)
+    estimator = await an_estimator(model)
+    weights = 9_000_000
+    two_tiles = estimator.inference_bytes(work(model, 512, tile_size=32))
+    assert two_tiles == weights + 2 * 20_000 * 52**2
+    # The native program's tile is its own affair.
+    native = await an_estimator(model, BINARY)
+    assert native.inference_bytes(work(model, 512)) == 20_000 * 220**2
+
+
+async def test_what_does_not_fit_is_foreseen_as_the_least_there_is(tmp_path: Path) -> None:
+    model = a_model(tmp_path)
+    estimator = Estimator(BUILTIN, cores=2, engine_memory=64 << 20, store=KeptNowhere())
+    await estimator.meet(work(model, 512))
+    assert estimator.inference_bytes(work(model, 512)) == 20_000 * 52**2
 
 
 async def test_what_jobs_took_is_what_the_next_are_told(tmp_path: Path) -> None:
@@ -89,15 +108,15 @@ async def test_rates_outlive_a_restart_and_the_first_job_after_it_teaches_the_lo
     store = SqliteJobStore(tmp_path / "jobs.sqlite3")
     await store.open()
     before = Estimator(BUILTIN, 2, 1 << 30, store)
-    await before.meet(model)
+    await before.meet(work(model, 200))
     for _ in range(5):
-        before.observe(work(model, 200), BUILTIN, {"upscale": 3.0}, 200)
+        before.observe(work(model, 200), BUILTIN, {"upscale": 3.0}, 0)
     await before.save()
     again = Estimator(BUILTIN, 2, 1 << 30, store)
     await again.load()
-    await again.meet(model)
+    await again.meet(work(model, 200))
     assert again.estimate(work(model, 200)).upscale == pytest.approx(3.0)
-    again.observe(work(model, 200), BUILTIN, {"upscale": 5.0}, 200)
+    again.observe(work(model, 200), BUILTIN, {"upscale": 5.0}, 0)
     assert again.estimate(work(model, 200)).upscale == pytest.approx(3.0)
     assert again.estimate(work(model, 200)).load == pytest.approx(2.0)
     await store.close()

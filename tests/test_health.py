@@ -205,7 +205,8 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
             async with asyncio.timeout(30):
                 while not pool._waiters:
                     await asyncio.sleep(0.01)
-            first, job = pool._waiters[0], asyncio.create_task(pool._acquire(0, None), name="job")
+            first = pool._waiters[0]
+            job = asyncio.create_task(pool._acquire(0, None, small=False), name="job")
             while len(pool._waiters) < 2:
                 await asyncio.sleep(0)
             assert (await service.health())["status"] == "starting"

@@ -33,9 +33,10 @@ from upscaled.engines.protocol import (
 from upscaled.errors import EngineError
 from upscaled.imaging import Imaging
 from upscaled.jobs import Attempt, Job, JobRequest
+from upscaled.making import Product, Timings
 from upscaled.models import ModelRegistry
 from upscaled.pictures import Size
-from upscaled.pipeline import Pipeline, Product, Timings, Watch
+from upscaled.pipeline import Pipeline, Watch
 from upscaled.store.workspace import Workspace
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
@@ -144,7 +145,7 @@ class Bench:
         return job
 
     async def go_on(self, pipeline: Pipeline, job: Job) -> Product:
-        async def started(_: Place) -> None:
+        def started(_: Place) -> None:
             pass
 
         self.attempts, self.percents = [], []

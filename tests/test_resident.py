@@ -24,6 +24,39 @@ async def worker() -> AsyncIterator[ResidentWorker]:
     await made.close()
 
 
+@pytest.fixture
+async def shared() -> AsyncIterator[ResidentWorker]:
+    """A worker that does three requests at once."""
+    made = ResidentWorker("tests.echo_worker", name="echo", arguments=["3"], cwd=ROOT, at_once=3)
+    yield made
+    await made.close()
+
+
+class Asking:
+    """A request that does not end before it is let go."""
+
+    def __init__(self, worker: ResidentWorker, tmp_path: Path, name: str) -> None:
+        self._begun = asyncio.Event()
+        self._gate = tmp_path / name
+        self.begun = 0
+        self.task = asyncio.create_task(
+            worker.request(
+                {"do": "wait for", "file": str(self._gate), "text": name}, on_event=self._on_event
+            ),
+            name=name,
+        )
+
+    def _on_event(self, _: Message) -> None:
+        self.begun += 1
+        self._begun.set()
+
+    async def is_under_way(self) -> None:
+        await self._begun.wait()
+
+    def let_go(self) -> None:
+        self._gate.touch()
+
+
 def gone(pid: int | None) -> bool:
     return pid is not None and not psutil.pid_exists(pid)
 
@@ -204,3 +237,70 @@ async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) 
         child.stdin.close()
         async with asyncio.timeout(10):
             assert await child.wait() == 0
+
+
+async def test_requests_are_under_way_at_once_where_the_worker_was_made_for_that(
+    shared: ResidentWorker, tmp_path: Path
+) -> None:
+    asking = [Asking(shared, tmp_path, name) for name in "abc"]
+    for one in asking:
+        await one.is_under_way()
+    assert not any(one.task.done() for one in asking)
+    for one in reversed(asking):
+        one.let_go()
+        reply = await one.task
+        assert reply == {"pid": shared.pid, "echo": one.task.get_name()}
+
+
+async def test_who_is_taken_along_by_a_cancellation_is_asked_again_unnoticed(
+    shared: ResidentWorker, tmp_path: Path
+) -> None:
+    cancelled, stays = (Asking(shared, tmp_path, name) for name in ("cancelled", "stays"))
+    await cancelled.is_under_way()
+    await stays.is_under_way()
+    before = shared.pid
+    cancelled.task.cancel()
+    await asyncio.wait([cancelled.task])
+    assert gone(before)
+    stays.let_go()
+    reply = await stays.task
+    assert (reply["echo"], stays.begun) == ("stays", 2)
+    assert reply["pid"] not in {before, None}
+
+
+async def test_only_the_request_that_kills_a_worker_is_blamed(
+    shared: ResidentWorker, tmp_path: Path
+) -> None:
+    innocent = [Asking(shared, tmp_path, name) for name in "ab"]
+    for one in innocent:
+        await one.is_under_way()
+    before = shared.pid
+    guilty = asyncio.create_task(shared.request({"do": "die"}), name="guilty")
+    async with asyncio.timeout(10):
+        while not gone(before):
+            await asyncio.sleep(0.01)
+    for one in innocent:
+        one.let_go()
+    with pytest.raises(WorkerDiedError) as caught:
+        await guilty
+    assert caught.value.last_words == "the very last words"
+    assert [(await one.task)["echo"] for one in innocent] == ["a", "b"]
+
+
+async def test_many_requests_among_which_some_kill_all_come_to_their_own_end(
+    shared: ResidentWorker,
+) -> None:
+    wishes = ["", "die", "", "refuse", "", "crash", "", "", "events", ""]
+    ends = await asyncio.gather(
+        *(shared.request({"do": wish, "text": str(n)}) for n, wish in enumerate(wishes)),
+        return_exceptions=True,
+    )
+    for number, (wish, end) in enumerate(zip(wishes, ends, strict=True)):
+        match wish:
+            case "die" | "crash":
+                assert isinstance(end, WorkerDiedError)
+            case "refuse":
+                assert isinstance(end, WorkerRefusedError)
+            case _:
+                assert isinstance(end, dict)
+                assert end["echo"] == str(number)

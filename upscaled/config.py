@@ -185,7 +185,10 @@ class LimitSettings:
     """How much is taken on at once."""
 
     max_concurrent_jobs: int = _setting(
-        0, "Jobs upscaled at the same time; 0: one a device.", minimum=0, maximum=1024
+        0,
+        "Jobs upscaled at the same time; 0: one a device, small pictures side by side on the CPU.",
+        minimum=0,
+        maximum=1024,
     )
     max_queue_size: int = _setting(
         100, "Jobs waiting beside those; more are refused with 503.", minimum=1, maximum=1_000_000

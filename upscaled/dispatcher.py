@@ -26,7 +26,8 @@ from upscaled.health import Health
 from upscaled.imaging import Prepared
 from upscaled.jobs import Attempt, Job, JobState
 from upscaled.lookahead import Lookahead
-from upscaled.pipeline import Pipeline, Product, Timings, Watch
+from upscaled.making import Product, Timings
+from upscaled.pipeline import Pipeline, Watch
 from upscaled.queue import JobQueue
 from upscaled.receipt import write_receipt
 from upscaled.store.workspace import Workspace

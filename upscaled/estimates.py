@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -10,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from upscaled.engines.crew import SMALLEST_TILE
+from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.pool import Place
-from upscaled.engines.protocol import PADDING, ModelFiles
+from upscaled.engines.protocol import PADDING, SMALL_PIXELS, ModelFiles
+from upscaled.engines.room import TooLittleError
 from upscaled.errors import NoSpaceError, UnknownModelError
 from upscaled.pictures import Size
 from upscaled.rates import Line, Measured
@@ -23,8 +27,6 @@ _KEEP_SECONDS = 30.0
 
 _NATIVE_TILE = 200
 """The native programs' tile where they choose it and have the memory (1.9 GB and more)."""
-_LARGEST_TILE = 400
-_SMALLEST_TILE = 32
 
 # First guesses, on the slow side: who is told too long a time is served sooner than expected.
 _BYTES_PER_WEIGHT = 2  # the official models are in 16 bits
@@ -39,6 +41,10 @@ _LOAD_BYTES_PER_SECOND = 100e6
 """Reading and rearranging a network: 0.13 to 0.3 s were measured for 33 MB."""
 _PREPARE = Line(0.02, 60e-9)
 _FINISH = Line(0.03, 120e-9)
+
+
+_plan_on_cpu = functools.lru_cache(256)(plan_on_cpu)
+"""To weigh the tiles of a large picture takes milliseconds, on many cores tens of them."""
 
 
 class RateStore(Protocol):
@@ -86,24 +92,24 @@ class Estimate:
 
 
 class Estimator:
-    """Learns and tells how long jobs take. `meet` must have been called for a model before.
+    """Learns and tells how long jobs take. `meet` must have been called for a job before.
 
     Args:
         place: where jobs run: the best of the places, whose rates an estimate is made of.
-        cores: CPU cores that inference may use, for the first guess.
-        tile_memory: bytes that a tile may take, for tiles that the builtin engine chooses.
+        cores: CPU cores that inference may use.
+        engine_memory: bytes that a process of the builtin engine may hold.
         store: keeps the rates.
     """
 
-    def __init__(self, place: Place, cores: int, tile_memory: int, store: RateStore) -> None:
+    def __init__(self, place: Place, cores: int, engine_memory: int, store: RateStore) -> None:
         self._place = place
         self._cores = cores
-        self._tile_memory = tile_memory
+        self._engine_memory = engine_memory
         self._store = store
         self._rates: dict[str, Measured] = {}
         self._kept: dict[str, list[tuple[float, float]]] = {}
         self._changed: set[str] = set()
-        self._weights: dict[str, float] = {}
+        self._stored: dict[str, int] = {}
         self._warm: set[str] = set()
 
     async def load(self) -> None:
@@ -130,22 +136,24 @@ class Estimator:
             await asyncio.sleep(seconds)
             await self.save()
 
-    async def meet(self, model: ModelFiles) -> None:
-        """Look at a model's file, whose length makes the first guess.
+    async def meet(self, work: Work) -> None:
+        """Look at what the estimate of ``work`` needs; `estimate` takes no time then.
 
         Raises:
-            UnknownModelError: it is gone.
+            UnknownModelError: the model's file, whose length makes the first guess, is gone.
         """
-        if model.stem in self._weights:
-            return
-        try:
-            facts = await asyncio.to_thread(model.bin.stat)
-        except OSError as error:
-            raise UnknownModelError(
-                f"The model's file {model.bin.name} can't be read ({error.strerror}); put it back "
-                "or name another model."
-            ) from None
-        self._weights[model.stem] = facts.st_size / _BYTES_PER_WEIGHT
+        model = work.model
+        if model.stem not in self._stored:
+            try:
+                facts = await asyncio.to_thread(model.bin.stat)
+            except OSError as error:
+                raise UnknownModelError(
+                    f"The model's file {model.bin.name} can't be read ({error.strerror}); put it "
+                    "back or name another model."
+                ) from None
+            self._stored[model.stem] = facts.st_size
+        if work.source.pixels > SMALL_PIXELS:
+            await asyncio.to_thread(self._plan, work, self._place, work.tile_size)
 
     def estimate(self, work: Work) -> Estimate:
         """Return how long ``work`` will take at the best place."""
@@ -204,32 +212,38 @@ class Estimator:
     def _guess(self, place: Place, model: ModelFiles) -> Line:
         speed = _CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else _GPU_WEIGHTS_PER_SECOND
         fixed = _BUILTIN_FIXED if place.engine == "builtin" else _BINARY_FIXED
-        return Line(fixed, self._weights[model.stem] / speed)
+        return Line(fixed, self._stored[model.stem] / _BYTES_PER_WEIGHT / speed)
 
     def _load_guess(self, model: ModelFiles) -> Line:
-        return Line(self._weights[model.stem] * _BYTES_PER_WEIGHT / _LOAD_BYTES_PER_SECOND, 0.0)
+        return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)
 
-    def tile_of(self, work: Work, place: Place, tile_size: int) -> int:
-        """Return the side of the tiles that ``work`` is cut into, as far as can be told before."""
-        if tile_size:
-            return tile_size
+    def inference_bytes(self, work: Work) -> int:
+        """Return the memory that network and tiles take at their hungriest, measured on the CPU."""
+        plan = self._plan(work, self._place, work.tile_size)
+        return plan.weight_memory + plan.tile_memory
+
+    def _plan(self, work: Work, place: Place, tile_size: int) -> Plan:
+        """Return how ``work`` is gone about at ``place``, as far as can be told before."""
+        model, source = work.model, work.source
         if place.engine != "builtin":
-            return _NATIVE_TILE
-        side = math.isqrt(self._tile_memory // max(1, work.model.bytes_per_pixel)) - 2 * PADDING
-        side = min(max(side, _SMALLEST_TILE), _LARGEST_TILE)
-        # As few tiles as that side needs, all of one size.
-        across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
-        return max(math.ceil(work.source.width / across), math.ceil(work.source.height / down))
-
-    def tile_bytes(self, work: Work) -> int:
-        """Return the memory that inference takes at its hungriest, as measured on the CPU."""
-        side = self.tile_of(work, self._place, work.tile_size)
-        wide, high = min(side, work.source.width), min(side, work.source.height)
-        return work.model.bytes_per_pixel * (wide + 2 * PADDING) * (high + 2 * PADDING)
+            return plan_on_gpu(model, source, tile=tile_size or _NATIVE_TILE, threads=self._cores)
+        if not place.is_cpu:
+            return plan_on_gpu(model, source, tile=tile_size, threads=self._cores)
+        try:
+            return _plan_on_cpu(
+                model,
+                self._stored[model.stem],
+                source,
+                tile=tile_size,
+                threads=self._cores,
+                limit=self._engine_memory,
+            )
+        except TooLittleError:  # the engine will say so; until then the least there is
+            return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)
 
     def _padded(self, work: Work, place: Place, tile_size: int) -> float:
         """Return the pixels that the network sees: the source's, with each tile's padding."""
-        side = self.tile_of(work, place, tile_size)
+        side = self._plan(work, place, tile_size).tile
         across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
         pixels = (work.source.width + 2 * PADDING * across) * (
             work.source.height + 2 * PADDING * down

@@ -17,8 +17,8 @@ from upscaled.errors import UnknownModelError
 from upscaled.estimates import Estimate, Estimator, RateStore, Work
 from upscaled.forecast import Forecaster, Outlook
 from upscaled.jobs import Job
+from upscaled.making import Product
 from upscaled.models import ModelRegistry
-from upscaled.pipeline import Product
 from upscaled.queue import JobQueue
 from upscaled.scheduling import Waiting
 
@@ -82,7 +82,7 @@ class Foresight:
             UnknownModelError: its model is gone.
         """
         work = self.work_of(job)
-        await self._estimator.meet(work.model)
+        await self._estimator.meet(work)
         estimate = self._estimator.estimate(work)
         waiting = Waiting(
             job.id,
@@ -105,8 +105,10 @@ class Foresight:
         with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
             # The registry may have found other networks for its scale meanwhile.
             work = replace(self.work_of(job), model=product.model)
-            await self._estimator.meet(work.model)
-            self._estimator.observe(work, product.place, product.timings.stages, product.tile_size)
+            await self._estimator.meet(work)
+            # Those that share an engine take longer by the clock, but not of its time.
+            seconds = {**product.timings.stages, "upscale": product.engine_seconds}
+            self._estimator.observe(work, product.place, seconds, product.tile_size)
 
     async def quote(self, job: Job) -> Quote:
         """Return what ``job`` would take, which is not queued.
@@ -115,12 +117,12 @@ class Foresight:
             UnknownModelError: its model is gone.
         """
         work = self.work_of(job)
-        await self._estimator.meet(work.model)
+        await self._estimator.meet(work)
         return Quote(
             estimate=self._estimator.estimate(work),
             wait_seconds=self.forecaster.last_start(),
             memory_bytes=max(
-                self._estimator.tile_bytes(work),
+                self._estimator.inference_bytes(work),
                 memory_bytes(work.source, work.output, work.format),
             ),
             disk_bytes=disk_bytes(work.source, work.output, work.model.native_scale),
@@ -145,7 +147,7 @@ class Foresight:
 
 async def make_foresight(
     models: ModelRegistry, pool: EnginePool, queue: JobQueue, book: JobBook, store: RateStore, *,
-    threads: int,
+    threads: int, engine_memory_mb: int | None,
 ) -> Foresight:  # fmt: skip
     """Build the foresight of a service, with what earlier runs have learned.
 
@@ -156,11 +158,13 @@ async def make_foresight(
         book: knows how far they are.
         store: where rates are kept.
         threads: CPU threads of the engine; 0: one a core.
+        engine_memory_mb: MiB that a process of the builtin engine may hold; None: half of the
+            machine's.
     """
     estimator = Estimator(
         pool.places[0],
-        threads or os.cpu_count() or 1,
-        await asyncio.to_thread(memory.available),
+        threads or len(os.sched_getaffinity(0)),
+        await asyncio.to_thread(memory.ceiling, engine_memory_mb),
         store,
     )
     await estimator.load()

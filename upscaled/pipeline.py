@@ -6,39 +6,31 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upscaled import checkpoint
 from upscaled.bands import Finishing, task_rows
-from upscaled.checkpoint import Checkpoint
 from upscaled.digests import Digests
-from upscaled.doubts import Doubts
 from upscaled.engines.pool import EnginePool, Place, Slot
-from upscaled.engines.protocol import Engine, ModelFiles, Progress, UpscaleTask
+from upscaled.engines.protocol import Progress, UpscaleTask
 from upscaled.errors import EngineError, NoSpaceError
 from upscaled.imaging import (
     HOPELESS,
-    NOTHING_WRITTEN,
     Band,
-    Finished,
-    FinishOptions,
     Imaging,
     Prepared,
     UnlikeError,
-    Written,
 )
 from upscaled.jobs import Attempt, Job
 from upscaled.ladder import Ladder, Rung
+from upscaled.making import Making, Product, Timings
 from upscaled.models import ModelRegistry
 from upscaled.pictures import RawImage
 from upscaled.store.workspace import Workspace, claim
 
 log = logging.getLogger(__name__)
 
-# Where in the percentage the stages end. Inference is nearly all of the time of nearly all jobs.
-_PREPARED = 1
-_UPSCALED = 95
 _SCARCE_BYTES = 1 << 20
 """With less than this free, a failed attempt is the disk's fault."""
 
@@ -52,127 +44,6 @@ class Watch:
     progress: Callable[[int], None]
     """Percent, 0 to 99."""
     attempted: Callable[[Attempt], None]
-
-
-@dataclass
-class Timings:
-    """Seconds by stage."""
-
-    stages: dict[str, float] = field(default_factory=dict)
-
-    def add(self, stage: str, since: float) -> None:
-        """Add the time from ``since`` (of `time.monotonic`) until now to a stage."""
-        self.stages[stage] = self.stages.get(stage, 0.0) + time.monotonic() - since
-
-
-@dataclass(frozen=True)
-class Product:
-    """A verified result and how it came about."""
-
-    finished: Finished
-    model: ModelFiles
-    place: Place
-    param_sha256: str
-    bin_sha256: str
-    program_sha256: str | None
-    """Of the native program, where it was the engine."""
-    tile_size: int
-    timings: Timings
-    resumed: bool
-    """An earlier run of the server did part of it."""
-
-
-class _Work:
-    """One job's picture on its way, and how far it is."""
-
-    def __init__(
-        self,
-        job: Job,
-        prepared: Prepared,
-        native: RawImage,
-        model: ModelFiles,
-        folder: Path,
-        key: str,
-        param_sha256: str,
-        bin_sha256: str,
-    ) -> None:
-        self.job = job
-        self.prepared = prepared
-        self.native = native
-        self.model = model
-        self.folder = folder
-        self.key = key
-        self.param_sha256 = param_sha256
-        self.bin_sha256 = bin_sha256
-        self.program_sha256: str | None = None
-        request = job.request
-        self.options = FinishOptions(
-            format=request.format,
-            size=request.output_size,
-            quality=request.quality,
-            lossless=request.lossless,
-            background=request.background,
-            keep_metadata=request.keep_metadata,
-        )
-        self.doubts = Doubts(native, model.native_scale)
-        self.careful = False
-        """A band was doubted: none is begun before the one before it is finished."""
-        self.written = NOTHING_WRITTEN
-        self.tile_size = 0
-        """What the bands that are done were made with."""
-        self.began = 0
-        """Rows of the source that an earlier run has done."""
-
-    @property
-    def height(self) -> int:
-        """Rows of the source."""
-        return self.prepared.source.size.height
-
-    def percent(self, rows: float) -> int:
-        """Return the percentage of a job that has so many rows of its source."""
-        return _PREPARED + int(rows / self.height * (_UPSCALED - _PREPARED))
-
-    def kind(self, place: Place) -> tuple[Place, Path, int]:
-        """Return what such work is alike in: pictures of about a size have about the needs."""
-        return place, self.model.param, self.prepared.source.size.pixels.bit_length()
-
-    def go_on_from(self, earlier: Checkpoint) -> None:
-        """Take over what an earlier run has done."""
-        self.written, self.tile_size = earlier.written, earlier.tile_size
-        self.began = earlier.written.source_rows
-
-    async def done(self, written: Written, tile_size: int) -> None:
-        """Take note that another band is finished."""
-        self.written, self.tile_size = written, tile_size
-        if written.finished is None:
-            await self.save()
-
-    async def save(self) -> None:
-        """Note on the disk how far this is.
-
-        Raises:
-            NoSpaceError: the disk is full.
-        """
-        now = Checkpoint(self.key, self.tile_size, self.written, self.began)
-        try:
-            await checkpoint.save(self.folder, now)
-        except OSError as error:
-            raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
-
-    def product(self, place: Place, tile_size: int, timings: Timings) -> Product:
-        """Return the finished result, and how it came about."""
-        assert self.written.finished is not None  # noqa: S101 - the caller saw to it
-        return Product(
-            finished=self.written.finished,
-            model=self.model,
-            place=place,
-            param_sha256=self.param_sha256,
-            bin_sha256=self.bin_sha256,
-            program_sha256=self.program_sha256,
-            tile_size=tile_size,
-            timings=timings,
-            resumed=self.began > 0,
-        )
 
 
 class Pipeline:
@@ -218,8 +89,8 @@ class Pipeline:
             EngineError: no attempt succeeded; the last engine's own words.
             UpscaledError: what no other attempt could change.
         """
-        work = await self._begin(job, prepared)
-        watch.progress(work.percent(work.written.source_rows))
+        making = await self._begin(job, prepared)
+        watch.progress(making.percent(making.written.source_rows))
         ladder: Ladder | None = None
         failed = False
         while True:
@@ -227,36 +98,41 @@ class Pipeline:
             finishing: Finishing | None = None
             try:
                 async with contextlib.AsyncExitStack() as bands:
-                    async with self._pool.slot(rank, ladder.rung.place if ladder else None) as slot:
+                    # What follows a failure is done alone.
+                    async with self._pool.slot(
+                        rank,
+                        ladder.rung.place if ladder else None,
+                        small=making.is_small and ladder is None,
+                    ) as slot:
                         timings.add("wait", waiting)
                         watch.started(slot.place)
                         if ladder is None:
-                            ladder = self._ladder(slot, work)
+                            ladder = self._ladder(slot, making)
                         elif failed:
                             await slot.engine.reset()
                         # Before the work: what is changed meanwhile took no part in it.
-                        await self._note_program(work, slot)
+                        await self._note_program(making, slot)
                         finishing = await bands.enter_async_context(
-                            self._finishing(work, ladder.rung)
+                            self._finishing(making, ladder.rung)
                         )
-                        await self._upscale(slot, work, ladder.rung, finishing, watch, timings)
-                    await self._finish(work, finishing, timings)
+                        await self._upscale(slot, making, ladder.rung, finishing, watch, timings)
+                    await self._finish(making, finishing, timings)
             except (EngineError, UnlikeError) as error:
                 assert ladder is not None  # noqa: S101 - made before anything can fail
                 failed = True
-                await self._climb_down(work, ladder, finishing, error, watch)
+                await self._climb_down(making, ladder, finishing, error, watch)
                 continue
             failed = False
-            if work.written.finished is not None:
+            if making.written.finished is not None:
                 used = finishing.tile_size
                 watch.attempted(
                     Attempt(ladder.rung.place.engine, ladder.rung.place.device.id, used, "ok")
                 )
-                if not work.careful:
-                    self._remember(ladder.rung, work, used)
-                return work.product(ladder.rung.place, used, timings)
+                if not making.careful:
+                    self._remember(ladder.rung, making, used)
+                return making.product(ladder.rung.place, used, timings)
 
-    async def _begin(self, job: Job, prepared: Prepared) -> _Work:
+    async def _begin(self, job: Job, prepared: Prepared) -> Making:
         """Return the work that is left of a job.
 
         Raises:
@@ -271,37 +147,37 @@ class Pipeline:
         param_sha256 = await self._digest(model.param)
         bin_sha256 = await self._digest(model.bin)
         key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
-        work = _Work(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
+        making = Making(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
         earlier = await checkpoint.load(folder, key) if job.runs else None
         if earlier is not None:
-            work.go_on_from(earlier)
-            await work.save()
-            log.info("job goes on", extra={"job": job.id, "rows": work.began})
-        await claim(native.path, native.total_bytes, keep=work.began > 0)
-        return work
+            making.go_on_from(earlier)
+            await making.save()
+            log.info("job goes on", extra={"job": job.id, "rows": making.began})
+        await claim(native.path, native.total_bytes, keep=making.began > 0)
+        return making
 
-    def _finishing(self, work: _Work, rung: Rung) -> Finishing:
+    def _finishing(self, making: Making, rung: Rung) -> Finishing:
         """Return what finishes the bands of an attempt, which begins where the last one ended."""
 
         async def finish(band: Band) -> None:
             tile = finishing.tile_size
-            confirmed = await work.doubts.settled(rung.place, tile, band)
+            confirmed = await making.doubts.settled(rung.place, tile, band)
             written = await self._imaging.finish(
-                work.prepared,
-                work.native,
-                work.folder,
-                work.options,
+                making.prepared,
+                making.native,
+                making.folder,
+                making.options,
                 replace(band, most=HOPELESS) if confirmed else band,
-                work.written,
+                making.written,
             )
-            await work.done(written, tile)
+            await making.done(written, tile)
 
         finishing = Finishing(
-            f"finish-{work.job.id}",
-            work.native,
-            work.height,
-            top=work.written.source_rows,
-            one_band=rung.tile_size if work.careful else None,
+            f"finish-{making.job.id}",
+            making.native,
+            making.height,
+            top=making.written.source_rows,
+            one_band=rung.tile_size if making.careful else None,
             finish=finish,
         )
         return finishing
@@ -309,7 +185,7 @@ class Pipeline:
     async def _upscale(
         self,
         slot: Slot,
-        work: _Work,
+        making: Making,
         rung: Rung,
         finishing: Finishing,
         watch: Watch,
@@ -318,23 +194,23 @@ class Pipeline:
         """Have the slot's engine do the rows that `finishing` is about."""
         began = time.monotonic()
         try:
-            await finishing.beside(_infer(slot.engine, work, rung.tile_size, finishing, watch))
+            await finishing.beside(_infer(slot, making, rung.tile_size, finishing, watch))
         except EngineError:
             await finishing.done()  # what it got through with before counts
             raise
         timings.add("upscale", began)
-        _stage_done(work.job, "upscale", began, slot.place)
+        _stage_done(making.job, "upscale", began, slot.place)
 
-    async def _finish(self, work: _Work, finishing: Finishing, timings: Timings) -> None:
+    async def _finish(self, making: Making, finishing: Finishing, timings: Timings) -> None:
         """Wait for the bands that are still being finished."""
         began = time.monotonic()
         await finishing.done()
         timings.add("finish", began)
-        _stage_done(work.job, "finish", began)
+        _stage_done(making.job, "finish", began)
 
     async def _climb_down(
         self,
-        work: _Work,
+        making: Making,
         ladder: Ladder,
         finishing: Finishing | None,
         error: EngineError,
@@ -357,7 +233,7 @@ class Pipeline:
         log.warning(
             "attempt failed",
             extra={
-                "job": work.job.id,
+                "job": making.job.id,
                 "device": rung.place.device.id,
                 "engine": rung.place.engine,
                 "tile": rung.tile_size,
@@ -368,9 +244,9 @@ class Pipeline:
         if (
             isinstance(error, UnlikeError)
             and finishing is not None
-            and await work.doubts.can_be_settled(rung.place, used, finishing.band)
+            and await making.doubts.can_be_settled(rung.place, used, finishing.band)
         ):
-            work.careful = True
+            making.careful = True
             ladder.stay(used)
         elif not error.retryable or not (
             ladder.climb_down(used) if error.tile_matters else ladder.leave()
@@ -385,29 +261,30 @@ class Pipeline:
                 f"{path.name} can't be read: {error.strerror}.", retryable=False
             ) from error
 
-    async def _note_program(self, work: _Work, slot: Slot) -> None:
+    async def _note_program(self, making: Making, slot: Slot) -> None:
         program = slot.engine.program
-        work.program_sha256 = None if program is None else await self._digest(program)
+        making.program_sha256 = None if program is None else await self._digest(program)
 
-    def _ladder(self, slot: Slot, work: _Work) -> Ladder:
+    def _ladder(self, slot: Slot, making: Making) -> Ladder:
         """Return the ladder whose first rung is the slot that the job was given."""
-        wanted = work.job.request.tile_size
-        known = work.tile_size or self._tiles_that_worked.get(work.kind(slot.place), 0)
+        wanted = making.job.request.tile_size
+        known = making.tile_size or self._tiles_that_worked.get(making.kind(slot.place), 0)
         # Other GPUs before the CPU, whichever the job began on.
         others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
         return Ladder(Rung(slot.place, wanted or known), others, fixed_tile=wanted > 0)
 
-    def _remember(self, rung: Rung, work: _Work, used: int) -> None:
+    def _remember(self, rung: Rung, making: Making, used: int) -> None:
         """Note the tile size that worked where the engine's own choice had failed."""
-        if work.job.request.tile_size == 0 and rung.tile_size != 0 and not work.began:
-            self._tiles_that_worked[work.kind(rung.place)] = used or rung.tile_size
+        if making.job.request.tile_size == 0 and rung.tile_size != 0 and not making.began:
+            self._tiles_that_worked[making.kind(rung.place)] = used or rung.tile_size
 
 
 async def _infer(
-    engine: Engine, work: _Work, tile_size: int, finishing: Finishing, watch: Watch
+    slot: Slot, making: Making, tile_size: int, finishing: Finishing, watch: Watch
 ) -> None:
-    """Have ``engine`` do the rows that ``finishing`` waits for, as many at once as it can."""
-    source, model = work.prepared.source, work.model
+    """Have an engine do the rows that ``finishing`` waits for, as many at once as it can."""
+    engine = slot.engine
+    source, model = making.prepared.source, making.model
     most = engine.max_rows(source.size.width, model.native_scale)
     if most < 1:
         raise EngineError("The picture is too wide for this engine.", tile_matters=False)
@@ -415,19 +292,21 @@ async def _infer(
 
         def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
             finishing.reached(top + progress.rows, progress.tile_size)
-            watch.progress(work.percent(top + progress.share * (bottom - top)))
+            watch.progress(making.percent(top + progress.share * (bottom - top)))
 
         task = UpscaleTask(
             source=source,
-            target=work.native,
+            target=making.native,
             model=model,
             top=top,
             bottom=bottom,
             tile_size=tile_size,
-            tta=work.job.request.tta,
-            workdir=work.folder,
+            tta=making.job.request.tta,
+            workdir=making.folder,
+            shares=slot.shares,
         )
         outcome = await engine.upscale(task, on_progress)
+        making.engine_seconds += outcome.seconds
         tile_size = tile_size or outcome.tile_size
         finishing.reached(bottom, outcome.tile_size)
 

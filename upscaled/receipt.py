@@ -8,7 +8,7 @@ from typing import Any
 from upscaled import __version__
 from upscaled.digests import sha256_of
 from upscaled.jobs import Job
-from upscaled.pipeline import Product
+from upscaled.making import Product
 
 
 async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, Any]:

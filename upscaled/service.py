@@ -15,7 +15,7 @@ from upscaled.book import NO_SUCH_JOB, JobBook
 from upscaled.clients import LOCAL, Client
 from upscaled.config import Config
 from upscaled.dispatcher import Dispatcher
-from upscaled.engines.choice import EngineChoice, choose, make_pool, models_kept
+from upscaled.engines.choice import EngineChoice, choose, make_pool, models_kept, worker_memory_mb
 from upscaled.errors import (
     ConfigError,
     NoSpaceError,
@@ -133,6 +133,7 @@ class Service:
             self._foresight = await make_foresight(
                 self.models, pool, queue, self._book, self._store,
                 threads=self.config.upscaler.threads,
+                engine_memory_mb=worker_memory_mb(self.config, self._choice),
             )  # fmt: skip
             parts.push_async_callback(self._foresight.close)
             self._dispatcher = Dispatcher(
@@ -142,7 +143,7 @@ class Service:
                 self._workspace,
                 self._health,
                 foresight=self._foresight,
-                slots=pool.slots,
+                slots=pool.most,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,
                     self.config.upscaler.job_seconds_per_megapixel,

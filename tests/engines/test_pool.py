@@ -35,6 +35,11 @@ class IdleEngine:
         self.closed = True
 
 
+def shared_pool() -> EnginePool:
+    """Return a pool whose one slot three small jobs may share."""
+    return EnginePool([(SPARE, 1, IdleEngine)], shared={SPARE: 3})
+
+
 def pool_of(slots: int) -> EnginePool:
     return EnginePool([(GPU, slots, IdleEngine)], [(SPARE, IdleEngine)])
 
@@ -99,3 +104,77 @@ async def test_closing_ends_every_engine_that_was_made() -> None:
         engines = [one.engine, other.engine]
     await pool.close()
     assert [getattr(engine, "closed", None) for engine in engines] == [True, True]
+
+
+class Line:
+    """Jobs that want slots of a pool, and who holds one."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+        self._leave: dict[str, asyncio.Event] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.holding: list[str] = []
+        self.shares: dict[str, int] = {}
+
+    async def join(self, name: str, *, small: bool) -> None:
+        order, leave = float(len(self._tasks)), asyncio.Event()
+        self._leave[name] = leave
+
+        async def hold() -> None:
+            async with self._pool.slot(order, small=small) as slot:
+                self.holding.append(name)
+                self.shares[name] = slot.shares
+                await leave.wait()
+                self.holding.remove(name)
+
+        self._tasks.append(asyncio.create_task(hold(), name=name))
+        await settled()
+
+    async def leave(self, *names: str) -> None:
+        for name in names:
+            self._leave[name].set()
+        await settled()
+
+
+async def settled() -> None:
+    """Let everybody do what can be done without anything from outside."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_small_jobs_share_a_slot_and_its_engine() -> None:
+    pool = shared_pool()
+    line = Line(pool)
+    for name in "abcd":
+        await line.join(name, small=True)
+    assert line.holding == ["a", "b", "c"]
+    assert set(line.shares.values()) == {3}
+    assert (pool.slots, pool.most) == (1, 3)
+    await line.leave("b")
+    assert line.holding == ["a", "c", "d"]
+    await line.leave(*"acd")
+
+
+async def test_a_large_job_has_an_engine_alone_and_is_not_passed_by_small_ones() -> None:
+    line = Line(shared_pool())
+    await line.join("small", small=True)
+    await line.join("large", small=False)
+    await line.join("late", small=True)
+    assert line.holding == ["small"]
+    await line.leave("small")
+    assert line.holding == ["large"]
+    assert line.shares["large"] == 1
+    await line.leave("large")
+    assert line.holding == ["late"]
+    await line.leave("late")
+
+
+async def test_small_jobs_fill_one_engine_before_they_take_another() -> None:
+    pool = EnginePool([(SPARE, 2, IdleEngine)], shared={SPARE: 2})
+    line = Line(pool)
+    for name in "ab":
+        await line.join(name, small=True)
+    await line.join("large", small=False)
+    assert line.holding == ["a", "b", "large"]
+    assert pool.most == 4
+    await line.leave("a", "b", "large")

@@ -30,6 +30,7 @@ class BuiltinEngine:
             half of what the machine or its control group has free.
         stall_seconds: a task that finishes no tile for so long fails, and its process is ended;
             None: no limit.
+        at_once: how many tasks may be under way.
     """
 
     name = "builtin"
@@ -42,14 +43,19 @@ class BuiltinEngine:
         threads: int = 0,
         memory_limit_mb: int | None = None,
         stall_seconds: float | None = None,
+        at_once: int = 1,
     ) -> None:
         self.device = device
         self._stall = stall_seconds
+        self._clock = _SharedClock()
         self._worker = ResidentWorker(
             WORKER_MODULE,
             name=f"builtin engine ({device.id})",
-            arguments=worker_arguments(device, threads=threads, memory_limit_mb=memory_limit_mb),
+            arguments=worker_arguments(
+                device, threads=threads, memory_limit_mb=memory_limit_mb, at_once=at_once
+            ),
             env=worker_env(),
+            at_once=at_once,
         )
 
     @property
@@ -63,8 +69,6 @@ class BuiltinEngine:
         Raises:
             EngineError: the network can't be loaded or run, or the worker died.
         """
-        started = time.monotonic()
-
         loop = asyncio.get_running_loop()
 
         def on_event(event: Message) -> None:
@@ -72,6 +76,7 @@ class BuiltinEngine:
                 stalled.reschedule(loop.time() + self._stall)
             on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
 
+        started = self._clock.begin()
         try:
             async with asyncio.timeout(self._stall) as stalled:
                 reply = await self._worker.request(encode_task(task), on_event=on_event)
@@ -84,7 +89,9 @@ class BuiltinEngine:
         except WorkerDiedError as error:
             sentence = str(error)
             raise EngineError(sentence[:1].upper() + sentence[1:].rstrip(".") + ".") from None
-        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=time.monotonic() - started)
+        finally:
+            ended = self._clock.end()
+        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=ended - started)
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return how many rows one task may have: any number, tiles are read one by one."""
@@ -97,3 +104,30 @@ class BuiltinEngine:
     async def close(self) -> None:
         """End the worker, after the task in progress if there is one."""
         await self._worker.close()
+
+
+class _SharedClock:
+    """A clock that goes at an n-th of its speed while n tasks are under way."""
+
+    def __init__(self) -> None:
+        self._shown = 0.0
+        self._looked = 0.0
+        self._tasks = 0
+
+    def begin(self) -> float:
+        """Count one task more; return the seconds that are shown."""
+        self._look()
+        self._tasks += 1
+        return self._shown
+
+    def end(self) -> float:
+        """Count one task less; return the seconds that are shown."""
+        self._look()
+        self._tasks -= 1
+        return self._shown
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._tasks:
+            self._shown += (now - self._looked) / self._tasks
+        self._looked = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -125,25 +126,47 @@ def models_kept(choice: EngineChoice) -> int:
 
 
 def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
-    """Build the slots for a choice: one per device unless ``limits.max_concurrent_jobs`` says."""
+    """Build the slots for a choice: one per device unless ``limits.max_concurrent_jobs`` says.
+
+    Unless it says, small pictures share the CPU, as many as it has cores.
+    """
     most = config.limits.max_concurrent_jobs or len(choice.devices)
     # More jobs than devices share them; fewer leave devices idle.
     counts = [
         most // len(choice.devices) + (number < most % len(choice.devices))
         for number in range(len(choice.devices))
     ]
-    spare = CPU not in choice.devices and config.upscaler.fallback == "cpu"
-    workers = (sum(counts) if choice.program is None else 0) + spare
-    memory_mb = choice.memory_mb // max(1, workers) if choice.memory_mb is not None else None
+    memory_mb = worker_memory_mb(config, choice)
     places = [
         (Place(choice.engine, device), count, _maker(config, choice, device, memory_mb))
         for device, count in zip(choice.devices, counts, strict=True)
         if count
     ]
     spares = []
-    if spare:
+    if _has_spare(config, choice):
         spares.append((Place("builtin", CPU), _builtin_maker(config, CPU, memory_mb)))
-    return EnginePool(places, spares)
+    shared = {place: _cpu_shares(config) for place, _, _ in places if place.is_cpu}
+    return EnginePool(places, spares, shared)
+
+
+def worker_memory_mb(config: Config, choice: EngineChoice) -> int | None:
+    """Return how many MiB each process of the builtin engine may hold; None: half of all."""
+    if choice.memory_mb is None:
+        return None
+    slots = config.limits.max_concurrent_jobs or len(choice.devices)
+    workers = (slots if choice.program is None else 0) + _has_spare(config, choice)
+    return choice.memory_mb // max(1, workers)
+
+
+def _has_spare(config: Config, choice: EngineChoice) -> bool:
+    return CPU not in choice.devices and config.upscaler.fallback == "cpu"
+
+
+def _cpu_shares(config: Config) -> int:
+    """Return how many small pictures the CPU may work on at once."""
+    if config.limits.max_concurrent_jobs:
+        return 1
+    return config.upscaler.threads or len(os.sched_getaffinity(0))
 
 
 def _maker(
@@ -168,4 +191,5 @@ def _builtin_maker(config: Config, device: Device, memory_mb: int | None) -> Cal
         threads=config.upscaler.threads,
         memory_limit_mb=memory_mb,
         stall_seconds=config.upscaler.stall_seconds,
+        at_once=_cpu_shares(config) if device == CPU else 1,
     )

@@ -37,11 +37,11 @@ class Findings:
 
 
 def worker_arguments(
-    device: Device, *, threads: int, memory_limit_mb: int | None = None
+    device: Device, *, threads: int, memory_limit_mb: int | None = None, at_once: int = 1
 ) -> list[str]:
     """Return the command line of the worker for ``device``, after the parent's process id."""
     arguments = ["--device", "cpu" if device.index is None else str(device.index)]
-    arguments += ["--threads", str(threads)]
+    arguments += ["--threads", str(threads), "--at-once", str(at_once)]
     if memory_limit_mb is not None:
         arguments += ["--memory-limit-mb", str(memory_limit_mb)]
     return arguments
@@ -88,6 +88,7 @@ def encode_task(task: UpscaleTask) -> dict[str, Any]:
         "bottom": task.bottom,
         "tile_size": task.tile_size,
         "tta": task.tta,
+        "shares": task.shares,
         "model": {
             "param": str(model.param),
             "bin": str(model.bin),
@@ -111,6 +112,7 @@ def decode_task(message: Message) -> UpscaleTask:
         bottom=message["bottom"],
         tile_size=message["tile_size"],
         tta=message["tta"],
+        shares=message["shares"],
     )
 
 

@@ -6,9 +6,10 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from upscaled.engines.protocol import Device, Engine
 
@@ -29,23 +30,53 @@ class Place:
         return self.device.index is None
 
 
-@dataclass
+@dataclass(eq=False)
+class _Desk:
+    """An engine, and how much of it is taken."""
+
+    engine: Engine
+    taken: int = 0
+    """In parts, of which a small job takes one, any other all."""
+
+
+@dataclass(frozen=True)
 class Slot:
     """The right to run one job on a device, with the engine that does it."""
 
     place: Place
     engine: Engine
+    shares: int
+    """1: the engine is the job's alone. Else so many small jobs may use it at the same time."""
+    _desk: _Desk
+    _parts: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Post:
     """All slots of one place."""
 
     place: Place
     make_engine: Callable[[], Engine]
-    free: list[Slot] = field(default_factory=list)
-    unmade: int = 0
-    engines: list[Engine] = field(default_factory=list)
+    unmade: int
+    parts: int = 1
+    """How many small jobs may share a slot."""
+    desks: list[_Desk] = field(default_factory=list)
+
+    def take(self, *, small: bool) -> Slot | None:
+        """Return a slot, None if there is none free."""
+        parts = 1 if small else self.parts
+        # The fullest that will do, so that others stay free for those who want all of one.
+        for desk in sorted(self.desks, key=lambda desk: -desk.taken):
+            if desk.taken + parts <= self.parts:
+                break
+        else:
+            if not self.unmade:
+                return None
+            self.unmade -= 1
+            desk = _Desk(self.make_engine())
+            self.desks.append(desk)
+        desk.taken += parts
+        return Slot(self.place, desk.engine, self.parts if small else 1, desk, parts)
 
 
 @dataclass(order=True)
@@ -53,6 +84,7 @@ class _Waiter:
     order: float
     number: int
     place: Place | None = field(compare=False)
+    small: bool = field(compare=False)
     granted: asyncio.Future[Slot] = field(compare=False)
 
 
@@ -62,15 +94,19 @@ class EnginePool:
     Args:
         places: where jobs run, best first, with the number of slots and a maker of engines.
         spares: where a job may go when it failed on those (the CPU, say); one slot each.
+        shared: how many small jobs may share a slot of a place; 1 where it is not named.
     """
 
     def __init__(
         self,
         places: Sequence[tuple[Place, int, Callable[[], Engine]]],
         spares: Sequence[tuple[Place, Callable[[], Engine]]] = (),
+        shared: Mapping[Place, int] = MappingProxyType({}),
     ) -> None:
-        self._posts = [_Post(place, make, unmade=slots) for place, slots, make in places]
-        self._spares = [_Post(place, make, unmade=1) for place, make in spares]
+        self._posts = [
+            _Post(place, make, slots, shared.get(place, 1)) for place, slots, make in places
+        ]
+        self._spares = [_Post(place, make, 1) for place, make in spares]
         self._waiters: list[_Waiter] = []
         self._numbers = itertools.count()
 
@@ -86,27 +122,34 @@ class EnginePool:
 
     @property
     def slots(self) -> int:
-        """How many jobs can be upscaled at the same time."""
-        return sum(post.unmade + len(post.engines) for post in self._posts)
+        """How many jobs can be upscaled at the same time, none of them small."""
+        return sum(post.unmade + len(post.desks) for post in self._posts)
+
+    @property
+    def most(self) -> int:
+        """How many jobs can be upscaled at the same time, all of them small."""
+        return sum((post.unmade + len(post.desks)) * post.parts for post in self._posts)
 
     @asynccontextmanager
-    async def slot(self, order: float, place: Place | None = None) -> AsyncIterator[Slot]:
+    async def slot(
+        self, order: float, place: Place | None = None, *, small: bool = False
+    ) -> AsyncIterator[Slot]:
         """Hold a slot for the length of the block.
 
         Args:
             order: who comes first when several wait: the smaller number.
             place: where; None: wherever one is free first.
+            small: the job can share a slot with others like it.
         """
-        slot = await self._acquire(order, place)
+        slot = await self._acquire(order, place, small=small)
         try:
             yield slot
         finally:
             self._release(slot)
 
-    async def _acquire(self, order: float, place: Place | None) -> Slot:
-        waiter = _Waiter(
-            order, next(self._numbers), place, asyncio.get_running_loop().create_future()
-        )
+    async def _acquire(self, order: float, place: Place | None, *, small: bool) -> Slot:
+        granted = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(order, next(self._numbers), place, small, granted)
         heapq.heappush(self._waiters, waiter)
         self._match()
         try:
@@ -117,43 +160,46 @@ class EnginePool:
             raise
 
     def _release(self, slot: Slot) -> None:
-        self._post(slot.place).free.append(slot)
+        slot._desk.taken -= slot._parts
         self._match()
 
-    def _post(self, place: Place) -> _Post:
-        return next(post for post in [*self._posts, *self._spares] if post.place == place)
-
     def _match(self) -> None:
-        """Give free slots to those who wait, in their order."""
-        unserved = []
+        """Give free slots to those who wait, in their order.
+
+        Who comes later gets nothing of a place that one before waits for: small jobs, one after
+        the other, would else keep a large one from ever having a slot for itself.
+        """
+        unserved: list[_Waiter] = []
+        waited_for: set[_Post] = set()
         while self._waiters:
             waiter = heapq.heappop(self._waiters)
             if waiter.granted.done():  # cancelled while it waited
                 continue
-            posts = self._posts if waiter.place is None else [self._post(waiter.place)]
-            slot = next((slot for post in posts if (slot := _take(post))), None)
+            wanted = [
+                post
+                for post in ([*self._posts, *self._spares] if waiter.place else self._posts)
+                if waiter.place in {None, post.place}
+            ]
+            slot = next(
+                (
+                    slot
+                    for post in wanted
+                    if post not in waited_for and (slot := post.take(small=waiter.small))
+                ),
+                None,
+            )
             if slot is None:
                 unserved.append(waiter)
+                waited_for.update(wanted)
             else:
                 waiter.granted.set_result(slot)
         self._waiters = unserved  # popped in order, so still a heap
 
     async def close(self) -> None:
         """End all engines."""
-        engines = [engine for post in [*self._posts, *self._spares] for engine in post.engines]
+        engines = [desk.engine for post in [*self._posts, *self._spares] for desk in post.desks]
         for outcome in await asyncio.gather(
             *(engine.close() for engine in engines), return_exceptions=True
         ):
             if isinstance(outcome, Exception):
                 log.error("An engine did not end cleanly.", exc_info=outcome)
-
-
-def _take(post: _Post) -> Slot | None:
-    if post.free:
-        return post.free.pop()
-    if post.unmade:
-        post.unmade -= 1
-        engine = post.make_engine()
-        post.engines.append(engine)
-        return Slot(post.place, engine)
-    return None

@@ -13,6 +13,10 @@ from typing import Protocol
 
 from upscaled.pictures import RawImage
 
+SMALL_PIXELS = 128 * 128
+"""A picture of no more is small: one tile, done by one thread where others like it wait. To cut it
+for several would cost at least a quarter more for padding, and threads that share a tile wait for
+one another at every layer."""
 PADDING = 10
 """Pixels of context around every tile; the native programs' constant (docs/engines.md, padding)."""
 
@@ -87,6 +91,8 @@ class UpscaleTask:
     """Average the eight flips and rotations."""
     workdir: Path | None = None
     """An existing folder of this job for an engine's own files."""
+    shares: int = 1
+    """How many tasks may be under way on the engine at once, this one included."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class UpscaleOutcome:
     tile_size: int
     """The tile size that was used, in source pixels; 0 where the engine would not say."""
     seconds: float
+    """What it took of the engine's time: while n tasks are under way, an n-th of each second."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,10 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Engine(Protocol):
-    """One way of doing inference on one device. Tasks given to it run one at a time."""
+    """One way of doing inference on one device.
+
+    It is given one task at a time, or several whose ``shares`` allow for the others.
+    """
 
     name: str
     """``binary`` or ``builtin``."""

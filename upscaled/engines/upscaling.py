@@ -107,7 +107,7 @@ class _Upscaling:
                 self._finished_rows += 1
             whole = self._tops[self._finished_rows] - self._task.top
             self._on_tile(self._done, self._total, whole)
-            if self._missing[place.top] == 0:
+            if self._missing[place.top] == 0 and self._done < self._total:
                 memory.give_back()  # or a huge picture's holes would add up
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any
 import ncnn
 
 from upscaled.engines import inspection, memory, upscaling
+from upscaled.engines.crew import Crew
 from upscaled.engines.inference import InferenceError, Network
 from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.room import TooLittleError
+from upscaled.engines.sharing import Sharing
 from upscaled.resident import Message, RefusedError, serve
 
 _GPU_SHARE = 0.8
@@ -41,6 +44,8 @@ class Worker:
         self._threads = threads or len(os.sched_getaffinity(0))
         self._limit = memory.ceiling(memory_limit_mb)
         self._networks: OrderedDict[tuple[object, ...], Network] = OrderedDict()
+        self._changing = threading.Lock()
+        self._sharing = Sharing()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
         """Do one request; `resident.serve` calls this."""
@@ -78,14 +83,20 @@ class Worker:
             )
         plan = self._plan(task)
         tile = plan.tile
-        network = self._network(task.model, plan)
-        upscaling.upscale(
-            network,
-            task,
-            tile,
-            lambda done, total, rows: send({"done": done, "of": total, "rows": rows, "tile": tile}),
-            workers=plan.crew.workers,
-        )
+        with self._sharing.taking(plan.tile_memory, plan.room) as alone:
+            if alone and plan.crew.workers == 1:  # nobody else wants the other cores just now
+                plan = dataclasses.replace(plan, crew=Crew(1, self._threads))
+            with self._changing:
+                network = self._network(task.model, plan)
+            upscaling.upscale(
+                network,
+                task,
+                tile,
+                lambda done, total, rows: send(
+                    {"done": done, "of": total, "rows": rows, "tile": tile}
+                ),
+                workers=plan.crew.workers,
+            )
         memory.give_back()
         return {"tile_size": tile}
 
@@ -101,6 +112,7 @@ class Worker:
             threads=self._threads,
             limit=self._limit,
             free=free,
+            shares=task.shares,
         )
 
     def _network(self, model: ModelFiles, plan: Plan) -> Network:
@@ -154,9 +166,11 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--memory-limit-mb", type=int)
+    parser.add_argument("--at-once", type=int, default=1)
     arguments = parser.parse_args()
     device = None if arguments.device == "cpu" else int(arguments.device)
-    serve(Worker(device, arguments.threads, arguments.memory_limit_mb).handle)
+    worker = Worker(device, arguments.threads, arguments.memory_limit_mb)
+    serve(worker.handle, at_once=arguments.at_once)
 
 
 if __name__ == "__main__":
