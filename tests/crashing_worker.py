@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from upscaled.resident import Message, serve
+from upscaled.answering import Message, serve
 
 
 def crash(*_: object) -> Message:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from upscaled.resident import Message, RefusedError, serve
+from upscaled.answering import Message, RefusedError, serve
 
 
 def wait_for_ever() -> NoReturn:

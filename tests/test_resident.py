@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from upscaled import processes
-from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
+from upscaled.answering import Message
+from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from upscaled.answering import Message
 from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments, worker_env
 from upscaled.engines.protocol import (
     Device,
@@ -15,7 +16,7 @@ from upscaled.engines.protocol import (
     UpscaleTask,
 )
 from upscaled.errors import EngineError
-from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
+from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
 
 _HOPELESS = frozenset({"bad_model", "no_device", "too_little_memory"})
 """What no other tile size changes."""

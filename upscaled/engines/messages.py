@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from upscaled import processes
+from upscaled.answering import Message
 from upscaled.engines.protocol import Device, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
-from upscaled.resident import Message
 
 WORKER_MODULE = "upscaled.engines.worker"
 

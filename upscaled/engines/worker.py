@@ -19,6 +19,7 @@ from typing import Any
 
 import ncnn
 
+from upscaled.answering import Message, RefusedError, serve
 from upscaled.engines import inspection, memory, upscaling
 from upscaled.engines.crew import Crew
 from upscaled.engines.inference import InferenceError, Network
@@ -27,7 +28,6 @@ from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.room import TooLittleError
 from upscaled.engines.sharing import Sharing
-from upscaled.resident import Message, RefusedError, serve
 
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
@@ -48,7 +48,7 @@ class Worker:
         self._sharing = Sharing()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
-        """Do one request; `resident.serve` calls this."""
+        """Do one request; `answering.serve` calls this."""
         try:
             match message["op"]:
                 case "upscale":

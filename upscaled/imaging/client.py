@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from upscaled.answering import Message
 from upscaled.errors import (
     EngineError,
     NoMemoryError,
@@ -36,7 +37,7 @@ from upscaled.imaging.records import (
 )
 from upscaled.pictures import RawImage, Size
 from upscaled.processes import plain_env
-from upscaled.resident import Message, ResidentWorker, WorkerDiedError, WorkerRefusedError
+from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
 
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6

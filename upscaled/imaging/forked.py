@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from upscaled.answering import Message, RefusedError
 from upscaled.launcher import die_with_parent
-from upscaled.resident import Message, RefusedError
 
 _LONGEST_ANSWER = 1 << 20
 _PIPE_BYTES = 1 << 16  # what a pipe holds

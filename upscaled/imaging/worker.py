@@ -19,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from upscaled.answering import Message, RefusedError, serve
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import limits
 from upscaled.imaging.cell import close_cell, walls
@@ -35,7 +36,6 @@ from upscaled.imaging.records import (
     raw_from_json,
 )
 from upscaled.imaging.verify import likeness
-from upscaled.resident import Message, RefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _METADATA_BYTES = 64 << 20
