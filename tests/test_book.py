@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import upscaled.book
 from tests.making import make_job
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.errors import UnknownJobError
@@ -69,7 +70,8 @@ async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobSto
         await book.add(job)
     book.begin(jobs[1].id)
     await book.advance(jobs[2].id, JobState.CANCELLED)
-    await book.ends_done()
+    while book._recording:
+        await asyncio.wait(book._recording)
     taken = await JobBook(store).load()
     assert [(job.id, job.state) for job in taken] == [
         (jobs[0].id, JobState.QUEUED),
@@ -87,7 +89,8 @@ async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
         book.begin(job.id, device="cpu")
         assert (await book.get(job.id)).state is JobState.PROCESSING
     await book.advance(cancelled.id, JobState.CANCELLED)
-    await book.ends_done()
+    while book._recording:
+        await asyncio.wait(book._recording)
     recorded = [await store.get(job.id) for job in (begun, cancelled)]
     assert [(job.state, job.device) for job in recorded if job] == [
         (JobState.PROCESSING, "cpu"),
@@ -99,9 +102,11 @@ async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
 
 class _FullDisk(SqliteJobStore):
     full = False
+    refused = 0
 
     async def put(self, job: object) -> None:
         if self.full:
+            self.refused += 1
             raise OSError(28, "No space left on device")
         await super().put(job)  # type: ignore[arg-type]
 
@@ -114,6 +119,34 @@ async def test_a_job_that_could_not_be_written_down_was_not_accepted(tmp_path: P
     with pytest.raises(OSError, match="No space"):
         await book.add(job)
     assert book.count(JobState.QUEUED) == 0
+    await store.close()
+
+
+async def test_a_beginning_is_recorded_as_soon_as_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upscaled.book, "_RECORD_AGAIN_SECONDS", 0.01)
+    store = _FullDisk(tmp_path / "jobs.sqlite3")
+    await store.open()
+    book, job = JobBook(store), make_job()
+    await book.add(job)
+    store.full = True
+    book.begin(job.id, runs=1)
+    while not store.refused:
+        await asyncio.sleep(0.001)
+    store.full = False
+    while book._recording:
+        await asyncio.wait(book._recording)
+    recorded = await store.get(job.id)
+    assert recorded is not None
+    assert (recorded.state, recorded.runs) == (JobState.PROCESSING, 1)
+    # On a disk that stays full it keeps nobody from stopping.
+    other = make_job(created=2.0)
+    await book.add(other)
+    store.full = True
+    book.begin(other.id)
+    await book.ends_done()
+    assert not book._recording
     await store.close()
 
 

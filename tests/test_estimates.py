@@ -135,3 +135,13 @@ async def test_a_model_whose_file_is_gone_is_unknown(tmp_path: Path) -> None:
     model.bin.unlink()
     with pytest.raises(UnknownModelError, match=r"net\.bin can't be read"):
         await an_estimator(model)
+
+
+async def test_small_pictures_are_foreseen_as_they_are_done_beside_each_other(
+    tmp_path: Path,
+) -> None:
+    model = a_model(tmp_path)
+    estimator = Estimator(BUILTIN, 8, 8 << 30, KeptNowhere(), shares=8)
+    await estimator.meet(work(model, 128))
+    one_tile = 20_000 * 148**2
+    assert estimator.inference_bytes(work(model, 128)) == 9_000_000 + one_tile

@@ -130,3 +130,16 @@ async def test_a_long_queue_is_not_played_through_for_every_question() -> None:
     house.add("new", 1.0)
     assert house.told("new") == Outlook(301, 302.0)
     assert next(plays) == 2
+
+
+async def test_jobs_that_share_a_slot_take_as_many_times_their_seconds() -> None:
+    house = House()
+    for name in "abcd":
+        house.add(name, 10.0)
+        await house.begin(name)
+    assert house.forecaster.start_of_another() == 40.0
+    assert house.told("a") == Outlook(None, 41.0)
+    house.now += 20
+    assert house.forecaster.start_of_another() == 20.0
+    house.progress |= dict.fromkeys("abc", 95)  # those are encoded
+    assert house.forecaster.start_of_another() == 0.0

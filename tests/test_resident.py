@@ -269,6 +269,52 @@ async def test_who_is_taken_along_by_a_cancellation_is_asked_again_unnoticed(
     assert reply["pid"] not in {before, None}
 
 
+async def test_who_was_taken_along_once_cannot_be_taken_along_again(
+    shared: ResidentWorker, tmp_path: Path
+) -> None:
+    cancelled, stays = (Asking(shared, tmp_path, name) for name in ("cancelled", "stays"))
+    await cancelled.is_under_way()
+    await stays.is_under_way()
+    cancelled.task.cancel()
+    await asyncio.wait([cancelled.task])
+    while stays.begun < 2:
+        await asyncio.sleep(0.01)
+    late = Asking(shared, tmp_path, "late")
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert late.begun == 0, "it waits until the other is through"
+    late.task.cancel()
+    await asyncio.wait([late.task])
+    stays.let_go()
+    assert (await stays.task)["echo"] == "stays"
+    assert stays.begun == 2
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_two_cancellations_close_to_each_other_both_return_when_the_worker_is_gone(
+    shared: ResidentWorker, tmp_path: Path, turns: int
+) -> None:
+    first, second = (Asking(shared, tmp_path, name) for name in ("first", "second"))
+    await first.is_under_way()
+    await second.is_under_way()
+    pid = shared.pid
+    first.task.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    second.task.cancel()
+    await asyncio.wait([second.task])
+    assert gone(pid)
+    await asyncio.wait([first.task])
+
+
+async def test_an_answer_that_is_none_ends_the_request() -> None:
+    worker = ResidentWorker("tests.babbling_worker", name="babbling", cwd=ROOT)
+    with pytest.raises(TypeError):
+        await worker.request({}, timeout=20)
+    assert worker.pid is None
+    await worker.close()
+
+
 async def test_only_the_request_that_kills_a_worker_is_blamed(
     shared: ResidentWorker, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.services import PHOTOS, make_config, running, submit, until_processing
+from upscaled.engines.builtin import BuiltinEngine
 from upscaled.jobs import Job, JobState
 from upscaled.service import Service
 
@@ -41,13 +42,10 @@ def thumbnails(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def the_engine() -> psutil.Process:
-    (worker,) = [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "upscaled.engines.worker" in child.cmdline()
-    ]
-    return worker
+def the_engine(service: Service) -> psutil.Process:
+    (station,) = service._dispatching._pipeline._pool._posts[0].stations
+    assert isinstance(station.engine, BuiltinEngine)
+    return psutil.Process(station.engine.pid)
 
 
 async def result_of(service: Service, job: Job) -> str:
@@ -91,7 +89,7 @@ async def test_a_cancelled_one_takes_nobody_along(service: Service, thumbnails: 
     cancelled, stays = [await submit(service, path, **SLOW) for path in thumbnails[:2]]
     for job in (cancelled, stays):
         await until_processing(service, job.id)
-    before = the_engine()
+    before = the_engine(service)
     await service.cancel(cancelled.id)
     assert not before.is_running()
     await result_of(service, stays)
@@ -103,6 +101,6 @@ async def test_an_engine_that_is_killed_fails_none_of_them(
     jobs = [await submit(service, path, **SLOW) for path in thumbnails[:3]]
     for job in jobs[:2]:
         await until_processing(service, job.id)
-    os.kill(the_engine().pid, signal.SIGKILL)
+    os.kill(the_engine(service).pid, signal.SIGKILL)
     for job in jobs:
         await result_of(service, job)

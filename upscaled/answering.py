@@ -38,8 +38,9 @@ def serve(handler: Handler, *, threaded: bool = True, at_once: int = 1) -> None:
         handler: does the work; by several threads at the same time, with ``at_once``.
         threaded: the end of standard input ends the process at once, even in the middle of a
             computation. Not so, for a handler that forks: then the process has one thread.
-        at_once: how many requests are worked on at the same time.
+        at_once: how many requests are worked on at the same time, by threads.
     """
+    assert threaded or at_once == 1, "one thread does one thing at a time"  # noqa: S101
     die_with_parent(int(sys.argv[1]))
     desk = _Desk(handler, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from upscaled.errors import NoSpaceError, UnknownJobError
+from upscaled.errors import UnknownJobError
 from upscaled.jobs import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.store.protocol import JobStore
 
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
 
 
+_RECORD_AGAIN_SECONDS = 1.0
 _REMEMBERED = 512
 """Ended jobs that are kept in memory; older ones are read from the store when they are asked for.
 Reading one takes two changes of thread, more time than all else about a status request."""
@@ -130,8 +131,8 @@ class JobBook:
     def begin(self, job_id: str, **changes: Any) -> None:
         """Show a job that is under way as processing; its record follows by itself.
 
-        Work need not wait for the disk here: a job whose record says queued is taken up by the
-        next start just as one that was being worked on.
+        Work does not wait for the disk here. Until the record is there, a moment later, a death of
+        the server leaves a job that is queued and was never begun.
 
         Raises:
             NotUnderWayError: it has ended, or is just being ended.
@@ -146,16 +147,22 @@ class JobBook:
         recording.add_done_callback(self._recording.discard)
 
     async def _record(self, job_id: str) -> None:
-        """Write down how a job stands, unless somebody who came first does."""
-        if (job := self._active.get(job_id)) is None or job_id in self._ending:
-            return
-        try:
-            await self._store.put(job)
-        except NoSpaceError as error:
-            log.error(
-                "job's record can't be brought up to date",
-                extra={"job": job_id, "reason": error.message},
-            )
+        """Write down that a job is processing, again and again until that is done or over."""
+        while (
+            (job := self._active.get(job_id)) is not None
+            and job.state is JobState.PROCESSING
+            and job_id not in self._ending
+        ):
+            try:
+                await self._store.put(job)
+            except Exception as error:  # most likely a full disk; whatever it is, work goes on
+                log.error(
+                    "job's beginning can't be recorded yet",
+                    extra={"job": job_id, "reason": str(error)},
+                )
+                await asyncio.sleep(_RECORD_AGAIN_SECONDS)
+            else:
+                return
 
     async def _end(self, job: Job, tidy: Callable[[], Awaitable[object]] | None) -> None:
         await self._store.put(job)
@@ -173,7 +180,9 @@ class JobBook:
         return job_id in self._active
 
     async def ends_done(self) -> None:
-        """Wait until all ends that were begun have come to their end, and beginnings too."""
+        """Wait until all ends that were begun have come to their end; leave beginnings be."""
+        for recording in self._recording:
+            recording.cancel()
         while writing := {*self._ending.values(), *self._recording}:
             await asyncio.wait(writing)
 

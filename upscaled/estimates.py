@@ -14,7 +14,7 @@ from typing import Protocol
 from upscaled.engines.crew import SMALLEST_TILE
 from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.pool import Place
-from upscaled.engines.protocol import PADDING, SMALL_PIXELS, ModelFiles
+from upscaled.engines.protocol import PADDING, ModelFiles, is_small
 from upscaled.engines.room import TooLittleError
 from upscaled.errors import NoSpaceError, UnknownModelError
 from upscaled.pictures import Size
@@ -99,9 +99,13 @@ class Estimator:
         cores: CPU cores that inference may use.
         engine_memory: bytes that a process of the builtin engine may hold.
         store: keeps the rates.
+        shares: how many small pictures the place works on at once.
     """
 
-    def __init__(self, place: Place, cores: int, engine_memory: int, store: RateStore) -> None:
+    def __init__(
+        self, place: Place, cores: int, engine_memory: int, store: RateStore, *, shares: int = 1
+    ) -> None:
+        self._shares = shares
         self._place = place
         self._cores = cores
         self._engine_memory = engine_memory
@@ -152,7 +156,7 @@ class Estimator:
                     "back or name another model."
                 ) from None
             self._stored[model.stem] = facts.st_size
-        if work.source.pixels > SMALL_PIXELS:
+        if not is_small(work.source):
             await asyncio.to_thread(self._plan, work, self._place, work.tile_size)
 
     def estimate(self, work: Work) -> Estimate:
@@ -237,6 +241,7 @@ class Estimator:
                 tile=tile_size,
                 threads=self._cores,
                 limit=self._engine_memory,
+                shares=self._shares if is_small(source) else 1,
             )
         except TooLittleError:  # the engine will say so; until then the least there is
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)

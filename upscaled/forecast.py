@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from upscaled.estimates import Estimate
+from upscaled.making import UPSCALED
 from upscaled.queue import JobQueue
 
 _MOST_SHARE = 0.02
@@ -142,11 +143,23 @@ class Forecaster:
         assert expected.begun is not None  # noqa: S101 - it runs
         elapsed = self._clock() - expected.begun
         share = self._progress(job_id) / 100
-        foreseen = max(0.0, estimate.upscale + estimate.finish - elapsed)
+        foreseen = max(0.0, estimate.upscale * self._crowd() + estimate.finish - elapsed)
         if share <= 0:
             return foreseen
         by_pace = elapsed * (1 - share) / share
         return (1 - share) * foreseen + share * by_pace
+
+    def _holders(self) -> list[str]:
+        """Return the jobs that hold slots; those that are encoded hold none any more."""
+        return [
+            job_id
+            for job_id, in_slot in self._running.items()
+            if in_slot and self._progress(job_id) < UPSCALED
+        ]
+
+    def _crowd(self) -> float:
+        """Return how many jobs share a slot, and so take as many times their seconds."""
+        return max(1.0, len(self._holders()) / self._slots)
 
     def _refresh(self, *, anew: bool = False) -> None:
         now = self._clock()
@@ -163,14 +176,14 @@ class Forecaster:
 
     def _slot_ends(self, now: float) -> list[float]:
         """Return a heap of the moments at which the slots become free."""
-        ends = sorted(
-            now + max(0.0, self._remaining(job) - self._expected[job].estimate.finish)
-            for job, in_slot in self._running.items()
-            if in_slot
-        )
-        # More may run than there are slots: those that are encoded hold none any more.
-        slots = [now] * max(0, self._slots - len(ends)) + ends[-self._slots :]
-        heapq.heapify(slots)
+        crowd = self._crowd()
+        slots = [now] * self._slots
+        left = [
+            max(0.0, self._remaining(job_id) - self._expected[job_id].estimate.finish) / crowd
+            for job_id in self._holders()
+        ]
+        for seconds in sorted(left, reverse=True):
+            heapq.heapreplace(slots, slots[0] + seconds)
         return slots
 
     def _play(self, now: float) -> None:

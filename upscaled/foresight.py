@@ -166,6 +166,7 @@ async def make_foresight(
         threads or len(os.sched_getaffinity(0)),
         await asyncio.to_thread(memory.ceiling, engine_memory_mb),
         store,
+        shares=pool.shares(pool.places[0]),
     )
     await estimator.load()
     return Foresight(models, estimator, Forecaster(queue, pool.slots, book.progress), pool.places)

@@ -10,7 +10,7 @@ from upscaled import checkpoint
 from upscaled.checkpoint import Checkpoint
 from upscaled.doubts import Doubts
 from upscaled.engines.pool import Place
-from upscaled.engines.protocol import SMALL_PIXELS, ModelFiles
+from upscaled.engines.protocol import ModelFiles, is_small
 from upscaled.errors import NoSpaceError
 from upscaled.imaging import NOTHING_WRITTEN, Finished, FinishOptions, Prepared, Written
 from upscaled.jobs import Job
@@ -18,7 +18,7 @@ from upscaled.pictures import RawImage
 
 # Where in the percentage the stages end. Inference is nearly all of the time of nearly all jobs.
 _PREPARED = 1
-_UPSCALED = 95
+UPSCALED = 95
 
 
 @dataclass
@@ -101,11 +101,11 @@ class Making:
     @property
     def is_small(self) -> bool:
         """Whether the picture can share an engine with others like it."""
-        return self.prepared.source.size.pixels <= SMALL_PIXELS
+        return is_small(self.prepared.source.size)
 
     def percent(self, rows: float) -> int:
         """Return the percentage of a job that has so many rows of its source."""
-        return _PREPARED + int(rows / self.height * (_UPSCALED - _PREPARED))
+        return _PREPARED + int(rows / self.height * (UPSCALED - _PREPARED))
 
     def kind(self, place: Place) -> tuple[Place, Path, int]:
         """Return what such work is alike in: pictures of about a size have about the needs."""

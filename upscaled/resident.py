@@ -6,8 +6,8 @@ the first request and stays; it is killed, and started afresh by the next reques
 is cancelled, runs out of time, or breaks it.
 
 Several requests may be under way at once, where it was made for that. What ends one of them ends
-the process, so the others are put to its successor, and nobody hears of it. When it dies of
-itself nobody knows of which of them: each is put again, alone.
+the process for all. The others are put to its successor, each alone: nobody but itself can end
+it then, and where the process had died of one of them, it shows of which.
 
 This is the parent's half; `answering` is the worker's.
 """
@@ -117,6 +117,7 @@ class ResidentWorker:
         message: Message,
         *,
         on_event: Callable[[Message], None] | None = None,
+        on_try: Callable[[], None] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Put ``message`` to the worker, pass every event on, return the reply.
@@ -128,12 +129,13 @@ class ResidentWorker:
             message: the request.
             on_event: is called with each event; from the first on again, where the request had to
                 be put again.
+            on_try: is called whenever it is put.
             timeout: seconds that one try may take.
 
         Raises:
             WorkerRefusedError: the worker said no; it lives on.
             WorkerDiedError: it ended without an answer, or could not be started.
-            TimeoutError: no answer within ``timeout`` seconds.
+            TimeoutError: one try had no answer within ``timeout`` seconds.
         """
         alone = False
         while True:
@@ -142,12 +144,14 @@ class ResidentWorker:
                 try:
                     async with asyncio.timeout(timeout):
                         life = await self._living()
+                        if on_try is not None:
+                            on_try()
                         return await life.ask(message, on_event)
                 except WorkerRefusedError:
                     raise
-                except (_UnheardError, _EndedError):
+                except _UnheardError:
                     await self._end(life)
-                except _SuspectedError:
+                except (_EndedError, _SuspectedError):
                     await self._end(life)
                     alone = True
                 except BaseException:
@@ -186,7 +190,22 @@ class ResidentWorker:
             return self._life
 
     async def _end(self, life: _Life | None) -> None:
-        """See to it that ``life`` is over; its successor, if there is one already, goes on."""
+        """See to it that ``life`` is over; its successor, if there is one already, goes on.
+
+        A cancellation is kept back until then.
+        """
+        ending = asyncio.create_task(self._bury(life), name=f"end of {self.name}")
+        cancelled = False
+        while not ending.done():
+            try:
+                await asyncio.wait([ending])
+            except asyncio.CancelledError:
+                cancelled = True
+        ending.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _bury(self, life: _Life | None) -> None:
         async with self._change:
             if life is not None:
                 await life.end()
@@ -278,7 +297,7 @@ class _Life:
             while (line := await self._child.stdout.readline()).endswith(b"\n"):
                 self._hand_over(json.loads(line))
             error = await self._died()
-        except (ValueError, KeyError) as broken:  # no line of ours, or one without end
+        except Exception as broken:  # no line of ours, or one without end
             error = broken
         questions = list(self._questions.values())
         for question in questions:

@@ -143,7 +143,7 @@ class Service:
                 self._workspace,
                 self._health,
                 foresight=self._foresight,
-                slots=pool.most,
+                slots=pool.most_at_once,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,
                     self.config.upscaler.job_seconds_per_megapixel,

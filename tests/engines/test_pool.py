@@ -130,6 +130,11 @@ class Line:
         self._tasks.append(asyncio.create_task(hold(), name=name))
         await settled()
 
+    async def give_up(self, name: str) -> None:
+        (task,) = [task for task in self._tasks if task.get_name() == name]
+        task.cancel()
+        await settled()
+
     async def leave(self, *names: str) -> None:
         for name in names:
             self._leave[name].set()
@@ -149,7 +154,7 @@ async def test_small_jobs_share_a_slot_and_its_engine() -> None:
         await line.join(name, small=True)
     assert line.holding == ["a", "b", "c"]
     assert set(line.shares.values()) == {3}
-    assert (pool.slots, pool.most) == (1, 3)
+    assert (pool.slots, pool.most_at_once) == (1, 3)
     await line.leave("b")
     assert line.holding == ["a", "c", "d"]
     await line.leave(*"acd")
@@ -169,6 +174,16 @@ async def test_a_large_job_has_an_engine_alone_and_is_not_passed_by_small_ones()
     await line.leave("late")
 
 
+async def test_who_waited_behind_a_large_job_goes_on_when_that_gives_up() -> None:
+    line = Line(shared_pool())
+    await line.join("small", small=True)
+    await line.join("large", small=False)
+    await line.join("late", small=True)
+    await line.give_up("large")
+    assert line.holding == ["small", "late"]
+    await line.leave("small", "late")
+
+
 async def test_small_jobs_fill_one_engine_before_they_take_another() -> None:
     pool = EnginePool([(SPARE, 2, IdleEngine)], shared={SPARE: 2})
     line = Line(pool)
@@ -176,5 +191,5 @@ async def test_small_jobs_fill_one_engine_before_they_take_another() -> None:
         await line.join(name, small=True)
     await line.join("large", small=False)
     assert line.holding == ["a", "b", "large"]
-    assert pool.most == 4
+    assert pool.most_at_once == 4
     await line.leave("a", "b", "large")

@@ -71,16 +71,27 @@ class BuiltinEngine:
             EngineError: the network can't be loaded or run, or the worker died.
         """
         loop = asyncio.get_running_loop()
+        started = self._clock.begin()
 
-        def on_event(event: Message) -> None:
+        def alive() -> None:
             if self._stall is not None and not stalled.expired():
                 stalled.reschedule(loop.time() + self._stall)
-            on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
 
-        started = self._clock.begin()
+        def on_try() -> None:
+            nonlocal started
+            started = self._clock.shown()
+            alive()
+
+        def on_event(event: Message) -> None:
+            alive()
+            if "done" in event:  # else it has only begun
+                on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
+
         try:
             async with asyncio.timeout(self._stall) as stalled:
-                reply = await self._worker.request(encode_task(task), on_event=on_event)
+                reply = await self._worker.request(
+                    encode_task(task), on_event=on_event, on_try=on_try
+                )
         except TimeoutError:
             raise EngineError(
                 f"The builtin engine finished no tile for {self._stall:g} seconds."
@@ -125,6 +136,11 @@ class _SharedClock:
         """Count one task less; return the seconds that are shown."""
         self._look()
         self._tasks -= 1
+        return self._shown
+
+    def shown(self) -> float:
+        """Return the seconds that are shown."""
+        self._look()
         return self._shown
 
     def _look(self) -> None:

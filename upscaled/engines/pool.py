@@ -31,7 +31,7 @@ class Place:
 
 
 @dataclass(eq=False)
-class _Desk:
+class _Station:
     """An engine, and how much of it is taken."""
 
     engine: Engine
@@ -47,7 +47,7 @@ class Slot:
     engine: Engine
     shares: int
     """1: the engine is the job's alone. Else so many small jobs may use it at the same time."""
-    _desk: _Desk
+    _station: _Station
     _parts: int
 
 
@@ -60,23 +60,23 @@ class _Post:
     unmade: int
     parts: int = 1
     """How many small jobs may share a slot."""
-    desks: list[_Desk] = field(default_factory=list)
+    stations: list[_Station] = field(default_factory=list)
 
     def take(self, *, small: bool) -> Slot | None:
         """Return a slot, None if there is none free."""
         parts = 1 if small else self.parts
         # The fullest that will do, so that others stay free for those who want all of one.
-        for desk in sorted(self.desks, key=lambda desk: -desk.taken):
-            if desk.taken + parts <= self.parts:
+        for station in sorted(self.stations, key=lambda station: -station.taken):
+            if station.taken + parts <= self.parts:
                 break
         else:
             if not self.unmade:
                 return None
             self.unmade -= 1
-            desk = _Desk(self.make_engine())
-            self.desks.append(desk)
-        desk.taken += parts
-        return Slot(self.place, desk.engine, self.parts if small else 1, desk, parts)
+            station = _Station(self.make_engine())
+            self.stations.append(station)
+        station.taken += parts
+        return Slot(self.place, station.engine, self.parts if small else 1, station, parts)
 
 
 @dataclass(order=True)
@@ -120,15 +120,19 @@ class EnginePool:
         """All places a job may be tried at, in the order of the ladder."""
         return tuple(post.place for post in [*self._posts, *self._spares])
 
+    def shares(self, place: Place) -> int:
+        """Return how many small jobs may share a slot of ``place``."""
+        return next(post.parts for post in self._posts if post.place == place)
+
     @property
     def slots(self) -> int:
         """How many jobs can be upscaled at the same time, none of them small."""
-        return sum(post.unmade + len(post.desks) for post in self._posts)
+        return sum(post.unmade + len(post.stations) for post in self._posts)
 
     @property
-    def most(self) -> int:
+    def most_at_once(self) -> int:
         """How many jobs can be upscaled at the same time, all of them small."""
-        return sum((post.unmade + len(post.desks)) * post.parts for post in self._posts)
+        return sum((post.unmade + len(post.stations)) * post.parts for post in self._posts)
 
     @asynccontextmanager
     async def slot(
@@ -157,10 +161,12 @@ class EnginePool:
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():
                 self._release(waiter.granted.result())
+            else:
+                self._match()  # others may have waited behind this one only
             raise
 
     def _release(self, slot: Slot) -> None:
-        slot._desk.taken -= slot._parts
+        slot._station.taken -= slot._parts
         self._match()
 
     def _match(self) -> None:
@@ -197,7 +203,9 @@ class EnginePool:
 
     async def close(self) -> None:
         """End all engines."""
-        engines = [desk.engine for post in [*self._posts, *self._spares] for desk in post.desks]
+        engines = [
+            station.engine for post in [*self._posts, *self._spares] for station in post.stations
+        ]
         for outcome in await asyncio.gather(
             *(engine.close() for engine in engines), return_exceptions=True
         ):

@@ -11,12 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from upscaled.pictures import RawImage
+from upscaled.pictures import RawImage, Size
 
-SMALL_PIXELS = 128 * 128
-"""A picture of no more is small: one tile, done by one thread where others like it wait. To cut it
-for several would cost at least a quarter more for padding, and threads that share a tile wait for
-one another at every layer."""
+_SMALL_PIXELS = 128 * 128
+_SMALL_SIDE = 256
 PADDING = 10
 """Pixels of context around every tile; the native programs' constant (docs/engines.md, padding)."""
 
@@ -71,6 +69,17 @@ class Device:
 CPU = Device(None, "CPU", DeviceKind.CPU)
 
 
+def is_small(picture: Size) -> bool:
+    """Tell whether a picture can share an engine with others like it.
+
+    Such a one is one tile where there is memory for it, done by one thread while there are others.
+    To cut it for several would cost at least a quarter more for padding, and threads that share a
+    tile wait for one another at every layer.
+    """
+    longest = max(picture.width, picture.height)
+    return picture.pixels <= _SMALL_PIXELS and longest <= _SMALL_SIDE
+
+
 @dataclass(frozen=True)
 class UpscaleTask:
     """Enlarge rows ``top`` (included) to ``bottom`` (excluded) of ``source`` into ``target``.
@@ -107,7 +116,7 @@ class UpscaleOutcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is. ``share`` and ``rows`` never go back."""
+    """How far a task is. ``share`` and ``rows`` never go back, unless it had to begin anew."""
 
     share: float
     """Of the task, 0.0 to 1.0."""

@@ -1,35 +1,71 @@
-"""Tasks under way at once in one worker: what they take together."""
+"""Tasks under way at once in one worker: what they take together, and who comes first."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+N = TypeVar("N", bound=Hashable)
 
 
-class Sharing:
-    """Keeps the tiles of several tasks within one room."""
+@dataclass(frozen=True, eq=False)
+class Needs(Generic[N]):
+    """What a task takes of its process, in bytes."""
+
+    network: N
+    """Which loaded network it runs; tasks of the same one share it."""
+    weights: int
+    tiles: int
+    room: int
+    """What weights and tiles of all tasks may come to, as far as this one can tell."""
+
+
+class Sharing(Generic[N]):
+    """Lets tasks begin, first come, first served, as long as there is room for all of them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._tasks = 0
-        self._taken = 0
+        self._under_way: list[Needs[N]] = []
+        self._waiting: deque[Needs[N]] = deque()
 
     @contextlib.contextmanager
-    def taking(self, tiles: int, room: int) -> Iterator[bool]:
-        """Take ``tiles`` bytes for the length of the block, as soon as ``room`` has them.
+    def taking(self, needs: Needs[N], alone: Needs[N]) -> Iterator[Needs[N]]:
+        """Take what a task needs for the length of the block, as soon as there is room for it.
 
-        A task alone gets them in any case. Yields whether it is.
+        Args:
+            needs: beside others.
+            alone: where there are none; it gets that in any case.
+
+        Yields:
+            Which of the two it was.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._tasks or self._taken + tiles <= room)
-            alone = not self._tasks
-            self._tasks += 1
-            self._taken += tiles
+            self._waiting.append(needs)
+            self._changed.wait_for(lambda: self._waiting[0] is needs and self._fits(needs))
+            self._waiting.popleft()
+            taken = needs if self._under_way else alone
+            self._under_way.append(taken)
+            self._changed.notify_all()  # the next may fit as well
         try:
-            yield alone
+            yield taken
         finally:
             with self._changed:
-                self._tasks -= 1
-                self._taken -= tiles
+                self._under_way.remove(taken)
                 self._changed.notify_all()
+
+    def networks(self) -> set[N]:
+        """Return the networks that tasks under way run."""
+        with self._changed:
+            return {needs.network for needs in self._under_way}
+
+    def _fits(self, needs: Needs[N]) -> bool:
+        if not self._under_way:
+            return True
+        together = [*self._under_way, needs]
+        weights = {one.network: one.weights for one in together}
+        taken = sum(weights.values()) + sum(one.tiles for one in together)
+        return taken <= min(one.room for one in together)

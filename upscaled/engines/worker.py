@@ -27,13 +27,22 @@ from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network,
 from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.room import TooLittleError
-from upscaled.engines.sharing import Sharing
+from upscaled.engines.sharing import Needs, Sharing
 
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
 _GPU_ON_CPU = 3
 """`GpuInfo.type` of a CPU that poses as a GPU."""
 _GPU_INTEGRATED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    """A loaded network: how its weights are laid out depends on the threads it is run by."""
+
+    files: tuple[tuple[str, int, int], ...]
+    """Paths, sizes and times: one that was replaced is another."""
+    threads: int
 
 
 class Worker:
@@ -43,9 +52,9 @@ class Worker:
         self._device = device
         self._threads = threads or len(os.sched_getaffinity(0))
         self._limit = memory.ceiling(memory_limit_mb)
-        self._networks: OrderedDict[tuple[object, ...], Network] = OrderedDict()
+        self._networks: OrderedDict[_Key, Network] = OrderedDict()
         self._changing = threading.Lock()
-        self._sharing = Sharing()
+        self._sharing: Sharing[_Key] = Sharing()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
         """Do one request; `answering.serve` calls this."""
@@ -83,11 +92,15 @@ class Worker:
             )
         plan = self._plan(task)
         tile = plan.tile
-        with self._sharing.taking(plan.tile_memory, plan.room) as alone:
-            if alone and plan.crew.workers == 1:  # nobody else wants the other cores just now
-                plan = dataclasses.replace(plan, crew=Crew(1, self._threads))
+        files = _identity(task.model)
+        # Nobody else wants the other cores while it is alone.
+        alone = Crew(1, self._threads) if plan.crew.workers == 1 else plan.crew
+        with self._sharing.taking(
+            _needs(files, plan, plan.crew), _needs(files, plan, alone)
+        ) as taken:
+            send({"begun": True})
             with self._changing:
-                network = self._network(task.model, plan)
+                network = self._network(task.model, taken, lean=plan.lean)
             upscaling.upscale(
                 network,
                 task,
@@ -115,29 +128,28 @@ class Worker:
             shares=task.shares,
         )
 
-    def _network(self, model: ModelFiles, plan: Plan) -> Network:
-        """Return a loaded network; others go where the plan's tiles would not fit."""
-        facts = [(path, path.stat()) for path in (model.param, model.bin)]
-        files = tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
-        key = (*files, plan.crew.threads)
-        if self._device is None:
-            weights = 0 if key in self._networks else plan.weight_memory
-            for other in [other for other in self._networks if other != key]:
-                if memory.resident() + weights + plan.tile_memory <= self._limit:
-                    break
-                del self._networks[other]
-                memory.give_back()
+    def _network(self, model: ModelFiles, needs: Needs[_Key], *, lean: bool) -> Network:
+        """Return a loaded network; others, not in use, go where there is no room beside."""
+        key = needs.network
+        in_use = self._sharing.networks()
+        weights = 0 if key in self._networks else needs.weights
+        for other in [other for other in self._networks if other not in in_use]:
+            models = {known.files for known in [*self._networks, key]}
+            full = self._device is None and (
+                memory.resident() + weights + needs.tiles > self._limit
+            )
+            if not full and len(models) <= MODELS_KEPT:
+                break
+            del self._networks[other]
+            memory.give_back()
         network = self._networks.get(key)
         if network is None:
-            while len(self._networks) >= MODELS_KEPT:
-                self._networks.popitem(last=False)
-            network = Network(
+            network = self._networks[key] = Network(
                 NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob),
                 device=self._device,
-                threads=plan.crew.threads,
-                lean=plan.lean,
+                threads=key.threads,
+                lean=lean,
             )
-            self._networks[key] = network
         self._networks.move_to_end(key)
         return network
 
@@ -149,6 +161,21 @@ class Worker:
         free = int(ncnn.get_gpu_device(self._device).get_heap_budget() * (1 << 20) * _GPU_SHARE)
         on_host = kind in {_GPU_INTEGRATED, _GPU_ON_CPU}
         return min(memory.available(), self._limit, free) if on_host else free
+
+
+def _identity(model: ModelFiles) -> tuple[tuple[str, int, int], ...]:
+    facts = [(path, path.stat()) for path in (model.param, model.bin)]
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
+
+
+def _needs(files: tuple[tuple[str, int, int], ...], plan: Plan, crew: Crew) -> Needs[_Key]:
+    """Return what a task takes that is done as planned, but by ``crew``."""
+    return Needs(
+        _Key(files, crew.threads),
+        weights=plan.weight_memory,
+        tiles=plan.tile_memory,
+        room=plan.weight_memory + plan.room,
+    )
 
 
 def _devices() -> list[dict[str, Any]]:
