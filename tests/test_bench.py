@@ -33,7 +33,7 @@ def a_result(name: str, *figures: Figure) -> None:
     Report(name, figures=list(figures)).finish()
 
 
-@pytest.mark.parametrize("bench", [bench.name for bench in BENCHES])
+@pytest.mark.parametrize("bench", sorted({bench.module or bench.name for bench in BENCHES}))
 def test_every_bench_has_a_command_line_with_a_quick_form(
     bench: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
