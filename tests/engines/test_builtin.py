@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -34,9 +35,9 @@ SOFTWARE = Device(0, "a software GPU", DeviceKind.SOFTWARE)
 
 
 @contextlib.asynccontextmanager
-async def engine_on(device: Device = CPU, memory_limit_mb: int | None = None):  # type: ignore[no-untyped-def]
+async def engine_on(device: Device = CPU, memory_limit_mb: int | None = None, at_once: int = 1):  # type: ignore[no-untyped-def]
     """Give an engine that is closed at the end."""
-    engine = BuiltinEngine(device, threads=2, memory_limit_mb=memory_limit_mb)
+    engine = BuiltinEngine(device, threads=2, memory_limit_mb=memory_limit_mb, at_once=at_once)
     try:
         yield engine
     finally:
@@ -118,6 +119,32 @@ async def test_networks_kept_make_room_for_the_one_that_is_wanted(
         status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     assert int(peak.split()[1]) < 620 * 1024
+
+
+async def test_two_networks_at_once_keep_to_one_limit(tmp_path: Path, models_dir: Path) -> None:
+    tasks = []
+    for number, stem in enumerate(["realesrgan-x4plus", "realesrgan-x4plus-anime"] * 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        task = make_task(folder, photo(64, 48), shipped(models_dir, stem))
+        tasks.append(dataclasses.replace(task, shares=2))
+    async with engine_on(memory_limit_mb=900, at_once=2) as engine:
+        await asyncio.gather(*(engine.upscale(task, lambda _: None) for task in tasks))
+        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 900 * 1024
+    assert np.array_equal(result(tasks[0]), result(tasks[2]))
+
+
+@pytest.mark.parametrize(("limit_mb", "taken"), [(4000, 1), (700, 0)])
+async def test_huge_pages_are_taken_only_where_there_is_memory_to_spare(
+    tmp_path: Path, models_dir: Path, limit_mb: int, taken: int
+) -> None:
+    task = make_task(tmp_path, photo(40, 30), shipped(models_dir, "realesrgan-x4plus"))
+    async with engine_on(memory_limit_mb=limit_mb) as engine:
+        await engine.upscale(task, lambda _: None)
+        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
+    assert f"THP_enabled:\t{taken}" in status.splitlines()
 
 
 async def test_the_tile_that_was_told_gives_the_same_bytes_and_a_band_gives_its_part_of_them(

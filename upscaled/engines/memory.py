@@ -6,7 +6,8 @@ import ctypes
 from pathlib import Path
 
 _MIB = 1 << 20
-
+_PR_SET_THP_DISABLE = 41
+"""prctl(2)."""
 
 _SHARE = 0.5
 """Part of what is free that we take: others work beside us."""
@@ -52,6 +53,16 @@ def reset_peak() -> None:
 def peak() -> int:
     """Return the most bytes of physical memory held since the start or `reset_peak`."""
     return _field(Path("/proc/self/status"), "VmHWM")
+
+
+def use_huge_pages(wanted: bool) -> None:
+    """Have the kernel back this process's memory by huge pages, or not by any.
+
+    Where a system's setting is ``madvise`` or ``always``; `messages.worker_env` asks for them.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+    if prctl is not None:
+        prctl(_PR_SET_THP_DISABLE, int(not wanted), 0, 0, 0)
 
 
 def give_back() -> None:

@@ -52,8 +52,10 @@ def worker_env() -> dict[str, str]:
 
     Its threads sleep while they wait for one another: spinning, OpenMP's way, costs three times
     the time as soon as anything else wants the processor, and decoding and encoding do.
+
+    The C library asks for huge pages; the worker takes them where there is memory to spare.
     """
-    return processes.plain_env(OMP_WAIT_POLICY="passive")
+    return processes.plain_env(OMP_WAIT_POLICY="passive", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
 
 
 def encode_network(files: NetworkFiles) -> dict[str, Any]:

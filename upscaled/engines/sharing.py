@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -62,10 +62,16 @@ class Sharing(Generic[N]):
         with self._changed:
             return {needs.network for needs in self._under_way}
 
+    def taken(self) -> int:
+        """Return the bytes that tasks under way take."""
+        with self._changed:
+            return _bytes_of(self._under_way)
+
     def _fits(self, needs: Needs[N]) -> bool:
-        if not self._under_way:
-            return True
         together = [*self._under_way, needs]
-        weights = {one.network: one.weights for one in together}
-        taken = sum(weights.values()) + sum(one.tiles for one in together)
-        return taken <= min(one.room for one in together)
+        return len(together) == 1 or _bytes_of(together) <= min(one.room for one in together)
+
+
+def _bytes_of(tasks: Sequence[Needs[N]]) -> int:
+    weights = {one.network: one.weights for one in tasks}
+    return sum(weights.values()) + sum(one.tiles for one in tasks)

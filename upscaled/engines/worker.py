@@ -29,6 +29,9 @@ from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.room import TooLittleError
 from upscaled.engines.sharing import Needs, Sharing
 
+_HUGE_PAGES_NEED = 2.0
+"""Times the memory that tasks take must be there for huge pages. Layers are 4 to 8 % quicker in
+them, but the kernel fills the holes between layers too: 950 MiB were held where 694 were meant."""
 _GPU_SHARE = 0.8
 """Part of the free video memory."""
 _GPU_ON_CPU = 3
@@ -100,6 +103,7 @@ class Worker:
         ) as taken:
             send({"begun": True})
             with self._changing:
+                memory.use_huge_pages(_HUGE_PAGES_NEED * self._sharing.taken() <= self._limit)
                 network = self._network(task.model, taken, lean=plan.lean)
             upscaling.upscale(
                 network,
