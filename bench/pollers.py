@@ -1,6 +1,6 @@
 """A job on every core while 500 clients ask for its status, against the same job left alone.
 
-    python -m bench.pollers [--clients 500] [--every 1.0] [--wait 5] [--quick]
+    python -m bench.pollers [--clients 500] [--every 1.0] [--wait 30] [--quick]
 
 They ask in two ways: at intervals, and with ``?wait=``, which has the answer wait for the job's
 end. The clients are a process of their own, with a connection each that stays open. They share the
@@ -92,17 +92,22 @@ def poll(port: int, clients: int, every: float | None, pipe: Connection) -> None
         selector.register(connection, selectors.EVENT_READ, number)
     selector.register(pipe.fileno(), selectors.EVENT_READ, None)
     asking = True
-    while asking:
+    unanswered: set[int] = set()
+    # Who waits for the job's end is still to be answered when the job has ended.
+    while asking or (every is None and unanswered):
         now = time.monotonic() - began
         while due and due[0][0] <= now:
             _, number = heapq.heappop(due)
             connections[number].sendall(request)
             sent[number] = now
+            unanswered.add(number)
         for key, _ in selector.select(due[0][0] - now if due else None):
             if key.data is None:
                 asking = False
+                selector.unregister(pipe.fileno())
                 continue
             number = key.data
+            unanswered.discard(number)
             answer = connections[number].recv(_LONGEST)
             arrived = time.monotonic() - began
             if not (answer.startswith(b"HTTP/1.1 200 ") and b'"status"' in answer):
@@ -219,7 +224,7 @@ def main() -> None:
     parser = make_parser("pollers", __doc__)
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--every", type=float, default=1.0, help="seconds between a client's")
-    parser.add_argument("--wait", type=int, default=5, help="seconds that an answer may wait")
+    parser.add_argument("--wait", type=int, default=30, help="seconds that an answer may wait")
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
