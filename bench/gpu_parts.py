@@ -20,8 +20,9 @@ import ncnn
 import numpy as np
 
 from bench.photos import photo
-from upscaled.engines.inference import Network, to_bytes
+from upscaled.engines.inference import to_bytes
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -48,7 +49,7 @@ def main() -> None:
     print("starting the device", time.perf_counter() - began)
     files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
     began = time.perf_counter()
-    network = Network(files, device=device, threads=1)
+    network = NcnnNetwork(files, device=device, threads=1)
     print("loading the network and making its shaders", time.perf_counter() - began)
     tile = photo(side, side)
     planes = network.run(tile)
@@ -57,7 +58,9 @@ def main() -> None:
         statistics.median(_timed(lambda: network.run(tile)) for _ in range(rounds)),
     )
     with tempfile.TemporaryDirectory() as folder:
-        way = Network(_enlarger(Path(folder), planes.shape[1] // side), device=device, threads=1)
+        way = NcnnNetwork(
+            _enlarger(Path(folder), planes.shape[1] // side), device=device, threads=1
+        )
         way.run(tile)
         both = statistics.median(_timed(lambda: way.run(tile)) for _ in range(rounds))
     print("of that, up to the device and back", both)

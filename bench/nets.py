@@ -1,101 +1,17 @@
-"""A network's ncnn files as a graph that other runtimes can be given: layers, weights, sums."""
+"""A network's ncnn files as models of other runtimes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from upscaled.engines.graph import Layer
 
-_FP16 = 0x01306B47
-"""The library's mark in front of weights that are stored in 16 bits."""
+Layers = tuple[Layer, ...]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One line of the ``.param``, with what the ``.bin`` holds for it."""
-
-    kind: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    values: dict[int, list[float]]
-    weights: tuple[Floats, ...]
-
-    def value(self, key: int, default: float) -> float:
-        """Return the only value of a key."""
-        return self.values.get(key, [default])[0]
-
-
-@dataclass(frozen=True)
-class Net:
-    """A network from blob ``data`` to blob ``output``."""
-
-    name: str
-    param: Path
-    layers: tuple[Layer, ...]
-
-    def operations(self) -> float:
-        """Return the floating-point operations for a pixel, convolutions taken literally."""
-        scales: dict[str, float] = {"data": 1.0}
-        total = 0.0
-        for layer in self.layers:
-            scale = scales[layer.inputs[0]]
-            if layer.kind == "Convolution":
-                total += 2 * layer.weights[0].size * scale * scale
-            elif layer.kind == "Interp":
-                scale *= layer.value(1, 1)
-            elif layer.kind == "PixelShuffle":
-                scale *= layer.value(0, 1)
-            scales.update(dict.fromkeys(layer.outputs, scale))
-        return total
-
-
-def read(param: Path) -> Net:
-    """Read a pair of files; only the layers of the official x4 networks are known."""
-    content = param.with_suffix(".bin").read_bytes()
-    offset = 0
-
-    def take(count: int, *, marked: bool = False) -> Floats:
-        nonlocal offset
-        kind: Any = np.float32
-        if marked:
-            if int.from_bytes(content[offset : offset + 4], "little") == _FP16:
-                kind = np.float16
-            offset += 4
-        found = np.frombuffer(content, kind, count, offset)
-        offset += (found.nbytes + 3) // 4 * 4
-        return found.astype(np.float32)
-
-    layers = []
-    for line in param.read_text("ascii").splitlines()[2:]:
-        kind, _, inputs, outputs, *rest = line.split()
-        ins, outs = int(inputs), int(outputs)
-        blobs, pairs = rest[: ins + outs], rest[ins + outs :]
-        values = {}
-        for key, _, value in (pair.partition("=") for pair in pairs):
-            numbers = [float(number) for number in value.split(",")]
-            values[abs(int(key) + 23300) if int(key) < 0 else int(key)] = (
-                numbers[1:] if int(key) < 0 else numbers
-            )
-        weights: tuple[Floats, ...] = ()
-        if kind == "Convolution":
-            out, side, count = int(values[0][0]), int(values[1][0]), int(values[6][0])
-            kernel = take(count, marked=True).reshape(out, -1, side, side)
-            weights = (kernel, take(out))
-        elif kind == "PReLU":
-            weights = (take(int(values[0][0])),)
-        if kind != "Input":
-            layers.append(Layer(kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, weights))
-    if offset != len(content):
-        raise ValueError(f"{param.with_suffix('.bin').name} has {len(content) - offset} bytes over")
-    return Net(param.stem, param, tuple(layers))
-
-
-def torch_module(net: Net) -> Any:
+def torch_module(layers: Layers) -> Any:
     """Return the network as a module of PyTorch, with one input (1, 3, height, width)."""
     import torch  # noqa: PLC0415 - not everybody has it
     from torch.nn import functional  # noqa: PLC0415
@@ -103,14 +19,14 @@ def torch_module(net: Net) -> Any:
     class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            for number, layer in enumerate(net.layers):
+            for number, layer in enumerate(layers):
                 for name, weights in zip(("a", "b"), layer.weights, strict=False):
                     parameter = torch.nn.Parameter(torch.from_numpy(weights), requires_grad=False)
                     self.register_parameter(f"{name}{number}", parameter)
 
         def forward(self, data: Any) -> Any:
             blobs = {"data": data}
-            for number, layer in enumerate(net.layers):
+            for number, layer in enumerate(layers):
                 ins = [blobs[name] for name in layer.inputs]
                 made = ins[0]
                 match layer.kind:
@@ -143,7 +59,7 @@ def torch_module(net: Net) -> Any:
     return Module().eval()
 
 
-def onnx_bytes(net: Net, height: int, width: int) -> bytes:
+def onnx_bytes(layers: Layers, height: int, width: int) -> bytes:
     """Return the network as an ONNX model for inputs (1, 3, ``height``, ``width``)."""
     from onnx import TensorProto, checker, helper, numpy_helper  # noqa: PLC0415
 
@@ -154,7 +70,7 @@ def onnx_bytes(net: Net, height: int, width: int) -> bytes:
         constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
-    for number, layer in enumerate(net.layers):
+    for number, layer in enumerate(layers):
         ins = [names[name] for name in layer.inputs]
         made = f"blob{number}"
 
@@ -197,7 +113,7 @@ def onnx_bytes(net: Net, height: int, width: int) -> bytes:
     one = TensorProto.FLOAT
     graph = helper.make_graph(
         [*nodes, helper.make_node("Identity", [names["output"]], ["output"])],
-        net.name,
+        "network",
         [helper.make_tensor_value_info("data", one, [1, 3, height, width])],
         [helper.make_tensor_value_info("output", one, [1, 3, None, None])],
         constants,

@@ -34,6 +34,8 @@ from bench.photos import photo
 from bench.report import Report, table
 from bench.workplace import make_parser, workplace
 from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.graph import operations, read_graph
 from upscaled.engines.messages import NetworkFiles, worker_env
 from upscaled.engines.protocol import CPU, PADDING, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
@@ -42,7 +44,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Run = Callable[[Pixels], Floats]
 
-OURS = "ncnn, as the engine uses it"
+OURS = "the builtin engine"
 CORES = len(os.sched_getaffinity(0))
 TILES = {"realesr-animevideov3-x4": 256, "realesrgan-x4plus": 76}
 """Tile sides without padding."""
@@ -55,11 +57,24 @@ def _planes(pixels: Pixels) -> Floats:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
-def _ncnn(param: Path, shape: tuple[int, int], threads: int) -> Run:
-    from upscaled.engines.inference import Network  # noqa: PLC0415
+def _layers(param: Path) -> nets.Layers:
+    return read_graph(param, param.with_suffix(".bin"))
+
+
+def _ours(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    if choose_library("auto") is CpuLibrary.NCNN:
+        return _ncnn(param, shape, threads)
+    from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
 
     files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
-    return Network(files, device=None, threads=threads).run
+    return OpenvinoNetwork(files, cores=CORES, threads=threads).run
+
+
+def _ncnn(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    from upscaled.engines.ncnn_network import NcnnNetwork  # noqa: PLC0415
+
+    files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
+    return NcnnNetwork(files, device=None, threads=threads).run
 
 
 def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
@@ -68,7 +83,7 @@ def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    content = nets.onnx_bytes(nets.read(param), *shape)
+    content = nets.onnx_bytes(_layers(param), *shape)
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {"data": _planes(pixels)})[0][0]
 
@@ -78,7 +93,7 @@ def _torch(param: Path, shape: tuple[int, int], threads: int, *, bf16: bool = Fa
 
     torch.set_num_threads(threads)
     kind = torch.bfloat16 if bf16 else torch.float32
-    module = nets.torch_module(nets.read(param)).to(kind).to(memory_format=torch.channels_last)
+    module = nets.torch_module(_layers(param)).to(kind).to(memory_format=torch.channels_last)
     example = torch.zeros(1, 3, *shape, dtype=kind).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         traced = _traced(torch, module, example)
@@ -111,7 +126,7 @@ def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f3
         "INFERENCE_NUM_THREADS": str(CORES),
         "NUM_STREAMS": str(CORES // threads),
     }
-    content = nets.onnx_bytes(nets.read(param), *shape)
+    content = nets.onnx_bytes(_layers(param), *shape)
     model = core.compile_model(core.read_model(content), "CPU", settings)
     requests = [model.create_infer_request() for _ in range(CORES // threads)]
 
@@ -136,11 +151,11 @@ class Runtime:
     make: Callable[[Path, tuple[int, int], int], Run]
     packages: tuple[str, ...] = ()
     least_db: float = _F32_DB
-    env: dict[str, str] = field(default_factory=dict)
 
 
 RUNTIMES = (
-    Runtime(OURS, _ncnn, env=worker_env()),
+    Runtime(OURS, _ours),
+    Runtime("ncnn f32", _ncnn),
     Runtime("onnxruntime f32", _onnxruntime, ("onnxruntime", "onnx")),
     Runtime("PyTorch f32", _torch, ("torch",)),
     Runtime("OpenVINO f32", _openvino, ("openvino", "onnx")),
@@ -188,7 +203,7 @@ def _contender(runtime: Runtime, param: Path, tile: Pixels, threads: int) -> Ite
     arguments = (there, runtime, param, tile, threads)
     child = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
     kept = dict(os.environ)
-    os.environ.update(runtime.env)  # threads and allocator read it as the process starts
+    os.environ.update(worker_env())  # threads and allocator read it as the process starts
     try:
         child.start()
     finally:
@@ -324,7 +339,7 @@ def _report(report: Report, param: Path, rounds: int, peak: float) -> None:
             target=target,
             sense="at least",
         )
-    work = nets.read(param).operations() * pixels / statistics.median(ours.seconds) / 1e9
+    work = operations(_layers(param), "data") * pixels / statistics.median(ours.seconds) / 1e9
     report.add(f"{stem}: arithmetic, convolutions taken literally", work, "GFLOP/s")
     report.add(f"{stem}: the same against a matrix product's {peak:.0f} GFLOP/s", work / peak)
     size = Size(*(length // 4 for length in PHOTOS[stem])) if quick else Size(*PHOTOS[stem])

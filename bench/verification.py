@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.gallery import KINDS, Picture, gallery
-from upscaled.engines.inference import Network, to_bytes
+from upscaled.engines.inference import to_bytes
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.protocol import PADDING
 from upscaled.engines.tiling import reflected
 from upscaled.imaging import likeness
@@ -60,7 +61,7 @@ class Tally:
     missed: dict[str, list[str]] = field(default_factory=dict)
 
 
-def enlarged(network: Network, pixels: Pixels) -> Pixels:
+def enlarged(network: NcnnNetwork, pixels: Pixels) -> Pixels:
     """Return what the network makes of a whole picture in one tile."""
     height, width = pixels.shape[:2]
     padded = pixels[reflected(0, height, height)[:, None], reflected(0, width, width)]
@@ -161,7 +162,7 @@ def experiment(
 ) -> Tally:
     """Run the gallery through one model."""
     files = NetworkFiles(models / f"{model}.param", models / f"{model}.bin", "data", "output")
-    network = Network(files, device=None, threads=os.cpu_count() or 1)
+    network = NcnnNetwork(files, device=None, threads=os.cpu_count() or 1)
     tally = Tally()
     for picture in gallery(side or SIDES.get(model, SIDE), share=share):
         store = kept / f"{model}-{picture.kind}-{picture.number}.npy" if kept else None

@@ -1,5 +1,7 @@
 import itertools
 
+import pytest
+
 from upscaled.estimates import Estimate
 from upscaled.forecast import Forecaster, Outlook
 from upscaled.queue import JobQueue
@@ -9,17 +11,29 @@ from upscaled.scheduling import FifoOrder, Waiting
 class House:
     """A queue and its forecaster, with a clock that is set by hand."""
 
-    def __init__(self, slots: int = 1) -> None:
+    def __init__(self, slots: int = 1, shares: int = 1) -> None:
         self.now = 1000.0
         self.progress: dict[str, int] = {}
         self.queue = JobQueue(FifoOrder())
         self.forecaster = Forecaster(
-            self.queue, slots, lambda job: self.progress.get(job, 0), lambda: self.now
+            self.queue,
+            slots,
+            lambda job: self.progress.get(job, 1),  # what a job has that gets a slot
+            lambda: self.now,
+            shares=shares,
         )
 
-    def add(self, name: str, upscale: float, prepare: float = 0.0, finish: float = 1.0) -> None:
+    def add(
+        self,
+        name: str,
+        upscale: float,
+        prepare: float = 0.0,
+        finish: float = 1.0,
+        *,
+        small: bool = False,
+    ) -> None:
         estimate = Estimate(prepare, upscale, finish, load=0.0, measured=True)
-        self.forecaster.expect(name, estimate)
+        self.forecaster.expect(name, estimate, small=small)
         self.queue.put(Waiting(name, 0.0))
 
     async def begin(self, name: str) -> None:
@@ -74,7 +88,7 @@ async def test_its_own_pace_counts_the_more_the_further_a_job_is() -> None:
     house.now += 10
     house.progress["a"] = 50
     # By the estimate it should be done; by its pace it needs as long again.
-    assert house.told("a") == Outlook(None, 5.0)
+    assert house.told("a").eta_seconds == pytest.approx(5.0, abs=0.1)
     house.now += 9
     house.progress["a"] = 95
     assert 0.9 < house.told("a").eta_seconds < 1.0
@@ -142,4 +156,52 @@ async def test_jobs_that_share_a_slot_take_as_many_times_their_seconds() -> None
     house.now += 20
     assert house.forecaster.start_of_another() == 20.0
     house.progress |= dict.fromkeys("abc", 95)  # those are encoded
+    assert house.forecaster.start_of_another() == 5.0  # the slot's seconds are now its own
+
+
+async def test_small_jobs_are_taken_as_long_as_there_is_room_beside_others() -> None:
+    house = House(shares=3)
+    for name in "abcd":
+        house.add(name, 60.0, small=True)
+    for name in "abc":
+        assert house.forecaster.start_of_another() == 0.0
+        await house.begin(name)
+    assert house.forecaster.start_of_another() == 180.0
+
+
+async def test_nothing_is_taken_to_go_beside_a_large_job() -> None:
+    house = House(shares=3)
+    house.add("large", 60.0)
+    await house.begin("large")
+    assert house.forecaster.start_of_another() == 60.0
+
+
+async def test_a_job_of_a_single_tile_comes_closer_to_its_end_by_the_clock() -> None:
+    house = House()
+    house.add("a", 60.0)
+    await house.begin("a")
+    house.now += 40
+    assert house.told("a") == Outlook(None, 21.0)
+    house.now += 30
+    assert house.told("a") == Outlook(None, 0.0)
+
+
+async def test_a_job_that_is_tried_again_after_its_inference_holds_a_slot() -> None:
+    house = House()
+    house.add("a", 60.0)
+    await house.begin("a")
+    house.progress["a"] = 95
     assert house.forecaster.start_of_another() == 0.0
+    house.forecaster.begun("a")
+    assert house.forecaster.start_of_another() == 60.0
+
+
+async def test_what_was_shared_before_is_not_forgotten_when_others_have_left() -> None:
+    house = House()
+    for name in "ab":
+        house.add(name, 10.0)
+        await house.begin(name)
+    house.now += 18
+    house.forecaster.gone("b")
+    house.now += 0.5
+    assert house.told("a") == Outlook(None, 1.5)

@@ -37,6 +37,7 @@ TOOLS = [
     "mktemp",
     "mv",
     "rm",
+    "sed",
     "sha256sum",
     "sleep",
     "tail",
@@ -56,6 +57,7 @@ case "$*" in
   *python_version*) echo 3.9.2 ;;
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit "${VENV_FAILS:-0}" ;;
   *"pip install --help") echo "  --group <[path:]group>" ;;
+  *" openvino>="*) exit "${OPENVINO_FAILS:-0}" ;;
   *"pip install "*) echo "${PIP_SAYS:-}"; exit "${PIP_FAILS:-0}" ;;
 esac
 """
@@ -91,7 +93,12 @@ class Checkout:
         """Run a script from another directory."""
         return subprocess.run(
             [self.root / script, *arguments],
-            env={"PATH": str(self.tools), "CALLS": str(self._calls), **(env or {})},
+            env={
+                "PATH": str(self.tools),
+                "CALLS": str(self._calls),
+                "OPENVINO": "no",
+                **(env or {}),
+            },
             cwd=self.root.parent,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -140,6 +147,40 @@ def test_the_first_start_makes_the_environment_installs_and_serves(checkout: Che
     positions = [next(n for n, call in enumerate(calls) if part in call) for part in order]
     assert positions == sorted(positions)
     assert calls[-1] == "python -m upscaled serve --port 9000"
+
+
+def test_openvino_is_installed_where_it_is_wanted_and_once(checkout: Checkout) -> None:
+    wanted = {"OPENVINO": "yes"}
+    done = checkout.run("scripts/serve", env=wanted)
+    assert "OPENVINO=no leaves it out" in done.stderr
+    calls = checkout.calls()
+    assert [call for call in calls if " openvino>=" in call] == [
+        "python -m pip install --disable-pip-version-check --no-input openvino>=2025.0"
+    ]
+    assert calls[-1] == "python -m upscaled serve"
+    checkout.run("scripts/serve", env=wanted)
+    assert not [call for call in checkout.calls() if "pip" in call]
+
+
+def test_a_start_without_openvino_is_a_start(checkout: Checkout) -> None:
+    failing = {"OPENVINO": "yes", "OPENVINO_FAILS": "1"}
+    for _ in range(2):
+        done = checkout.run("scripts/serve", env=failing)
+        assert done.returncode == 0
+        assert "OpenVINO could not be installed; the ncnn library does its work." in done.stderr
+        assert checkout.calls()[-1] == "python -m upscaled serve"
+    checkout.run("scripts/serve", env={"OPENVINO": "no"})
+    assert not [call for call in checkout.calls() if " openvino>=" in call]
+
+
+def test_openvino_is_for_processors_with_avx512_that_have_no_gpu_beside(checkout: Checkout) -> None:
+    suits = "avx512f" in Path("/proc/cpuinfo").read_text() and not list(
+        Path("/dev").glob("dri/renderD*")
+    )
+    checkout.run("scripts/serve", env={"OPENVINO": "auto", "OPENVINO_FAILS": "1"})
+    assert any(" openvino>=" in call for call in checkout.calls()) == suits
+    checkout.run("scripts/serve", env={"OPENVINO": "auto"})
+    assert not [call for call in checkout.calls() if " openvino>=" in call]  # not at every start
 
 
 def test_the_second_start_neither_makes_nor_installs_anything(checkout: Checkout) -> None:

@@ -42,10 +42,21 @@ def thumbnails(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def the_engine(service: Service) -> psutil.Process:
+def the_engine(service: Service) -> BuiltinEngine:
     (station,) = service._dispatching._pipeline._pool._posts[0].stations
     assert isinstance(station.engine, BuiltinEngine)
-    return psutil.Process(station.engine.pid)
+    return station.engine
+
+
+async def until_in_the_engine(service: Service, jobs: list[Job]) -> psutil.Process:
+    """Wait until jobs are put to the engine's process; return that."""
+    for job in jobs:
+        await until_processing(service, job.id)
+    engine = the_engine(service)
+    async with asyncio.timeout(60):
+        while engine._clock._tasks < len(jobs):
+            await asyncio.sleep(0)
+    return psutil.Process(engine.pid)
 
 
 async def result_of(service: Service, job: Job) -> str:
@@ -85,11 +96,19 @@ async def test_two_are_worked_on_at_once_and_a_large_one_alone(
     await result_of(service, late)
 
 
+async def test_those_that_take_long_share_the_engine_too(
+    service: Service, thumbnails: list[Path]
+) -> None:
+    # Beyond what the lookahead would look ahead: each has one tile, and so no percentages.
+    jobs = [await submit(service, path, tta="true", **SLOW) for path in thumbnails[:2]]
+    await until_in_the_engine(service, jobs)
+    for job in jobs:
+        await service.cancel(job.id)
+
+
 async def test_a_cancelled_one_takes_nobody_along(service: Service, thumbnails: list[Path]) -> None:
     cancelled, stays = [await submit(service, path, **SLOW) for path in thumbnails[:2]]
-    for job in (cancelled, stays):
-        await until_processing(service, job.id)
-    before = the_engine(service)
+    before = await until_in_the_engine(service, [cancelled, stays])
     await service.cancel(cancelled.id)
     assert not before.is_running()
     await result_of(service, stays)
@@ -99,8 +118,7 @@ async def test_an_engine_that_is_killed_fails_none_of_them(
     service: Service, thumbnails: list[Path]
 ) -> None:
     jobs = [await submit(service, path, **SLOW) for path in thumbnails[:3]]
-    for job in jobs[:2]:
-        await until_processing(service, job.id)
-    os.kill(the_engine(service).pid, signal.SIGKILL)
+    process = await until_in_the_engine(service, jobs[:2])
+    os.kill(process.pid, signal.SIGKILL)
     for job in jobs:
         await result_of(service, job)

@@ -32,9 +32,9 @@ class Checkpoint:
     """Rows of the source that were done when this run began."""
 
 
-def work_key(param_sha256: str, bin_sha256: str, native_scale: int) -> str:
-    """Return the `Checkpoint.work` of a network, and of this program."""
-    return f"{__version__} {param_sha256} {bin_sha256} {native_scale}"
+def work_key(param_sha256: str, bin_sha256: str, native_scale: int, library: str) -> str:
+    """Return the `Checkpoint.work` of a network, and of the programs that run it."""
+    return f"{__version__} {library} {param_sha256} {bin_sha256} {native_scale}"
 
 
 async def save(folder: Path, checkpoint: Checkpoint) -> None:

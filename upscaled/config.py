@@ -130,6 +130,12 @@ class UpscalerSettings:
     threads: int = _setting(
         0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
     )
+    cpu_library: str = _setting(
+        "auto",
+        "Library of the builtin engine on the CPU. auto: openvino where it is installed and the "
+        "processor has AVX-512, else ncnn. GPUs are ncnn's.",
+        choices=("auto", "ncnn", "openvino"),
+    )
     job_timeout_seconds: int = _setting(
         86_400,
         "A job that takes longer is ended and fails, however large it is.",

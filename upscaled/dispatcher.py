@@ -13,6 +13,7 @@ from upscaled import checkpoint, lookahead
 from upscaled.allowance import TimeLimit, disk_bytes
 from upscaled.book import JobBook, NotUnderWayError
 from upscaled.engines.pool import Place
+from upscaled.engines.protocol import is_small
 from upscaled.errors import (
     EngineError,
     JobTimeoutError,
@@ -109,7 +110,7 @@ class Dispatcher:
         if self._book.peek(job.id) is not None:  # else cancelled meanwhile
             if prepared is not None:
                 self._prepared[job.id] = prepared
-            self._forecaster.expect(job.id, estimate)
+            self._forecaster.expect(job.id, estimate, small=is_small(job.input_size))
             self._queue.put(waiting)
 
     @property

@@ -61,6 +61,8 @@ class Report:
     engine: str | None = None
     engine_devices: tuple[str, ...] = ()
     engine_reason: str | None = None
+    cpu_library: str | None = None
+    """What runs networks on the processor, with its version."""
     models_dir: str = ""
     models: tuple[FoundModel, ...] = ()
     rejected_models: tuple[RejectedModel, ...] = ()
@@ -114,6 +116,7 @@ async def _look_at_engine(config: Config, report: Report) -> None:
     report.engine = choice.engine
     report.engine_devices = tuple(f"{device.id} ({device.name})" for device in choice.devices)
     report.engine_reason = choice.reason
+    report.cpu_library = await asyncio.to_thread(choice.library.with_version)
 
 
 async def _look_at_models(config: Config, report: Report) -> None:
@@ -201,6 +204,7 @@ def as_text(report: Report) -> str:
     if report.engine:
         lines.append(f"  {report.engine} on {', '.join(report.engine_devices)}")
         lines.append(f"  because: {report.engine_reason}")
+        lines.append(f"  on the processor: {report.cpu_library}")
     else:
         lines.append("  none")
     lines.append(f"Models in {report.models_dir}")

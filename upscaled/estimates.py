@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.crew import SMALLEST_TILE
 from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.pool import Place
@@ -100,11 +101,20 @@ class Estimator:
         engine_memory: bytes that a process of the builtin engine may hold.
         store: keeps the rates.
         shares: how many small pictures the place works on at once.
+        library: what runs networks on the CPU, where it can.
     """
 
     def __init__(
-        self, place: Place, cores: int, engine_memory: int, store: RateStore, *, shares: int = 1
+        self,
+        place: Place,
+        cores: int,
+        engine_memory: int,
+        store: RateStore,
+        *,
+        shares: int = 1,
+        library: CpuLibrary = CpuLibrary.NCNN,
     ) -> None:
+        self._library = library
         self._shares = shares
         self._place = place
         self._cores = cores
@@ -242,6 +252,7 @@ class Estimator:
                 threads=self._cores,
                 limit=self._engine_memory,
                 shares=self._shares if is_small(source) else 1,
+                library=self._library,
             )
         except TooLittleError:  # the engine will say so; until then the least there is
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)

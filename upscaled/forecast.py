@@ -34,8 +34,13 @@ class Outlook:
 @dataclass
 class _Expected:
     estimate: Estimate
+    small: bool
     begun: float | None = None
     """When it got its slot, of the clock."""
+    worked: float = 0.0
+    """The same, of the seconds that a slot's jobs have had each."""
+    progress: int = 0
+    """Percentage when it got its slot: of an earlier attempt, or that it is prepared."""
 
 
 class Forecaster:
@@ -45,6 +50,7 @@ class Forecaster:
         queue: those that wait.
         slots: how many are upscaled at a time.
         progress: returns the percentage of a job by its id.
+        shares: how many small jobs may share a slot.
         clock: seconds, never going back.
     """
 
@@ -54,7 +60,13 @@ class Forecaster:
         slots: int,
         progress: Callable[[str], int],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        shares: int = 1,
     ) -> None:
+        self._shares = shares
+        self._worked = 0.0
+        self._looked = clock()
+        self._crowd_seen = 1.0
         self._queue = queue
         self._slots = slots
         self._progress = progress
@@ -70,9 +82,9 @@ class Forecaster:
         self._seen = -1
         self._changes = 0
 
-    def expect(self, job_id: str, estimate: Estimate) -> None:
-        """Take note of a job that was queued."""
-        self._expected[job_id] = _Expected(estimate)
+    def expect(self, job_id: str, estimate: Estimate, *, small: bool = False) -> None:
+        """Take note of a job that was queued; a small one can share a slot with others like it."""
+        self._expected[job_id] = _Expected(estimate, small)
         self._changes += 1
 
     def taken(self, job_id: str) -> None:
@@ -94,12 +106,17 @@ class Forecaster:
             self._taken.pop(job_id, None)
             self._running[job_id] = in_slot
             expected.begun = self._clock()
+            expected.worked = self._work()
+            expected.progress = self._progress(job_id)
+            self._crowd_seen = self._crowd()
             self._changes += 1
 
     def gone(self, job_id: str) -> None:
         """Forget a job that has ended."""
+        self._work()
         for known in (self._expected, self._taken, self._running, self._outlooks):
             known.pop(job_id, None)
+        self._crowd_seen = self._crowd()
         self._changes += 1
 
     def outlook(self, job_id: str) -> Outlook | None:
@@ -121,7 +138,16 @@ class Forecaster:
         return max(0.0, self._last_start - self._clock())
 
     def start_of_another(self) -> float:
-        """Return in how many seconds a job taken from the queue now would get a slot."""
+        """Return in how many seconds a job taken from the queue now would get a slot.
+
+        Where small jobs have room beside others it counts as one of them: who would have to wait
+        for them after all has left the queue a little early.
+        """
+        before = [*self._holders(), *self._taken]
+        if len(before) < self._slots * self._shares and all(
+            self._expected[job_id].small for job_id in before
+        ):
+            return 0.0
         now = self._clock()
         slots = self._slot_ends(now)
         for job_id in self._taken:
@@ -142,8 +168,10 @@ class Forecaster:
         estimate = expected.estimate
         assert expected.begun is not None  # noqa: S101 - it runs
         elapsed = self._clock() - expected.begun
-        share = self._progress(job_id) / 100
-        foreseen = max(0.0, estimate.upscale * self._crowd() + estimate.finish - elapsed)
+        ahead = estimate.upscale - (self._work() - expected.worked)
+        foreseen = max(0.0, ahead * (self._crowd() if ahead > 0 else 1) + estimate.finish)
+        done = self._progress(job_id) - expected.progress
+        share = done / (100 - expected.progress)
         if share <= 0:
             return foreseen
         by_pace = elapsed * (1 - share) / share
@@ -154,12 +182,23 @@ class Forecaster:
         return [
             job_id
             for job_id, in_slot in self._running.items()
-            if in_slot and self._progress(job_id) < UPSCALED
+            if in_slot and not self._is_upscaled(job_id)
         ]
+
+    def _is_upscaled(self, job_id: str) -> bool:
+        progress = self._progress(job_id)
+        return progress >= UPSCALED and progress > self._expected[job_id].progress
 
     def _crowd(self) -> float:
         """Return how many jobs share a slot, and so take as many times their seconds."""
         return max(1.0, len(self._holders()) / self._slots)
+
+    def _work(self) -> float:
+        """Return the seconds of work that each of a slot's jobs has had, from the beginning on."""
+        now = self._clock()
+        self._worked += (now - self._looked) / self._crowd_seen
+        self._looked, self._crowd_seen = now, self._crowd()
+        return self._worked
 
     def _refresh(self, *, anew: bool = False) -> None:
         now = self._clock()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from upscaled.allowance import disk_bytes, memory_bytes
 from upscaled.book import JobBook
 from upscaled.engines import memory
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
 from upscaled.estimates import Estimate, Estimator, RateStore, Work
@@ -147,7 +148,7 @@ class Foresight:
 
 async def make_foresight(
     models: ModelRegistry, pool: EnginePool, queue: JobQueue, book: JobBook, store: RateStore, *,
-    threads: int, engine_memory_mb: int | None,
+    threads: int, engine_memory_mb: int | None, library: CpuLibrary,
 ) -> Foresight:  # fmt: skip
     """Build the foresight of a service, with what earlier runs have learned.
 
@@ -160,6 +161,7 @@ async def make_foresight(
         threads: CPU threads of the engine; 0: one a core.
         engine_memory_mb: MiB that a process of the builtin engine may hold; None: half of the
             machine's.
+        library: what runs networks on the CPU.
     """
     estimator = Estimator(
         pool.places[0],
@@ -167,6 +169,8 @@ async def make_foresight(
         await asyncio.to_thread(memory.ceiling, engine_memory_mb),
         store,
         shares=pool.shares(pool.places[0]),
+        library=library,
     )
     await estimator.load()
-    return Foresight(models, estimator, Forecaster(queue, pool.slots, book.progress), pool.places)
+    forecaster = Forecaster(queue, pool.slots, book.progress, shares=pool.shares(pool.places[0]))
+    return Foresight(models, estimator, forecaster, pool.places)

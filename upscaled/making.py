@@ -45,6 +45,8 @@ class Product:
     """Of the native program, where it was the engine."""
     tile_size: int
     timings: Timings
+    library: str | None
+    """Name and version of what ran the network, where the engine was our own."""
     engine_seconds: float
     """What it took of the engine's time, as `UpscaleOutcome` counts it."""
     resumed: bool
@@ -92,6 +94,7 @@ class Making:
         self.began = 0
         """Rows of the source that an earlier run has done."""
         self.engine_seconds = 0.0
+        self.library: str | None = None
 
     @property
     def height(self) -> int:
@@ -146,6 +149,7 @@ class Making:
             program_sha256=self.program_sha256,
             tile_size=tile_size,
             timings=timings,
+            library=self.library,
             engine_seconds=self.engine_seconds,
             resumed=self.began > 0,
         )

@@ -47,11 +47,21 @@ class Watch:
 
 
 class Pipeline:
-    """Does the work of jobs; knows nothing of their states, which are the dispatcher's."""
+    """Does the work of jobs; knows nothing of their states, which are the dispatcher's.
+
+    ``library`` is the name and version of what runs networks on the CPU: bands that another one
+    made are not gone on with.
+    """
 
     def __init__(
-        self, imaging: Imaging, pool: EnginePool, models: ModelRegistry, workspace: Workspace
+        self,
+        imaging: Imaging,
+        pool: EnginePool,
+        models: ModelRegistry,
+        workspace: Workspace,
+        library: str,
     ) -> None:
+        self._library = library
         self._imaging = imaging
         self._pool = pool
         self._models = models
@@ -146,7 +156,7 @@ class Pipeline:
         native = RawImage(folder / "native.rgb", prepared.source.size.times(model.native_scale))
         param_sha256 = await self._digest(model.param)
         bin_sha256 = await self._digest(model.bin)
-        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
+        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale, self._library)
         making = Making(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
         earlier = await checkpoint.load(folder, key) if job.runs else None
         if earlier is not None:
@@ -307,6 +317,7 @@ async def _infer(
         )
         outcome = await engine.upscale(task, on_progress)
         making.engine_seconds += outcome.seconds
+        making.library = outcome.library
         tile_size = tile_size or outcome.tile_size
         finishing.reached(bottom, outcome.tile_size)
 

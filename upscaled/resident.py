@@ -117,7 +117,7 @@ class ResidentWorker:
         message: Message,
         *,
         on_event: Callable[[Message], None] | None = None,
-        on_try: Callable[[], None] | None = None,
+        on_put_back: Callable[[], None] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Put ``message`` to the worker, pass every event on, return the reply.
@@ -129,7 +129,7 @@ class ResidentWorker:
             message: the request.
             on_event: is called with each event; from the first on again, where the request had to
                 be put again.
-            on_try: is called whenever it is put.
+            on_put_back: is called when it has to be put again, before it waits for that.
             timeout: seconds that one try may take.
 
         Raises:
@@ -144,16 +144,14 @@ class ResidentWorker:
                 try:
                     async with asyncio.timeout(timeout):
                         life = await self._living()
-                        if on_try is not None:
-                            on_try()
                         return await life.ask(message, on_event)
                 except WorkerRefusedError:
                     raise
-                except _UnheardError:
+                except (_UnheardError, _EndedError, _SuspectedError) as error:
+                    if on_put_back is not None:
+                        on_put_back()
                     await self._end(life)
-                except (_EndedError, _SuspectedError):
-                    await self._end(life)
-                    alone = True
+                    alone = alone or not isinstance(error, _UnheardError)
                 except BaseException:
                     await self._end(life)
                     raise

@@ -128,12 +128,14 @@ class Service:
                 self.config.upscaler.default_model,
             )
             self._health = Health(trial.run, lambda: not self._book.active())
-            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
+            library = await asyncio.to_thread(self._choice.library.with_version)
+            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace, library)
             queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(self._choice)))
             self._foresight = await make_foresight(
                 self.models, pool, queue, self._book, self._store,
                 threads=self.config.upscaler.threads,
                 engine_memory_mb=worker_memory_mb(self.config, self._choice),
+                library=self._choice.library,
             )  # fmt: skip
             parts.push_async_callback(self._foresight.close)
             self._dispatcher = Dispatcher(

@@ -148,6 +148,35 @@ install_project() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Tell whether networks will run on a processor for which OpenVINO is the quicker library.
+# OPENVINO=yes or =no decides otherwise.
+wants_openvino() {
+  case ${OPENVINO:-auto} in
+    yes) return 0 ;;
+    no) return 1 ;;
+  esac
+  if compgen -G '/dev/dri/renderD*' >/dev/null; then return 1; fi
+  grep -qsw -m 1 avx512f /proc/cpuinfo
+}
+
+# Install OpenVINO where it is wanted. It is of use, but not needed: a failure is told, and not
+# repeated at every start.
+install_openvino() {
+  local stamp=$VENV/.openvino requirement wanted
+  wants_openvino || return 0
+  requirement=$(sed -n 's/^openvino = \["\([^"]*\)"\].*/\1/p' "$ROOT/pyproject.toml")
+  wanted="$requirement ${OPENVINO:-auto}"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return 0
+  fi
+  say "Installing OpenVINO, with which this processor is quicker (60 MB; OPENVINO=no leaves it out)"
+  if ! (pip_install "$requirement") 2>/dev/null; then
+    say "OpenVINO could not be installed; the ncnn library does its work. OPENVINO=yes tries again."
+    if [ "${OPENVINO:-auto}" = yes ]; then return 0; fi
+  fi
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
 # Make the environment and install the project with the dependency groups $@.
 prepare_environment() {
   # One at a time: the lock is held on the folder itself and ends with the descriptor.
@@ -158,5 +187,6 @@ prepare_environment() {
   fi
   make_environment
   install_project "$@"
+  if [ $# -eq 0 ]; then install_openvino; fi # the tests have it among what they need
   exec 9<&-
 }

@@ -28,12 +28,14 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
     assert receipt["engine"] == {
         "name": "builtin",
         "binary_sha256": None,
+        "library": receipt["engine"]["library"],
         "device": "cpu",
         "device_name": "CPU",
         "tile_size": receipt["engine"]["tile_size"],
         "tta": False,
     }
     assert receipt["engine"]["tile_size"] > 0
+    assert receipt["engine"]["library"].startswith(("ncnn 1", "OpenVINO 2"))
     assert set(receipt["seconds"]) == {"wait", "upscale", "finish"}  # decoded on arrival
 
 

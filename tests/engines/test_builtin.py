@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +29,47 @@ from tests.engines.making import (
     write_repeater,
 )
 from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import CPU, Device, DeviceKind, Engine, Progress
+from upscaled.engines.cpu_library import CpuLibrary
+from upscaled.engines.protocol import (
+    CPU,
+    Device,
+    DeviceKind,
+    Engine,
+    ModelFiles,
+    Progress,
+    UpscaleTask,
+)
 from upscaled.errors import EngineError
 
 SOFTWARE = Device(0, "a software GPU", DeviceKind.SOFTWARE)
 
 
 @contextlib.asynccontextmanager
-async def engine_on(device: Device = CPU, memory_limit_mb: int | None = None, at_once: int = 1):  # type: ignore[no-untyped-def]
+async def engine_on(
+    device: Device = CPU,
+    memory_limit_mb: int | None = None,
+    at_once: int = 1,
+    library: CpuLibrary = CpuLibrary.NCNN,
+    stall_seconds: float | None = None,
+) -> AsyncIterator[BuiltinEngine]:
     """Give an engine that is closed at the end."""
-    engine = BuiltinEngine(device, threads=2, memory_limit_mb=memory_limit_mb, at_once=at_once)
+    engine = BuiltinEngine(
+        device,
+        threads=2,
+        memory_limit_mb=memory_limit_mb,
+        at_once=at_once,
+        library=library,
+        stall_seconds=stall_seconds,
+    )
     try:
         yield engine
     finally:
         await engine.close()
+
+
+def pid_of(engine: BuiltinEngine) -> int:
+    assert engine.pid is not None
+    return engine.pid
 
 
 async def test_it_keeps_its_process_and_tells_its_progress(tmp_path: Path) -> None:
@@ -60,10 +88,9 @@ async def test_it_keeps_its_process_and_tells_its_progress(tmp_path: Path) -> No
         assert rows[-1] == 70
         assert {progress.tile_size for progress in told} == {32}
         assert np.array_equal(result(task), enlarged_plainly(pixels, 2))
-        pid = engine.pid
+        pid = pid_of(engine)
         await engine.upscale(task, told.append)
         assert engine.pid == pid
-    assert engine.pid is None
     assert not psutil.pid_exists(pid)
 
 
@@ -76,6 +103,27 @@ async def test_a_picture_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None
     assert told == [Progress(1.0, 40, 70)]
 
 
+def peak_of(engine: BuiltinEngine) -> int:
+    """Return the most memory that the engine's process has held, in KiB."""
+    status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1])
+
+
+def small_tasks(folder: Path, model: ModelFiles, sizes: list[tuple[int, int]]) -> list[UpscaleTask]:
+    """Return tasks on pictures of several sizes that may share an engine of two places."""
+    tasks = []
+    for number, size in enumerate(sizes):
+        own = folder / f"{model.stem}{number}"
+        own.mkdir()
+        tasks.append(dataclasses.replace(make_task(own, photo(*size), model), shares=2))
+    return tasks
+
+
+LIBRARIES = pytest.mark.parametrize("library", list(CpuLibrary))
+
+
+@LIBRARIES
 @pytest.mark.parametrize(
     ("stem", "size", "limit_mb"),
     [
@@ -86,15 +134,18 @@ async def test_a_picture_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None
     ],
 )
 async def test_a_memory_limit_is_kept(
-    tmp_path: Path, models_dir: Path, stem: str, size: tuple[int, int], limit_mb: int
+    tmp_path: Path,
+    models_dir: Path,
+    stem: str,
+    size: tuple[int, int],
+    limit_mb: int,
+    library: CpuLibrary,
 ) -> None:
     task = make_task(tmp_path, photo(*size, left=0, top=0), shipped(models_dir, stem))
-    async with engine_on(memory_limit_mb=limit_mb) as engine:
+    async with engine_on(memory_limit_mb=limit_mb, library=library) as engine:
         outcome = await engine.upscale(task, lambda _: None)
-        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
+        assert peak_of(engine) < limit_mb * 1024
     assert outcome.tile_size >= 32
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < limit_mb * 1024
     reduced = result(task).reshape(size[1], task.model.native_scale, size[0], -1, 3).mean((1, 3))
     assert psnr(reduced.astype(np.uint8), photo(*size, left=0, top=0)) > 25
 
@@ -109,31 +160,75 @@ async def test_a_network_that_does_not_fit_is_an_error_that_names_the_setting(
     assert not caught.value.retryable
 
 
+@LIBRARIES
 async def test_networks_kept_make_room_for_the_one_that_is_wanted(
-    tmp_path: Path, models_dir: Path
+    tmp_path: Path, models_dir: Path, library: CpuLibrary
 ) -> None:
-    async with engine_on(memory_limit_mb=620) as engine:
+    async with engine_on(memory_limit_mb=620, library=library) as engine:
         for stem in ("realesrgan-x4plus-anime", "realesrgan-x4plus"):
             task = make_task(tmp_path, photo(34, 20), shipped(models_dir, stem))
             await engine.upscale(task, lambda _: None)
-        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < 620 * 1024
+        assert peak_of(engine) < 620 * 1024
 
 
-async def test_two_networks_at_once_keep_to_one_limit(tmp_path: Path, models_dir: Path) -> None:
-    tasks = []
-    for number, stem in enumerate(["realesrgan-x4plus", "realesrgan-x4plus-anime"] * 2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        task = make_task(folder, photo(64, 48), shipped(models_dir, stem))
-        tasks.append(dataclasses.replace(task, shares=2))
-    async with engine_on(memory_limit_mb=900, at_once=2) as engine:
+@LIBRARIES
+async def test_two_networks_at_once_keep_to_one_limit(
+    tmp_path: Path, models_dir: Path, library: CpuLibrary
+) -> None:
+    plus, anime = (
+        small_tasks(tmp_path, shipped(models_dir, stem), [(64, 48)] * 2)
+        for stem in ("realesrgan-x4plus", "realesrgan-x4plus-anime")
+    )
+    tasks = [plus[0], anime[0], plus[1], anime[1]]
+    async with engine_on(memory_limit_mb=900, at_once=2, library=library) as engine:
         await asyncio.gather(*(engine.upscale(task, lambda _: None) for task in tasks))
-        status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < 900 * 1024
-    assert np.array_equal(result(tasks[0]), result(tasks[2]))
+        assert peak_of(engine) < 900 * 1024
+    assert np.array_equal(result(plus[0]), result(plus[1]))
+
+
+@LIBRARIES
+async def test_pictures_of_many_sizes_leave_nothing_behind(
+    tmp_path: Path, models_dir: Path, library: CpuLibrary
+) -> None:
+    sizes = [(20, 50), (24, 56), (28, 60), (28, 70), (40, 58), (60, 44), (64, 44)]
+    tasks = small_tasks(tmp_path, shipped(models_dir, "realesrgan-x4plus-anime"), sizes)
+    async with engine_on(memory_limit_mb=600, at_once=2, library=library) as engine:
+        await engine.upscale(tasks[0], lambda _: None)
+        first = psutil.Process(engine.pid).memory_info().rss
+        for task in tasks[1:]:
+            await engine.upscale(task, lambda _: None)
+        assert psutil.Process(engine.pid).memory_info().rss < first + (60 << 20)
+        assert peak_of(engine) < 600 * 1024
+
+
+@LIBRARIES
+async def test_networks_that_are_idle_count_beside_those_that_begin_together(
+    tmp_path: Path, models_dir: Path, library: CpuLibrary
+) -> None:
+    plus, anime = (
+        small_tasks(tmp_path, shipped(models_dir, stem), [(64, 44)] * 3)
+        for stem in ("realesrgan-x4plus", "realesrgan-x4plus-anime")
+    )
+    async with engine_on(memory_limit_mb=1100, at_once=2, library=library) as engine:
+        await engine.upscale(plus[0], lambda _: None)  # loaded for both threads
+        await asyncio.gather(*(engine.upscale(task, lambda _: None) for task in plus[1:]))
+        await asyncio.gather(*(engine.upscale(task, lambda _: None) for task in anime[:2]))
+        assert peak_of(engine) < 1100 * 1024
+
+
+async def test_waiting_for_room_is_no_stall(tmp_path: Path, models_dir: Path) -> None:
+    # Two fit in at a time, and take half a second.
+    tasks = small_tasks(tmp_path, shipped(models_dir, "realesrgan-x4plus"), [(16, 12)] * 14)
+    told: list[float] = []
+    async with engine_on(memory_limit_mb=560, at_once=14, stall_seconds=2.5) as engine:
+        began = time.monotonic()
+
+        async def enlarge(task: UpscaleTask) -> None:
+            await engine.upscale(task, lambda _: told.append(time.monotonic() - began))
+
+        await asyncio.gather(*(enlarge(task) for task in tasks))
+    assert len(told) == len(tasks)
+    assert max(told) > 2.5, "nobody had to wait for longer than a stall"
 
 
 @pytest.mark.parametrize(("limit_mb", "taken"), [(4000, 1), (700, 0)])
@@ -176,7 +271,7 @@ async def test_cancelling_kills_the_process_within_a_second_and_the_next_task_wo
     async with engine_on() as engine:
         quick = write_repeater(tmp_path, "n", 2)
         await engine.upscale(make_task(tmp_path, photo(20, 20), quick), lambda _: None)
-        pid = engine.pid
+        pid = pid_of(engine)
         slow = make_task(tmp_path, photo(200, 200, left=0, top=0), slow.model)
         running = asyncio.create_task(engine.upscale(slow, lambda _: None), name="slow")
         while psutil.Process(pid).memory_info().rss < 250 << 20:  # it computes
@@ -196,7 +291,7 @@ async def test_a_process_that_is_killed_is_an_error_and_is_replaced(tmp_path: Pa
     task = make_task(tmp_path, photo(200, 200), write_repeater(tmp_path, "n", 2), tile_size=32)
     async with engine_on() as engine:
         with pytest.raises(EngineError, match="signal 9") as caught:
-            await engine.upscale(task, lambda _: os.kill(engine.pid, signal.SIGKILL))
+            await engine.upscale(task, lambda _: os.kill(pid_of(engine), signal.SIGKILL))
         assert caught.value.retryable
         assert caught.value.message.startswith("The builtin engine (cpu) process ended")
         await engine.upscale(task, lambda _: None)

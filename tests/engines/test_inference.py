@@ -13,13 +13,14 @@ from tests.engines.making import (
 )
 from upscaled.engines.inference import InferenceError, Network, to_bytes
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.upscaling import upscale
 
 
 def load(files: ModelFiles) -> Network:
     network = NetworkFiles(files.param, files.bin, files.input_blob, files.output_blob)
-    return Network(network, device=None, threads=2)
+    return NcnnNetwork(network, device=None, threads=2)
 
 
 def run(task: UpscaleTask) -> None:

@@ -15,7 +15,7 @@ X4PLUS = ModelFiles(Path("n.param"), Path("n.bin"), 4, "data", "output", 68_000)
 
 def test_a_network_that_does_not_fit_with_all_that_is_quick_is_furnished_lean() -> None:
     rich, lean = (Room(X4PLUS, STORED, limit << 20) for limit in (600, 500))
-    assert (rich.lean, lean.lean) == (False, True)
+    assert (rich.way.lean, lean.way.lean) == (False, True)
     assert lean.for_tiles > rich.for_tiles
     assert lean.bytes_per_pixel < rich.bytes_per_pixel
 

@@ -20,13 +20,14 @@ from tests.engines.making import (
 )
 from upscaled.engines.inference import InferenceError, Network
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
 from upscaled.engines.upscaling import upscale
 
 
 def load(files: ModelFiles, threads: int = 2) -> Network:
     network = NetworkFiles(files.param, files.bin, files.input_blob, files.output_blob)
-    return Network(network, device=None, threads=threads)
+    return NcnnNetwork(network, device=None, threads=threads)
 
 
 def run(task: UpscaleTask) -> None:

@@ -1,12 +1,14 @@
-"""The builtin engine: a resident process on the ncnn library, the model kept loaded."""
+"""The builtin engine: a resident process on ncnn or OpenVINO, the model kept loaded."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
 from upscaled.answering import Message
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.messages import WORKER_MODULE, encode_task, worker_arguments, worker_env
 from upscaled.engines.protocol import (
     Device,
@@ -17,6 +19,8 @@ from upscaled.engines.protocol import (
 )
 from upscaled.errors import EngineError
 from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
+
+log = logging.getLogger(__name__)
 
 _HOPELESS = frozenset({"bad_model", "no_device", "too_little_memory"})
 """What no other tile size changes."""
@@ -32,6 +36,7 @@ class BuiltinEngine:
         stall_seconds: a task that finishes no tile for so long fails, and its process is ended;
             None: no limit.
         at_once: how many tasks may be under way.
+        library: what runs networks on the CPU, if it can.
     """
 
     name = "builtin"
@@ -45,15 +50,21 @@ class BuiltinEngine:
         memory_limit_mb: int | None = None,
         stall_seconds: float | None = None,
         at_once: int = 1,
+        library: CpuLibrary = CpuLibrary.NCNN,
     ) -> None:
         self.device = device
         self._stall = stall_seconds
         self._clock = _SharedClock()
+        self._waiting: set[asyncio.Timeout] = set()
         self._worker = ResidentWorker(
             WORKER_MODULE,
             name=f"builtin engine ({device.id})",
             arguments=worker_arguments(
-                device, threads=threads, memory_limit_mb=memory_limit_mb, at_once=at_once
+                device,
+                threads=threads,
+                memory_limit_mb=memory_limit_mb,
+                at_once=at_once,
+                library=library,
             ),
             env=worker_env(),
             at_once=at_once,
@@ -70,27 +81,28 @@ class BuiltinEngine:
         Raises:
             EngineError: the network can't be loaded or run, or the worker died.
         """
-        loop = asyncio.get_running_loop()
-        started = self._clock.begin()
+        under_way = _UnderWay(self._clock)
 
-        def alive() -> None:
-            if self._stall is not None and not stalled.expired():
-                stalled.reschedule(loop.time() + self._stall)
-
-        def on_try() -> None:
-            nonlocal started
-            started = self._clock.shown()
-            alive()
+        def on_put_back() -> None:
+            under_way.ended()
+            self._alive(stalled)
+            self._waiting.add(stalled)
 
         def on_event(event: Message) -> None:
-            alive()
-            if "done" in event:  # else it has only begun
+            self._waiting.discard(stalled)
+            self._alive(stalled)
+            if "note" in event:
+                log.warning("%s", event["note"])
+            elif "begun" in event:
+                under_way.begun()
+            else:
                 on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
 
         try:
             async with asyncio.timeout(self._stall) as stalled:
+                self._waiting.add(stalled)
                 reply = await self._worker.request(
-                    encode_task(task), on_event=on_event, on_try=on_try
+                    encode_task(task), on_event=on_event, on_put_back=on_put_back
                 )
         except TimeoutError:
             raise EngineError(
@@ -102,8 +114,21 @@ class BuiltinEngine:
             sentence = str(error)
             raise EngineError(sentence[:1].upper() + sentence[1:].rstrip(".") + ".") from None
         finally:
-            ended = self._clock.end()
-        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=ended - started)
+            self._waiting.discard(stalled)
+            under_way.ended()
+            self._alive()
+        return UpscaleOutcome(
+            tile_size=int(reply["tile_size"]), seconds=under_way.seconds, library=reply["library"]
+        )
+
+    def _alive(self, *working: asyncio.Timeout) -> None:
+        """Take note of a sign of life, which is one for those as well that wait for their turn."""
+        if self._stall is None:
+            return
+        deadline = asyncio.get_running_loop().time() + self._stall
+        for stalled in {*working, *self._waiting}:
+            if not stalled.expired():
+                stalled.reschedule(deadline)
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return how many rows one task may have: any number, tiles are read one by one."""
@@ -116,6 +141,27 @@ class BuiltinEngine:
     async def close(self) -> None:
         """End the worker, after the task in progress if there is one."""
         await self._worker.close()
+
+
+class _UnderWay:
+    """What one task takes of the shared clock: from its beginning to its end, waits excluded."""
+
+    def __init__(self, clock: _SharedClock) -> None:
+        self._clock = clock
+        self._started: float | None = None
+        self.seconds = 0.0
+        """Of the last time that it was under way."""
+
+    def begun(self) -> None:
+        """It is being worked on."""
+        if self._started is None:
+            self._started = self._clock.begin()
+
+    def ended(self) -> None:
+        """It is not any more, be it done or to begin anew."""
+        if self._started is not None:
+            self.seconds = self._clock.end() - self._started
+            self._started = None
 
 
 class _SharedClock:
@@ -136,11 +182,6 @@ class _SharedClock:
         """Count one task less; return the seconds that are shown."""
         self._look()
         self._tasks -= 1
-        return self._shown
-
-    def shown(self) -> float:
-        """Return the seconds that are shown."""
-        self._look()
         return self._shown
 
     def _look(self) -> None:

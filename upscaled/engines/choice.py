@@ -13,6 +13,7 @@ from upscaled.config import Config
 from upscaled.engines import devices, memory, native_program
 from upscaled.engines.binary import BinaryEngine
 from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.messages import MODELS_KEPT
 from upscaled.engines.native_program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
@@ -32,6 +33,8 @@ class EngineChoice:
     """The native program, where it is the engine."""
     reason: str
     """One sentence for people: why this engine and these devices."""
+    library: CpuLibrary = CpuLibrary.NCNN
+    """What runs networks on the CPU."""
     memory_mb: int | None = None
     """MiB that all builtin engines together may hold; None: half of the machine's, each."""
 
@@ -44,7 +47,8 @@ async def choose(config: Config) -> EngineChoice:
     """
     limit = config.upscaler.memory_limit_mb
     memory_mb = await asyncio.to_thread(memory.engine_part_mb, limit)
-    return dataclasses.replace(await _choose(config), memory_mb=memory_mb)
+    library = await asyncio.to_thread(choose_library, config.upscaler.cpu_library)
+    return dataclasses.replace(await _choose(config), memory_mb=memory_mb, library=library)
 
 
 async def _choose(config: Config) -> EngineChoice:
@@ -144,7 +148,7 @@ def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
     ]
     spares = []
     if _has_spare(config, choice):
-        spares.append((Place("builtin", CPU), _builtin_maker(config, CPU, memory_mb)))
+        spares.append((Place("builtin", CPU), _builtin_maker(config, choice, CPU, memory_mb)))
     shared = {place: _cpu_shares(config) for place, _, _ in places if place.is_cpu}
     return EnginePool(places, spares, shared)
 
@@ -174,7 +178,7 @@ def _maker(
 ) -> Callable[[], Engine]:
     program = choice.program
     if program is None:
-        return _builtin_maker(config, device, memory_mb)
+        return _builtin_maker(config, choice, device, memory_mb)
     # Left to itself the program takes its best device, whose index may differ from ours.
     pinned = device if config.upscaler.gpu_ids else None
     return lambda: BinaryEngine(
@@ -185,11 +189,14 @@ def _maker(
     )
 
 
-def _builtin_maker(config: Config, device: Device, memory_mb: int | None) -> Callable[[], Engine]:
+def _builtin_maker(
+    config: Config, choice: EngineChoice, device: Device, memory_mb: int | None
+) -> Callable[[], Engine]:
     return lambda: BuiltinEngine(
         device,
         threads=config.upscaler.threads,
         memory_limit_mb=memory_mb,
         stall_seconds=config.upscaler.stall_seconds,
         at_once=_cpu_shares(config) if device == CPU else 1,
+        library=choice.library,
     )

@@ -1,12 +1,11 @@
-"""Inference on the ncnn library, inside the resident worker: one tile in, its bytes out."""
+"""What a loaded network does, whichever library runs it: one tile in, its values out."""
 
 from __future__ import annotations
 
-import ncnn
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
-
-from upscaled.engines.messages import NetworkFiles
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -23,46 +22,10 @@ class InferenceError(Exception):
         self.kind = kind
 
 
-class Network:
-    """A loaded network on a Vulkan device (by index) or on the CPU (None).
+class Network(ABC):
+    """A loaded network. Several threads may run one at once."""
 
-    Several threads may run one network at once.
-
-    Args:
-        files: the two files and the names of the blobs.
-        device: where it runs.
-        threads: for one tile; how the weights are laid out depends on it, so it is fixed.
-        lean: without what makes weights and layers larger and quicker. x4plus takes 160 MB
-            instead of 480 for its smallest tile, and longer (docs/engines.md).
-
-    Raises:
-        InferenceError: the library can't read the files (kind ``bad_model``).
-    """
-
-    def __init__(
-        self, files: NetworkFiles, *, device: int | None, threads: int, lean: bool = False
-    ) -> None:
-        self._files = files
-        self._net = ncnn.Net()
-        options = self._net.opt
-        options.num_threads = threads
-        # Half precision is left to the GPUs, with the native programs' options: 16-bit storage,
-        # 32-bit arithmetic. ARM processors would else calculate in 16 bits.
-        options.use_vulkan_compute = device is not None
-        options.use_fp16_packed = device is not None
-        options.use_fp16_storage = device is not None
-        options.use_fp16_arithmetic = False
-        options.use_winograd_convolution = not lean
-        options.use_sgemm_convolution = not lean
-        if device is not None:
-            self._net.set_vulkan_device(device)
-        if self._net.load_param(str(files.param)) != 0:
-            raise InferenceError("bad_model", f"{files.param.name} is not an ncnn network.")
-        if self._net.load_model(str(files.bin)) != 0:
-            raise InferenceError(
-                "bad_model", f"{files.bin.name} is too short or not of {files.param.name}."
-            )
-
+    @abstractmethod
     def run(self, pixels: Pixels) -> Floats:
         """Run the network on one padded tile, (height, width, 3) bytes of RGB.
 
@@ -73,26 +36,14 @@ class Network:
             InferenceError: the network failed (kind ``failed``), or not all of its values are
                 numbers (kind ``not_finite``).
         """
-        height, width, _ = pixels.shape
-        # from_pixels copies, so nothing here borrows the array's memory.
-        blob = ncnn.Mat.from_pixels(
-            np.ascontiguousarray(pixels), ncnn.Mat.PixelType.PIXEL_RGB, width, height
-        )
-        blob.substract_mean_normalize([], [1 / 255.0] * 3)
-        extractor = self._net.create_extractor()
-        if extractor.input(self._files.input_blob, blob) != 0:
-            raise InferenceError("failed", f"The network has no input {self._files.input_blob}.")
-        status, output = extractor.extract(self._files.output_blob)
-        if status != 0 or output.empty():
-            raise InferenceError(
-                "failed", f"The network failed on a tile of {width}×{height} pixels ({status})."
-            )
-        # The view borrows the blob's memory, and numpy keeps the blob alive for it.
-        planes: Floats = output.numpy()
-        # Infinities and NaN come through to the extremes.
-        if not (np.isfinite(planes.min()) and np.isfinite(planes.max())):
-            raise InferenceError("not_finite", "The network returned values that are not numbers.")
-        return planes
+
+    @abstractmethod
+    def rest(self) -> None:
+        """Let go of memory that tiles have taken and no tile in work needs.
+
+        It is kept from tile to tile: to be handed and to clear pages anew costs up to a fifth of
+        the time.
+        """
 
     def run_averaged(self, pixels: Pixels) -> Floats:
         """Like `run`, averaged over the eight flips and rotations of the tile."""
@@ -110,6 +61,17 @@ class Network:
         assert total is not None  # noqa: S101 - the loops run
         total /= 8
         return total
+
+
+def check_finite(planes: Floats) -> None:
+    """Refuse values that would become black or white pixels.
+
+    Raises:
+        InferenceError: not all are numbers (kind ``not_finite``).
+    """
+    # Infinities and NaN come through to the extremes.
+    if not (np.isfinite(planes.min()) and np.isfinite(planes.max())):
+        raise InferenceError("not_finite", "The network returned values that are not numbers.")
 
 
 def to_bytes(planes: Floats) -> Pixels:

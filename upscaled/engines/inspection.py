@@ -7,6 +7,7 @@ import numpy as np
 from upscaled.engines import memory
 from upscaled.engines.inference import InferenceError, Network, Pixels
 from upscaled.engines.messages import Findings, NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
 
 LARGEST_SCALE = 16
 
@@ -24,7 +25,7 @@ def inspect(files: NetworkFiles, *, threads: int) -> Findings:
     Raises:
         InferenceError: kind ``bad_model`` with a sentence that says what is wrong.
     """
-    network = Network(files, device=None, threads=threads)
+    network = NcnnNetwork(files, device=None, threads=threads)
     memory.reset_peak()
     before = memory.resident()
     scale = _scale(network, *_SMALL, files.param.name)
@@ -36,7 +37,7 @@ def inspect(files: NetworkFiles, *, threads: int) -> Findings:
 
 def _scale(network: Network, width: int, height: int, name: str) -> int:
     try:
-        planes = network.run(_picture(width, height))
+        planes = network.run(slopes(width, height))
     except InferenceError as error:
         raise InferenceError("bad_model", f"{name} can't be used: {error}") from None
     if planes.ndim != 3 or planes.shape[0] != 3:
@@ -55,7 +56,7 @@ def _scale(network: Network, width: int, height: int, name: str) -> int:
     return scale
 
 
-def _picture(width: int, height: int) -> Pixels:
+def slopes(width: int, height: int) -> Pixels:
     """Return a colourful slope, as plain as pictures can be."""
     across = np.linspace(0, 255, width)[None, :].repeat(height, 0)
     down = np.linspace(0, 255, height)[:, None].repeat(width, 1)

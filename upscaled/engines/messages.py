@@ -8,6 +8,7 @@ from typing import Any
 
 from upscaled import processes
 from upscaled.answering import Message
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.protocol import Device, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
 
@@ -37,11 +38,16 @@ class Findings:
 
 
 def worker_arguments(
-    device: Device, *, threads: int, memory_limit_mb: int | None = None, at_once: int = 1
+    device: Device,
+    *,
+    threads: int,
+    memory_limit_mb: int | None = None,
+    at_once: int = 1,
+    library: CpuLibrary = CpuLibrary.NCNN,
 ) -> list[str]:
     """Return the command line of the worker for ``device``, after the parent's process id."""
     arguments = ["--device", "cpu" if device.index is None else str(device.index)]
-    arguments += ["--threads", str(threads), "--at-once", str(at_once)]
+    arguments += ["--threads", str(threads), "--at-once", str(at_once), "--library", library]
     if memory_limit_mb is not None:
         arguments += ["--memory-limit-mb", str(memory_limit_mb)]
     return arguments

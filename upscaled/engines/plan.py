@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.crew import (
     MEMORY_PER_CORE,
     Budget,
@@ -34,8 +35,12 @@ class Plan:
     """Bytes that the tiles in work take together at their hungriest; weights come on top."""
     room: int
     """Bytes that all tiles of the process may take, of this task and of others."""
+    memory: int
+    """Bytes that all networks and tiles of the process may take."""
     weight_memory: int
     """Bytes that the loaded network takes of the process's limit; 0 on a GPU."""
+    library: CpuLibrary
+    """What runs the network; always ncnn on a GPU."""
     lean: bool
     """The network is loaded without what makes it larger and quicker."""
 
@@ -50,6 +55,7 @@ def plan_on_cpu(
     limit: int,
     free: int | None = None,
     shares: int = 1,
+    library: CpuLibrary = CpuLibrary.NCNN,
 ) -> Plan:
     """Plan a task on the CPU, as the worker does it.
 
@@ -61,21 +67,27 @@ def plan_on_cpu(
         threads: for the engine.
         limit: bytes that the engine's process may hold.
         free: bytes that are free now, which only the choice of the side heeds; None: enough.
-        shares: how many tasks may be under way at once. They get equal parts of the threads; who
+        shares: how many tasks may be under way at once. They get equal parts of the threads, as
+            many of them as there is memory for; who
             runs them sees to it that their tiles together keep to the room.
+        library: what is to run the network where the limit allows for it.
 
     Raises:
         TooLittleError: the smallest tile does not fit into the limit.
     """
-    room = Room(model, stored, limit)
+    room = Room(model, stored, limit, library)
     most = min(MEMORY_PER_CORE * threads, int(room.for_tiles * _PACKED))
-    budget = Budget(max(1, threads // shares), most)
+    whole = tile_bytes(picture, max(picture.width, picture.height), room.bytes_per_pixel)
+    # Where memory lets fewer in, those get the threads that are left.
+    at_once = max(1, min(shares, most // max(1, whole)))
+    budget = Budget(max(1, threads // at_once), most)
     if free is None:
         free = most
     tile = tile or choose_tile(picture, room.bytes_per_pixel, budget, free)
     crew = crew_for(picture, tile, room.bytes_per_pixel, budget)
     needed = crew.workers * tile_bytes(picture, tile, room.bytes_per_pixel)
-    return Plan(tile, crew, needed, most, room.weights, room.lean)
+    memory = room.weights + int(room.for_tiles * _PACKED)
+    return Plan(tile, crew, needed, most, memory, room.weights, room.way.library, room.way.lean)
 
 
 def plan_on_gpu(
@@ -89,5 +101,5 @@ def plan_on_gpu(
     if free is None:
         free = budget.memory
     tile = tile or choose_tile(picture, model.bytes_per_pixel, budget, free)
-    needed = tile_bytes(picture, tile, model.bytes_per_pixel)
-    return Plan(tile, Crew(1, threads), needed, budget.memory, 0, lean=False)
+    needed, most = tile_bytes(picture, tile, model.bytes_per_pixel), budget.memory
+    return Plan(tile, Crew(1, threads), needed, most, most, 0, CpuLibrary.NCNN, lean=False)

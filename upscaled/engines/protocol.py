@@ -112,6 +112,8 @@ class UpscaleOutcome:
     """The tile size that was used, in source pixels; 0 where the engine would not say."""
     seconds: float
     """What it took of the engine's time: while n tasks are under way, an n-th of each second."""
+    library: str | None = None
+    """Name and version of the library that ran the network, where the engine is our own."""
 
 
 @dataclass(frozen=True)

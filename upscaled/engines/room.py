@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.crew import SMALLEST_TILE
 from upscaled.engines.protocol import PADDING, ModelFiles
 
 _MIB = 1 << 20
-_BASE = 64 * _MIB
-"""What a worker holds before its first network, with some air: measured 45."""
-_WEIGHTS = 9.0
-"""Bytes that a loaded network takes for each of its ``.bin``: 8.6 with x4plus, whose weights are
-kept as Winograd transforms too."""
-_LEAN_WEIGHTS = 2.5
-"""The same without those: 2.2."""
-_LEAN_APPETITE = 0.5
-"""Of the memory a pixel, without the layers' workspaces: 0.38 with x4plus."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of running a network on the CPU, and what memory it takes."""
+
+    library: CpuLibrary
+    lean: bool
+    """Without what makes weights and layers larger and quicker."""
+    base: int
+    """Bytes that a worker holds before its first network, with some air."""
+    weights: float
+    """Bytes that a loaded network takes for each of its ``.bin``."""
+    appetite: float
+    """Memory that tiles take, of what `ModelFiles.bytes_per_pixel` says."""
+
+
+_OPENVINO = Way(CpuLibrary.OPENVINO, lean=False, base=128 * _MIB, weights=7.0, appetite=0.35)
+"""Measured: 61 MiB with the library loaded, 32 more with a network that has next to no weights; 5.5
+times the ``.bin`` with x4plus; 1.1 kB a pixel with animevideov3-x4 and 13.1 with x4plus, 0.17 to
+0.26 of what ncnn takes."""
+_NCNN = Way(CpuLibrary.NCNN, lean=False, base=64 * _MIB, weights=9.0, appetite=1.0)
+"""Measured: 45 MiB; 8.6 times with x4plus, whose weights are kept as Winograd transforms too."""
+_LEAN_NCNN = Way(CpuLibrary.NCNN, lean=True, base=64 * _MIB, weights=2.5, appetite=0.5)
+"""Measured: 2.2 times; 0.38 with x4plus, without the layers' workspaces."""
 
 
 class Room:
-    """How a worker with a limit is furnished for a network: with all that is quick, or lean.
+    """How a worker with a limit goes about a network: the quickest way that fits.
 
     Nothing in it depends on what is free at the moment, so a task done again is done alike.
 
@@ -26,28 +45,32 @@ class Room:
         model: the network.
         stored: bytes of its ``.bin``.
         limit: bytes that the process may hold.
+        library: what is to run it, if it fits.
 
     Raises:
         TooLittleError: the smallest tile does not fit.
     """
 
-    def __init__(self, model: ModelFiles, stored: int, limit: int) -> None:
-        self.lean = False
-        self.weights = int(stored * _WEIGHTS)
-        self.bytes_per_pixel = model.bytes_per_pixel
+    def __init__(
+        self, model: ModelFiles, stored: int, limit: int, library: CpuLibrary = CpuLibrary.NCNN
+    ) -> None:
         smallest = (SMALLEST_TILE + 2 * PADDING) ** 2
-        if _BASE + self.weights + smallest * self.bytes_per_pixel > limit:
-            self.lean = True
-            self.weights = int(stored * _LEAN_WEIGHTS)
-            self.bytes_per_pixel = int(model.bytes_per_pixel * _LEAN_APPETITE)
-        self.for_tiles = limit - _BASE - self.weights
-        missing = smallest * self.bytes_per_pixel - self.for_tiles
-        if missing > 0:
-            raise TooLittleError(
-                f"{model.stem} needs {(limit + missing) // _MIB + 1} MiB for its smallest tile; "
-                f"the engine may hold {limit // _MIB}; raise upscaler.memory_limit_mb by "
-                f"{missing // _MIB + 1} or more."
-            )
+        ways = [_NCNN, _LEAN_NCNN]
+        if library is CpuLibrary.OPENVINO:
+            ways.insert(0, _OPENVINO)
+        for way in ways:
+            self.way = way
+            self.weights = int(stored * way.weights)
+            self.bytes_per_pixel = int(model.bytes_per_pixel * way.appetite)
+            self.for_tiles = limit - way.base - self.weights
+            missing = smallest * self.bytes_per_pixel - self.for_tiles
+            if missing <= 0:
+                return
+        raise TooLittleError(
+            f"{model.stem} needs {(limit + missing) // _MIB + 1} MiB for its smallest tile; "
+            f"the engine may hold {limit // _MIB}; raise upscaler.memory_limit_mb by "
+            f"{missing // _MIB + 1} or more."
+        )
 
 
 class TooLittleError(Exception):

@@ -21,8 +21,10 @@ import ncnn
 
 from upscaled.answering import Message, RefusedError, serve
 from upscaled.engines import inspection, memory, upscaling
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.crew import Crew
 from upscaled.engines.inference import InferenceError, Network
+from upscaled.engines.loader import Identity, Loader, UnfitError
 from upscaled.engines.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.plan import Plan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.protocol import ModelFiles, UpscaleTask
@@ -43,19 +45,33 @@ _GPU_INTEGRATED = 1
 class _Key:
     """A loaded network: how its weights are laid out depends on the threads it is run by."""
 
-    files: tuple[tuple[str, int, int], ...]
-    """Paths, sizes and times: one that was replaced is another."""
+    files: Identity
     threads: int
+    library: CpuLibrary
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    network: Network
+    weights: int
+    """Bytes that it takes without any tile."""
 
 
 class Worker:
     """Answers the requests. ``device`` is a Vulkan index or None for the CPU."""
 
-    def __init__(self, device: int | None, threads: int, memory_limit_mb: int | None) -> None:
+    def __init__(
+        self,
+        device: int | None,
+        threads: int,
+        memory_limit_mb: int | None,
+        library: CpuLibrary = CpuLibrary.NCNN,
+    ) -> None:
         self._device = device
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._loader = Loader(device, self._threads, library)
         self._limit = memory.ceiling(memory_limit_mb)
-        self._networks: OrderedDict[_Key, Network] = OrderedDict()
+        self._networks: OrderedDict[_Key, _Loaded] = OrderedDict()
         self._changing = threading.Lock()
         self._sharing: Sharing[_Key] = Sharing()
 
@@ -93,9 +109,18 @@ class Worker:
                 f"There is no Vulkan device {self._device}; `upscaled doctor` lists those there "
                 "are.",
             )
-        plan = self._plan(task)
-        tile = plan.tile
         files = _identity(task.model)
+        while True:
+            try:
+                return self._attempt(task, files, send)
+            except UnfitError as error:
+                send({"note": str(error)})
+
+    def _attempt(
+        self, task: UpscaleTask, files: Identity, send: Callable[[Message], None]
+    ) -> Message:
+        plan = self._plan(task, files)
+        tile = plan.tile
         # Nobody else wants the other cores while it is alone.
         alone = Crew(1, self._threads) if plan.crew.workers == 1 else plan.crew
         with self._sharing.taking(
@@ -103,22 +128,26 @@ class Worker:
         ) as taken:
             send({"begun": True})
             with self._changing:
-                memory.use_huge_pages(_HUGE_PAGES_NEED * self._sharing.taken() <= self._limit)
-                network = self._network(task.model, taken, lean=plan.lean)
-            upscaling.upscale(
-                network,
-                task,
-                tile,
-                lambda done, total, rows: send(
-                    {"done": done, "of": total, "rows": rows, "tile": tile}
-                ),
-                workers=plan.crew.workers,
-            )
-        memory.give_back()
-        return {"tile_size": tile}
+                network = self._network(task.model, taken, plan)
+            try:
+                upscaling.upscale(
+                    network,
+                    task,
+                    tile,
+                    lambda done, total, rows: send(
+                        {"done": done, "of": total, "rows": rows, "tile": tile}
+                    ),
+                    workers=plan.crew.workers,
+                )
+            finally:
+                network.rest()
+                memory.give_back()
+        return {"tile_size": tile, "library": plan.library.with_version()}
 
-    def _plan(self, task: UpscaleTask) -> Plan:
-        picture, tile, free = task.source.size, task.tile_size, self._free()
+    def _plan(self, task: UpscaleTask, files: Identity) -> Plan:
+        picture, tile = task.source.size, task.tile_size
+        # Others may plan with what is free at the same moment.
+        free = self._free() // task.shares
         if self._device is not None:
             return plan_on_gpu(task.model, picture, tile=tile, threads=self._threads, free=free)
         return plan_on_cpu(
@@ -130,32 +159,34 @@ class Worker:
             limit=self._limit,
             free=free,
             shares=task.shares,
+            library=self._loader.library_for(files),
         )
 
-    def _network(self, model: ModelFiles, needs: Needs[_Key], *, lean: bool) -> Network:
+    def _network(self, model: ModelFiles, needs: Needs[_Key], plan: Plan) -> Network:
         """Return a loaded network; others, not in use, go where there is no room beside."""
         key = needs.network
         in_use = self._sharing.networks()
-        weights = 0 if key in self._networks else needs.weights
         for other in [other for other in self._networks if other not in in_use]:
             models = {known.files for known in [*self._networks, key]}
-            full = self._device is None and (
-                memory.resident() + weights + needs.tiles > self._limit
-            )
+            full = self._device is None and self._taken() > plan.memory
             if not full and len(models) <= MODELS_KEPT:
                 break
             del self._networks[other]
             memory.give_back()
-        network = self._networks.get(key)
-        if network is None:
-            network = self._networks[key] = Network(
-                NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob),
-                device=self._device,
-                threads=key.threads,
-                lean=lean,
-            )
+        memory.use_huge_pages(_HUGE_PAGES_NEED * self._taken() <= self._limit)
+        loaded = self._networks.get(key)
+        if loaded is None:
+            files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
+            network = self._loader.load(files, key.files, plan, threads=key.threads)
+            loaded = self._networks[key] = _Loaded(network, needs.weights)
         self._networks.move_to_end(key)
-        return network
+        return loaded.network
+
+    def _taken(self) -> int:
+        """Return the bytes that tasks under way and networks that are not in use take."""
+        in_use = self._sharing.networks()
+        idle = sum(one.weights for key, one in self._networks.items() if key not in in_use)
+        return idle + self._sharing.taken()
 
     def _free(self) -> int:
         """Return the bytes that tiles may take as things are now."""
@@ -167,15 +198,15 @@ class Worker:
         return min(memory.available(), self._limit, free) if on_host else free
 
 
-def _identity(model: ModelFiles) -> tuple[tuple[str, int, int], ...]:
+def _identity(model: ModelFiles) -> Identity:
     facts = [(path, path.stat()) for path in (model.param, model.bin)]
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
 
 
-def _needs(files: tuple[tuple[str, int, int], ...], plan: Plan, crew: Crew) -> Needs[_Key]:
+def _needs(files: Identity, plan: Plan, crew: Crew) -> Needs[_Key]:
     """Return what a task takes that is done as planned, but by ``crew``."""
     return Needs(
-        _Key(files, crew.threads),
+        _Key(files, crew.threads, plan.library),
         weights=plan.weight_memory,
         tiles=plan.tile_memory,
         room=plan.weight_memory + plan.room,
@@ -198,9 +229,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--memory-limit-mb", type=int)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--library", type=CpuLibrary, default=CpuLibrary.NCNN)
     arguments = parser.parse_args()
     device = None if arguments.device == "cpu" else int(arguments.device)
-    worker = Worker(device, arguments.threads, arguments.memory_limit_mb)
+    worker = Worker(device, arguments.threads, arguments.memory_limit_mb, arguments.library)
     serve(worker.handle, at_once=arguments.at_once)
 
 

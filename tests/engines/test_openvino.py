@@ -1,0 +1,199 @@
+"""Networks on OpenVINO: the pictures of ncnn, or ncnn itself."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engines.making import (
+    enlarged_plainly,
+    make_task,
+    photo,
+    psnr,
+    result,
+    shipped,
+    write_network,
+    write_repeater,
+)
+from upscaled.engines import loader
+from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.inference import InferenceError, Pixels, to_bytes
+from upscaled.engines.loader import Loader, UnfitError
+from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.ncnn_network import NcnnNetwork
+from upscaled.engines.openvino_network import OpenvinoNetwork
+from upscaled.engines.plan import plan_on_cpu
+from upscaled.engines.protocol import CPU, ModelFiles
+from upscaled.errors import ConfigError
+from upscaled.pictures import Size
+
+OFFICIAL = [
+    "realesr-animevideov3-x2",
+    "realesr-animevideov3-x3",
+    "realesr-animevideov3-x4",
+    "realesrgan-x4plus",
+    "realesrgan-x4plus-anime",
+]
+
+
+def files_of(model: ModelFiles) -> NetworkFiles:
+    return NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
+
+
+def open_vino(model: ModelFiles, *, threads: int = 1) -> OpenvinoNetwork:
+    return OpenvinoNetwork(files_of(model), cores=2, threads=threads)
+
+
+async def enlarge(task_folder: Path, pixels: Pixels, model: ModelFiles) -> tuple[Pixels, str]:
+    """Return what an engine that prefers OpenVINO makes, and the library that it says it used."""
+    task = make_task(task_folder, pixels, model)
+    engine = BuiltinEngine(CPU, threads=2, library=CpuLibrary.OPENVINO)
+    try:
+        outcome = await engine.upscale(task, lambda _: None)
+    finally:
+        await engine.close()
+    assert outcome.library is not None
+    return result(task), outcome.library
+
+
+@pytest.mark.parametrize("stem", OFFICIAL)
+def test_official_networks_make_the_pictures_of_ncnn(models_dir: Path, stem: str) -> None:
+    model, tile = shipped(models_dir, stem), photo(46, 38)
+    expected = NcnnNetwork(files_of(model), device=None, threads=2).run(tile)
+    made = open_vino(model).run(tile)
+    assert made.shape == expected.shape
+    assert psnr(to_bytes(made), to_bytes(expected)) > 80
+    assert float(np.abs(made - expected).max()) < 1e-4
+
+
+def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(models_dir: Path) -> None:
+    model = shipped(models_dir, "realesr-animevideov3-x2")
+    tiles = [photo(90, 60), photo(64, 64), photo(40, 90)] * 3
+    alone = open_vino(model, threads=2)
+    expected = [alone.run(tile) for tile in tiles]
+    together = open_vino(model, threads=1)
+
+    def work(tile: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        planes = together.run(tile)
+        together.rest()
+        return planes
+
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(work, tiles))
+    assert all(np.array_equal(one, other) for one, other in zip(made, expected, strict=True))
+
+
+def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:
+    model = write_network(tmp_path, "n", "Convolution c 1 1 data output 0=3 1=1 4=0 5=1 6=9")
+    weights = np.full(12, np.inf, np.float32)
+    model.bin.write_bytes(bytes(4) + weights.tobytes())
+    with pytest.raises(InferenceError, match="values that are not numbers"):
+        open_vino(model).run(photo(20, 20))
+
+
+async def test_the_engine_tells_what_it_used(tmp_path: Path, models_dir: Path) -> None:
+    _, used = await enlarge(tmp_path, photo(40, 30), shipped(models_dir, "realesrgan-x4plus"))
+    assert used == await asyncio.to_thread(CpuLibrary.OPENVINO.with_version)
+    assert used.startswith("OpenVINO 20")
+
+
+async def test_bands_have_the_bytes_of_the_whole_picture(tmp_path: Path, models_dir: Path) -> None:
+    model, pixels = shipped(models_dir, "realesr-animevideov3-x4"), photo(120, 130, left=0)
+    engine = BuiltinEngine(CPU, threads=2, library=CpuLibrary.OPENVINO)
+    try:
+        task = make_task(tmp_path, pixels, model, tile_size=40)
+        await engine.upscale(task, lambda _: None)
+        whole = result(task)
+        task.target.path.write_bytes(bytes(task.target.total_bytes))
+        for rows in ((80, 120), (0, 80), (120, 130)):
+            band = make_task(tmp_path, pixels, model, rows=rows, tile_size=40)
+            await engine.upscale(band, lambda _: None)
+        assert np.array_equal(result(task), whole)
+    finally:
+        await engine.close()
+
+
+async def test_a_network_that_is_not_understood_goes_to_ncnn_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = write_network(
+        tmp_path,
+        "n",
+        "Interp up 1 1 data large 0=1 1=2.0 2=2.0",
+        "Clip cut 1 1 large output 0=0.0 1=1.0",
+    )
+    model = ModelFiles(model.param, model.bin, 2, "data", "output", 1000)
+    pixels = photo(40, 30)
+    with caplog.at_level(logging.WARNING):
+        made, used = await enlarge(tmp_path, pixels, model)
+    assert np.array_equal(made, enlarged_plainly(pixels, 2))
+    assert used == await asyncio.to_thread(CpuLibrary.NCNN.with_version)
+    assert "Clip is not a layer that is known. ncnn is used for n.param." in caplog.text
+
+
+def test_a_picture_that_differs_from_that_of_ncnn_is_not_trusted(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shipped(models_dir, "realesr-animevideov3-x2")
+    identity = (("n.param", 1, 1),)
+    plan = plan_on_cpu(
+        model, 1 << 20, Size(64, 64), threads=2, limit=1 << 30, library=CpuLibrary.OPENVINO
+    )
+    run = OpenvinoNetwork.run
+
+    def shifted(network: OpenvinoNetwork, pixels: Pixels) -> object:
+        return np.roll(run(network, pixels), 1, axis=2)
+
+    monkeypatch.setattr(OpenvinoNetwork, "run", shifted)
+    loading = Loader(None, 2, CpuLibrary.OPENVINO)
+    assert loading.library_for(identity) is CpuLibrary.OPENVINO
+    with pytest.raises(UnfitError, match=r"differs from ncnn's \(\d+\.\d dB\)"):
+        loading.load(files_of(model), identity, plan, threads=1)
+    assert loading.library_for(identity) is CpuLibrary.NCNN
+    with pytest.raises(UnfitError, match=r"ncnn is used for realesr-animevideov3-x2\.param"):
+        loading.load(files_of(model), identity, plan, threads=1)
+    again = plan_on_cpu(model, 1 << 20, Size(64, 64), threads=2, limit=1 << 30)
+    assert isinstance(loading.load(files_of(model), identity, again, threads=1), NcnnNetwork)
+
+
+def test_both_are_compared_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_repeater(tmp_path, "n", 2)
+    loaded: list[str] = []
+
+    def counted(files: NetworkFiles, *, device: None, threads: int, lean: bool) -> NcnnNetwork:
+        loaded.append(files.param.name)
+        return NcnnNetwork(files, device=device, threads=threads, lean=lean)
+
+    monkeypatch.setattr(loader, "NcnnNetwork", counted)
+    plan = plan_on_cpu(
+        model, 1 << 20, Size(64, 64), threads=2, limit=1 << 30, library=CpuLibrary.OPENVINO
+    )
+    loading = Loader(None, 2, CpuLibrary.OPENVINO)
+    for threads in (1, 2):
+        network = loading.load(files_of(model), (("n.param", 1, 1),), plan, threads=threads)
+        assert isinstance(network, OpenvinoNetwork)
+    assert len(loaded) == 1
+
+
+def test_auto_takes_openvino_where_it_was_measured_to_be_quicker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_text("processor : 0\nflags : fpu avx2 avx512f avx512bw\n")
+    old.write_text("processor : 0\nflags : fpu avx2\n")
+    assert choose_library("auto", new) is CpuLibrary.OPENVINO
+    assert choose_library("auto", old) is CpuLibrary.NCNN
+    assert choose_library("auto", tmp_path / "none") is CpuLibrary.NCNN
+    assert choose_library("openvino", old) is CpuLibrary.OPENVINO
+    assert choose_library("ncnn", new) is CpuLibrary.NCNN
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_library("auto", new) is CpuLibrary.NCNN
+    with pytest.raises(ConfigError, match=r"pip install openvino\), or set upscaler\.cpu_library"):
+        choose_library("openvino", new)

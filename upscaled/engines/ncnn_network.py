@@ -1,0 +1,109 @@
+"""Inference on the ncnn library, inside the resident worker; on the CPU or a Vulkan device."""
+
+from __future__ import annotations
+
+import threading
+
+import ncnn
+import numpy as np
+
+from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, check_finite
+from upscaled.engines.messages import NetworkFiles
+
+
+class NcnnNetwork(Network):
+    """A network loaded into ncnn, for a Vulkan device (by index) or the CPU (None).
+
+    Args:
+        files: the two files and the names of the blobs.
+        device: where it runs.
+        threads: for one tile; how the weights are laid out depends on it, so it is fixed.
+        lean: without what makes weights and layers larger and quicker. x4plus takes 160 MB
+            instead of 480 for its smallest tile, and longer (docs/engines.md).
+
+    Raises:
+        InferenceError: the library can't read the files (kind ``bad_model``).
+    """
+
+    def __init__(
+        self, files: NetworkFiles, *, device: int | None, threads: int, lean: bool = False
+    ) -> None:
+        self._files = files
+        self._on_cpu = device is None
+        self._idle: list[_Workspace] = []
+        self._lock = threading.Lock()
+        self._net = ncnn.Net()
+        options = self._net.opt
+        options.num_threads = threads
+        # Half precision is left to the GPUs, with the native programs' options: 16-bit storage,
+        # 32-bit arithmetic. ARM processors would else calculate in 16 bits.
+        options.use_vulkan_compute = device is not None
+        options.use_fp16_packed = device is not None
+        options.use_fp16_storage = device is not None
+        options.use_fp16_arithmetic = False
+        options.use_winograd_convolution = not lean
+        options.use_sgemm_convolution = not lean
+        if device is not None:
+            self._net.set_vulkan_device(device)
+        if self._net.load_param(str(files.param)) != 0:
+            raise InferenceError("bad_model", f"{files.param.name} is not an ncnn network.")
+        if self._net.load_model(str(files.bin)) != 0:
+            raise InferenceError(
+                "bad_model", f"{files.bin.name} is too short or not of {files.param.name}."
+            )
+
+    def run(self, pixels: Pixels) -> Floats:
+        """See `Network.run`."""
+        height, width, _ = pixels.shape
+        # from_pixels copies, so nothing here borrows the array's memory.
+        blob = ncnn.Mat.from_pixels(
+            np.ascontiguousarray(pixels), ncnn.Mat.PixelType.PIXEL_RGB, width, height
+        )
+        blob.substract_mean_normalize([], [1 / 255.0] * 3)
+        extractor = self._net.create_extractor()
+        with self._lock:
+            workspace = self._idle.pop() if self._idle else _Workspace()
+        if self._on_cpu:
+            workspace.serve(extractor)
+        try:
+            return self._extract(extractor, blob)
+        finally:
+            with self._lock:
+                self._idle.append(workspace)
+
+    def _extract(self, extractor: ncnn.Extractor, blob: ncnn.Mat) -> Floats:
+        if extractor.input(self._files.input_blob, blob) != 0:
+            raise InferenceError("failed", f"The network has no input {self._files.input_blob}.")
+        status, output = extractor.extract(self._files.output_blob)
+        if status != 0 or output.empty():
+            raise InferenceError(
+                "failed", f"The network failed on a tile of {blob.w}×{blob.h} pixels ({status})."
+            )
+        # The view borrows memory of the workspace, which must not outlive it.
+        planes: Floats = output.numpy().copy()
+        check_finite(planes)
+        return planes
+
+    def rest(self) -> None:
+        """See `Network.rest`."""
+        with self._lock:
+            for workspace in self._idle:
+                workspace.clear()
+
+
+class _Workspace:
+    """The memory of a tile's layers. The library's own, one for all, can't be emptied."""
+
+    def __init__(self) -> None:
+        self._blobs = ncnn.PoolAllocator()
+        self._others = ncnn.PoolAllocator()
+
+    def serve(self, extractor: ncnn.Extractor) -> None:
+        """Have an extractor use this memory; nobody else may at the same time."""
+        extractor.set_blob_allocator(self._blobs)
+        extractor.set_workspace_allocator(self._others)
+
+    def clear(self) -> None:
+        """Free what is not in use."""
+        self._blobs.clear()
+        self._others.clear()
