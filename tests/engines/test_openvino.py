@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -102,6 +105,31 @@ async def test_the_engine_tells_what_it_used(tmp_path: Path, models_dir: Path) -
     _, used = await enlarge(tmp_path, photo(40, 30), shipped(models_dir, "realesrgan-x4plus"))
     assert used == await asyncio.to_thread(CpuLibrary.OPENVINO.with_version)
     assert used.startswith("OpenVINO 20")
+
+
+def test_it_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    code = """
+import sys
+told = []
+def hook(event, arguments):
+    if event.startswith("socket.") or event in {"os.mkdir", "subprocess.Popen"}:
+        told.append((event, arguments))
+sys.addaudithook(hook)
+import upscaled.engines.openvino_network
+import openvino
+openvino.Core().available_devices
+print(told)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},  # CI=true would hide it
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_bands_have_the_bytes_of_the_whole_picture(tmp_path: Path, models_dir: Path) -> None:

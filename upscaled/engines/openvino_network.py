@@ -1,10 +1,18 @@
 """Inference on the OpenVINO library, inside the resident worker; on the CPU."""
 
+# ruff: noqa: E402 - one line has to come before the library
+
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
+
+# OpenVINO's package reports its use to Google Analytics as soon as it is imported, and keeps a
+# number for that in the home directory. Without this module it doesn't, and misses nothing.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 import openvino
 from openvino import opset13 as ops
 
