@@ -16,6 +16,7 @@ import asyncio
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -118,9 +119,8 @@ def _torch_bf16(param: Path, shape: tuple[int, int], threads: int) -> Run:
 
 
 def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f32") -> Run:
-    from upscaled.engines import openvino_network  # noqa: F401, PLC0415 - keeps it from reporting
-
-    import openvino  # noqa: PLC0415, I001
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # it would report its use
+    import openvino  # noqa: PLC0415
 
     core = openvino.Core()
     settings = {
