@@ -15,7 +15,7 @@ from upscaled.pictures import RawImage, Size
 WORKER_MODULE = "upscaled.engines.worker"
 
 MODELS_KEPT = 3
-"""Networks that a worker keeps loaded; the least recently used goes first."""
+"""Models whose networks a worker keeps loaded; the least recently used goes first."""
 
 
 @dataclass(frozen=True)
