@@ -47,7 +47,7 @@ BENCHES = (
     Bench("limited"),
     Bench("steady"),
     Bench("upload"),
-    Bench("pollers"),
+    Bench("pollers", ("--rounds", "5")),
     Bench("http"),
     Bench("submit"),
     Bench("scheduling"),

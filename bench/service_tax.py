@@ -4,16 +4,18 @@
 
 The same tiles go through the service (upload, decoding, verification, encoding, download and all)
 and through a plain loop of ncnn and numpy (`bench.plain`) that neither decodes nor encodes. The two
-alternate; the median of the ratios counts. Where the service's time goes is from its receipts;
-stages that overlap add up to more than the whole.
+alternate; the median of the ratios counts. Where the service runs networks on another library than
+ncnn, the quicker case is done a second time with ncnn in the service as well. What the service's
+time goes into is from its receipts; stages that overlap add up to more than the whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import photos
 from bench.caller import FAST, SLOW, Caller, calling
@@ -21,6 +23,7 @@ from bench.plain import PlainLoop, area, tiles_of
 from bench.report import Report, table
 from bench.server import running
 from bench.workplace import Workplace, make_parser, workplace
+from upscaled.engines.cpu_library import CpuLibrary, choose_library
 
 _PAUSE = 0.5
 """Seconds in which the threads of the one before stop spinning."""
@@ -35,9 +38,12 @@ class Case:
     model: str
     files: str
     target: float | None
+    library: str = "auto"
+    """The setting ``upscaler.cpu_library`` of the service."""
 
     def __str__(self) -> str:
-        return f"{self.width}×{self.height}, {self.files}"
+        aside = "" if self.library == "auto" else f", the service on {self.library} too"
+        return f"{self.width}×{self.height}, {self.files}{aside}"
 
 
 WHOLE = (
@@ -60,7 +66,8 @@ async def compare(
     loop = PlainLoop(place.models, case.files, options.device)
     # The first job loads the model, and tells the tiles.
     job_id, _ = await caller.whole(content, fields)
-    side = int((await caller.ask("receipt", job_id))["engine"]["tile_size"])
+    engine = (await caller.ask("receipt", job_id))["engine"]
+    side = int(engine["tile_size"])
     tiles = tiles_of(picture, side)
     loop.seconds(picture, tiles[:1])
     served, looped, stages = [], [], []
@@ -77,7 +84,7 @@ async def compare(
         for stage in sorted({stage for one in stages for stage in one})
     }
     report.add(f"{case}: service against plain loop", ratio, target=case.target)
-    report.add(f"{case}: service", statistics.median(served), "s")
+    report.add(f"{case}: service", statistics.median(served), "s", note=engine["library"])
     report.add(f"{case}: plain loop", statistics.median(looped), "s", note=f"tiles of {side}")
     rows = [(stage, f"{seconds:.3f} s") for stage, seconds in spent.items()]
     print(f"\n{case}\n\n{table(['stage', 'median'], rows)}")
@@ -92,12 +99,17 @@ async def compare(
 
 async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
     """Fill ``report``."""
-    async with (
-        running(place.folder / "server", place.models, place.settings) as server,
-        calling(server, options.poll) as caller,
-    ):
-        for case in QUICK if options.quick else WHOLE:
-            await compare(case, caller, place, options, report)
+    cases = list(QUICK if options.quick else WHOLE)
+    if options.device < 0 and choose_library("auto") is not CpuLibrary.NCNN:
+        cases.append(replace(cases[-1], library="ncnn"))
+    for library, some in itertools.groupby(cases, lambda case: case.library):
+        settings = {**place.settings, "upscaler.cpu_library": library}
+        async with (
+            running(place.folder / library, place.models, settings) as server,
+            calling(server, options.poll) as caller,
+        ):
+            for case in some:
+                await compare(case, caller, place, options, report)
 
 
 def main() -> None:
