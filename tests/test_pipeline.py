@@ -121,7 +121,7 @@ class Bench:
         ]
         spares = [(Place("builtin", CPU), spare)] if spare else []
         self._pools.append(EnginePool(places, spares))
-        return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace, "ncnn")
+        return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
 
     async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> Product:
         return await self.go_on(pipeline, await self.job(picture, tile_size))

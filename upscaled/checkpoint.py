@@ -30,11 +30,13 @@ class Checkpoint:
     written: Written
     began: int = 0
     """Rows of the source that were done when this run began."""
+    libraries: tuple[str, ...] = ()
+    """What ran the network, with versions, as far as that is known."""
 
 
-def work_key(param_sha256: str, bin_sha256: str, native_scale: int, library: str) -> str:
-    """Return the `Checkpoint.work` of a network, and of the programs that run it."""
-    return f"{__version__} {library} {param_sha256} {bin_sha256} {native_scale}"
+def work_key(param_sha256: str, bin_sha256: str, native_scale: int) -> str:
+    """Return the `Checkpoint.work` of a network, and of this program."""
+    return f"{__version__} {param_sha256} {bin_sha256} {native_scale}"
 
 
 async def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -69,6 +71,7 @@ def _save(folder: Path, checkpoint: Checkpoint) -> None:
         "tile_size": checkpoint.tile_size,
         "written": checkpoint.written.to_json(),
         "began": checkpoint.began,
+        "libraries": checkpoint.libraries,
     }
     part = folder / f"{_NAME}.part"
     part.write_text(json.dumps(document), "utf-8")
@@ -83,6 +86,7 @@ def _load(folder: Path) -> Checkpoint | None:
             document["tile_size"],
             Written.from_json(document["written"]),
             document["began"],
+            tuple(document["libraries"]),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None  # none was written, or a power cut has left half of one

@@ -96,7 +96,7 @@ class UpscalerSettings:
 
     engine: str = _setting(
         "auto",
-        "binary: the native program; builtin: the resident engine on the ncnn library; "
+        "binary: the native program; builtin: the resident engine on ncnn or OpenVINO; "
         "auto: binary where the program and a real GPU are there, else builtin.",
         choices=("auto", "binary", "builtin"),
         flag="--engine",

@@ -95,8 +95,10 @@ class Forecaster:
 
     def set_aside(self, job_id: str) -> None:
         """Take note that a job waits for something else than a slot."""
+        self._work()
         self._taken.pop(job_id, None)
         self._running.pop(job_id, None)
+        self._crowd_seen = self._crowd()
         self._changes += 1
 
     def begun(self, job_id: str, *, in_slot: bool = True) -> None:
@@ -140,12 +142,12 @@ class Forecaster:
     def start_of_another(self) -> float:
         """Return in how many seconds a job taken from the queue now would get a slot.
 
-        Where small jobs have room beside others it counts as one of them: who would have to wait
-        for them after all has left the queue a little early.
+        Where small jobs have room beside others, the next one of them has it at once.
         """
-        before = [*self._holders(), *self._taken]
-        if len(before) < self._slots * self._shares and all(
-            self._expected[job_id].small for job_id in before
+        head = self._queue.head()
+        together = [*self._holders(), *self._taken, *([head.id] if head else [])]
+        if len(together) <= self._slots * self._shares and all(
+            job_id in self._expected and self._expected[job_id].small for job_id in together
         ):
             return 0.0
         now = self._clock()

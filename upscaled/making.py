@@ -45,8 +45,8 @@ class Product:
     """Of the native program, where it was the engine."""
     tile_size: int
     timings: Timings
-    library: str | None
-    """Name and version of what ran the network, where the engine was our own."""
+    libraries: tuple[str, ...]
+    """Names and versions of what ran the network, where the engine was our own."""
     engine_seconds: float
     """What it took of the engine's time, as `UpscaleOutcome` counts it."""
     resumed: bool
@@ -94,7 +94,7 @@ class Making:
         self.began = 0
         """Rows of the source that an earlier run has done."""
         self.engine_seconds = 0.0
-        self.library: str | None = None
+        self.libraries: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -118,6 +118,12 @@ class Making:
         """Take over what an earlier run has done."""
         self.written, self.tile_size = earlier.written, earlier.tile_size
         self.began = earlier.written.source_rows
+        self.libraries = earlier.libraries
+
+    def is_run_by(self, library: str | None) -> None:
+        """Take note of what runs the network."""
+        if library is not None and library not in self.libraries:
+            self.libraries = (*self.libraries, library)
 
     async def done(self, written: Written, tile_size: int) -> None:
         """Take note that another band is finished."""
@@ -131,7 +137,7 @@ class Making:
         Raises:
             NoSpaceError: the disk is full.
         """
-        now = Checkpoint(self.key, self.tile_size, self.written, self.began)
+        now = Checkpoint(self.key, self.tile_size, self.written, self.began, self.libraries)
         try:
             await checkpoint.save(self.folder, now)
         except OSError as error:
@@ -149,7 +155,7 @@ class Making:
             program_sha256=self.program_sha256,
             tile_size=tile_size,
             timings=timings,
-            library=self.library,
+            libraries=self.libraries,
             engine_seconds=self.engine_seconds,
             resumed=self.began > 0,
         )

@@ -47,11 +47,7 @@ class Watch:
 
 
 class Pipeline:
-    """Does the work of jobs; knows nothing of their states, which are the dispatcher's.
-
-    ``library`` is the name and version of what runs networks on the CPU: bands that another one
-    made are not gone on with.
-    """
+    """Does the work of jobs; knows nothing of their states, which are the dispatcher's."""
 
     def __init__(
         self,
@@ -59,9 +55,7 @@ class Pipeline:
         pool: EnginePool,
         models: ModelRegistry,
         workspace: Workspace,
-        library: str,
     ) -> None:
-        self._library = library
         self._imaging = imaging
         self._pool = pool
         self._models = models
@@ -156,7 +150,7 @@ class Pipeline:
         native = RawImage(folder / "native.rgb", prepared.source.size.times(model.native_scale))
         param_sha256 = await self._digest(model.param)
         bin_sha256 = await self._digest(model.bin)
-        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale, self._library)
+        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
         making = Making(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
         earlier = await checkpoint.load(folder, key) if job.runs else None
         if earlier is not None:
@@ -301,6 +295,7 @@ async def _infer(
     for top, bottom in task_rows(finishing.top, finishing.end, most, tile_size):
 
         def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
+            making.is_run_by(progress.library)
             finishing.reached(top + progress.rows, progress.tile_size)
             watch.progress(making.percent(top + progress.share * (bottom - top)))
 
@@ -317,7 +312,6 @@ async def _infer(
         )
         outcome = await engine.upscale(task, on_progress)
         making.engine_seconds += outcome.seconds
-        making.library = outcome.library
         tile_size = tile_size or outcome.tile_size
         finishing.reached(bottom, outcome.tile_size)
 

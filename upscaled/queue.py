@@ -38,6 +38,10 @@ class JobQueue:
         self.version += 1
         return self._order.pop()
 
+    def head(self) -> Waiting | None:
+        """Return the job that is next; None where none waits."""
+        return self._order.head()
+
     def ahead(self) -> list[Waiting]:
         """Return the jobs that wait, in the order they would be taken."""
         return self._order.ahead()

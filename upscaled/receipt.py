@@ -38,7 +38,7 @@ async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, A
         "engine": {
             "name": place.engine,
             "binary_sha256": product.program_sha256,
-            "library": product.library,
+            "library": " and ".join(product.libraries) or None,
             "device": place.device.id,
             "device_name": place.device.name,
             "tile_size": product.tile_size,

@@ -71,6 +71,10 @@ class Order(Protocol):
         """
         ...
 
+    def head(self) -> Waiting | None:
+        """Return the job that is next, which stays; None where nobody waits."""
+        ...
+
     def ahead(self) -> list[Waiting]:
         """Return the jobs in the order they would be taken if none were added."""
         ...
@@ -102,6 +106,10 @@ class FifoOrder:
         if not self._jobs:
             raise IndexError("nobody waits")
         return self._jobs.popitem(last=False)[1]
+
+    def head(self) -> Waiting | None:
+        """Return the oldest job, if there is one."""
+        return next(iter(self._jobs.values()), None)
 
     def ahead(self) -> list[Waiting]:
         """Return the jobs, oldest first."""
@@ -223,12 +231,21 @@ class FairOrder:
                 self._bid(name, client)
         return job
 
+    def head(self) -> Waiting | None:
+        """Return the job that is next, if there is one; see `ahead`."""
+        return self._twin()._take() if self._jobs else None
+
     def ahead(self) -> list[Waiting]:
         """Return the jobs in the order they would be taken if none were added.
 
         The models that are loaded count as staying so; with more models in play than fit, jobs of
         different models may change places against this.
         """
+        twin = self._twin()
+        return [twin._take() for _ in range(len(twin))]
+
+    def _twin(self) -> FairOrder:
+        """Return an order like this one, which may be used up."""
         twin = FairOrder(self._loaded.copy())
         twin._now = self._now
         twin._jobs = self._jobs.copy()
@@ -243,7 +260,7 @@ class FairOrder:
         }
         twin._bids = self._bids.copy()
         twin._numbers = itertools.count(next(self._numbers))
-        return [twin._take() for _ in range(len(twin))]
+        return twin
 
     def _take(self) -> Waiting:
         while self._bids:

@@ -128,8 +128,7 @@ class Service:
                 self.config.upscaler.default_model,
             )
             self._health = Health(trial.run, lambda: not self._book.active())
-            library = await asyncio.to_thread(self._choice.library.with_version)
-            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace, library)
+            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
             queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(self._choice)))
             self._foresight = await make_foresight(
                 self.models, pool, queue, self._book, self._store,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib.metadata
 import logging
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,12 +59,14 @@ async def enlarge(task_folder: Path, pixels: Pixels, model: ModelFiles) -> tuple
     """Return what an engine that prefers OpenVINO makes, and the library that it says it used."""
     task = make_task(task_folder, pixels, model)
     engine = BuiltinEngine(CPU, threads=2, library=CpuLibrary.OPENVINO)
+    used: set[str | None] = set()
     try:
-        outcome = await engine.upscale(task, lambda _: None)
+        await engine.upscale(task, lambda progress: used.add(progress.library))
     finally:
         await engine.close()
-    assert outcome.library is not None
-    return result(task), outcome.library
+    (library,) = used
+    assert library is not None
+    return result(task), library
 
 
 @pytest.mark.parametrize("stem", OFFICIAL)
@@ -91,6 +94,34 @@ def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(models_dir: P
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(work, tiles))
     assert all(np.array_equal(one, other) for one, other in zip(made, expected, strict=True))
+
+
+def test_memory_is_given_back_only_while_no_tile_is_in_work(models_dir: Path) -> None:
+    network = open_vino(shipped(models_dir, "realesr-animevideov3-x2"))
+    network.run(photo(40, 40))
+    compiled, refused = network._compiled, []
+
+    class Watched:
+        """Has a tile begin just as memory is to be released, which the library would refuse."""
+
+        def create_infer_request(self) -> object:
+            return compiled.create_infer_request()
+
+        def release_memory(self) -> None:
+            thread = threading.Thread(target=network.run, args=(photo(200, 200),))
+            thread.start()
+            thread.join(0.2)
+            refused.append(thread.is_alive())
+            compiled.release_memory()
+            threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    network._compiled = Watched()
+    assert network.rest()
+    assert refused == [True]  # it waited
+    threads[0].join()
+    network._in_work = 1
+    assert not network.rest()
 
 
 def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:
@@ -221,7 +252,11 @@ def test_auto_takes_openvino_where_it_was_measured_to_be_quicker(
     assert choose_library("auto", tmp_path / "none") is CpuLibrary.NCNN
     assert choose_library("openvino", old) is CpuLibrary.OPENVINO
     assert choose_library("ncnn", new) is CpuLibrary.NCNN
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    def missing(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     assert choose_library("auto", new) is CpuLibrary.NCNN
     with pytest.raises(ConfigError, match=r"pip install openvino\), or set upscaler\.cpu_library"):
         choose_library("openvino", new)

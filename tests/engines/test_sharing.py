@@ -77,3 +77,21 @@ def test_first_come_first_served_so_that_nobody_starves() -> None:
     assert late.begun.wait(_SECONDS)
     hungry.end()
     late.end()
+
+
+def test_what_a_network_keeps_of_a_task_that_has_ended_counts_until_it_is_let_go() -> None:
+    sharing: Sharing[str] = Sharing()
+    first = Task(sharing, needs(40, "net"))
+    assert first.begun.wait(_SECONDS)
+    assert fits(sharing, needs(30, "other"))
+    sharing.keeps("net", 30)
+    sharing.keeps("net", 20)  # in the same place
+    assert sharing.taken() == 80
+    assert not fits(sharing, needs(30, "other"))
+    second = Task(sharing, needs(30, "other"))
+    assert not second.begun.is_set()
+    sharing.keeps("net", 0)
+    assert second.begun.wait(_SECONDS)
+    first.end()
+    second.end()
+    assert sharing.taken() == 0

@@ -83,26 +83,29 @@ class BuiltinEngine:
         """
         under_way = _UnderWay(self._clock)
 
-        def on_put_back() -> None:
+        def waits() -> None:
             under_way.ended()
-            self._alive(stalled)
             self._waiting.add(stalled)
+            self._alive()
 
         def on_event(event: Message) -> None:
-            self._waiting.discard(stalled)
-            self._alive(stalled)
             if "note" in event:
                 log.warning("%s", event["note"])
-            elif "begun" in event:
+                waits()  # for room, as another network
+                return
+            self._waiting.discard(stalled)
+            self._alive(stalled)
+            if "begun" in event:
                 under_way.begun()
-            else:
-                on_progress(Progress(event["done"] / event["of"], event["rows"], event["tile"]))
+                return
+            share = event["done"] / event["of"]
+            on_progress(Progress(share, event["rows"], event["tile"], event["library"]))
 
         try:
             async with asyncio.timeout(self._stall) as stalled:
                 self._waiting.add(stalled)
                 reply = await self._worker.request(
-                    encode_task(task), on_event=on_event, on_put_back=on_put_back
+                    encode_task(task), on_event=on_event, on_put_back=waits
                 )
         except TimeoutError:
             raise EngineError(
@@ -117,9 +120,7 @@ class BuiltinEngine:
             self._waiting.discard(stalled)
             under_way.ended()
             self._alive()
-        return UpscaleOutcome(
-            tile_size=int(reply["tile_size"]), seconds=under_way.seconds, library=reply["library"]
-        )
+        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=under_way.seconds)
 
     def _alive(self, *working: asyncio.Timeout) -> None:
         """Take note of a sign of life, which is one for those as well that wait for their turn."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-import importlib.util
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,8 +18,7 @@ class CpuLibrary(StrEnum):
 
     def with_version(self) -> str:
         """Return its name and version, for people and receipts; blocking."""
-        name = {CpuLibrary.NCNN: "ncnn", CpuLibrary.OPENVINO: "OpenVINO"}[self]
-        return f"{name} {importlib.metadata.version(self.value)}"
+        return _with_version(self)
 
 
 def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLibrary:
@@ -32,7 +31,7 @@ def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLib
     Raises:
         ConfigError: OpenVINO is demanded and not installed.
     """
-    installed = importlib.util.find_spec("openvino") is not None
+    installed = _is_installed("openvino")
     if wanted == "openvino" and not installed:
         raise ConfigError(
             "upscaler.cpu_library is 'openvino', which is not installed; install it into the "
@@ -41,6 +40,20 @@ def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLib
     if wanted == "openvino" or (wanted == "auto" and installed and _has_avx512(cpuinfo)):
         return CpuLibrary.OPENVINO
     return CpuLibrary.NCNN
+
+
+@functools.cache  # what was loaded stays, whatever is installed meanwhile
+def _with_version(library: CpuLibrary) -> str:
+    name = {CpuLibrary.NCNN: "ncnn", CpuLibrary.OPENVINO: "OpenVINO"}[library]
+    return f"{name} {importlib.metadata.version(library.value)}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _has_avx512(cpuinfo: Path) -> bool:

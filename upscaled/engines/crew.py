@@ -41,6 +41,11 @@ class Budget:
     """Bytes for the tiles in work."""
 
 
+def speed(threads: int) -> float:
+    """Return how much a tile is done quicker by so many threads than by one."""
+    return threads / math.pow(_DOUBLING, math.log2(threads))
+
+
 def crew_for(picture: Size, tile: int, bytes_per_pixel: int, budget: Budget) -> Crew:
     """Choose the crew for tiles of a given size.
 
@@ -111,16 +116,16 @@ def _sides(picture: Size) -> set[int]:
 
 def _time(picture: Size, tile: int, crew: Crew) -> float:
     """Return the time for the picture, in that of a pixel with a thread of its own."""
-    speed = crew.threads / math.pow(_DOUBLING, math.log2(crew.threads))
+    pace = speed(crew.threads)
     columns, rows = math.ceil(picture.width / tile), math.ceil(picture.height / tile)
     work = (picture.width + 2 * PADDING * columns) * (picture.height + 2 * PADDING * rows)
     if crew.workers == 1 or columns * rows > _COUNTED * crew.workers:
-        return work / (speed * crew.workers)
+        return work / (pace * crew.workers)
     # Who is free takes the next tile; the last one to finish counts.
     busy = [0.0] * crew.workers
     for row in range(rows):
         height = min(tile, picture.height - row * tile) + 2 * PADDING
         for column in range(columns):
             width = min(tile, picture.width - column * tile) + 2 * PADDING
-            heapq.heapreplace(busy, busy[0] + width * height / speed)
+            heapq.heapreplace(busy, busy[0] + width * height / pace)
     return max(busy)

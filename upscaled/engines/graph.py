@@ -66,15 +66,11 @@ def read_graph(param: Path, weights: Path) -> tuple[Layer, ...]:
     for line in param.read_text("utf-8").splitlines()[2:]:
         if not line.strip():
             continue
-        kind, _, taken, given, *rest = line.split()
-        ins, outs = int(taken), int(given)
-        blobs, pairs = rest[: ins + outs], rest[ins + outs :]
-        values = dict(_parse(pair) for pair in pairs)
-        _check(kind, ins, values)
-        layer = Layer(
-            kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, stored.take(kind, values)
-        )
-        if kind != "Input":
+        try:
+            layer = _layer(line, stored)
+        except (ValueError, LookupError):
+            raise UnknownGraphError(f"This line makes no sense: {line.strip()!r}.") from None
+        if layer.kind != "Input":
             layers.append(layer)
     stored.end()
     return tuple(layers)
@@ -96,6 +92,18 @@ def operations(layers: tuple[Layer, ...], data: str) -> float:
     return total
 
 
+def _layer(line: str, stored: _Stored) -> Layer:
+    """Read a line of the ``.param``, and take its weights."""
+    kind, _, taken, given, *rest = line.split()
+    if kind not in _KEYS:
+        raise UnknownGraphError(f"{kind} is not a layer that is known.")
+    ins, outs = int(taken), int(given)
+    blobs, pairs = rest[: ins + outs], rest[ins + outs :]
+    values = dict(_parse(pair) for pair in pairs)
+    _check(kind, ins, values)
+    return Layer(kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, stored.take(kind, values))
+
+
 def _parse(pair: str) -> tuple[int, tuple[float, ...]]:
     name, _, value = pair.partition("=")
     key, numbers = int(name), tuple(float(number) for number in value.split(","))
@@ -110,9 +118,6 @@ def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None
     def value(key: int, default: float) -> float:
         return values[key][0] if key in values else default
 
-    known = _KEYS.get(kind)
-    if known is None:
-        raise UnknownGraphError(f"{kind} is not a layer that is known.")
     match kind:
         case "Convolution":
             side = value(1, 0)
@@ -126,7 +131,7 @@ def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None
             usual = value(0, 0) in {1, 3} and value(1, 1) == value(2, 1)
         case _:
             usual = True
-    if not usual or not values.keys() <= known:
+    if not usual or not values.keys() <= _KEYS[kind]:
         raise UnknownGraphError(f"A layer {kind} is of a kind that is not known: {values}.")
 
 

@@ -38,8 +38,8 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def rest(self) -> None:
-        """Let go of memory that tiles have taken and no tile in work needs.
+    def rest(self) -> bool:
+        """Let go of memory that tiles have taken; tell whether none is kept but for tiles in work.
 
         It is kept from tile to tile: to be handed and to clear pages anew costs up to a fifth of
         the time.

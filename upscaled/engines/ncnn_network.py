@@ -84,11 +84,12 @@ class NcnnNetwork(Network):
         check_finite(planes)
         return planes
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """See `Network.rest`."""
         with self._lock:
             for workspace in self._idle:
                 workspace.clear()
+        return True
 
 
 class _Workspace:

@@ -16,7 +16,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino
 from openvino import opset13 as ops
 
-from upscaled.engines.graph import Layer, read_graph
+from upscaled.engines.graph import Layer, UnknownGraphError, read_graph
 from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, check_finite
 from upscaled.engines.messages import NetworkFiles
 
@@ -65,24 +65,29 @@ class OpenvinoNetwork(Network):
             request = self._idle.pop() if self._idle else None
         try:
             request = request or self._compiled.create_infer_request()
-            planes: Floats = request.infer({0: np.ascontiguousarray(pixels)[None]})[0][0]
+            # Put to whichever stream is free; `infer` would bind this thread to one of them.
+            request.start_async({0: np.ascontiguousarray(pixels)[None]})
+            request.wait()
+            planes: Floats = request.get_output_tensor().data[0].copy()
         except RuntimeError as error:
+            request = None
             raise InferenceError("failed", f"The network failed: {_first_line(error)}") from None
         finally:
             with self._lock:
                 self._in_work -= 1
-        with self._lock:
-            self._idle.append(request)
+                if request is not None:
+                    self._idle.append(request)
         check_finite(planes)
         return planes
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """See `Network.rest`: as long as a tile is in work, all is kept."""
-        with self._lock:
+        with self._lock:  # none begins meanwhile, for which the library would refuse
             if self._in_work:
-                return
+                return False
             self._idle.clear()
-        self._compiled.release_memory()
+            self._compiled.release_memory()
+        return True
 
 
 def _first_line(error: RuntimeError) -> str:
@@ -96,6 +101,8 @@ def _model(files: NetworkFiles) -> openvino.Model:
     planes = ops.transpose(ops.convert(pixels, np.float32), np.array([0, 3, 1, 2]))
     blobs = {files.input_blob: ops.multiply(planes, np.float32(1 / 255))}
     for layer in read_graph(files.param, files.bin):
+        if not blobs.keys() >= set(layer.inputs):
+            raise UnknownGraphError(f"{files.param.name} has more than one input.")
         made = _node(layer, [blobs[name] for name in layer.inputs])
         blobs.update(dict.fromkeys(layer.outputs, made))
     return openvino.Model([blobs[files.output_blob]], [pixels], files.param.stem)

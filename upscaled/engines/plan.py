@@ -11,6 +11,7 @@ from upscaled.engines.crew import (
     Crew,
     choose_tile,
     crew_for,
+    speed,
     tile_bytes,
 )
 from upscaled.engines.protocol import ModelFiles
@@ -67,9 +68,9 @@ def plan_on_cpu(
         threads: for the engine.
         limit: bytes that the engine's process may hold.
         free: bytes that are free now, which only the choice of the side heeds; None: enough.
-        shares: how many tasks may be under way at once. They get equal parts of the threads, as
-            many of them as there is memory for; who
-            runs them sees to it that their tiles together keep to the room.
+        shares: how many tasks may be under way at once. They get equal parts of the threads, unless
+            memory lets so few of them in that all threads for each in turn are quicker; who runs
+            them sees to it that their tiles together keep to the room.
         library: what is to run the network where the limit allows for it.
 
     Raises:
@@ -78,11 +79,11 @@ def plan_on_cpu(
     room = Room(model, stored, limit, library)
     most = min(MEMORY_PER_CORE * threads, int(room.for_tiles * _PACKED))
     whole = tile_bytes(picture, max(picture.width, picture.height), room.bytes_per_pixel)
-    # Where memory lets fewer in, those get the threads that are left.
-    at_once = max(1, min(shares, most // max(1, whole)))
-    budget = Budget(max(1, threads // at_once), most)
-    if free is None:
-        free = most
+    # Where memory lets few in, one after the other by all threads is quicker.
+    if min(shares, most // max(1, whole)) < speed(threads):
+        shares = 1
+    budget = Budget(max(1, threads // shares), most)
+    free = most if free is None else free // shares  # others may plan with it just now
     tile = tile or choose_tile(picture, room.bytes_per_pixel, budget, free)
     crew = crew_for(picture, tile, room.bytes_per_pixel, budget)
     needed = crew.workers * tile_bytes(picture, tile, room.bytes_per_pixel)

@@ -112,8 +112,6 @@ class UpscaleOutcome:
     """The tile size that was used, in source pixels; 0 where the engine would not say."""
     seconds: float
     """What it took of the engine's time: while n tasks are under way, an n-th of each second."""
-    library: str | None = None
-    """Name and version of the library that ran the network, where the engine is our own."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,8 @@ class Progress:
     the tile size until the end. Work that is broken off can go on below them."""
     tile_size: int
     """The tile size in use, in source pixels; 0 where the engine does not say."""
+    library: str | None = None
+    """Name and version of what runs the network, where the engine is our own."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -30,6 +30,7 @@ class Sharing(Generic[N]):
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._under_way: list[Needs[N]] = []
+        self._kept: dict[N, int] = {}
         self._waiting: deque[Needs[N]] = deque()
 
     @contextlib.contextmanager
@@ -63,15 +64,23 @@ class Sharing(Generic[N]):
             return {needs.network for needs in self._under_way}
 
     def taken(self) -> int:
-        """Return the bytes that tasks under way take."""
+        """Return the bytes that tasks under way take, and what others have left."""
         with self._changed:
-            return _bytes_of(self._under_way)
+            return self._bytes_of(self._under_way)
+
+    def keeps(self, network: N, tiles: int) -> None:
+        """Take note that a task that ends leaves so many bytes to its network; 0: nobody has."""
+        with self._changed:
+            if tiles:
+                self._kept[network] = max(tiles, self._kept.get(network, 0))
+            else:
+                self._kept.pop(network, None)
+                self._changed.notify_all()
 
     def _fits(self, needs: Needs[N]) -> bool:
         together = [*self._under_way, needs]
-        return len(together) == 1 or _bytes_of(together) <= min(one.room for one in together)
+        return len(together) == 1 or self._bytes_of(together) <= min(one.room for one in together)
 
-
-def _bytes_of(tasks: Sequence[Needs[N]]) -> int:
-    weights = {one.network: one.weights for one in tasks}
-    return sum(weights.values()) + sum(one.tiles for one in tasks)
+    def _bytes_of(self, tasks: Sequence[Needs[N]]) -> int:
+        weights = {one.network: one.weights for one in tasks}
+        return sum([*weights.values(), *self._kept.values(), *(one.tiles for one in tasks)])

@@ -73,6 +73,7 @@ class Worker:
         self._limit = memory.ceiling(memory_limit_mb)
         self._networks: OrderedDict[_Key, _Loaded] = OrderedDict()
         self._changing = threading.Lock()
+        self._resting = threading.Lock()
         self._sharing: Sharing[_Key] = Sharing()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
@@ -114,13 +115,14 @@ class Worker:
             try:
                 return self._attempt(task, files, send)
             except UnfitError as error:
+                memory.give_back()
                 send({"note": str(error)})
 
     def _attempt(
         self, task: UpscaleTask, files: Identity, send: Callable[[Message], None]
     ) -> Message:
         plan = self._plan(task, files)
-        tile = plan.tile
+        tile, library = plan.tile, plan.library.with_version()
         # Nobody else wants the other cores while it is alone.
         alone = Crew(1, self._threads) if plan.crew.workers == 1 else plan.crew
         with self._sharing.taking(
@@ -135,19 +137,19 @@ class Worker:
                     task,
                     tile,
                     lambda done, total, rows: send(
-                        {"done": done, "of": total, "rows": rows, "tile": tile}
+                        {"done": done, "of": total, "rows": rows, "tile": tile, "library": library}
                     ),
                     workers=plan.crew.workers,
                 )
             finally:
-                network.rest()
+                with self._resting:
+                    empty = network.rest()
+                    self._sharing.keeps(taken.network, 0 if empty else taken.tiles)
                 memory.give_back()
-        return {"tile_size": tile, "library": plan.library.with_version()}
+        return {"tile_size": tile}
 
     def _plan(self, task: UpscaleTask, files: Identity) -> Plan:
-        picture, tile = task.source.size, task.tile_size
-        # Others may plan with what is free at the same moment.
-        free = self._free() // task.shares
+        picture, tile, free = task.source.size, task.tile_size, self._free()
         if self._device is not None:
             return plan_on_gpu(task.model, picture, tile=tile, threads=self._threads, free=free)
         return plan_on_cpu(
