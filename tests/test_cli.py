@@ -164,6 +164,21 @@ def test_a_lone_param_is_listed_as_left_out(
     assert re.search(r"^left out: alone", done.stderr, re.MULTILINE)
 
 
+def test_a_reader_that_has_had_enough_is_no_error(env: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "upscaled", "models"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 1
+
+
 def test_listing_an_empty_folder_says_what_to_type(env: dict[str, str], tmp_path: Path) -> None:
     done = run("models", env={**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path)})
     assert done.returncode == 1

@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UpscaledError as error:
         print(f"upscaled: {error.message}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read it has had enough: `upscaled doctor | head`
+        # Python would fail once more when it empties its buffer at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 
