@@ -68,8 +68,8 @@ def plan_on_cpu(
         threads: for the engine.
         limit: bytes that the engine's process may hold.
         free: bytes that are free now, which only the choice of the side heeds; None: enough.
-        shares: how many tasks may be under way at once. They get equal parts of the threads, unless
-            memory lets so few of them in that all threads for each in turn are quicker; who runs
+        shares: how many tasks may be under way at once. They get equal parts of the threads, or,
+            where memory lets so few of them in that cores would idle, all threads each. Who runs
             them sees to it that their tiles together keep to the room.
         library: what is to run the network where the limit allows for it.
 
@@ -79,7 +79,8 @@ def plan_on_cpu(
     room = Room(model, stored, limit, library)
     most = min(MEMORY_PER_CORE * threads, int(room.for_tiles * _PACKED))
     whole = tile_bytes(picture, max(picture.width, picture.height), room.bytes_per_pixel)
-    # Where memory lets few in, one after the other by all threads is quicker.
+    # Where memory lets few in, a thread for each would leave cores idle. Those few may then have
+    # more threads together than there are cores, which is the lesser loss.
     if min(shares, most // max(1, whole)) < speed(threads):
         shares = 1
     budget = Budget(max(1, threads // shares), most)
