@@ -34,7 +34,7 @@ def env(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     models = tmp_path_factory.mktemp("quick-models")
     for file in models_dir.glob("realesr-animevideov3-*"):
         (models / file.name).symlink_to(file)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("UPSCALED_", "PYTHON"))}
     return {
         **kept,
         "UPSCALED_UPSCALER_MODELS_PATH": str(models),
@@ -165,18 +165,17 @@ def test_a_lone_param_is_listed_as_left_out(
 
 
 def test_a_reader_that_has_had_enough_is_no_error(env: dict[str, str]) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "upscaled", "models"],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(60) == 1
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_listing_an_empty_folder_says_what_to_type(env: dict[str, str], tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.logs_all
             else dataclasses.replace(config.logging, level="error")
         )
-        return asyncio.run(_run(command, options, config))
+        status = asyncio.run(_run(command, options, config))
+        sys.stdout.flush()  # else a short output would only be written, and fail, at the very end
+        return status
     except (ConfigError, BadRequestError) as error:
         print(f"upscaled: {error.message}", file=sys.stderr)
         return 2
