@@ -63,7 +63,8 @@ def enlarged_plainly(pixels: Pixels, factor: int) -> Pixels:
 def write_network(folder: Path, stem: str, *layers: str) -> ModelFiles:
     """Write a network of weightless ``layers`` between the blobs ``data`` and ``output``."""
     lines = ["Input data 0 1 data", *layers]
-    text = "\n".join(["7767517", f"{len(lines)} {len(lines) + 1}", *lines]) + "\n"
+    blobs = 4 * len(lines)  # at most
+    text = "\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n"
     param, weights = folder / f"{stem}.param", folder / f"{stem}.bin"
     param.write_text(text, "ascii")
     weights.write_bytes(b"")

@@ -20,7 +20,7 @@ async def test_the_memory_limit_is_shared_out_among_the_slots(tmp_path: Path) ->
         }
     )
     choice = await choose(settings)
-    assert choice.memory_mb == 550
+    assert choice.memory_mb == 630
     pool = make_pool(settings, choice)
     try:
         async with pool.slot(0) as slot:
@@ -30,7 +30,7 @@ async def test_the_memory_limit_is_shared_out_among_the_slots(tmp_path: Path) ->
             arguments = Path(f"/proc/{slot.engine.pid}/cmdline").read_text().split("\0")
     finally:
         await pool.close()
-    assert arguments[arguments.index("--memory-limit-mb") + 1] == "275"
+    assert arguments[arguments.index("--memory-limit-mb") + 1] == "315"
 
 
 async def test_without_a_setting_the_limit_is_part_of_what_is_free() -> None:

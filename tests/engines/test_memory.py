@@ -21,7 +21,7 @@ def test_a_limit_of_our_own_is_the_ceiling_else_half_of_the_machine() -> None:
     assert memory.available() <= memory.ceiling(None)
 
 
-@pytest.mark.parametrize(("service", "engine"), [(4000, 3550), (1000, 550), (500, 200)])
+@pytest.mark.parametrize(("service", "engine"), [(4000, 3630), (1000, 630), (500, 200)])
 def test_the_engine_gets_what_the_rest_of_the_service_leaves(service: int, engine: int) -> None:
     assert memory.engine_part_mb(service) == engine
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -77,6 +78,59 @@ def test_official_networks_make_the_pictures_of_ncnn(models_dir: Path, stem: str
     assert made.shape == expected.shape
     assert psnr(to_bytes(made), to_bytes(expected)) > 80
     assert float(np.abs(made - expected).max()) < 1e-4
+
+
+CONCATENATED = (
+    "Split s 1 3 data a b c",
+    "Convolution k 1 1 a d 0=4 1=3 4=1 5=1 6=108 9=2 -23310=1,2.000000e-01",
+    "Concat e 2 1 b d e",
+    "Split t 1 2 e f g",
+    "Concat h 2 1 f c h",  # of a concatenation
+    "PReLU i 1 1 g i 0=7",  # it is wanted whole
+    "Concat j 2 1 i h j",
+    "Convolution l 1 1 j output 0=3 1=3 4=1 5=1 6=459",
+)
+TO_BE_SHUFFLED = ("Split s 1 2 data a b", "Convolution k 1 1 a c 0=12 1=3 4=1 5=1 6=324")
+SHUFFLED = (*TO_BE_SHUFFLED, "PixelShuffle d 1 1 c d 0=2")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        CONCATENATED,
+        (*SHUFFLED, "Interp e 1 1 b e 0=1 1=2.0 2=2.0", "BinaryOp o 2 1 d e output 0=0"),
+        (*SHUFFLED, "Interp e 1 1 b e 0=1 1=2.0 2=2.0", "BinaryOp o 2 1 e d output 0=0"),
+        (*SHUFFLED, "Interp e 1 1 b e 0=3 1=2.0 2=2.0", "BinaryOp o 2 1 d e output 0=0"),
+        (  # each enlarged by something else, in two steps
+            *TO_BE_SHUFFLED,
+            "Convolution l 1 1 c d 0=48 1=1 4=0 5=1 6=576",
+            "PixelShuffle e 1 1 d e 0=4",
+            "Interp f 1 1 b f 0=1 1=2.0 2=2.0",
+            "Interp g 1 1 f g 0=1 1=2.0 2=2.0",
+            "BinaryOp o 2 1 e g output 0=0",
+        ),
+        (*SHUFFLED, "Interp e 1 1 b e 0=1 1=2.0 2=2.0", "Eltwise o 2 1 d e output 0=1"),
+    ],
+    ids=["concat", "shuffle", "other way round", "cubic", "two steps", "eltwise"],
+)
+def test_networks_put_together_in_other_ways(tmp_path: Path, layers: tuple[str, ...]) -> None:
+    model = write_network(tmp_path, "n", *layers)
+    random = np.random.default_rng(3)
+
+    def weights(layer: str) -> bytes:
+        values = {key: int(value) for key, value in re.findall(r" ([06])=(\d+)", layer)}
+        counts = [values[key] for key in ("6", "0") if key in values]  # kernel, bias or slopes
+        content = [random.normal(0, 0.2, count).astype(np.float32).tobytes() for count in counts]
+        return b"".join([bytes(4) if "6" in values else b"", *content])
+
+    with_weights = [layer for layer in layers if layer.startswith(("Convolution", "PReLU"))]
+    model.bin.write_bytes(b"".join(weights(layer) for layer in with_weights))
+    tile = photo(31, 26)
+    expected = NcnnNetwork(files_of(model), device=None, threads=1).run(tile)
+    made = open_vino(model).run(tile)
+    assert made.shape == expected.shape
+    assert float(np.abs(expected).max()) > 0.1
+    assert float(np.abs(made - expected).max()) < 1e-5
 
 
 def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(models_dir: Path) -> None:

@@ -11,7 +11,7 @@ _PR_SET_THP_DISABLE = 41
 
 _SHARE = 0.5
 """Part of what is free that we take: others work beside us."""
-_BESIDE_MB = 450
+_BESIDE_MB = 370
 """What server and imaging processes hold: 310 MiB with 25 megapixels (`bench.huge`), and air."""
 _LEAST_PART = 0.4
 """Of a small limit the engines get so much at least."""

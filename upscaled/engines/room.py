@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.crew import SMALLEST_TILE
@@ -34,6 +34,8 @@ _NCNN = Way(CpuLibrary.NCNN, lean=False, base=64 * _MIB, weights=9.0, appetite=1
 """Measured: 45 MiB; 8.6 times with x4plus, whose weights are kept as Winograd transforms too."""
 _LEAN_NCNN = Way(CpuLibrary.NCNN, lean=True, base=64 * _MIB, weights=2.5, appetite=0.5)
 """Measured: 2.2 times; 0.38 with x4plus, without the layers' workspaces."""
+_BOTH_LOADED = 32 * _MIB
+"""More where OpenVINO may have been loaded for another network; measured: 16 MiB, and air."""
 
 
 class Room:
@@ -57,7 +59,8 @@ class Room:
         smallest = (SMALLEST_TILE + 2 * PADDING) ** 2
         ways = [_NCNN, _LEAN_NCNN]
         if library is CpuLibrary.OPENVINO:
-            ways.insert(0, _OPENVINO)
+            both = [replace(way, base=way.base + _BOTH_LOADED) for way in ways]
+            ways = [_OPENVINO, *both]
         for way in ways:
             self.way = way
             self.weights = int(stored * way.weights)
