@@ -47,7 +47,7 @@ BENCHES = (
     Bench("limited"),
     Bench("steady"),
     Bench("upload"),
-    Bench("pollers", ("--rounds", "5")),
+    Bench("pollers"),
     Bench("http"),
     Bench("submit"),
     Bench("scheduling"),

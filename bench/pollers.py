@@ -6,8 +6,9 @@ They ask at intervals, and with ``?wait=``, which has the answer wait for the jo
 are a process of their own, with a connection each that stays open. They share the machine with the
 server, so what they cost themselves slows the job too; their own processor time is printed beside
 the server's. What no service could be cheaper than: the same questions, at the shortest interval,
-put to a process that has nothing but an empty aiohttp handler. Runs with and without them
-alternate; the median of the ratios counts.
+put to a process that has nothing but an empty aiohttp handler. Before and after each job that is
+asked for, one is left alone; its time is held against the mean of those two, since machines change
+their pace from minute to minute, and the median of these ratios counts.
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Round:
-    """A job left alone and one that was asked for."""
+    """A job that was asked for, and those left alone before and after it."""
 
     alone: float
+    """Seconds, their mean."""
     asked_for: float
-    """Seconds, both of them."""
+    """Seconds."""
     added: float
     """Seconds of processor time that the server spent more."""
     asked: Asked
@@ -91,7 +93,7 @@ def poll(port: int, clients: int, every: float | None, pipe: Connection) -> None
     request = f"GET {pipe.recv()} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     began, own = time.monotonic(), time.process_time()
     # They take turns, so that questions are spread over the time.
-    due = [(number / clients, number) for number in range(clients)]
+    due = [((every or 1.0) * number / clients, number) for number in range(clients)]
     sent = [0.0] * clients
     for number, connection in enumerate(connections):
         selector.register(connection, selectors.EVENT_READ, number)
@@ -216,7 +218,7 @@ async def asked_job(
 
 async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
     """Fill ``report``."""
-    picture = photos.png(photos.photo(*((800, 600) if options.quick else (1600, 1200))))
+    picture = photos.png(photos.photo(*((800, 600) if options.quick else (1200, 900))))
     shortest = min(options.every)
     ways = [
         *(Way(f"a question every {every:g} s", every) for every in options.every),
@@ -224,6 +226,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
         Way(f"a question every {shortest:g} s to an empty handler", shortest, empty=True),
     ]
     alone: list[float] = []
+    idle: list[float] = []
     rounds: dict[Way, list[Round]] = {way: [] for way in ways}
     async with (
         running(place.folder / "server", place.models, place.settings) as server,
@@ -236,18 +239,26 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
             return float(seconds)
 
         await seconds_of((await one_job(caller, server, picture))[0])
+
+        async def left_alone() -> float:
+            job_id, spent = await one_job(caller, server, picture)
+            alone.append(await seconds_of(job_id))
+            idle.append(spent)
+            return alone[-1]
+
         with empty_server() as nothing:
             for _ in range(options.rounds):
-                job_id, idle = await one_job(caller, server, picture)
-                alone.append(await seconds_of(job_id))
+                before = await left_alone()
                 for way in ways:
                     port, pid = nothing if way.empty else (server.port, server.pid)
-                    job_id, busy, asked = await asked_job(
+                    job_id, spent, asked = await asked_job(
                         caller, picture, options.clients, way, port, pid
                     )
                     seconds = await seconds_of(job_id)
-                    added = busy if way.empty else busy - idle
-                    rounds[way].append(Round(alone[-1], seconds, added, asked))
+                    after = await left_alone()
+                    added = spent if way.empty else spent - statistics.mean(idle[-2:])
+                    rounds[way].append(Round((before + after) / 2, seconds, added, asked))
+                    before = after
     for way, them in rounds.items():
         tell(report, f"{options.clients} clients, {way.name}", them, goal=not way.empty)
     report.add("the job alone", statistics.median(alone), "s")
