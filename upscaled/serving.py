@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from upscaled import sd_notify
+from upscaled import open_files, sd_notify
 from upscaled.api.app import make_app
 from upscaled.api.keys import CONNECTIONS
 from upscaled.config import Config, warnings
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # How long connections may go on after the stop was asked for; an idle one ends at once.
 _CONNECTIONS_END_SECONDS = 10.0
+_BACKLOG = 1024
+"""Connections that wait to be accepted; of those beyond, each would try again after a second."""
 
 
 async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
@@ -36,7 +38,8 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
         ConfigError: something the settings demand is not there.
         UpscaledError: the address can't be listened on.
     """
-    for sentence in warnings(config):
+    too_few = open_files.make_room(config.server.max_connections)
+    for sentence in [*warnings(config), *filter(None, [too_few])]:
         log.warning(sentence)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -62,7 +65,8 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
                     else None,
                 )
                 for listener in listeners:
-                    sites.append(await loop.create_server(factory, sock=listener))  # noqa: PERF401
+                    site = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
+                    sites.append(site)
                 # What there is now stays: looking through it for garbage again and again took an
                 # eighth of the server's time for small pictures.
                 gc.collect()
@@ -157,7 +161,7 @@ def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         # Claimed by listening: two sockets with SO_REUSEADDR may be bound to one port.
-        listener.listen(128)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise

@@ -1,0 +1,39 @@
+"""How many files, connections among them, this process may have open."""
+
+from __future__ import annotations
+
+import resource
+
+_EACH = 2
+"""A connection, and the file that comes or goes through it."""
+_BESIDE = 256
+"""Pipes to children, the database, folders, listeners, and air."""
+
+
+def make_room(connections: int) -> str | None:
+    """Raise this process's limit as far as so many connections may need, and is allowed.
+
+    A login session or a service has 1,024 by default, whatever it may raise that to; children
+    inherit what is set here.
+
+    Returns:
+        What to change, as a sentence, where it is not allowed as much.
+    """
+    needed = _EACH * connections + _BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _covers(soft, needed):
+        return None
+    most = needed if _covers(hard, needed) else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most == needed:
+        return None
+    fewer = max(1, (hard - _BESIDE) // _EACH)
+    return (
+        f"With server.max_connections at {connections}, {needed} files may be open at once, and "
+        f"the system allows {hard}: raise LimitNOFILE in the service's unit (ulimit -Hn in a "
+        f"shell), or set server.max_connections to {fewer} or less."
+    )
+
+
+def _covers(limit: int, needed: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= needed
