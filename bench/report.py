@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass
 class Report:
-    """The outcome of one run of the bench ``name``, which is ``python -m bench.<name>``.
+    """The outcome of one run of the bench ``name``.
 
     ``details`` holds whatever else is worth keeping: it goes into the JSON file only.
     """
@@ -83,7 +83,8 @@ class Report:
         print(figure_table(self.figures))
         document = {
             "name": self.name,
-            "command": " ".join([f"python -m bench.{self.name}", *sys.argv[1:]]),
+            # One module may be several benches.
+            "command": " ".join([f"python -m bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
             "quick": self.quick,
             "machine": machine(),
             "figures": [asdict(figure) | {"met": figure.met} for figure in self.figures],
