@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, help=f"pixels, {WHOLE_SIDE}")
     parser.add_argument("--killed", action="store_true", help="with a SIGKILL at 60 %% too")
     options = parser.parse_args()
-    options.side = options.side or (1600 if options.quick else WHOLE_SIDE)
+    options.side = options.side or (1200 if options.quick else WHOLE_SIDE)
     name = "huge" if options.side <= WHOLE_SIDE else "gigapixel"
     report = Report(name, options.quick or options.side < WHOLE_SIDE)
     with workplace(options) as place:

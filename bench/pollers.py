@@ -6,9 +6,11 @@ They ask at intervals, and with ``?wait=``, which has the answer wait for the jo
 are a process of their own, with a connection each that stays open. They share the machine with the
 server, so what they cost themselves slows the job too; their own processor time is printed beside
 the server's. What no service could be cheaper than: the same questions, at the shortest interval,
-put to a process that has nothing but an empty aiohttp handler. Before and after each job that is
-asked for, one is left alone; its time is held against the mean of those two, since machines change
-their pace from minute to minute, and the median of these ratios counts.
+put to a process that has nothing but an empty aiohttp handler, and to one that has not even that
+and sends the same bytes to whoever sends any. Before and after each job that is asked for, one is
+left alone; its time is held against the mean of those two, since machines change their pace from
+minute to minute, and the median of these ratios counts. A quick run has a question every 5 s and
+``?wait=`` only.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import selectors
 import socket
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -39,6 +41,9 @@ from bench.workplace import Workplace, make_parser, workplace
 
 SLOWED_BY = 5.0
 FIELDS = {"model_name": FAST, "scale": "4", "format": "jpeg"}
+Floor = Callable[[Connection], None]
+"""A process's target: tells its port through the pipe, and serves until it is sent something."""
+
 _LONGEST = 64 * 1024
 _ENDED_SECONDS = 5
 
@@ -63,8 +68,8 @@ class Way:
     every: float | None
     """Seconds between a client's questions; None: the next as soon as the last is answered."""
     query: str = ""
-    empty: bool = False
-    """They ask the empty handler instead."""
+    floor: Floor | None = None
+    """They ask this process instead, which knows of no jobs."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +155,41 @@ async def answer_nothing(pipe: Connection) -> None:
     await runner.cleanup()
 
 
-def serve_nothing(pipe: Connection) -> None:
+def empty_handler(pipe: Connection) -> None:
+    """Be the floor that is an empty aiohttp handler."""
     asyncio.run(answer_nothing(pipe))
 
 
+def bare_sockets(pipe: Connection) -> None:
+    """Be the floor below: answer whatever arrives with the same bytes, HTTP in name only."""
+    body = b'{"status": "processing"}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as door:
+        selector = selectors.DefaultSelector()
+        selector.register(door, selectors.EVENT_READ)
+        selector.register(pipe.fileno(), selectors.EVENT_READ)
+        pipe.send(door.getsockname()[1])
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is door:
+                    selector.register(door.accept()[0], selectors.EVENT_READ)
+                elif isinstance(key.fileobj, int):
+                    return
+                else:
+                    assert isinstance(key.fileobj, socket.socket)
+                    if key.fileobj.recv(_LONGEST):
+                        key.fileobj.sendall(answer)
+                    else:
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
+
+
 @contextmanager
-def empty_server() -> Iterator[tuple[int, int]]:
-    """Have a process with an empty handler for the length of the block; yield port and pid."""
+def floor_server(floor: Floor) -> Iterator[tuple[int, int]]:
+    """Have a floor's process for the length of the block; yield port and pid."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve_nothing, args=(theirs,), daemon=True)
+    process = context.Process(target=floor, args=(theirs,), daemon=True)
     process.start()
     assert process.pid is not None
     try:
@@ -208,7 +238,7 @@ async def asked_job(
     with pollers(port, clients, way.every) as pipe:
         before = own_seconds(pid)
         job_id = await caller.submit(picture, FIELDS)
-        pipe.send("/" if way.empty else f"/api/v1/status/{job_id}{way.query}")
+        pipe.send("/" if way.floor else f"/api/v1/status/{job_id}{way.query}")
         await caller.until(job_id)
         spent = own_seconds(pid) - before
         pipe.send("stop")
@@ -223,8 +253,13 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     ways = [
         *(Way(f"a question every {every:g} s", every) for every in options.every),
         Way(f"each waits for the end, {options.wait} s at most", None, f"?wait={options.wait}"),
-        Way(f"a question every {shortest:g} s to an empty handler", shortest, empty=True),
     ]
+    if not options.quick:
+        asks = f"a question every {shortest:g} s"
+        ways += [
+            Way(f"{asks} to an empty aiohttp handler", shortest, floor=empty_handler),
+            Way(f"{asks} to bare sockets", shortest, floor=bare_sockets),
+        ]
     alone: list[float] = []
     idle: list[float] = []
     rounds: dict[Way, list[Round]] = {way: [] for way in ways}
@@ -246,21 +281,26 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
             idle.append(spent)
             return alone[-1]
 
-        with empty_server() as nothing:
+        with ExitStack() as stack:
+            asked_at = {
+                way: stack.enter_context(floor_server(way.floor))
+                if way.floor
+                else (server.port, server.pid)
+                for way in ways
+            }
             for _ in range(options.rounds):
                 before = await left_alone()
                 for way in ways:
-                    port, pid = nothing if way.empty else (server.port, server.pid)
                     job_id, spent, asked = await asked_job(
-                        caller, picture, options.clients, way, port, pid
+                        caller, picture, options.clients, way, *asked_at[way]
                     )
                     seconds = await seconds_of(job_id)
                     after = await left_alone()
-                    added = spent if way.empty else spent - statistics.mean(idle[-2:])
+                    added = spent if way.floor else spent - statistics.mean(idle[-2:])
                     rounds[way].append(Round((before + after) / 2, seconds, added, asked))
                     before = after
     for way, them in rounds.items():
-        tell(report, f"{options.clients} clients, {way.name}", them, goal=not way.empty)
+        tell(report, f"{options.clients} clients, {way.name}", them, goal=way.floor is None)
     report.add("the job alone", statistics.median(alone), "s")
     report.details = {
         way.name: [dataclasses.asdict(one) for one in them] for way, them in rounds.items()
@@ -289,12 +329,13 @@ def tell(report: Report, who: str, rounds: list[Round], *, goal: bool) -> None:
 def main() -> None:
     parser = make_parser("pollers", __doc__)
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--every", type=float, nargs="+", default=[1.0, 5.0],
-                        help="seconds between a client's questions")  # fmt: skip
+    parser.add_argument("--every", type=float, nargs="+",
+                        help="seconds between a client's questions; 1 and 5, quick: 5")  # fmt: skip
     parser.add_argument("--wait", type=int, default=30, help="seconds that an answer may wait")
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 7)
+    options.rounds = options.rounds or (1 if options.quick else 7)
+    options.every = options.every or ([5.0] if options.quick else [1.0, 5.0])
     report = Report("pollers", options.quick)
     with workplace(options) as place:
         asyncio.run(measure(place, options, report))

@@ -5,9 +5,9 @@
 Each runtime gets the networks from the same files, in a process of its own, and works on the same
 padded tiles of a photo: once all cores on one tile, once a tile for each core at the same time.
 Its pictures must agree with ours to 50 dB (32 bits) or 40 dB (16) before it is timed. All are
-timed by turns; of each the quicker way counts. Runtimes that are not installed are named (the
-dependency group ``bench`` has them). The whole engine is timed on a photo too, and its arithmetic
-held against what the processor does on a matrix product.
+timed by turns; of each the quicker way counts (a quick run tries the first only). Runtimes that are
+not installed are named (the dependency group ``bench`` has them). The whole engine is timed on a
+photo too, and its arithmetic held against what the processor does on a matrix product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +49,9 @@ OURS = "the builtin engine"
 CORES = len(os.sched_getaffinity(0))
 TILES = {"realesr-animevideov3-x4": 256, "realesrgan-x4plus": 76}
 """Tile sides without padding."""
+ROUNDS = {"realesr-animevideov3-x4": 25, "realesrgan-x4plus": 7}
+"""Turns. Tiles of the small network take a second each, in which the machine's pace changes more
+than the runtimes differ; those of the large one take four."""
 PHOTOS = {"realesr-animevideov3-x4": (1600, 1200), "realesrgan-x4plus": (256, 256)}
 _READY_SECONDS = 300.0
 _BF16_DB, _F32_DB = 40.0, 50.0
@@ -237,8 +240,13 @@ def _likeness(one: Floats, other: Floats) -> float:
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def compare(param: Path, side: int, rounds: int) -> tuple[list[Contender], list[str]]:
-    """Time all runtimes on one network by turns; return them, and what could not be timed."""
+def compare(
+    param: Path, side: int, rounds: int, ways: Sequence[int]
+) -> tuple[list[Contender], list[str]]:
+    """Time all runtimes on one network by turns; return them, and what could not be timed.
+
+    ``ways`` are the numbers of threads on a tile that each is tried with.
+    """
     tile = photo(side + 2 * PADDING, side + 2 * PADDING)
     contenders: list[Contender] = []
     missing: list[str] = []
@@ -248,7 +256,7 @@ def compare(param: Path, side: int, rounds: int) -> tuple[list[Contender], list[
             if runtime.least_db < _F32_DB and not _has_bf16():
                 missing.append(f"{runtime.name}: the processor has no 16-bit floating point")
                 continue
-            for threads in sorted({CORES, 1}, reverse=True):
+            for threads in ways:
                 pipe = stack.enter_context(_contender(runtime, param, tile, threads))
                 try:
                     first = pipe.recv() if pipe.poll(_READY_SECONDS) else "not ready in time"
@@ -315,7 +323,8 @@ def _appetite(param: Path) -> int:
 def _report(report: Report, param: Path, rounds: int, peak: float) -> None:
     stem, quick = param.stem, report.quick
     side = TILES[stem] // 2 if quick else TILES[stem]
-    contenders, missing = compare(param, side, rounds)
+    ways = [CORES] if quick else sorted({CORES, 1}, reverse=True)
+    contenders, missing = compare(param, side, rounds, ways)
     pixels = CORES * (side + 2 * PADDING) ** 2
     rows: list[list[str]] = []
     best: dict[str, Contender] = {}
@@ -354,13 +363,17 @@ def _report(report: Report, param: Path, rounds: int, peak: float) -> None:
 
 def main() -> None:
     parser = make_parser("runtimes", __doc__, device=False)
-    parser.add_argument("--rounds", type=int, help="turns of each runtime")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="turns of each runtime; 25 on the small network, 7 on the large one",
+    )
     options = parser.parse_args()
     report = Report("runtimes", options.quick)
     with workplace(options) as place:
         peak = _peak()
         for stem in TILES:
-            rounds = options.rounds or (3 if options.quick else 7)
+            rounds = options.rounds or (2 if options.quick else ROUNDS[stem])
             _report(report, place.models / f"{stem}.param", rounds, peak)
     report.finish()
 

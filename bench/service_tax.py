@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--poll", type=float, help="ask every so many seconds, instead of waiting")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.rounds = options.rounds or (1 if options.quick else 5)
     report = Report("service_tax", options.quick)
     with workplace(options) as place:
         asyncio.run(measure(place, options, report))

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
     options.pictures = options.pictures or (40 if options.quick else 200)
-    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.rounds = options.rounds or (2 if options.quick else 5)
     options.alone = options.alone or (3 if options.quick else 10)
     report = Report("small_pictures", options.quick or options.pictures < 200)
     with workplace(options) as place:

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--first", type=int)
     options = parser.parse_args()
-    options.jobs = options.jobs or (300 if options.quick else 2000)
+    options.jobs = options.jobs or (200 if options.quick else 2000)
     options.first = options.first or (50 if options.quick else 100)
     report = Report("steady", options.quick or options.jobs < 2000)
     with workplace(options) as place:

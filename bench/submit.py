@@ -52,7 +52,7 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
     await asyncio.to_thread(install, models)
     taken: dict[int, list[float]] = {many: [], few: []}
     async with AsyncExitStack() as stack:
-        services = {}
+        services, busy = {}, {}
         for count in (many, few):
             data = folder / str(count)
             await fill(data, count)
@@ -64,6 +64,7 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
             slow = {"model_name": "realesrgan-x4plus", "scale": "4"}
             job = await submit(services[count], PHOTOS / "astronaut.png", **slow)
             await until_processing(services[count], job.id)
+            busy[count] = job.id
         for number in range(rounds + 5):
             for count, service in services.items():
                 began = time.perf_counter()
@@ -72,15 +73,18 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
                 await service.cancel(job.id)
                 if number >= 5:  # the first few warm up
                     taken[count].append(seconds)
+        for count, service in services.items():
+            await service.cancel(busy[count])  # it would be waited for
     return taken
 
 
 def main() -> None:
     parser = make_parser("submit", __doc__, device=False)
-    parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--many", type=int, help="records; 10,000, quick: 2,000")
     parser.add_argument("--few", type=int, default=10)
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
+    options.many = options.many or (2_000 if options.quick else 10_000)
     options.rounds = options.rounds or (10 if options.quick else 40)
     report = Report("submit", options.quick)
     with tempfile.TemporaryDirectory() as folder:
