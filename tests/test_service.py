@@ -239,7 +239,7 @@ async def test_a_format_that_is_switched_off_is_refused_with_those_that_are_take
 ) -> None:
     config = make_config(tmp_path / "data", models_dir, features__input_formats="jpeg,webp")
     async with running(config) as service:
-        with pytest.raises(NotAPictureError, match="JPEG and WebP"):
+        with pytest.raises(NotAPictureError, match="JPEG or WebP"):
             await submit(service, thumbnail)
 
 

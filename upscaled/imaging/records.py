@@ -263,7 +263,7 @@ def raw_from_json(document: Mapping[str, Any]) -> RawImage:
 
 
 def accepted(formats: Collection[str]) -> str:
-    """Return the names of ``formats`` as a sentence lists them: ``PNG, JPEG and WebP``."""
+    """Return the names of ``formats`` as a sentence lists them: ``PNG, JPEG or WebP``."""
     names = {"webp": "WebP"}
     listed = [names.get(name, name.upper()) for name in FORMATS if name in formats]
-    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
+    return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)

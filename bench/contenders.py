@@ -1,0 +1,207 @@
+"""The runtimes that `bench.runtimes` compares, each in a process of its own, on the same tiles."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import nets
+from upscaled.engines.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.graph import read_graph
+from upscaled.engines.messages import NetworkFiles, worker_env
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Run = Callable[[Pixels], Floats]
+
+OURS = "the builtin engine"
+CORES = len(os.sched_getaffinity(0))
+BF16_DB, F32_DB = 40.0, 50.0
+"""What a picture must agree to with ours, in dB, before the runtime is timed."""
+
+
+def _planes(pixels: Pixels) -> Floats:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+
+
+def layers_of(param: Path) -> nets.Layers:
+    return read_graph(param, param.with_suffix(".bin"))
+
+
+def _ours(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    if choose_library("auto") is CpuLibrary.NCNN:
+        return _ncnn(param, shape, threads)
+    from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
+
+    files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
+    return OpenvinoNetwork(files, cores=CORES, threads=threads).run
+
+
+def _ncnn(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    from upscaled.engines.ncnn_network import NcnnNetwork  # noqa: PLC0415
+
+    files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
+    return NcnnNetwork(files, device=None, threads=threads).run
+
+
+def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    content = nets.onnx_bytes(layers_of(param), *shape)
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"data": _planes(pixels)})[0][0]
+
+
+def _torch(param: Path, shape: tuple[int, int], threads: int, *, bf16: bool = False) -> Run:
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    kind = torch.bfloat16 if bf16 else torch.float32
+    module = nets.torch_module(layers_of(param)).to(kind).to(memory_format=torch.channels_last)
+    example = torch.zeros(1, 3, *shape, dtype=kind).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        traced = _traced(torch, module, example)
+
+    def run(pixels: Pixels) -> Floats:
+        torch.set_num_threads(threads)  # it is each thread's own
+        with torch.inference_mode():
+            data = torch.from_numpy(_planes(pixels)).to(kind)
+            made = traced(data.to(memory_format=torch.channels_last))
+            result: Floats = made[0].float().numpy()
+            return result
+
+    return run
+
+
+def _traced(torch: Any, module: Any, example: Any) -> Any:
+    return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(module, example)))
+
+
+def _torch_bf16(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    return _torch(param, shape, threads, bf16=True)
+
+
+def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f32") -> Run:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # it would report its use
+    import openvino  # noqa: PLC0415
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": kind,
+        "INFERENCE_NUM_THREADS": str(CORES),
+        "NUM_STREAMS": str(CORES // threads),
+    }
+    content = nets.onnx_bytes(layers_of(param), *shape)
+    model = core.compile_model(core.read_model(content), "CPU", settings)
+    requests = [model.create_infer_request() for _ in range(CORES // threads)]
+
+    def run(pixels: Pixels) -> Floats:
+        request = requests.pop()
+        made: Floats = request.infer({0: _planes(pixels)})[0][0].copy()
+        requests.append(request)
+        return made
+
+    return run
+
+
+def _openvino_bf16(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    return _openvino(param, shape, threads, "bf16")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime in one precision."""
+
+    name: str
+    make: Callable[[Path, tuple[int, int], int], Run]
+    packages: tuple[str, ...] = ()
+    least_db: float = F32_DB
+
+
+RUNTIMES = (
+    Runtime(OURS, _ours),
+    Runtime("ncnn f32", _ncnn),
+    Runtime("onnxruntime f32", _onnxruntime, ("onnxruntime", "onnx")),
+    Runtime("PyTorch f32", _torch, ("torch",)),
+    Runtime("OpenVINO f32", _openvino, ("openvino", "onnx")),
+    Runtime("PyTorch bf16", _torch_bf16, ("torch",), BF16_DB),
+    Runtime("OpenVINO bf16", _openvino_bf16, ("openvino", "onnx"), BF16_DB),
+)
+
+
+@dataclass
+class Contender:
+    """A runtime in its process, with all cores on a tile or a tile for each of them."""
+
+    runtime: Runtime
+    threads: int
+    pipe: Connection
+    seconds: list[float] = field(default_factory=list)
+    agreement: float = 0.0
+
+    def turn(self) -> float:
+        """Do as many tiles as there are cores; return the seconds."""
+        self.pipe.send("go")
+        self.seconds.append(self.pipe.recv())
+        return self.seconds[-1]
+
+    @property
+    def median(self) -> float:
+        """Of all its turns, seconds."""
+        return statistics.median(self.seconds)
+
+
+def _serve(pipe: Connection, runtime: Runtime, param: Path, tile: Pixels, threads: int) -> None:
+    """The child: makes the runtime ready, sends a picture, then the seconds of each turn."""
+    try:
+        run = runtime.make(param, tile.shape[:2], threads)
+        pipe.send(run(tile).astype(np.float32))
+    except ImportError as error:
+        pipe.send(f"not installed: {error.name}")
+        return
+    with ThreadPoolExecutor(CORES // threads) as pool:
+        tiles = [np.ascontiguousarray(np.roll(tile, 7 * n, 1)) for n in range(CORES)]
+        list(pool.map(run, tiles))
+        while pipe.recv() == "go":
+            began = time.perf_counter()
+            list(pool.map(run, tiles))
+            pipe.send(time.perf_counter() - began)
+
+
+@contextmanager
+def contender(runtime: Runtime, param: Path, tile: Pixels, threads: int) -> Iterator[Connection]:
+    here, there = multiprocessing.Pipe()
+    arguments = (there, runtime, param, tile, threads)
+    child = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
+    kept = dict(os.environ)
+    os.environ.update(worker_env())  # threads and allocator read it as the process starts
+    try:
+        child.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+    there.close()
+    try:
+        yield here
+        if child.is_alive():
+            here.send("stop")
+        child.join(10)
+    finally:
+        child.kill()
+        child.join()
