@@ -31,6 +31,7 @@ OURS = "the builtin engine"
 CORES = len(os.sched_getaffinity(0))
 BF16_DB, F32_DB = 40.0, 50.0
 """What a picture must agree to with ours, in dB, before the runtime is timed."""
+_READY_SECONDS = 300.0
 
 
 def _planes(pixels: Pixels) -> Floats:
@@ -145,20 +146,66 @@ RUNTIMES = (
 )
 
 
+class NotReadyError(Exception):
+    """A runtime can't be timed; the message says why."""
+
+
 @dataclass
 class Contender:
-    """A runtime in its process, with all cores on a tile or a tile for each of them."""
+    """A runtime, with all cores on a tile or a tile for each of them."""
 
     runtime: Runtime
     threads: int
-    pipe: Connection
+    """Of them on a tile."""
     seconds: list[float] = field(default_factory=list)
+    """Of every turn so far."""
     agreement: float = 0.0
+    """With our picture, dB."""
+    _pipe: Connection | None = None
+
+    @contextmanager
+    def started(self, param: Path, tile: Pixels) -> Iterator[Floats]:
+        """Have it ready, in a process, for the length of the block; yield its picture.
+
+        Raises:
+            NotReadyError: it does not get that far.
+        """
+        self._pipe, there = multiprocessing.Pipe()
+        arguments = (there, self.runtime, param, tile, self.threads)
+        child = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
+        kept = dict(os.environ)
+        os.environ.update(worker_env())  # threads and allocator read it as the process starts
+        try:
+            child.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(kept)
+        there.close()
+        try:
+            yield self._first()
+            self._pipe.send("stop")
+            child.join(10)
+        finally:
+            child.kill()
+            child.join()
+            self._pipe.close()
+
+    def _first(self) -> Floats:
+        assert self._pipe is not None
+        try:
+            first = self._pipe.recv() if self._pipe.poll(_READY_SECONDS) else "not ready in time"
+        except EOFError:
+            first = "it crashed"
+        if isinstance(first, str):
+            raise NotReadyError(first)
+        picture: Floats = first
+        return picture
 
     def turn(self) -> float:
         """Do as many tiles as there are cores; return the seconds."""
-        self.pipe.send("go")
-        self.seconds.append(self.pipe.recv())
+        assert self._pipe is not None
+        self._pipe.send("go")
+        self.seconds.append(self._pipe.recv())
         return self.seconds[-1]
 
     @property
@@ -182,26 +229,3 @@ def _serve(pipe: Connection, runtime: Runtime, param: Path, tile: Pixels, thread
             began = time.perf_counter()
             list(pool.map(run, tiles))
             pipe.send(time.perf_counter() - began)
-
-
-@contextmanager
-def contender(runtime: Runtime, param: Path, tile: Pixels, threads: int) -> Iterator[Connection]:
-    here, there = multiprocessing.Pipe()
-    arguments = (there, runtime, param, tile, threads)
-    child = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
-    kept = dict(os.environ)
-    os.environ.update(worker_env())  # threads and allocator read it as the process starts
-    try:
-        child.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-    there.close()
-    try:
-        yield here
-        if child.is_alive():
-            here.send("stop")
-        child.join(10)
-    finally:
-        child.kill()
-        child.join()

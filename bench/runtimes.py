@@ -1,16 +1,17 @@
 """The builtin engine's rate against other runtimes' on the same networks.
 
-    python -m bench.runtimes [--quick] [--rounds N]
+    python -m bench.runtimes [--quick] [--sittings N] [--rounds N]
 
 Each runtime gets the networks from the same files, in a process of its own (`bench.contenders`),
 and works on the same padded tiles of a photo: all cores on one tile, or a tile for each core at the
 same time. Its pictures must agree with ours to 50 dB (32 bits) or 40 dB (16) before it is timed. A
 few turns of all tell which way is the quicker one of each. From then on only that is timed, between
 two turns of ours whose mean it is held against, since machines change their pace from one second to
-the next; the median of these ratios counts. Runtimes that are not installed are named (the
-dependency group ``bench`` has them). The whole engine is timed on a photo too, and its arithmetic
-held against what the processor does on a matrix product. A quick run tries one way only, and
-reaches no target on its small tiles.
+the next; the median of these ratios counts. All are started anew several times, since processes of
+one program differ as well. Runtimes that are not installed are named (the dependency group
+``bench`` has them). The whole engine is timed on a photo too, and its arithmetic held against what
+the processor does on a matrix product. A quick run tries one way only, and reaches no target on
+its small tiles.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from bench.contenders import (
     RUNTIMES,
     Contender,
     Floats,
-    contender,
+    NotReadyError,
+    Pixels,
     layers_of,
 )
 from bench.photos import photo
@@ -47,10 +49,11 @@ from upscaled.pictures import RawImage, Size
 
 TILES = {"realesr-animevideov3-x4": 256, "realesrgan-x4plus": 76}
 """Tile sides without padding."""
-ROUNDS = {"realesr-animevideov3-x4": 21, "realesrgan-x4plus": 11}
+ROUNDS = {"realesr-animevideov3-x4": 6, "realesrgan-x4plus": 3}
+_SITTINGS = 4
+"""Starts of all runtimes, with ``ROUNDS`` each."""
 PHOTOS = {"realesr-animevideov3-x4": (1600, 1200), "realesrgan-x4plus": (256, 256)}
 _TRIALS = 3
-_READY_SECONDS = 300.0
 
 
 def _has_bf16() -> bool:
@@ -85,9 +88,40 @@ class Comparison:
         return min(ways, key=lambda way: way.median)
 
 
-def compare(param: Path, side: int, rounds: int, ways: Sequence[int]) -> Comparison:
-    """Time all runtimes on one network; ``ways`` are the numbers of threads on a tile."""
+def compare(
+    param: Path, side: int, ways: Sequence[int], *, sittings: int, rounds: int
+) -> Comparison:
+    """Time all runtimes on one network.
+
+    Args:
+        param: the network.
+        side: of a tile, without its padding.
+        ways: the numbers of threads on a tile.
+        sittings: how often all are started.
+        rounds: turns of each in a sitting.
+    """
     tile = photo(side + 2 * PADDING, side + 2 * PADDING)
+    found = _tried(param, tile, ways)
+    ours = found.quickest(OURS)
+    names = dict.fromkeys(one.runtime.name for one in found.contenders)
+    others = [found.quickest(name) for name in names if name != OURS]
+    for _ in range(sittings):
+        with ExitStack() as stack:
+            for one in (ours, *others):
+                stack.enter_context(one.started(param, tile))
+            for _ in range(rounds):
+                before = ours.turn()
+                for other in others:
+                    seconds = other.turn()
+                    after = ours.turn()
+                    ratio = seconds / statistics.mean((before, after))
+                    found.ratios.setdefault(other.runtime.name, []).append(ratio)
+                    before = after
+    return found
+
+
+def _tried(param: Path, tile: Pixels, ways: Sequence[int]) -> Comparison:
+    """Find out what there is, whether its pictures are right, and which way is the quicker one."""
     found = Comparison()
     reference: Floats | None = None
     with ExitStack() as stack:
@@ -96,40 +130,24 @@ def compare(param: Path, side: int, rounds: int, ways: Sequence[int]) -> Compari
                 found.missing.append(f"{runtime.name}: the processor has no 16-bit floating point")
                 continue
             for threads in ways:
-                pipe = stack.enter_context(contender(runtime, param, tile, threads))
+                one = Contender(runtime, threads)
                 try:
-                    first = pipe.recv() if pipe.poll(_READY_SECONDS) else "not ready in time"
-                except EOFError:
-                    first = "it crashed"
-                if isinstance(first, str):
-                    found.missing.append(f"{runtime.name}: {first}")
+                    picture = stack.enter_context(one.started(param, tile))
+                except NotReadyError as error:
+                    found.missing.append(f"{runtime.name}: {error}")
                     break
-                reference = first if reference is None else reference
-                likeness = _likeness(first, reference)
-                if likeness < runtime.least_db:
-                    found.missing.append(f"{runtime.name}: its picture differs ({likeness:.1f} dB)")
+                reference = picture if reference is None else reference
+                one.agreement = _likeness(picture, reference)
+                if one.agreement < runtime.least_db:
+                    found.missing.append(
+                        f"{runtime.name}: its picture differs ({one.agreement:.1f} dB)"
+                    )
                     break
-                found.contenders.append(Contender(runtime, threads, pipe, agreement=likeness))
+                found.contenders.append(one)
         for _ in range(_TRIALS if len(ways) > 1 else 1):
             for one in found.contenders:
                 one.turn()
-        _by_turns(found, rounds)
     return found
-
-
-def _by_turns(found: Comparison, rounds: int) -> None:
-    """Time the quicker way of each between two turns of ours."""
-    ours = found.quickest(OURS)
-    names = dict.fromkeys(one.runtime.name for one in found.contenders)
-    others = [found.quickest(name) for name in names if name != OURS]
-    for _ in range(rounds):
-        before = ours.turn()
-        for other in others:
-            seconds = other.turn()
-            after = ours.turn()
-            ratio = seconds / statistics.mean((before, after))
-            found.ratios.setdefault(other.runtime.name, []).append(ratio)
-            before = after
 
 
 def _peak() -> float:
@@ -175,11 +193,11 @@ def _appetite(param: Path) -> int:
     return findings.bytes_per_pixel
 
 
-def _report(report: Report, param: Path, rounds: int, peak: float) -> None:
+def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float) -> None:
     stem, quick = param.stem, report.quick
     side = TILES[stem] // 2 if quick else TILES[stem]
     ways = [1] if quick else sorted({CORES, 1}, reverse=True)
-    found = compare(param, side, rounds, ways)
+    found = compare(param, side, ways, sittings=sittings, rounds=rounds)
     pixels = CORES * (side + 2 * PADDING) ** 2
     rows = []
     for one in found.contenders:
@@ -215,14 +233,16 @@ def _report(report: Report, param: Path, rounds: int, peak: float) -> None:
 
 def main() -> None:
     parser = make_parser("runtimes", __doc__, device=False)
-    parser.add_argument("--rounds", type=int, help="turns of each other runtime")
+    parser.add_argument("--sittings", type=int, help="how often all runtimes are started")
+    parser.add_argument("--rounds", type=int, help="turns of each other runtime in a sitting")
     options = parser.parse_args()
     report = Report("runtimes", options.quick)
+    sittings = options.sittings or (1 if options.quick else _SITTINGS)
     with workplace(options) as place:
         peak = _peak()
         for stem in TILES:
             rounds = options.rounds or (2 if options.quick else ROUNDS[stem])
-            _report(report, place.models / f"{stem}.param", rounds, peak)
+            _report(report, place.models / f"{stem}.param", sittings, rounds, peak)
     report.finish()
 
 

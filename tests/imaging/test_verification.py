@@ -100,10 +100,14 @@ def test_a_file_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
         likeness(first, second, 0, 10)
 
 
-def test_a_picture_of_many_strips_is_judged_like_one_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_picture_of_many_strips_is_judged_like_one_of_one(tmp_path: Path, threads: int) -> None:
     source = _photo(1500, 1000)
     native = _enlarged(source, 2)
-    assert _score(source, native, tmp_path, (0, 1000)) > 0.5
+    first, second = stored(source, tmp_path / "source"), stored(native, tmp_path / "native")
+    score = likeness(first, second, 0, 1000, threads=threads)
+    assert score == likeness(first, second, 0, 1000) > 0.5
     native[1500:1564, 1000:1064] = 255 - native[1500:1564, 1000:1064]
+    second = stored(native, tmp_path / "native")
     with pytest.raises(UnlikeError, match=r"x (49|50|51)\d, y 7[45678]\d"):
-        _score(source, native, tmp_path, (0, 1000))
+        likeness(first, second, 0, 1000, threads=threads)

@@ -51,7 +51,7 @@ def finish_band(
         options: how it is to be written.
         band: begins where the last one ended.
         written: what came of the bands before.
-        threads: how many strips are encoded at a time.
+        threads: how many strips are compared, and then encoded, at a time.
 
     Returns:
         What the next band goes on from.
@@ -62,7 +62,7 @@ def finish_band(
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    score = likeness(prepared.source, native, band.top, band.bottom, band.most)
+    score = likeness(prepared.source, native, band.top, band.bottom, band.most, threads=threads)
     written = replace(written, source_rows=band.bottom, score=min(written.score, score))
     last = band.bottom == prepared.source.size.height
     beside = _Metadata(prepared, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,13 @@ from upscaled.pictures import RawImage
 
 
 def likeness(
-    source: RawImage, native: RawImage, top: int, bottom: int, most: float = DOUBTFUL
+    source: RawImage,
+    native: RawImage,
+    top: int,
+    bottom: int,
+    most: float = DOUBTFUL,
+    *,
+    threads: int = 1,
 ) -> float:
     """Compare rows ``top`` to ``bottom`` of ``source`` with what ``native`` has there.
 
@@ -24,6 +31,7 @@ def likeness(
         top: first row of the source to compare.
         bottom: row after the last.
         most: `DOUBTFUL`, or `HOPELESS` for a picture that was confirmed.
+        threads: how many strips are compared at a time.
 
     Returns:
         The score of the worst block: 1.0 for equal means, 0.0 where it is doubted.
@@ -39,16 +47,23 @@ def likeness(
         raise UnlikeError(
             f"The engine's picture has {found} bytes, {native.total_bytes} were expected."
         )
-    worst, where = 0.0, (0, 0)
-    for first, last in _strips(top, bottom, native.row_bytes * scale):
+
+    def worst_of(strip: tuple[int, int]) -> tuple[float, int, int]:
+        first, last = strip
         enlarged = read_rows(native, first * scale, last * scale)
         reduced = np.asarray(Image.fromarray(enlarged).reduce(scale))
         share, row, column = compare(read_rows(source, first, last), reduced).worst()
-        if share > worst:
-            worst, where = share, (column * BLOCK, first + row * BLOCK)
+        return share, column * BLOCK, first + row * BLOCK
+
+    spans = list(_strips(top, bottom, native.row_bytes * scale))
+    if len(spans) == 1 or threads == 1:
+        worst, x, y = max(map(worst_of, spans))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            worst, x, y = max(pool.map(worst_of, spans))
     if worst > most:
         raise UnlikeError(
-            f"The engine's picture is unlike its source around x {where[0]}, y {where[1]} "
+            f"The engine's picture is unlike its source around x {x}, y {y} "
             f"({worst / DOUBTFUL:.1f} times the difference that is trusted)."
         )
     return max(0.0, 1 - worst / DOUBTFUL)

@@ -109,9 +109,8 @@ class Desk:
 
     def _check(self, message: Message) -> dict[str, Any]:
         source, native = raw_from_json(message["source"]), raw_from_json(message["native"])
-        return {
-            "score": likeness(source, native, message["top"], message["bottom"], message["most"])
-        }
+        rows = (message["top"], message["bottom"], message["most"])
+        return {"score": likeness(source, native, *rows, threads=self.threads)}
 
     def _finish(self, message: Message) -> dict[str, Any]:
         written = finish_band(
