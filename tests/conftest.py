@@ -33,7 +33,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
             guard.functions[name].can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
             guard.functions[name].can_block_in("subprocess.py", {"_execute_child"})
         # Settings are read before the loop runs; tests read them inside it.
-        guard.functions["os.getcwd"].can_block_in("upscaled/config.py", {"load"})
+        guard.functions["os.getcwd"].can_block_in("upscaled/config_sources.py", {"load"})
         yield guard
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from upscaled.config import Config, load
+from upscaled.config import Config
+from upscaled.config_sources import load
 from upscaled.jobs import Job
 from upscaled.service import Service
 
@@ -43,9 +44,9 @@ async def running(config: Config) -> AsyncIterator[Service]:
 
 async def submit(service: Service, picture: Path, **fields: str) -> Job:
     """Submit a copy of ``picture``."""
-    upload = service.reserve_upload()
+    upload = service.intake.reserve_upload()
     await asyncio.to_thread(shutil.copy, picture, upload)
-    return await service.submit({**FAST, **fields}, upload, picture.name)
+    return await service.intake.submit({**FAST, **fields}, upload, picture.name)
 
 
 async def until_processing(service: Service, job_id: str) -> Job:

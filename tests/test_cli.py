@@ -20,7 +20,8 @@ from PIL import Image
 from upscaled import __version__
 from upscaled.cli import config_file
 from upscaled.clients import hash_of
-from upscaled.config import load, settings
+from upscaled.config import settings
+from upscaled.config_sources import load
 from upscaled.errors import UpscaledError
 from upscaled.oneshot import upscale_file
 

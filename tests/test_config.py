@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from upscaled.config import Config, Setting, load, settings, warnings
+from upscaled.config import Config, Setting, settings, warnings
+from upscaled.config_sources import load
 from upscaled.errors import ConfigError
 from upscaled.setting_types import Tokens
 

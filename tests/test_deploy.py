@@ -13,7 +13,7 @@ import pytest
 
 from tests.parts import missing
 from tests.test_scripts import Checkout
-from upscaled.config import load
+from upscaled.config_sources import load
 
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "deploy" / "upscaled.service"

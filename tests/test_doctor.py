@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.parts import lavapipe_env, native_binary
-from upscaled.config import Config, load
+from upscaled.config import Config
+from upscaled.config_sources import load
 from upscaled.doctor import Report, as_text, examine
 
 

@@ -221,7 +221,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
         owner: object = {
             "begin": service._workspace,
             "prepare": service._imaging,
-            "upscale": service._dispatching._pipeline,
+            "upscale": service._running.dispatcher._pipeline,
             "finish": service._imaging,
             "record": service._book,
         }[stage]

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.settings_table import FILES
-from upscaled.config import load, settings
+from upscaled.config import settings
+from upscaled.config_sources import load
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from upscaled import __version__, logs
-from upscaled.config import Config, Setting, load, settings
+from upscaled.config import Config, Setting, settings
+from upscaled.config_sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
 
 CONFIG_VARIABLE = "UPSCALED_CONFIG"

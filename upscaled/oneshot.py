@@ -65,10 +65,10 @@ async def upscale_file(
         )
         await service.start()
         try:
-            upload = service.reserve_upload()
+            upload = service.intake.reserve_upload()
             with _told(source):
                 await asyncio.to_thread(shutil.copyfile, source, upload)
-            job = await service.submit(fields, upload, source.name)
+            job = await service.intake.submit(fields, upload, source.name)
             job = await _ended(service, job, on_progress)
             if job.state is not JobState.COMPLETED:
                 raise EngineError(job.error or f"The job was {job.state}.")

@@ -18,7 +18,8 @@ from tests.api import contract
 from tests.api.contract import Answer
 from upscaled.api.app import make_app
 from upscaled.api.keys import CONNECTIONS
-from upscaled.config import Config, load
+from upscaled.config import Config
+from upscaled.config_sources import load
 from upscaled.jobs import Job
 from upscaled.service import Service
 

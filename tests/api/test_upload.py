@@ -159,7 +159,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
 ) -> None:
     full = tmp_path / "upload"
     full.symlink_to("/dev/full")  # every write to it fails as on a full disk
-    monkeypatch.setattr(server.service, "reserve_upload", lambda: full)
+    monkeypatch.setattr(server.service.intake, "reserve_upload", lambda: full)
     answer = await api.upscale(a_picture())
     assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
     assert not full.is_symlink()

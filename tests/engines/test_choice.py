@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.engines.making import make_task, photo, write_repeater
-from upscaled import config
+from upscaled.config import Config
+from upscaled.config_sources import load
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.choice import choose, make_pool
 
 
 async def test_the_memory_limit_is_shared_out_among_the_slots(tmp_path: Path) -> None:
-    settings = config.load(
+    settings = load(
         environ={
             "UPSCALED_UPSCALER_ENGINE": "builtin",
             "UPSCALED_UPSCALER_GPU_IDS": "-1",
@@ -34,6 +35,6 @@ async def test_the_memory_limit_is_shared_out_among_the_slots(tmp_path: Path) ->
 
 
 async def test_without_a_setting_the_limit_is_part_of_what_is_free() -> None:
-    choice = await choose(config.Config())
+    choice = await choose(Config())
     assert choice.memory_mb is not None
     assert choice.memory_mb > 0

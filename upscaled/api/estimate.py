@@ -16,11 +16,12 @@ from upscaled.jobs import Job
 async def estimate(request: web.Request) -> web.Response:
     """``POST /estimate``: time, memory, disk and size of the job that a submission would make."""
     service = request.app[SERVICE]
+    intake = service.intake
     max_bytes = service.config.server.max_request_size_mb * 2**20
     upload.check_head(request, max_bytes)
     rates = request.app[RATES].check(client_of(request).key)
-    await service.check_room(request.content_length or 0)
-    target = service.reserve_upload()
+    await intake.check_room(request.content_length or 0)
+    target = intake.reserve_upload()
     try:
         fields, filename = await upload.receive(
             request,
@@ -30,9 +31,9 @@ async def estimate(request: web.Request) -> web.Response:
             seconds_per_mib=service.config.server.body_timeout_seconds,
             picture_needed=False,
         )
-        job, quote = await service.quote(fields, None if filename is None else target)
+        job, quote = await intake.quote(fields, None if filename is None else target)
     finally:
-        await service.discard_upload(target)
+        await intake.discard_upload(target)
     return answer(_describe(job, quote), headers=rates)
 
 

@@ -35,13 +35,14 @@ def job_id_of(request: web.Request) -> str:
 async def submit(request: web.Request) -> web.Response:
     """``POST /upscale``: take a picture, answer 202 with the job's id."""
     service = request.app[SERVICE]
+    intake = service.intake
     max_bytes = service.config.server.max_request_size_mb * 2**20
     upload.check_head(request, max_bytes)
     client = client_of(request)
     rates = request.app[RATES].check(client.key)
-    service.check_admission(client)
-    await service.check_room(request.content_length or 0)
-    target = service.reserve_upload()
+    intake.check(client)
+    await intake.check_room(request.content_length or 0)
+    target = intake.reserve_upload()
     try:
         fields, filename = await upload.receive(
             request,
@@ -51,9 +52,9 @@ async def submit(request: web.Request) -> web.Response:
             seconds_per_mib=service.config.server.body_timeout_seconds,
         )
     except BaseException:
-        await service.discard_upload(target)
+        await intake.discard_upload(target)
         raise
-    job = await service.submit(fields, target, filename or "", client)
+    job = await intake.submit(fields, target, filename or "", client)
     url = f"{request.app[PREFIX]}/status/{job.id}"
     content = {"success": True, "job_id": job.id, "status_url": url}
     return answer(content, status=202, headers=rates)
