@@ -120,6 +120,28 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
+LDCONFIG = """#!/usr/bin/env bash
+echo "libgomp.so.1 (libc6) => /lib/libgomp.so.1"
+echo "${VULKAN:-}"
+for ((n = 0; n < 20000; n++)); do echo "lib$n.so (libc6) => /lib/lib$n.so"; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"), [("libvulkan.so.1 (libc6) => /lib/libvulkan.so.1", False), ("", True)]
+)
+def test_a_library_is_found_in_however_long_a_list(
+    checkout: Checkout, line: str, missing: bool
+) -> None:
+    shutil.copy(ROOT / "scripts" / "fetch-test-parts", checkout.root / "scripts")
+    checkout.put("ldconfig", LDCONFIG)
+    for _ in range(3):
+        told = checkout.run("scripts/fetch-test-parts", env={"VULKAN": line}).stderr
+        assert "npm" in told  # it got as far as to tell what there is not
+        assert ("libvulkan1" in told) == missing
+        assert "libgomp1" not in told
+
+
 @pytest.mark.parametrize("script", BASH_SCRIPTS, ids=lambda path: path.name)
 def test_the_shell_understands_every_script(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)

@@ -141,7 +141,7 @@ install_project() {
   for group in "$@"; do
     arguments+=(--group "$ROOT/pyproject.toml:$group")
   done
-  if [ $# -gt 0 ] && ! "$PYTHON" -m pip install --help | grep -q -- --group; then
+  if [ $# -gt 0 ] && [[ "$("$PYTHON" -m pip install --help)" != *--group* ]]; then
     pip_install --upgrade "pip>=25.1" # the first that knows dependency groups
   fi
   pip_install "${arguments[@]}"
