@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +101,35 @@ def test_a_file_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
         likeness(first, second, 0, 10)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_picture_of_many_strips_is_judged_like_one_of_one(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_picture_of_many_strips_is_judged_like_one_of_one(tmp_path: Path, scale: int) -> None:
     source = _photo(1500, 1000)
-    native = _enlarged(source, 2)
+    native = _enlarged(source, scale)
     first, second = stored(source, tmp_path / "source"), stored(native, tmp_path / "native")
-    score = likeness(first, second, 0, 1000, threads=threads)
+    score = likeness(first, second, 0, 1000, threads=3)
     assert score == likeness(first, second, 0, 1000) > 0.5
-    native[1500:1564, 1000:1064] = 255 - native[1500:1564, 1000:1064]
+    place = np.s_[750 * scale : 782 * scale, 500 * scale : 532 * scale]
+    native[place] = 255 - native[place]
     second = stored(native, tmp_path / "native")
-    with pytest.raises(UnlikeError, match=r"x (49|50|51)\d, y 7[45678]\d"):
-        likeness(first, second, 0, 1000, threads=threads)
+    for threads in (1, 3):
+        with pytest.raises(UnlikeError, match=r"x (49|50|51)\d, y 7[45678]\d"):
+            likeness(first, second, 0, 1000, threads=threads)
+
+
+@pytest.mark.parametrize(("scale", "at_once"), [(2, 1), (3, 2), (4, 4)])
+def test_no_more_strips_are_compared_at_once_than_memory_allows(
+    scale: int, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = [1]
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            workers.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr("upscaled.imaging.verify.ThreadPoolExecutor", Pool)
+    pixels = np.full((1200, 1200, 3), 99, np.uint8)
+    first = stored(pixels, tmp_path / "source")
+    second = stored(pixels.repeat(scale, 0).repeat(scale, 1), tmp_path / "native")
+    assert likeness(first, second, 0, 1200, threads=4) == 1.0
+    assert workers[-1] == at_once

@@ -13,6 +13,9 @@ from upscaled.imaging.raw import read_rows, strips
 from upscaled.imaging.records import DOUBTFUL, UnlikeError
 from upscaled.pictures import RawImage
 
+_COMPARED_BYTES = 2 << 20
+"""Of the source, that are compared at a time at most: meanwhile they take thirty times as much."""
+
 
 def likeness(
     source: RawImage,
@@ -31,7 +34,7 @@ def likeness(
         top: first row of the source to compare.
         bottom: row after the last.
         most: `DOUBTFUL`, or `HOPELESS` for a picture that was confirmed.
-        threads: how many strips are compared at a time.
+        threads: how many strips are compared at a time at most.
 
     Returns:
         The score of the worst block: 1.0 for equal means, 0.0 where it is doubted.
@@ -56,10 +59,12 @@ def likeness(
         return share, column * BLOCK, first + row * BLOCK
 
     spans = list(_strips(top, bottom, native.row_bytes * scale))
-    if len(spans) == 1 or threads == 1:
+    largest = max(last - first for first, last in spans) * source.row_bytes
+    at_once = min(len(spans), threads, max(1, _COMPARED_BYTES // largest))
+    if at_once == 1:
         worst, x, y = max(map(worst_of, spans))
     else:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             worst, x, y = max(pool.map(worst_of, spans))
     if worst > most:
         raise UnlikeError(
