@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from bench import nets
 from upscaled.engines.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.graph import read_graph
+from upscaled.engines.inference import without_margin
 from upscaled.engines.messages import NetworkFiles, worker_env
+from upscaled.engines.protocol import PADDING
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Run = Callable[[Pixels], Floats]
+"""From a padded tile to the planes of the tile alone, as `Network.run` does it."""
 
 OURS = "the builtin engine"
 CORES = len(os.sched_getaffinity(0))
@@ -36,6 +39,11 @@ _READY_SECONDS = 300.0
 
 def _planes(pixels: Pixels) -> Floats:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+
+
+def _tile(planes: Floats, pixels: Pixels) -> Floats:
+    """Return a view of what belongs to the tile, without its padding."""
+    return without_margin(planes, PADDING * planes.shape[-1] // pixels.shape[1])
 
 
 def layers_of(param: Path) -> nets.Layers:
@@ -66,7 +74,7 @@ def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     content = nets.onnx_bytes(layers_of(param), *shape)
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"data": _planes(pixels)})[0][0]
+    return lambda pixels: _tile(session.run(None, {"data": _planes(pixels)})[0][0], pixels)
 
 
 def _torch(param: Path, shape: tuple[int, int], threads: int, *, bf16: bool = False) -> Run:
@@ -84,8 +92,7 @@ def _torch(param: Path, shape: tuple[int, int], threads: int, *, bf16: bool = Fa
         with torch.inference_mode():
             data = torch.from_numpy(_planes(pixels)).to(kind)
             made = traced(data.to(memory_format=torch.channels_last))
-            result: Floats = made[0].float().numpy()
-            return result
+            return _tile(made[0].float().numpy(), pixels)
 
     return run
 
@@ -114,7 +121,7 @@ def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f3
 
     def run(pixels: Pixels) -> Floats:
         request = requests.pop()
-        made: Floats = request.infer({0: _planes(pixels)})[0][0].copy()
+        made = _tile(request.infer({0: _planes(pixels)})[0][0], pixels).copy()
         requests.append(request)
         return made
 

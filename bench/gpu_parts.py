@@ -23,6 +23,7 @@ from bench.photos import photo
 from upscaled.engines.inference import to_bytes
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
+from upscaled.engines.protocol import PADDING
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -57,10 +58,9 @@ def main() -> None:
         "the whole tile",
         statistics.median(_timed(lambda: network.run(tile)) for _ in range(rounds)),
     )
+    scale = planes.shape[1] // (side - 2 * PADDING)
     with tempfile.TemporaryDirectory() as folder:
-        way = NcnnNetwork(
-            _enlarger(Path(folder), planes.shape[1] // side), device=device, threads=1
-        )
+        way = NcnnNetwork(_enlarger(Path(folder), scale), device=device, threads=1)
         way.run(tile)
         both = statistics.median(_timed(lambda: way.run(tile)) for _ in range(rounds))
     print("of that, up to the device and back", both)

@@ -3,15 +3,16 @@
     python -m bench.runtimes [--quick] [--sittings N] [--rounds N]
 
 Each runtime gets the networks from the same files, in a process of its own (`bench.contenders`),
-and works on the same padded tiles of a photo: all cores on one tile, or a tile for each core at the
-same time. Its pictures must agree with ours to 50 dB (32 bits) or 40 dB (16) before it is timed. A
-few turns of all tell which way is the quicker one of each. From then on only that is timed, between
-two turns of ours whose mean it is held against, since machines change their pace from one second to
-the next; the median of these ratios counts. All are started anew several times, since processes of
-one program differ as well. Runtimes that are not installed are named (the dependency group
-``bench`` has them). The whole engine is timed on a photo too, and its arithmetic held against what
-the processor does on a matrix product. A quick run tries one way only, and reaches no target on
-its small tiles.
+and makes of the same padded tiles of a photo the tiles enlarged without padding: all cores on one
+tile, or a tile for each core at the same time. (Others run the network whole and have the padding
+cut off; that ours leaves out what is cut off is part of its rate.) Its pictures must agree with
+ours to 50 dB (32 bits) or 40 dB (16) before it is timed. A few turns of all tell which way is the
+quicker one of each. From then on only that is timed, between two turns of ours whose mean it is
+held against, since machines change their pace from one second to the next; the median of these
+ratios counts. All are started anew several times, since processes of one program differ as well.
+Runtimes that are not installed are named (the dependency group ``bench`` has them). The whole
+engine is timed on a photo too, and its arithmetic held against what the processor does on a matrix
+product. A quick run tries one way only, and reaches no target on its small tiles.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from bench.report import Report, table
 from bench.workplace import make_parser, workplace
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.graph import operations
+from upscaled.engines.narrowing import narrowed
 from upscaled.engines.protocol import CPU, PADDING, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
 
@@ -215,7 +217,9 @@ def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float
         report.add(f"{stem}: our rate against {name}", statistics.median(ratios),
                    target=target, sense="at least")  # fmt: skip
     seconds = found.quickest(OURS).median
-    work = operations(layers_of(param), "data") * pixels / seconds / 1e9
+    padded = Size(side + 2 * PADDING, side + 2 * PADDING)
+    layers = narrowed(layers_of(param), "data", "output", PADDING).layers
+    work = CORES * operations(layers, "data", padded) / seconds / 1e9
     report.add(f"{stem}: arithmetic, convolutions taken literally", work, "GFLOP/s")
     report.add(f"{stem}: the same against a matrix product's {peak:.0f} GFLOP/s", work / peak)
     size = Size(*(length // 4 for length in PHOTOS[stem])) if quick else Size(*PHOTOS[stem])

@@ -29,7 +29,6 @@ from bench.gallery import KINDS, Picture, gallery
 from upscaled.engines.inference import to_bytes
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
-from upscaled.engines.protocol import PADDING
 from upscaled.engines.tiling import reflected
 from upscaled.imaging import likeness
 from upscaled.imaging.records import DOUBTFUL, HOPELESS
@@ -65,10 +64,7 @@ def enlarged(network: NcnnNetwork, pixels: Pixels) -> Pixels:
     """Return what the network makes of a whole picture in one tile."""
     height, width = pixels.shape[:2]
     padded = pixels[reflected(0, height, height)[:, None], reflected(0, width, width)]
-    made = to_bytes(network.run(padded))
-    scale = made.shape[0] // padded.shape[0]
-    edge = PADDING * scale
-    return made[edge : edge + height * scale, edge : edge + width * scale]
+    return to_bytes(network.run(padded))
 
 
 def reduced(made: Pixels, scale: int) -> Pixels:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-_MAGIC = "7767517"  # the first line of every text .param; from ncnn's net.cpp
+MAGIC = "7767517"
+"""The first line of every text ``.param`` (ncnn's net.cpp)."""
 _LARGEST = 16 << 20
 """Bytes of the largest .param that is read; x4plus's has 117 thousand."""
 
@@ -36,8 +37,8 @@ def read_blobs(path: Path) -> Blobs:
         raise ParamError("it is not a text file") from None
     except OSError as error:
         raise ParamError(f"it can't be read: {error.strerror}") from None
-    if len(lines) < 3 or lines[0] != [_MAGIC]:
-        raise ParamError(f"it is not an ncnn .param, whose first line is {_MAGIC}")
+    if len(lines) < 3 or lines[0] != [MAGIC]:
+        raise ParamError(f"it is not an ncnn .param, whose first line is {MAGIC}")
     layers = lines[2:]
     try:
         promised = int(lines[1][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,19 @@ def write_network(folder: Path, stem: str, *layers: str) -> ModelFiles:
     param.write_text(text, "ascii")
     weights.write_bytes(b"")
     return ModelFiles(param, weights, 1, "data", "output", 1000)
+
+
+def write_weights(model: ModelFiles) -> None:
+    """Write random weights for the convolutions and PReLUs of a network."""
+    random = np.random.default_rng(3)
+    content = []
+    for line in model.param.read_text("ascii").splitlines():
+        if line.startswith(("Convolution", "PReLU")):
+            values = {key: int(value) for key, value in re.findall(r" ([06])=(\d+)", line)}
+            content += [bytes(4)] if "6" in values else []
+            counts = [values[key] for key in ("6", "0") if key in values]  # kernel; bias or slopes
+            content += [random.normal(0, 0.2, n).astype(np.float32).tobytes() for n in counts]
+    model.bin.write_bytes(b"".join(content))
 
 
 def write_repeater(folder: Path, stem: str, factor: float) -> ModelFiles:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.engines.making import shipped, write_network
-from upscaled.engines.graph import UnknownGraphError, operations, read_graph
+from upscaled.engines.graph import UnknownGraphError, operations, param_text, read_graph
+from upscaled.pictures import Size
 
 CONVOLUTION = "Convolution c 1 1 data made 0=2 1=3 4=1 5=1 6=54"
 LAST = "PReLU p 1 1 made output 0=2"
@@ -32,7 +33,7 @@ def test_layers_come_with_their_weights_in_16_or_32_bits(tmp_path: Path, mark: i
     assert np.array_equal(kernel.reshape(-1), np.arange(54))
     assert bias.tolist() == [54, 55]
     assert [slopes.tolist() for slopes in prelu.weights] == [[56, 57]]
-    assert operations((convolution, prelu), "data") == 2 * 54
+    assert operations((convolution, prelu), "data", Size(10, 7)) == 2 * 54 * 70
 
 
 @pytest.mark.parametrize(
@@ -65,4 +66,21 @@ def test_the_largest_official_network_is_read_to_its_end(models_dir: Path) -> No
     files = shipped(models_dir, "realesrgan-x4plus")
     layers = read_graph(files.param, files.bin)
     assert sum(layer.kind == "Convolution" for layer in layers) == 351
-    assert 1.1e6 < operations(layers, files.input_blob) / 32 < 1.2e6
+    assert 1.1e6 < operations(layers, files.input_blob, Size(1, 1)) / 32 < 1.2e6
+
+
+@pytest.mark.parametrize(
+    "stem", ["realesr-animevideov3-x3", "realesrgan-x4plus", "realesrgan-x4plus-anime"]
+)
+def test_layers_are_written_as_they_were_read(tmp_path: Path, models_dir: Path, stem: str) -> None:
+    layers = read_graph(shipped(models_dir, stem).param, None)
+    again = tmp_path / "again.param"
+    again.write_text(param_text(layers, "data"))
+    assert read_graph(again, None) == layers
+
+
+def test_a_file_that_is_no_text_is_not_understood(tmp_path: Path) -> None:
+    damaged = tmp_path / "n.param"
+    damaged.write_bytes(b"7767517\n1 1\n\xff\xfe what\n")
+    with pytest.raises(UnknownGraphError, match="line makes no sense"):
+        read_graph(damaged, None)

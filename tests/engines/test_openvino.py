@@ -6,12 +6,12 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,17 +25,18 @@ from tests.engines.making import (
     shipped,
     write_network,
     write_repeater,
+    write_weights,
 )
 from upscaled.engines import loader
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.cpu_library import CpuLibrary, choose_library
-from upscaled.engines.inference import InferenceError, Pixels, to_bytes
+from upscaled.engines.inference import Floats, InferenceError, Pixels, to_bytes, without_margin
 from upscaled.engines.loader import Loader, UnfitError
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.openvino_network import OpenvinoNetwork
 from upscaled.engines.plan import plan_on_cpu
-from upscaled.engines.protocol import CPU, ModelFiles
+from upscaled.engines.protocol import CPU, PADDING, ModelFiles
 from upscaled.errors import ConfigError
 from upscaled.pictures import Size
 
@@ -52,8 +53,14 @@ def files_of(model: ModelFiles) -> NetworkFiles:
     return NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
 
 
-def open_vino(model: ModelFiles, *, threads: int = 1) -> OpenvinoNetwork:
-    return OpenvinoNetwork(files_of(model), cores=2, threads=threads)
+def open_vino(model: ModelFiles, *, threads: int = 1, padding: int = PADDING) -> OpenvinoNetwork:
+    return OpenvinoNetwork(files_of(model), cores=2, threads=threads, padding=padding)
+
+
+def ncnn_whole(model: ModelFiles, tile: Pixels, padding: int) -> Floats:
+    """Return the tile without its padding by ncnn, which has left nothing out."""
+    planes = NcnnNetwork(files_of(model), device=None, threads=2, padding=0).run(tile)
+    return without_margin(planes, padding * planes.shape[-1] // tile.shape[1])
 
 
 async def enlarge(task_folder: Path, pixels: Pixels, model: ModelFiles) -> tuple[Pixels, str]:
@@ -73,7 +80,7 @@ async def enlarge(task_folder: Path, pixels: Pixels, model: ModelFiles) -> tuple
 @pytest.mark.parametrize("stem", OFFICIAL)
 def test_official_networks_make_the_pictures_of_ncnn(models_dir: Path, stem: str) -> None:
     model, tile = shipped(models_dir, stem), photo(46, 38)
-    expected = NcnnNetwork(files_of(model), device=None, threads=2).run(tile)
+    expected = ncnn_whole(model, tile, PADDING)
     made = open_vino(model).run(tile)
     assert made.shape == expected.shape
     assert psnr(to_bytes(made), to_bytes(expected)) > 80
@@ -89,6 +96,16 @@ CONCATENATED = (
     "PReLU i 1 1 g i 0=7",  # it is wanted whole
     "Concat j 2 1 i h j",
     "Convolution l 1 1 j output 0=3 1=3 4=1 5=1 6=459",
+)
+TWICE = (
+    "Interp s 1 1 data a 0=1 1=2.0 2=2.0",
+    "Convolution k 1 1 a c 0=4 1=3 4=1 5=1 6=108 9=2 -23310=1,2.000000e-01",
+)
+TWICE_OF_TWO = (
+    "Split s 1 2 data a b",
+    "Interp t 1 1 a c 0=1 1=2.0 2=2.0",
+    "Convolution k 1 1 c d 0=3 1=3 4=1 5=1 6=81 9=1",
+    "Interp u 1 1 b e 0=1 1=2.0 2=2.0",
 )
 TO_BE_SHUFFLED = ("Split s 1 2 data a b", "Convolution k 1 1 a c 0=12 1=3 4=1 5=1 6=324")
 SHUFFLED = (*TO_BE_SHUFFLED, "PixelShuffle d 1 1 c d 0=2")
@@ -110,24 +127,41 @@ SHUFFLED = (*TO_BE_SHUFFLED, "PixelShuffle d 1 1 c d 0=2")
             "BinaryOp o 2 1 e g output 0=0",
         ),
         (*SHUFFLED, "Interp e 1 1 b e 0=1 1=2.0 2=2.0", "Eltwise o 2 1 d e output 0=1"),
+        (  # convolved before they are repeated, and enlarged by something else then
+            *TWICE,
+            "Interp b 1 1 c d 0=1 1=2.0 2=2.0",
+            "Convolution e 1 1 d output 0=3 1=3 4=1 5=1 6=108",
+        ),
+        (
+            *TWICE,
+            "Interp b 1 1 c d 0=1 1=3.0 2=3.0",
+            "Convolution e 1 1 d output 0=3 1=1 4=0 5=1 6=12",
+        ),
+        (*TWICE, "PixelShuffle b 1 1 c d 0=2", "Convolution e 1 1 d output 0=3 1=1 4=0 5=1 6=3"),
+        (*TWICE_OF_TWO, "BinaryOp o 2 1 d e output 0=0"),
     ],
-    ids=["concat", "shuffle", "other way round", "cubic", "two steps", "eltwise"],
+    ids=[
+        "concat",
+        "shuffle",
+        "other way round",
+        "cubic",
+        "two steps",
+        "eltwise",
+        "phases twice",
+        "phases, repeated",
+        "phases, shuffled",
+        "phases, added",
+    ],
 )
-def test_networks_put_together_in_other_ways(tmp_path: Path, layers: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("padding", [0, 1, 3, 10])
+def test_networks_put_together_in_other_ways(
+    tmp_path: Path, layers: tuple[str, ...], padding: int
+) -> None:
     model = write_network(tmp_path, "n", *layers)
-    random = np.random.default_rng(3)
-
-    def weights(layer: str) -> bytes:
-        values = {key: int(value) for key, value in re.findall(r" ([06])=(\d+)", layer)}
-        counts = [values[key] for key in ("6", "0") if key in values]  # kernel, bias or slopes
-        content = [random.normal(0, 0.2, count).astype(np.float32).tobytes() for count in counts]
-        return b"".join([bytes(4) if "6" in values else b"", *content])
-
-    with_weights = [layer for layer in layers if layer.startswith(("Convolution", "PReLU"))]
-    model.bin.write_bytes(b"".join(weights(layer) for layer in with_weights))
+    write_weights(model)
     tile = photo(31, 26)
-    expected = NcnnNetwork(files_of(model), device=None, threads=1).run(tile)
-    made = open_vino(model).run(tile)
+    expected = ncnn_whole(model, tile, padding)
+    made = open_vino(model, padding=padding).run(tile)
     assert made.shape == expected.shape
     assert float(np.abs(expected).max()) > 0.1
     assert float(np.abs(made - expected).max()) < 1e-5
@@ -183,7 +217,7 @@ def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:
     weights = np.full(12, np.inf, np.float32)
     model.bin.write_bytes(bytes(4) + weights.tobytes())
     with pytest.raises(InferenceError, match="values that are not numbers"):
-        open_vino(model).run(photo(20, 20))
+        open_vino(model).run(photo(24, 24))
 
 
 async def test_the_engine_tells_what_it_used(tmp_path: Path, models_dir: Path) -> None:
@@ -280,9 +314,9 @@ def test_both_are_compared_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model = write_repeater(tmp_path, "n", 2)
     loaded: list[str] = []
 
-    def counted(files: NetworkFiles, *, device: None, threads: int, lean: bool) -> NcnnNetwork:
+    def counted(files: NetworkFiles, **options: Any) -> NcnnNetwork:
         loaded.append(files.param.name)
-        return NcnnNetwork(files, device=device, threads=threads, lean=lean)
+        return NcnnNetwork(files, **options)
 
     monkeypatch.setattr(loader, "NcnnNetwork", counted)
     plan = plan_on_cpu(

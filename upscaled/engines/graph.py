@@ -1,12 +1,16 @@
-"""A network's two ncnn files as a graph: layers and weights, for a library that reads others."""
+"""A network's two ncnn files as a graph: layers, and their weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from upscaled.param_file import MAGIC
+from upscaled.pictures import Size
 
 Floats = NDArray[np.float32]
 
@@ -29,6 +33,9 @@ _KEYS: dict[str, frozenset[int]] = {
 """The layers that Real-ESRGAN networks consist of, and the keys that are understood of each. ncnn's
 defaults hold for keys that are absent, so a layer with any other key might be something else."""
 
+_ARRAYS = {("Convolution", 10), ("Eltwise", 1)}
+"""Those of the keys that stand for arrays: an activation's numbers, the addends' factors."""
+
 
 class UnknownGraphError(Exception):
     """A network holds something that is not understood here; the message is a sentence."""
@@ -42,17 +49,18 @@ class Layer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     values: dict[int, tuple[float, ...]]
-    weights: tuple[Floats, ...]
+    """Whole numbers are `int`, which ncnn tells from others by the way they are written."""
+    weights: tuple[Floats, ...] = ()
     """Of a convolution its kernel (out, in, height, width) and bias (out), of a PReLU its slopes
-    (channels)."""
+    (channels); none where only the ``.param`` was read."""
 
     def value(self, key: int, default: float) -> float:
         """Return the only value of a key."""
         return self.values[key][0] if key in self.values else default
 
 
-def read_graph(param: Path, weights: Path) -> tuple[Layer, ...]:
-    """Read a pair of files.
+def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
+    """Read a pair of files, or the ``.param`` alone.
 
     Convolutions have stride 1, padding that keeps the size, and no activation or a (leaky) ReLU;
     sums are of two.
@@ -61,9 +69,9 @@ def read_graph(param: Path, weights: Path) -> tuple[Layer, ...]:
         UnknownGraphError: they hold a layer, or a variant of one, that is not known here.
         OSError: they can't be read.
     """
-    stored = _Stored(weights.read_bytes(), weights.name)
+    stored = None if weights is None else _Stored(weights.read_bytes(), weights.name)
     layers = []
-    for line in param.read_text("utf-8").splitlines()[2:]:
+    for line in param.read_text("utf-8", "replace").splitlines()[2:]:
         if not line.strip():
             continue
         try:
@@ -72,27 +80,58 @@ def read_graph(param: Path, weights: Path) -> tuple[Layer, ...]:
             raise UnknownGraphError(f"This line makes no sense: {line.strip()!r}.") from None
         if layer.kind != "Input":
             layers.append(layer)
-    stored.end()
+    if stored is not None:
+        stored.end()
     return tuple(layers)
 
 
-def operations(layers: tuple[Layer, ...], data: str) -> float:
-    """Return the floating-point operations for a pixel of blob ``data``, convolutions literally."""
-    scales: dict[str, float] = {data: 1.0}
+def param_text(layers: Sequence[Layer], data: str) -> str:
+    """Return layers as the content of a ``.param``, with ``data`` for the input's name."""
+    lines = [f"Input in 0 1 {data}"]
+    for number, layer in enumerate(layers):
+        blobs = [*layer.inputs, *layer.outputs]
+        pairs = (_written(layer.kind, key, numbers) for key, numbers in layer.values.items())
+        counts = f"{len(layer.inputs)} {len(layer.outputs)}"
+        lines.append(" ".join([layer.kind, f"layer{number}", counts, *blobs, *pairs]))
+    blobs_made = 1 + sum(len(layer.outputs) for layer in layers)
+    return "\n".join([MAGIC, f"{len(lines)} {blobs_made}", *lines, ""])
+
+
+def operations(layers: Sequence[Layer], data: str, size: Size) -> float:
+    """Return the floating-point operations for a tile, convolutions literally.
+
+    Args:
+        layers: with their weights.
+        data: name of the input.
+        size: of the tile, with its padding.
+    """
+    sizes: dict[str, tuple[float, float]] = {data: (size.width, size.height)}
     total = 0.0
     for layer in layers:
-        scale = scales[layer.inputs[0]]
+        lost, factor = 0.0, 1.0
+        match layer.kind:
+            case "Convolution":
+                lost = layer.value(1, 1) - 1 - 2 * layer.value(4, 0)
+            case "Crop":
+                lost = 2 * layer.value(0, 0)
+            case "Interp":
+                factor = layer.value(1, 1)
+            case "PixelShuffle":
+                factor = layer.value(0, 1)
+        width, height = ((side - lost) * factor for side in sizes[layer.inputs[0]])
         if layer.kind == "Convolution":
-            total += 2 * layer.weights[0].size * scale * scale
-        elif layer.kind == "Interp":
-            scale *= layer.value(1, 1)
-        elif layer.kind == "PixelShuffle":
-            scale *= layer.value(0, 1)
-        scales.update(dict.fromkeys(layer.outputs, scale))
+            total += 2 * layer.weights[0].size * width * height
+        sizes.update(dict.fromkeys(layer.outputs, (width, height)))
     return total
 
 
-def _layer(line: str, stored: _Stored) -> Layer:
+def _written(kind: str, key: int, numbers: tuple[float, ...]) -> str:
+    if (kind, key) in _ARRAYS:
+        return f"{_ARRAY_KEYS - key}={','.join(map(repr, (len(numbers), *numbers)))}"
+    return f"{key}={numbers[0]!r}"
+
+
+def _layer(line: str, stored: _Stored | None) -> Layer:
     """Read a line of the ``.param``, and take its weights."""
     kind, _, taken, given, *rest = line.split()
     if kind not in _KEYS:
@@ -101,15 +140,21 @@ def _layer(line: str, stored: _Stored) -> Layer:
     blobs, pairs = rest[: ins + outs], rest[ins + outs :]
     values = dict(_parse(pair) for pair in pairs)
     _check(kind, ins, values)
-    return Layer(kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, stored.take(kind, values))
+    weights = () if stored is None else stored.take(kind, values)
+    return Layer(kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, weights)
 
 
 def _parse(pair: str) -> tuple[int, tuple[float, ...]]:
     name, _, value = pair.partition("=")
-    key, numbers = int(name), tuple(float(number) for number in value.split(","))
+    key, numbers = int(name), tuple(_number(text) for text in value.split(","))
     if key < 0:
         return _ARRAY_KEYS - key, numbers[1:]  # their count comes first
     return key, numbers
+
+
+def _number(text: str) -> float:
+    """Read a number as ncnn does, for which one is whole unless it has a point or an exponent."""
+    return float(text) if set(text) & set(".eE") else int(text)
 
 
 def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""What a loaded network does, whichever library runs it: one tile in, its values out."""
+"""What a loaded network does, whichever library runs it: padded tile in, the tile's values out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Network(ABC):
         """Run the network on one padded tile, (height, width, 3) bytes of RGB.
 
         Returns:
-            Planes (3, height × scale, width × scale), nominally 0 to 1.
+            Planes of the tile without its padding, nominally 0 to 1: (3, (height - 2 × padding) ×
+            scale, (width - 2 × padding) × scale).
 
         Raises:
             InferenceError: the network failed (kind ``failed``), or not all of its values are
@@ -61,6 +62,12 @@ class Network(ABC):
         assert total is not None  # noqa: S101 - the loops run
         total /= 8
         return total
+
+
+def without_margin(planes: Floats, margin: int) -> Floats:
+    """Return a view of planes without ``margin`` pixels on each side."""
+    height, width = planes.shape[-2:]
+    return planes[..., margin : height - margin, margin : width - margin]
 
 
 def check_finite(planes: Floats) -> None:

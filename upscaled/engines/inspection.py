@@ -25,7 +25,7 @@ def inspect(files: NetworkFiles, *, threads: int) -> Findings:
     Raises:
         InferenceError: kind ``bad_model`` with a sentence that says what is wrong.
     """
-    network = NcnnNetwork(files, device=None, threads=threads)
+    network = NcnnNetwork(files, device=None, threads=threads, padding=0)
     memory.reset_peak()
     before = memory.resident()
     scale = _scale(network, *_SMALL, files.param.name)

@@ -7,8 +7,18 @@ import threading
 import ncnn
 import numpy as np
 
-from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, check_finite
+from upscaled.engines.graph import UnknownGraphError, param_text, read_graph
+from upscaled.engines.inference import (
+    Floats,
+    InferenceError,
+    Network,
+    Pixels,
+    check_finite,
+    without_margin,
+)
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.narrowing import narrowed
+from upscaled.engines.protocol import PADDING
 
 
 class NcnnNetwork(Network):
@@ -20,15 +30,23 @@ class NcnnNetwork(Network):
         threads: for one tile; how the weights are laid out depends on it, so it is fixed.
         lean: without what makes weights and layers larger and quicker. x4plus takes 160 MB
             instead of 480 for its smallest tile, and longer (docs/engines.md).
+        padding: pixels around each tile. With none, the network is run as the files have it.
 
     Raises:
         InferenceError: the library can't read the files (kind ``bad_model``).
     """
 
     def __init__(
-        self, files: NetworkFiles, *, device: int | None, threads: int, lean: bool = False
+        self,
+        files: NetworkFiles,
+        *,
+        device: int | None,
+        threads: int,
+        lean: bool = False,
+        padding: int = PADDING,
     ) -> None:
         self._files = files
+        self._padding = padding
         self._on_cpu = device is None
         self._idle: list[_Workspace] = []
         self._lock = threading.Lock()
@@ -45,12 +63,32 @@ class NcnnNetwork(Network):
         options.use_sgemm_convolution = not lean
         if device is not None:
             self._net.set_vulkan_device(device)
-        if self._net.load_param(str(files.param)) != 0:
-            raise InferenceError("bad_model", f"{files.param.name} is not an ncnn network.")
+        self._margin = self._load_layers()
         if self._net.load_model(str(files.bin)) != 0:
             raise InferenceError(
                 "bad_model", f"{files.bin.name} is too short or not of {files.param.name}."
             )
+
+    def _load_layers(self) -> int | None:
+        """Load the ``.param``, narrowed if it is understood.
+
+        Returns:
+            The pixels on each side of the output that do not belong to the tile; None: its padding,
+            as much enlarged as the tile.
+        """
+        files, margin = self._files, None
+        text = ""
+        if self._padding:
+            try:
+                layers = read_graph(files.param, None)
+                made = narrowed(layers, files.input_blob, files.output_blob, self._padding)
+                text, margin = param_text(made.layers, files.input_blob), made.margin
+            except (UnknownGraphError, OSError):
+                pass  # it is run as the files have it, or the library says what is wrong with them
+        status = self._net.load_param_mem(text) if text else self._net.load_param(str(files.param))
+        if status != 0:
+            raise InferenceError("bad_model", f"{files.param.name} is not an ncnn network.")
+        return margin
 
     def run(self, pixels: Pixels) -> Floats:
         """See `Network.run`."""
@@ -80,7 +118,11 @@ class NcnnNetwork(Network):
                 "failed", f"The network failed on a tile of {blob.w}×{blob.h} pixels ({status})."
             )
         # The view borrows memory of the workspace, which must not outlive it.
-        planes: Floats = output.numpy().copy()
+        made: Floats = output.numpy()
+        margin = self._margin
+        if margin is None:
+            margin = self._padding * made.shape[-1] // blob.w
+        planes = without_margin(made, margin).copy()
         check_finite(planes)
         return planes
 

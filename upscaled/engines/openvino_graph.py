@@ -1,8 +1,9 @@
 """A network as OpenVINO's: the layers of ncnn's files, put so that little is copied.
 
 OpenVINO copies at every concatenation, and does an addition of three channels pixel by pixel, as
-long as it does not know the size of the tiles beforehand. What layers make is therefore kept as
-what it is put together from, until a layer wants it whole; docs/engines.md has what that gains.
+long as it does not know the size of the tiles beforehand; and it convolves a picture of repeated
+pixels as if each were another. What layers make is therefore kept as what it is put together from,
+until a layer wants it whole; docs/engines.md has what that gains.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from functools import cached_property
 
 import numpy as np
 
-from upscaled.engines.graph import Floats, Layer, UnknownGraphError, read_graph
+from upscaled.engines.graph import Floats, Layer, read_graph
 from upscaled.engines.messages import NetworkFiles
+from upscaled.engines.narrowing import narrowed
 from upscaled.engines.openvino_library import openvino, ops
 
 _CUBIC = -0.75
 """ncnn's coefficient of bicubic interpolation (interp.cpp)."""
 
 
-def model_of(files: NetworkFiles) -> openvino.Model:
-    """Return the network for pictures (1, height, width, 3) of bytes, any size.
+def model_of(files: NetworkFiles, padding: int) -> tuple[openvino.Model, int]:
+    """Return the network for tiles (1, height, width, 3) of bytes, any size, with ``padding``.
 
-    Its values are planes (1, 3, height × scale, width × scale), nominally 0 to 1.
+    Its values are planes (1, 3, height, width), nominally 0 to 1, of the enlarged tile with a
+    margin on each side that does not belong to it: its pixels come second.
 
     Raises:
         UnknownGraphError: the network is more than `graph` understands.
@@ -34,12 +37,13 @@ def model_of(files: NetworkFiles) -> openvino.Model:
     pixels = ops.parameter([1, -1, -1, 3], np.uint8, name="pixels")
     planes = ops.transpose(ops.convert(pixels, np.float32), np.array([0, 3, 1, 2]))
     blobs = {files.input_blob: _Whole(ops.multiply(planes, np.float32(1 / 255)))}
-    for layer in read_graph(files.param, files.bin):
-        if not blobs.keys() >= set(layer.inputs):
-            raise UnknownGraphError(f"{files.param.name} has more than one input.")
+    layers = read_graph(files.param, files.bin)
+    network = narrowed(layers, files.input_blob, files.output_blob, padding)
+    for layer in network.layers:
         made = _made(layer, [blobs[name] for name in layer.inputs])
         blobs.update(dict.fromkeys(layer.outputs, made))
-    return openvino.Model([blobs[files.output_blob].node], [pixels], files.param.stem)
+    output = blobs[files.output_blob].node
+    return openvino.Model([output], [pixels], files.param.stem), network.margin
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,17 @@ class _Concatenated(_Whole):
 
 @dataclass(frozen=True)
 class _Shuffled(_Whole):
-    """``value``, of which each ``factor``² channels are to become one of larger pictures."""
+    """``value``, of which each ``factor``² channels are to become one of larger pictures.
+
+    They are next to each other (``depth_first``), or as far apart as can be (``blocks_first``).
+    """
 
     factor: int
+    order: str = "depth_first"
 
     @cached_property
     def node(self) -> openvino.Node:
-        return ops.depth_to_space(self.value, "depth_first", self.factor)
+        return ops.depth_to_space(self.value, self.order, self.factor)
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,12 @@ def _made(layer: Layer, ins: Sequence[_Whole]) -> _Whole:
     """Return what a layer makes of its inputs."""
     made = ins[0]  # Split's
     match layer.kind:
+        case "Convolution" if _makes_phases(layer, ins[0]):
+            made = _Shuffled(_phases(layer, ins[0].value), 2, "blocks_first")
         case "Convolution":
             made = _Whole(_convolution(layer, ins[0].parts))
+        case "Crop":
+            made = _Whole(_cropped(ins[0].node, int(layer.value(0, 0))))
         case "PReLU":
             made = _Whole(ops.prelu(ins[0].node, layer.weights[0]))
         case "Concat":
@@ -134,36 +146,76 @@ def _convolution(layer: Layer, parts: Sequence[openvino.Node]) -> openvino.Node:
     ends = np.cumsum([_channels(part) for part in parts])
     shares = np.split(kernel, ends[:-1], axis=1)
     made = ops.constant(bias.reshape(1, -1, 1, 1))
+    pad = int(layer.value(4, 0))
     for part, share in zip(parts, shares, strict=True):
-        made = ops.add(_convolved(part, np.ascontiguousarray(share)), made)
+        made = ops.add(_convolved(part, np.ascontiguousarray(share), pad), made)
+    return _activated(layer, made)
+
+
+def _makes_phases(layer: Layer, data: _Whole) -> bool:
+    """Tell whether a layer convolves what is enlarged to twice the size by repeating pixels."""
+    return (
+        isinstance(data, _Repeated)
+        and data.factor == 2
+        and layer.weights[0].shape[2:] == (3, 3)
+        and layer.value(4, 0) == 0
+    )
+
+
+def _phases(layer: Layer, data: openvino.Node) -> openvino.Node:
+    """Convolve as a layer does, but before pixels are repeated: with 4 products for 9.
+
+    The corner where four pixels meet becomes four of the larger picture. 3 × 3 repeated pixels
+    around each of those are 2 × 2 different ones, the same four for all: those at the corner. So
+    the weights that meet the same pixel are added up, once for each of the four, which come as
+    channels, ``blocks_first``.
+    """
+    kernel, bias = layer.weights
+    out, channels = kernel.shape[:2]
+    # Of the pixels at the corner, the first or the second; which of three weights in a line meet
+    # them, for the larger picture's pixel before the corner and for that behind it.
+    before, behind = [[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]
+    meets = np.array([before, behind], np.float32)
+    added = np.einsum("pra,qsb,oiab->pqoirs", meets, meets, kernel)
+    kernels = np.ascontiguousarray(added.reshape(4 * out, channels, 2, 2))
+    made = ops.add(_convolved(data, kernels, 0), np.tile(bias, 4).reshape(1, -1, 1, 1))
+    return _activated(layer, made)
+
+
+def _activated(layer: Layer, data: openvino.Node) -> openvino.Node:
     match layer.value(9, 0):
         case 1:
-            return ops.relu(made)
+            return ops.relu(data)
         case 2:
-            return ops.prelu(made, np.array([layer.value(10, 0)], np.float32))
+            return ops.prelu(data, np.array([layer.value(10, 0)], np.float32))
         case _:
-            return made
+            return data
 
 
 def _sum(one: _Whole, other: _Whole) -> _Whole:
     if isinstance(one, _Repeated):
         one, other = other, one
-    if isinstance(one, _Shuffled) and isinstance(other, _Repeated):
+    in_order = isinstance(one, _Shuffled) and one.order == "depth_first"
+    if isinstance(one, _Shuffled) and in_order and isinstance(other, _Repeated):
         factor = one.factor
         if factor == other.factor and _channels(one.value) == _channels(other.value) * factor**2:
             # Before it is shuffled, which makes it no larger: to each of the channels that are
             # to be one picture's pixels that picture is added. As a convolution, OpenVINO does
             # both in one go; times one, and nothing else added, no value changes.
             copies = np.repeat(np.eye(_channels(other.value), dtype=np.float32), factor**2, 0)
-            copied = _convolved(other.value, copies[:, :, None, None])
+            copied = _convolved(other.value, copies[:, :, None, None], 0)
             return _Shuffled(ops.add(one.value, copied), factor)
     return _Whole(ops.add(one.node, other.node))
 
 
-def _convolved(data: openvino.Node, kernel: Floats) -> openvino.Node:
-    """Convolve so that the size is kept."""
-    pads, ones = [kernel.shape[-1] // 2] * 2, [1, 1]
+def _convolved(data: openvino.Node, kernel: Floats, pad: int) -> openvino.Node:
+    pads, ones = [pad, pad], [1, 1]
     return ops.convolution(data, kernel, ones, pads, pads, ones)
+
+
+def _cropped(data: openvino.Node, by: int) -> openvino.Node:
+    both, steps, axes = np.array([by, by]), np.array([1, 1]), np.array([2, 3])
+    return ops.slice(data, both, -both, steps, axes)
 
 
 def _channels(data: openvino.Node) -> int:

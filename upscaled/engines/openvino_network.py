@@ -6,10 +6,18 @@ import threading
 
 import numpy as np
 
-from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, check_finite
+from upscaled.engines.inference import (
+    Floats,
+    InferenceError,
+    Network,
+    Pixels,
+    check_finite,
+    without_margin,
+)
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.openvino_graph import model_of
 from upscaled.engines.openvino_library import openvino
+from upscaled.engines.protocol import PADDING
 
 
 class OpenvinoNetwork(Network):
@@ -19,13 +27,16 @@ class OpenvinoNetwork(Network):
         files: the two files and the names of the blobs.
         cores: threads of the process's inference altogether.
         threads: of them for one tile; tiles beyond ``cores / threads`` at once wait.
+        padding: pixels around each tile.
 
     Raises:
         UnknownGraphError: the network is more than `graph` understands.
         InferenceError: OpenVINO refuses it (kind ``bad_model``).
     """
 
-    def __init__(self, files: NetworkFiles, *, cores: int, threads: int) -> None:
+    def __init__(
+        self, files: NetworkFiles, *, cores: int, threads: int, padding: int = PADDING
+    ) -> None:
         self._idle: list[openvino.InferRequest] = []
         self._in_work = 0
         self._lock = threading.Lock()
@@ -40,7 +51,8 @@ class OpenvinoNetwork(Network):
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            self._compiled = openvino.Core().compile_model(model_of(files), "CPU", settings)
+            model, self._margin = model_of(files, padding)
+            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise InferenceError(
                 "bad_model", f"OpenVINO can't use {files.param.name}: {_first_line(error)}"
@@ -56,7 +68,8 @@ class OpenvinoNetwork(Network):
             # Put to whichever stream is free; `infer` would bind this thread to one of them.
             request.start_async({0: np.ascontiguousarray(pixels)[None]})
             request.wait()
-            planes: Floats = request.get_output_tensor().data[0].copy()
+            made: Floats = request.get_output_tensor().data[0]
+            planes = without_margin(made, self._margin).copy()
         except RuntimeError as error:
             request = None
             raise InferenceError("failed", f"The network failed: {_first_line(error)}") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from upscaled.engines import memory
 from upscaled.engines.inference import Floats, InferenceError, Network, Pixels, to_bytes
-from upscaled.engines.protocol import PADDING, UpscaleTask
+from upscaled.engines.protocol import UpscaleTask
 from upscaled.engines.tiling import Tile, plan_tiles, reflected
 
 OnTile = Callable[[int, int, int], None]
@@ -84,7 +84,8 @@ class _Upscaling:
         try:
             while (place := self._next()) is not None:
                 planes = self._infer(_read(self._source, self._task, place))
-                _write(self._target, self._task, place, to_bytes(_cut(planes, self._task, place)))
+                _check(planes, self._task, place)
+                _write(self._target, self._task, place, to_bytes(planes))
                 del planes  # before the next tile's are made
                 self._note(place)
         except BaseException:
@@ -136,17 +137,18 @@ def _read_all(source: int, task: UpscaleTask, buffer: memoryview, offset: int) -
         offset += got
 
 
-def _cut(planes: Floats, task: UpscaleTask, place: Tile) -> Floats:
-    """Take the padding off an enlarged tile."""
+def _check(planes: Floats, task: UpscaleTask, place: Tile) -> None:
+    """Refuse an enlarged tile that has not the promised size.
+
+    Raises:
+        InferenceError: it has another.
+    """
     scale = task.model.native_scale
-    width, height = place.right - place.left, place.bottom - place.top
-    expected = (3, (height + 2 * PADDING) * scale, (width + 2 * PADDING) * scale)
+    expected = (3, (place.bottom - place.top) * scale, (place.right - place.left) * scale)
     if planes.shape != expected:
         raise InferenceError(
             "failed", f"The network returned {planes.shape} values, {expected} were expected."
         )
-    start = PADDING * scale
-    return planes[:, start : start + height * scale, start : start + width * scale]
 
 
 def _write(target: int, task: UpscaleTask, place: Tile, pixels: Pixels) -> None:
