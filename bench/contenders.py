@@ -41,29 +41,38 @@ def _planes(pixels: Pixels) -> Floats:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
-def _tile(planes: Floats, pixels: Pixels) -> Floats:
-    """Return a view of what belongs to the tile, without its padding."""
-    return without_margin(planes, PADDING * planes.shape[-1] // pixels.shape[1])
+def _tile(planes: Floats, pixels: Pixels, padding: int = PADDING) -> Floats:
+    """Return a view of planes without the padding that is still around them."""
+    whole = pixels.shape[1] - 2 * (PADDING - padding)
+    return without_margin(planes, padding * planes.shape[-1] // whole)
 
 
 def layers_of(param: Path) -> nets.Layers:
     return read_graph(param, param.with_suffix(".bin"))
 
 
-def _ours(param: Path, shape: tuple[int, int], threads: int) -> Run:
+def _ours(param: Path, shape: tuple[int, int], threads: int, *, padding: int = PADDING) -> Run:
     if choose_library("auto") is CpuLibrary.NCNN:
-        return _ncnn(param, shape, threads)
+        return _ncnn(param, shape, threads, padding=padding)
     from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
 
-    files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
-    return OpenvinoNetwork(files, cores=CORES, threads=threads).run
+    network = OpenvinoNetwork(_files(param), cores=CORES, threads=threads, padding=padding)
+    return lambda pixels: _tile(network.run(pixels), pixels, PADDING - padding)
 
 
-def _ncnn(param: Path, shape: tuple[int, int], threads: int) -> Run:
+def _ours_whole(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    return _ours(param, shape, threads, padding=0)
+
+
+def _ncnn(param: Path, shape: tuple[int, int], threads: int, *, padding: int = 0) -> Run:
     from upscaled.engines.ncnn_network import NcnnNetwork  # noqa: PLC0415
 
-    files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
-    return NcnnNetwork(files, device=None, threads=threads).run
+    network = NcnnNetwork(_files(param), device=None, threads=threads, padding=padding)
+    return lambda pixels: _tile(network.run(pixels), pixels, PADDING - padding)
+
+
+def _files(param: Path) -> NetworkFiles:
+    return NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
 
 
 def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
@@ -144,6 +153,7 @@ class Runtime:
 
 RUNTIMES = (
     Runtime(OURS, _ours),
+    Runtime("ours, nothing left out", _ours_whole),
     Runtime("ncnn f32", _ncnn),
     Runtime("onnxruntime f32", _onnxruntime, ("onnxruntime", "onnx")),
     Runtime("PyTorch f32", _torch, ("torch",)),

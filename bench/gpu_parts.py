@@ -4,7 +4,8 @@
 
 Prints a line a part, its name and its seconds. The library hands over whole tiles only: upload,
 computation and download are one call for it, so they are told apart by a network that does nothing
-but pass its input on, enlarged: what that takes is the way to the device and back.
+but pass its input on, enlarged and without padding: what that takes is the way to the device and
+back.
 """
 
 from __future__ import annotations

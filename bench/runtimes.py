@@ -213,7 +213,7 @@ def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float
         print(f"\n{sentence}")
         report.add(f"{stem}: {sentence.split(':')[0]}", None, note=sentence)
     for name, ratios in found.ratios.items():
-        target = 1.0 if "f32" in name and not quick else None
+        target = 1.0 if "f32" in name and not quick else None  # of ours whole there is none
         report.add(f"{stem}: our rate against {name}", statistics.median(ratios),
                    target=target, sense="at least")  # fmt: skip
     seconds = found.quickest(OURS).median

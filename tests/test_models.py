@@ -163,6 +163,7 @@ async def test_what_is_no_network_is_left_out(tmp_path: Path, content: bytes, re
             "66×88 of 64×64 pixels, not a whole multiple",
         ),
         (["Split s 1 2 data a b", "Concat c 2 1 a b output 0=0"], "not RGB"),
+        (["Flatten f 1 1 data output"], "not RGB"),
         (["UnaryOp log 1 1 data output 0=8"], "values that are not numbers"),
     ],
 )

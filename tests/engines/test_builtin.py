@@ -344,14 +344,21 @@ async def test_a_device_that_is_not_there_is_named(
     assert not caught.value.retryable
 
 
-@pytest.mark.parametrize("driver", ["lavapipe", "SwiftShader"])
+@pytest.mark.parametrize(
+    ("driver", "stem"),
+    [
+        ("lavapipe", "realesr-animevideov3-x2"),
+        ("lavapipe", "realesrgan-x4plus-anime"),
+        ("SwiftShader", "realesr-animevideov3-x2"),
+    ],
+)
 async def test_vulkan_gives_the_picture_of_the_cpu(
-    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, driver: str, stem: str
 ) -> None:
     env = parts.lavapipe_env() if driver == "lavapipe" else parts.swiftshader_env()
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    model = shipped(models_dir, "realesr-animevideov3-x2")
+    model = shipped(models_dir, stem)
     pixels = photo(40, 36)
     async with engine_on() as engine:
         task = make_task(tmp_path, pixels, model, tile_size=32)

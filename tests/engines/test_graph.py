@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.engines.making import shipped, write_network
-from upscaled.engines.graph import UnknownGraphError, operations, param_text, read_graph
+from upscaled.engines.graph import Layer, UnknownGraphError, operations, param_text, read_graph
 from upscaled.pictures import Size
 
 CONVOLUTION = "Convolution c 1 1 data made 0=2 1=3 4=1 5=1 6=54"
@@ -48,6 +48,11 @@ def test_layers_come_with_their_weights_in_16_or_32_bits(tmp_path: Path, mark: i
         ("Convolution c 1 1 data output 0=2 1=3 4=1 5=1", stored(), "line makes no sense"),
         ("Softmax s 1 1 data output 0=what", b"", "Softmax is not a layer that is known."),
         ("PReLU", b"", "line makes no sense: 'PReLU'"),
+        ("Split s 1 0 data", b"", "line makes no sense"),
+        ("Split s 0 1 output", b"", "line makes no sense"),
+        ("Split s 1 2 data output", b"", "line makes no sense"),
+        ("PixelShuffle p 1 1 data output 0=0", b"", "kind that is not known"),
+        ("Interp i 1 1 data output 0=1 1=0.0 2=0.0", b"", "kind that is not known"),
         (CONVOLUTION, stored()[:-16], "n.bin is too short."),
         (CONVOLUTION, stored(), "n.bin holds 8 bytes more than known."),
         (CONVOLUTION, b"\x38\x4b\x0d\x00" + stored()[4:], "stores weights in a way that is not"),
@@ -77,6 +82,15 @@ def test_layers_are_written_as_they_were_read(tmp_path: Path, models_dir: Path, 
     again = tmp_path / "again.param"
     again.write_text(param_text(layers, "data"))
     assert read_graph(again, None) == layers
+
+
+def test_numbers_are_written_so_that_every_release_of_ncnn_reads_them() -> None:
+    values = {0: (1,), 1: (1.234567e-4, 1.0)}
+    text = param_text([Layer("Eltwise", ("a", "b"), ("c",), values)], "data")
+    assert text == (
+        "7767517\n2 2\nInput in 0 1 data\n"
+        "Eltwise layer0 2 1 a b c 0=1 -23301=2,1.23456700e-04,1.00000000e+00\n"
+    )
 
 
 def test_a_file_that_is_no_text_is_not_understood(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.engines.making import photo, shipped, write_network, write_weights
+from upscaled.engines import inspection, ncnn_network
 from upscaled.engines.graph import UnknownGraphError, operations, read_graph
-from upscaled.engines.inference import Floats, without_margin
+from upscaled.engines.inference import Floats, InferenceError, without_margin
 from upscaled.engines.messages import NetworkFiles
-from upscaled.engines.narrowing import narrowed
+from upscaled.engines.narrowing import Narrowed, narrowed
 from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.protocol import PADDING, ModelFiles
 from upscaled.pictures import Size
@@ -21,13 +24,20 @@ def files_of(model: ModelFiles) -> NetworkFiles:
     return NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
 
 
-def both(model: ModelFiles, width: int, height: int, padding: int) -> tuple[Floats, Floats]:
-    """Return what becomes of a tile, without its padding: with nothing left out, and as it is."""
+def both(
+    model: ModelFiles, width: int, height: int, padding: int, *, known: bool = True, **options: bool
+) -> tuple[Floats, Floats]:
+    """Return what becomes of a tile, without its padding: with nothing left out, and as it is.
+
+    The network is narrowed if it is ``known``, and only then.
+    """
     files = files_of(model)
     tile = photo(width + 2 * padding, height + 2 * padding)
     planes = NcnnNetwork(files, device=None, threads=2, padding=0).run(tile)
     whole = without_margin(planes, padding * planes.shape[-1] // tile.shape[1])
-    return whole, NcnnNetwork(files, device=None, threads=2, padding=padding).run(tile)
+    network = NcnnNetwork(files, device=None, threads=2, padding=padding, **options)
+    assert (network._margin is not None) == known
+    return whole, network.run(tile)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,12 @@ def test_official_networks_make_the_same_pictures(
 ) -> None:
     whole, made = both(shipped(models_dir, stem), *size, padding)
     assert made.shape == whole.shape == (3, size[1] * made.shape[2] // size[0], made.shape[2])
+    assert float(np.abs(made - whole).max()) < 2e-5
+
+
+def test_so_they_do_without_what_makes_them_larger(models_dir: Path) -> None:
+    whole, made = both(shipped(models_dir, "realesrgan-x4plus-anime"), 9, 7, PADDING, lean=True)
+    assert made.shape == whole.shape
     assert float(np.abs(made - whole).max()) < 2e-5
 
 
@@ -96,7 +112,8 @@ UNKNOWN = ("Interp a 1 1 data b 0=1 1=2.0 2=2.0", "Clip c 1 1 b output 0=0.0 1=1
 def test_so_do_others(tmp_path: Path, layers: tuple[str, ...], padding: int) -> None:
     model = write_network(tmp_path, "n", *layers)
     write_weights(model)
-    whole, made = both(model, 12, 8, padding)
+    known = layers not in {SHRUNK, UNKNOWN}
+    whole, made = both(model, 12, 8, padding, known=known)
     assert made.shape == whole.shape
     assert float(np.abs(whole).max()) > 0.1
     assert float(np.abs(made - whole).max()) < 1e-5
@@ -105,7 +122,9 @@ def test_so_do_others(tmp_path: Path, layers: tuple[str, ...], padding: int) -> 
 @pytest.mark.parametrize(
     ("layers", "complaint"),
     [
-        (SHRUNK, r"It makes parts of pixels\."),
+        (SHRUNK, "It makes parts of pixels"),
+        (("Interp a 1 1 data output 0=1 1=1.0e+12 2=1.0e+12",), "or far too many"),
+        (("Split s 1 2 data a b", "BinaryOp b 2 1 a b a 0=0"), "Two of its blobs have one name"),
         (("Input more 0 1 more", "BinaryOp b 2 1 data more output 0=0"), "more than one input"),
         (("PixelShuffle b 1 1 data made 0=2",), "It has no output output"),
     ],
@@ -116,3 +135,22 @@ def test_what_can_not_be_narrowed_is_refused(
     model = write_network(tmp_path, "n", *layers)
     with pytest.raises(UnknownGraphError, match=complaint):
         narrowed(read_graph(model.param, None), "data", "output", PADDING)
+
+
+def test_a_network_that_would_make_another_picture_of_tiles_is_refused(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of(shipped(models_dir, "realesr-animevideov3-x2"))
+    assert inspection.inspect(files, threads=2).native_scale == 2
+
+    def shifted(*given: Any) -> Narrowed:
+        made = narrowed(*given)
+        layers = list(made.layers)
+        place = next(n for n, layer in enumerate(layers) if layer.kind == "Crop")
+        values = {**layers[place].values, 0: (0,), 6: (18,)}  # all of it off the right
+        layers[place] = dataclasses.replace(layers[place], values=values)
+        return Narrowed(tuple(layers), made.margin)
+
+    monkeypatch.setattr(ncnn_network, "narrowed", shifted)
+    with pytest.raises(InferenceError, match="makes another picture of a tile"):
+        inspection.inspect(files, threads=2)

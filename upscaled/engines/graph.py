@@ -127,8 +127,13 @@ def operations(layers: Sequence[Layer], data: str, size: Size) -> float:
 
 def _written(kind: str, key: int, numbers: tuple[float, ...]) -> str:
     if (kind, key) in _ARRAYS:
-        return f"{_ARRAY_KEYS - key}={','.join(map(repr, (len(numbers), *numbers)))}"
-    return f"{key}={numbers[0]!r}"
+        return f"{_ARRAY_KEYS - key}={','.join([str(len(numbers)), *map(_text, numbers)])}"
+    return f"{key}={_text(numbers[0])}"
+
+
+def _text(number: float) -> str:
+    # Nine digits are all of 32 bits. Older releases of ncnn can't read more than nine decimals.
+    return str(number) if isinstance(number, int) else f"{number:.8e}"
 
 
 def _layer(line: str, stored: _Stored | None) -> Layer:
@@ -137,6 +142,8 @@ def _layer(line: str, stored: _Stored | None) -> Layer:
     if kind not in _KEYS:
         raise UnknownGraphError(f"{kind} is not a layer that is known.")
     ins, outs = int(taken), int(given)
+    if min(ins, outs) < (kind != "Input") or len(rest) < ins + outs:
+        raise ValueError
     blobs, pairs = rest[: ins + outs], rest[ins + outs :]
     values = dict(_parse(pair) for pair in pairs)
     _check(kind, ins, values)
@@ -173,7 +180,9 @@ def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None
         case "BinaryOp":
             usual = inputs == 2 and value(0, 0) == 0
         case "Interp":
-            usual = value(0, 0) in {1, 3} and value(1, 1) == value(2, 1)
+            usual = value(0, 0) in {1, 3} and value(1, 1) == value(2, 1) > 0
+        case "PixelShuffle":
+            usual = value(0, 1) >= 1
         case _:
             usual = True
     if not usual or not values.keys() <= _KEYS[kind]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -9,6 +10,10 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+LEAST_DB = 50.0
+"""What two ways of running a network must agree to, as is asked of ours and the native program's.
+With the official networks both libraries agree to 92 dB or more (docs/engines.md)."""
 
 _BLOCK = 64 * 1024
 """Floats turned into bytes at a time: they and their bytes stay in the second-level cache."""
@@ -66,6 +71,8 @@ class Network(ABC):
 
 def without_margin(planes: Floats, margin: int) -> Floats:
     """Return a view of planes without ``margin`` pixels on each side."""
+    if not margin:
+        return planes
     height, width = planes.shape[-2:]
     return planes[..., margin : height - margin, margin : width - margin]
 
@@ -74,11 +81,19 @@ def check_finite(planes: Floats) -> None:
     """Refuse values that would become black or white pixels.
 
     Raises:
-        InferenceError: not all are numbers (kind ``not_finite``).
+        InferenceError: not all are numbers (kind ``not_finite``), or there are none (``failed``).
     """
+    if not planes.size:
+        raise InferenceError("failed", f"The network returned {planes.shape} values.")
     # Infinities and NaN come through to the extremes.
     if not (np.isfinite(planes.min()) and np.isfinite(planes.max())):
         raise InferenceError("not_finite", "The network returned values that are not numbers.")
+
+
+def decibels(one: Pixels, other: Pixels) -> float:
+    """Return how alike two pictures of one size are: the peak signal-to-noise ratio."""
+    error = float(np.mean((one.astype(np.float64) - other) ** 2))
+    return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
 def to_bytes(planes: Floats) -> Pixels:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from upscaled.engines import memory
-from upscaled.engines.inference import InferenceError, Network, Pixels
+from upscaled.engines.inference import (
+    LEAST_DB,
+    Floats,
+    InferenceError,
+    Network,
+    Pixels,
+    decibels,
+    to_bytes,
+    without_margin,
+)
 from upscaled.engines.messages import Findings, NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
+from upscaled.engines.protocol import PADDING
 
 LARGEST_SCALE = 16
 
@@ -20,26 +30,40 @@ _MARGIN = 1.25
 
 
 def inspect(files: NetworkFiles, *, threads: int) -> Findings:
-    """Load a network on the CPU and run it twice.
+    """Load a network on the CPU and run it: whole, and as tiles are run.
 
     Raises:
         InferenceError: kind ``bad_model`` with a sentence that says what is wrong.
     """
-    network = NcnnNetwork(files, device=None, threads=threads, padding=0)
+    whole = NcnnNetwork(files, device=None, threads=threads, padding=0)
     memory.reset_peak()
     before = memory.resident()
-    scale = _scale(network, *_SMALL, files.param.name)
-    if _scale(network, *_LARGE, files.param.name) != scale:
-        raise InferenceError("bad_model", f"{files.param.name} has no fixed scale.")
+    name = files.param.name
+    scale = _scale(_planes(whole, _SMALL, name), _SMALL, name)
+    planes = _planes(whole, _LARGE, name)
+    if _scale(planes, _LARGE, name) != scale:
+        raise InferenceError("bad_model", f"{name} has no fixed scale.")
     width, height = _LARGE
-    return Findings(scale, int((memory.peak() - before) * _MARGIN) // (width * height) + 1)
+    appetite = int((memory.peak() - before) * _MARGIN) // (width * height) + 1
+    del whole  # both might be more than there is
+    tiles = NcnnNetwork(files, device=None, threads=threads)
+    expected, made = without_margin(planes, PADDING * scale), _planes(tiles, _LARGE, name)
+    if made.shape != expected.shape or decibels(to_bytes(made), to_bytes(expected)) < LEAST_DB:
+        raise InferenceError(
+            "bad_model", f"{name} makes another picture of a tile where padding is left out."
+        )
+    return Findings(scale, appetite)
 
 
-def _scale(network: Network, width: int, height: int, name: str) -> int:
+def _planes(network: Network, size: tuple[int, int], name: str) -> Floats:
     try:
-        planes = network.run(slopes(width, height))
+        return network.run(slopes(*size))
     except InferenceError as error:
         raise InferenceError("bad_model", f"{name} can't be used: {error}") from None
+
+
+def _scale(planes: Floats, size: tuple[int, int], name: str) -> int:
+    width, height = size
     if planes.ndim != 3 or planes.shape[0] != 3:
         raise InferenceError(
             "bad_model", f"{name} returns {planes.shape} values for a colour picture, not RGB."

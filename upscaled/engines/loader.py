@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from upscaled.engines import inspection
 from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.graph import UnknownGraphError
-from upscaled.engines.inference import InferenceError, Network, Pixels, to_bytes, without_margin
+from upscaled.engines.inference import (
+    LEAST_DB,
+    InferenceError,
+    Network,
+    Pixels,
+    decibels,
+    to_bytes,
+    without_margin,
+)
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.plan import Plan
@@ -18,9 +24,6 @@ Identity = tuple[tuple[str, int, int], ...]
 
 _PROBE = (4 + 2 * PADDING, 2 + 2 * PADDING)
 """Width and height of the padded tile that both libraries enlarge: 0.3 s of x4plus each."""
-_LEAST_DB = 50.0
-"""What the two pictures must agree to, as is asked of ours and the native program's. With the
-official networks it is 92 dB or more (docs/engines.md)."""
 
 
 class UnfitError(Exception):
@@ -95,10 +98,9 @@ def _compare(made: Pixels, expected: Pixels, name: str) -> None:
     """
     if made.shape != expected.shape:
         raise UnfitError(f"OpenVINO makes {made.shape} values of {name}; ncnn is used for it.")
-    error = float(np.mean((made.astype(np.float64) - expected) ** 2))
-    decibels = 10 * np.log10(255**2 / error) if error else np.inf
-    if decibels < _LEAST_DB:
+    likeness = decibels(made, expected)
+    if likeness < LEAST_DB:
         raise UnfitError(
-            f"OpenVINO's picture of {name} differs from ncnn's ({decibels:.1f} dB); ncnn is used "
+            f"OpenVINO's picture of {name} differs from ncnn's ({likeness:.1f} dB); ncnn is used "
             "for it."
         )

@@ -20,6 +20,8 @@ _CUBIC_REACH = 2
 """Pixels on each side that bicubic interpolation looks at."""
 _SPARE = 2
 """Pixels too many that are worth a copy to be rid of before a layer that calculates much."""
+_LARGEST_SCALE = 64
+"""Of any layer; the whole network's is 16 at most (`inspection`)."""
 _REST = -233
 """What ncnn's Crop takes for "all that is left" (crop.cpp)."""
 
@@ -44,8 +46,8 @@ def narrowed(layers: Sequence[Layer], data: str, output: str, padding: int) -> N
         padding: pixels around each tile.
 
     Raises:
-        UnknownGraphError: a layer makes parts of the tile's pixels, or the network has another
-            input, or not this output.
+        UnknownGraphError: the network makes parts of the tile's pixels, or its blobs are not
+            connected as its input and its output want it.
     """
     _check_blobs(layers, data, output)
     needs = _needs(layers, output)
@@ -56,7 +58,7 @@ def narrowed(layers: Sequence[Layer], data: str, output: str, padding: int) -> N
         inputs = list(layer.inputs)
         for place, name in enumerate(layer.inputs):
             if margins[name] > kept:
-                inputs[place] = f"{name}_cropped{len(made)}"
+                inputs[place] = f"<cropped{len(made)}>"  # short, and in no file
                 made.append(_crop(name, inputs[place], margins[name] - kept))
         values = layer.values
         if layer.kind == "Convolution" and kept >= needs[layer.inputs[0]]:
@@ -68,20 +70,24 @@ def narrowed(layers: Sequence[Layer], data: str, output: str, padding: int) -> N
 
 
 def _check_blobs(layers: Sequence[Layer], data: str, output: str) -> None:
-    """Refuse a network in which a pixel of the tile is not a whole number of others.
+    """Refuse what can't be narrowed.
 
-    Where those lie would depend on the padding.
+    Where a pixel of the tile is not a whole number of others, it depends on the padding where those
+    lie.
 
     Raises:
-        UnknownGraphError: it is such a one, has several inputs, or not this output.
+        UnknownGraphError: it is such a network, has several inputs, not this output, or blobs of
+            one name.
     """
     scales = {data: 1.0}
     for layer in layers:
         if not scales.keys() >= set(layer.inputs):
             raise UnknownGraphError("It has more than one input.")
+        if scales.keys() & set(layer.outputs):
+            raise UnknownGraphError("Two of its blobs have one name.")
         scale = scales[layer.inputs[0]] * _factor(layer)
-        if scale % 1:
-            raise UnknownGraphError("It makes parts of pixels.")
+        if scale % 1 or not 1 <= scale <= _LARGEST_SCALE:
+            raise UnknownGraphError("It makes parts of pixels, or far too many.")
         scales.update(dict.fromkeys(layer.outputs, scale))
     if output not in scales:
         raise UnknownGraphError(f"It has no output {output}.")

@@ -21,6 +21,8 @@ from upscaled.engines.openvino_library import openvino, ops
 
 _CUBIC = -0.75
 """ncnn's coefficient of bicubic interpolation (interp.cpp)."""
+_NEXT, _APART = "depth_first", "blocks_first"
+"""OpenVINO's names for where the channels are that become one picture's."""
 
 
 def model_of(files: NetworkFiles, padding: int) -> tuple[openvino.Model, int]:
@@ -81,11 +83,11 @@ class _Concatenated(_Whole):
 class _Shuffled(_Whole):
     """``value``, of which each ``factor``² channels are to become one of larger pictures.
 
-    They are next to each other (``depth_first``), or as far apart as can be (``blocks_first``).
+    Those are `_NEXT` to each other, or as far `_APART` as can be.
     """
 
     factor: int
-    order: str = "depth_first"
+    order: str = _NEXT
 
     @cached_property
     def node(self) -> openvino.Node:
@@ -116,7 +118,7 @@ def _made(layer: Layer, ins: Sequence[_Whole]) -> _Whole:
     made = ins[0]  # Split's
     match layer.kind:
         case "Convolution" if _makes_phases(layer, ins[0]):
-            made = _Shuffled(_phases(layer, ins[0].value), 2, "blocks_first")
+            made = _Shuffled(_phases(layer, ins[0].value), 2, _APART)
         case "Convolution":
             made = _Whole(_convolution(layer, ins[0].parts))
         case "Crop":
@@ -168,7 +170,7 @@ def _phases(layer: Layer, data: openvino.Node) -> openvino.Node:
     The corner where four pixels meet becomes four of the larger picture. 3 × 3 repeated pixels
     around each of those are 2 × 2 different ones, the same four for all: those at the corner. So
     the weights that meet the same pixel are added up, once for each of the four, which come as
-    channels, ``blocks_first``.
+    channels, those of one picture `_APART`.
     """
     kernel, bias = layer.weights
     out, channels = kernel.shape[:2]
@@ -195,8 +197,7 @@ def _activated(layer: Layer, data: openvino.Node) -> openvino.Node:
 def _sum(one: _Whole, other: _Whole) -> _Whole:
     if isinstance(one, _Repeated):
         one, other = other, one
-    in_order = isinstance(one, _Shuffled) and one.order == "depth_first"
-    if isinstance(one, _Shuffled) and in_order and isinstance(other, _Repeated):
+    if isinstance(one, _Shuffled) and isinstance(other, _Repeated) and one.order == _NEXT:
         factor = one.factor
         if factor == other.factor and _channels(one.value) == _channels(other.value) * factor**2:
             # Before it is shuffled, which makes it no larger: to each of the channels that are

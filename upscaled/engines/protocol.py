@@ -73,7 +73,7 @@ def is_small(picture: Size) -> bool:
     """Tell whether a picture can share an engine with others like it.
 
     Such a one is one tile where there is memory for it, done by one thread while there are others.
-    To cut it for several would cost at least a quarter more for padding, and threads that share a
+    To cut it for several would cost a fifth more for padding, and threads that share a
     tile wait for one another at every layer.
     """
     longest = max(picture.width, picture.height)
