@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import traceback
 from pathlib import Path
 
+import ncnn
 import numpy as np
 import pytest
 
-from tests.engines.making import (
-    make_task,
-    write_network,
-)
+from tests.engines.making import make_task, write_network, write_repeater
 from upscaled.engines.inference import InferenceError, Network, to_bytes
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
@@ -44,6 +44,16 @@ def test_a_single_nan_is_noticed(tmp_path: Path) -> None:
     task = make_task(tmp_path, pixels, write_network(tmp_path, "n", *layers), tile_size=32)
     with pytest.raises(InferenceError, match="values that are not numbers"):
         run(task)
+
+
+def test_an_error_keeps_no_blobs(tmp_path: Path) -> None:
+    files = dataclasses.replace(write_repeater(tmp_path, "n", 2), output_blob="nothing")
+    with pytest.raises(InferenceError, match="failed on a tile of 40×30 pixels") as caught:
+        load(files).run(np.zeros((30, 40, 3), np.uint8))
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    assert {"run", "_extract"} <= {frame.f_code.co_name for frame in frames}
+    kept = [value for frame in frames for value in frame.f_locals.values()]
+    assert not [value for value in kept if isinstance(value, (ncnn.Mat, ncnn.Extractor))]
 
 
 def test_bytes_are_rounded_half_up_and_clipped() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,32 @@ def test_a_failure_of_one_worker_stops_all(tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="not numbers"):
         upscale(load(network), task, 32, lambda done, *_: told.append(done), workers=3)
     assert len(told) < 40
+
+
+def test_a_failed_task_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    # It would hold a network's memory until it runs, and free its parts in any order: a blob that
+    # is freed after the memory it lies in ends the process.
+    task = make_task(
+        tmp_path,
+        np.zeros((200, 200, 3), np.uint8),
+        write_network(tmp_path, "n", "UnaryOp u 1 1 data output 0=8"),
+        tile_size=32,
+    )
+
+    def fail() -> weakref.ref[Network]:
+        network = load(task.model)
+        try:
+            upscale(network, task, 32, lambda *_: None, workers=3)
+        except InferenceError as error:
+            assert error.kind == "not_finite"
+            return weakref.ref(network)
+        pytest.fail("the task did not fail")
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_callback_that_fails_ends_the_task(tmp_path: Path) -> None:

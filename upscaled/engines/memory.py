@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+_C_LIBRARY = ctypes.CDLL(None)
 _MIB = 1 << 20
 _PR_SET_THP_DISABLE = 41
 """prctl(2)."""
@@ -60,14 +61,14 @@ def use_huge_pages(wanted: bool) -> None:
 
     Where a system's setting is ``madvise`` or ``always``; `messages.worker_env` asks for them.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+    prctl = getattr(_C_LIBRARY, "prctl", None)  # Linux has it
     if prctl is not None:
         prctl(_PR_SET_THP_DISABLE, int(not wanted), 0, 0, 0)
 
 
 def give_back() -> None:
     """Return freed memory to the system; the C library would keep all that a tile took."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library has it
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)  # the GNU C library has it
     if trim is not None:
         trim(0)
 

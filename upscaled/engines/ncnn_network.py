@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 
 import ncnn
 import numpy as np
@@ -92,6 +93,22 @@ class NcnnNetwork(Network):
 
     def run(self, pixels: Pixels) -> Floats:
         """See `Network.run`."""
+        with self._lock:
+            workspace = self._idle.pop() if self._idle else _Workspace()
+        try:
+            planes = self._extract(pixels, workspace)
+        except BaseException as error:
+            # Whoever keeps the error must not keep blobs with it: to free one after its workspace
+            # or network crashes the process.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        finally:
+            with self._lock:
+                self._idle.append(workspace)
+        check_finite(planes)
+        return planes
+
+    def _extract(self, pixels: Pixels, workspace: _Workspace) -> Floats:
         height, width, _ = pixels.shape
         # from_pixels copies, so nothing here borrows the array's memory.
         blob = ncnn.Mat.from_pixels(
@@ -99,32 +116,21 @@ class NcnnNetwork(Network):
         )
         blob.substract_mean_normalize([], [1 / 255.0] * 3)
         extractor = self._net.create_extractor()
-        with self._lock:
-            workspace = self._idle.pop() if self._idle else _Workspace()
         if self._on_cpu:
             workspace.serve(extractor)
-        try:
-            return self._extract(extractor, blob)
-        finally:
-            with self._lock:
-                self._idle.append(workspace)
-
-    def _extract(self, extractor: ncnn.Extractor, blob: ncnn.Mat) -> Floats:
         if extractor.input(self._files.input_blob, blob) != 0:
             raise InferenceError("failed", f"The network has no input {self._files.input_blob}.")
         status, output = extractor.extract(self._files.output_blob)
         if status != 0 or output.empty():
             raise InferenceError(
-                "failed", f"The network failed on a tile of {blob.w}×{blob.h} pixels ({status})."
+                "failed", f"The network failed on a tile of {width}×{height} pixels ({status})."
             )
         # The view borrows memory of the workspace, which must not outlive it.
         made: Floats = output.numpy()
         margin = self._margin
         if margin is None:
-            margin = self._padding * made.shape[-1] // blob.w
-        planes = without_margin(made, margin).copy()
-        check_finite(planes)
-        return planes
+            margin = self._padding * made.shape[-1] // width
+        return without_margin(made, margin).copy()
 
     def rest(self) -> bool:
         """See `Network.rest`."""

@@ -76,8 +76,8 @@ class _Upscaling:
             return
         with ThreadPoolExecutor(workers, thread_name_prefix="tiles") as pool:
             working = [pool.submit(self._work) for _ in range(workers)]
-        for one in working:
-            one.result()
+        while working:  # an error must not reach itself through them: it keeps a network's memory
+            working.pop().result()
 
     def _work(self) -> None:
         """Do tiles until none is left or somebody failed."""
