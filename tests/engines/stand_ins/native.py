@@ -98,10 +98,10 @@ def main() -> int:
         case "die_halfway":
             say("50.00%")
             target.write_bytes(picture[: len(picture) // 2])
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         case "die_without_a_file":
             say("50.00%")
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         case "endless_lines":
             while True:
                 say("chatter " * 100)
@@ -129,7 +129,7 @@ def main() -> int:
             say("99.00%")
         case "crash_after":
             target.write_bytes(picture)
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         case "grandchild":
             child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
             say(f"grandchild {child.pid}")
