@@ -98,8 +98,8 @@ class NcnnNetwork(Network):
         try:
             planes = self._extract(pixels, workspace)
         except BaseException as error:
-            # Whoever keeps the error must not keep blobs with it: to free one after its workspace
-            # or network crashes the process.
+            # Whoever keeps the error must not keep blobs with it: to free one after the workspace
+            # it lies in crashes the process.
             traceback.clear_frames(error.__traceback__)
             raise
         finally:

@@ -115,8 +115,9 @@ class Worker:
             try:
                 return self._attempt(task, files, send)
             except UnfitError as error:
-                memory.give_back()
-                send({"note": str(error)})
+                note = str(error)
+            memory.give_back()  # of the refused network too, which went with the error
+            send({"note": note})
 
     def _attempt(
         self, task: UpscaleTask, files: Identity, send: Callable[[Message], None]
