@@ -52,11 +52,15 @@ def layers_of(param: Path) -> nets.Layers:
 
 
 def _ours(param: Path, shape: tuple[int, int], threads: int, *, padding: int = PADDING) -> Run:
-    if choose_library("auto") is CpuLibrary.NCNN:
+    library = choose_library("auto")
+    if library is CpuLibrary.NCNN:
         return _ncnn(param, shape, threads, padding=padding)
     from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
 
-    network = OpenvinoNetwork(_files(param), cores=CORES, threads=threads, padding=padding)
+    bf16 = library is CpuLibrary.OPENVINO_BF16
+    network = OpenvinoNetwork(
+        _files(param), cores=CORES, threads=threads, padding=padding, bf16=bf16
+    )
     return lambda pixels: _tile(network.run(pixels), pixels, PADDING - padding)
 
 

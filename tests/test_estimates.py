@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.pool import Place
 from upscaled.engines.protocol import CPU, Device, DeviceKind, ModelFiles
 from upscaled.errors import UnknownModelError
@@ -16,7 +17,7 @@ BINARY = Place("binary", Device(0, "GPU", DeviceKind.DISCRETE))
 
 class KeptNowhere:
     async def load_rates(self) -> Mapping[str, str]:
-        return {"upscale builtin cpu CPU net": "not JSON", "load": "[1]"}
+        return {"upscale builtin cpu CPU net ncnn": "not JSON", "load": "[1]"}
 
     async def save_rates(self, rates: Mapping[str, str]) -> None:
         raise AssertionError(f"nothing was measured: {rates}")
@@ -99,6 +100,28 @@ async def test_what_jobs_took_is_what_the_next_are_told(tmp_path: Path) -> None:
     assert told.upscale == pytest.approx(10.0, rel=0.15)
     # Another device learns for itself.
     assert not (await an_estimator(model, BINARY)).estimate(work(model, 300)).measured
+
+
+async def test_what_one_library_took_is_nothing_to_another(tmp_path: Path) -> None:
+    model = a_model(tmp_path)
+    store = SqliteJobStore(tmp_path / "jobs.sqlite3")
+    await store.open()
+
+    async def learned_with(library: CpuLibrary) -> Estimator:
+        estimator = Estimator(BUILTIN, 2, 1 << 30, store, library=library)
+        await estimator.load()
+        await estimator.meet(work(model, 200))
+        return estimator
+
+    slow = await learned_with(CpuLibrary.OPENVINO)
+    for _ in range(5):
+        slow.observe(work(model, 200), BUILTIN, {"upscale": 3.0}, 0)
+    await slow.save()
+    quick = await learned_with(CpuLibrary.OPENVINO_BF16)
+    assert not quick.estimate(work(model, 200)).measured
+    again = await learned_with(CpuLibrary.OPENVINO)
+    assert again.estimate(work(model, 200)).upscale == pytest.approx(3.0)
+    await store.close()
 
 
 async def test_rates_outlive_a_restart_and_the_first_job_after_it_teaches_the_loading(

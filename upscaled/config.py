@@ -129,9 +129,10 @@ class UpscalerSettings:
     )
     cpu_library: str = _setting(
         "auto",
-        "Library of the builtin engine on the CPU. auto: openvino where it is installed and the "
-        "processor has AVX-512, else ncnn. GPUs are ncnn's.",
-        choices=("auto", "ncnn", "openvino"),
+        "Library of the builtin engine on the CPU, and its arithmetic. auto: openvino where it is "
+        "installed and the processor has AVX-512, in bfloat16 where it has AMX for that, else "
+        "ncnn. GPUs are ncnn's.",
+        choices=("auto", "ncnn", "openvino", "openvino-bf16"),
     )
     job_timeout_seconds: int = _setting(
         86_400,

@@ -172,7 +172,7 @@ class Estimator:
     def estimate(self, work: Work) -> Estimate:
         """Return how long ``work`` will take at the best place."""
         place = self._place
-        upscale = self._of(_upscale_key(place, work.model), self._guess(place, work.model))
+        upscale = self._of(self._upscale_key(place, work.model), self._guess(place, work.model))
         seconds = upscale.line.seconds(self._padded(work, place, work.tile_size))
         load = self._of(_load_key(place, work.model), self._load_guess(work.model))
         return Estimate(
@@ -201,7 +201,7 @@ class Estimator:
                         seconds["prepare"])  # fmt: skip
         self._learn(f"finish {work.format}", _FINISH, _finished(work),
                     seconds.get("finish", 0.0))  # fmt: skip
-        key, guess = _upscale_key(place, work.model), self._guess(place, work.model)
+        key, guess = self._upscale_key(place, work.model), self._guess(place, work.model)
         amount, taken = self._padded(work, place, tile_size), seconds.get("upscale", 0.0)
         cold = place.engine == "builtin" and key not in self._warm
         self._warm.add(key)
@@ -222,6 +222,11 @@ class Estimator:
         if rate is None:
             rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
         return rate
+
+    def _upscale_key(self, place: Place, model: ModelFiles) -> str:
+        key = f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
+        # What was learned with another library is none of its rate.
+        return f"{key} {self._library}" if place.is_cpu else key
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
         speed = _CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else _GPU_WEIGHTS_PER_SECOND
@@ -265,10 +270,6 @@ class Estimator:
             work.source.height + 2 * PADDING * down
         )
         return float(pixels * (_TTA_TIMES if work.tta else 1))
-
-
-def _upscale_key(place: Place, model: ModelFiles) -> str:
-    return f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
 
 
 def _load_key(place: Place, model: ModelFiles) -> str:

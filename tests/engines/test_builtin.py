@@ -118,17 +118,22 @@ def small_tasks(folder: Path, model: ModelFiles, sizes: list[tuple[int, int]]) -
     return tasks
 
 
-def by(library: CpuLibrary) -> Callable[[Progress], None]:
+def by(library: CpuLibrary, stem: str = "") -> Callable[[Progress], None]:
     """Return a callback that sees to it that this library does the work."""
-    name = {CpuLibrary.NCNN: "ncnn ", CpuLibrary.OPENVINO: "OpenVINO "}[library]
+    name = runs(library, stem).with_version()
 
     def check(progress: Progress) -> None:
-        assert progress.library is not None
-        assert progress.library.startswith(name)
+        assert progress.library == name
 
     return check
 
 
+def runs(library: CpuLibrary, stem: str) -> CpuLibrary:
+    """Return what runs a network where a library is to run it: x4plus is too deep for bfloat16."""
+    return CpuLibrary.OPENVINO if stem == DEEP and library is BF16 else library
+
+
+DEEP, BF16 = "realesrgan-x4plus", CpuLibrary.OPENVINO_BF16
 LIBRARIES = pytest.mark.parametrize("library", list(CpuLibrary))
 
 
@@ -157,7 +162,7 @@ async def test_a_memory_limit_is_kept(
         assert peak_of(engine) < limit_mb * 1024
     assert outcome.tile_size >= 32
     fits = (stem, limit_mb) != ("realesrgan-x4plus", 400)  # that is ncnn's, and lean
-    expected = library if fits else CpuLibrary.NCNN
+    expected = runs(library, stem) if fits else CpuLibrary.NCNN
     assert {one.library for one in told} == {await asyncio.to_thread(expected.with_version)}
     reduced = result(task).reshape(size[1], task.model.native_scale, size[0], -1, 3).mean((1, 3))
     assert psnr(reduced.astype(np.uint8), photo(*size, left=0, top=0)) > 25
@@ -180,7 +185,7 @@ async def test_networks_kept_make_room_for_the_one_that_is_wanted(
     async with engine_on(memory_limit_mb=620, library=library) as engine:
         for stem in ("realesrgan-x4plus-anime", "realesrgan-x4plus"):
             task = make_task(tmp_path, photo(34, 20), shipped(models_dir, stem))
-            await engine.upscale(task, by(library))
+            await engine.upscale(task, by(library, stem))
         assert peak_of(engine) < 620 * 1024
 
 
@@ -194,7 +199,9 @@ async def test_two_networks_at_once_keep_to_one_limit(
     )
     tasks = [plus[0], anime[0], plus[1], anime[1]]
     async with engine_on(memory_limit_mb=900, at_once=2, library=library) as engine:
-        await asyncio.gather(*(engine.upscale(task, by(library)) for task in tasks))
+        await asyncio.gather(
+            *(engine.upscale(task, by(library, task.model.stem)) for task in tasks)
+        )
         assert peak_of(engine) < 900 * 1024
     assert np.array_equal(result(plus[0]), result(plus[1]))
 
@@ -223,8 +230,8 @@ async def test_networks_that_are_idle_count_beside_those_that_begin_together(
         for stem in ("realesrgan-x4plus", "realesrgan-x4plus-anime")
     )
     async with engine_on(memory_limit_mb=1100, at_once=2, library=library) as engine:
-        await engine.upscale(plus[0], by(library))  # loaded for both threads
-        await asyncio.gather(*(engine.upscale(task, by(library)) for task in plus[1:]))
+        await engine.upscale(plus[0], by(library, DEEP))  # loaded for both threads
+        await asyncio.gather(*(engine.upscale(task, by(library, DEEP)) for task in plus[1:]))
         await asyncio.gather(*(engine.upscale(task, by(library)) for task in anime[:2]))
         assert peak_of(engine) < 1100 * 1024
 

@@ -31,7 +31,8 @@ from upscaled.engines import loader
 from upscaled.engines.builtin import BuiltinEngine
 from upscaled.engines.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.inference import Floats, InferenceError, Pixels, to_bytes, without_margin
-from upscaled.engines.loader import Loader, UnfitError
+from upscaled.engines.inspection import slopes
+from upscaled.engines.loader import Loader, UnfitError, textured
 from upscaled.engines.messages import NetworkFiles
 from upscaled.engines.ncnn_network import NcnnNetwork
 from upscaled.engines.openvino_network import OpenvinoNetwork
@@ -53,8 +54,10 @@ def files_of(model: ModelFiles) -> NetworkFiles:
     return NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
 
 
-def open_vino(model: ModelFiles, *, threads: int = 1, padding: int = PADDING) -> OpenvinoNetwork:
-    return OpenvinoNetwork(files_of(model), cores=2, threads=threads, padding=padding)
+def open_vino(
+    model: ModelFiles, *, threads: int = 1, padding: int = PADDING, bf16: bool = False
+) -> OpenvinoNetwork:
+    return OpenvinoNetwork(files_of(model), cores=2, threads=threads, padding=padding, bf16=bf16)
 
 
 def ncnn_whole(model: ModelFiles, tile: Pixels, padding: int) -> Floats:
@@ -63,18 +66,23 @@ def ncnn_whole(model: ModelFiles, tile: Pixels, padding: int) -> Floats:
     return without_margin(planes, padding * planes.shape[-1] // tile.shape[1])
 
 
-async def enlarge(task_folder: Path, pixels: Pixels, model: ModelFiles) -> tuple[Pixels, str]:
-    """Return what an engine that prefers OpenVINO makes, and the library that it says it used."""
+async def enlarge(
+    task_folder: Path,
+    pixels: Pixels,
+    model: ModelFiles,
+    library: CpuLibrary = CpuLibrary.OPENVINO,
+) -> tuple[Pixels, str]:
+    """Return what an engine that prefers a library makes, and the one that it says it used."""
     task = make_task(task_folder, pixels, model)
-    engine = BuiltinEngine(CPU, threads=2, library=CpuLibrary.OPENVINO)
+    engine = BuiltinEngine(CPU, threads=2, library=library)
     used: set[str | None] = set()
     try:
         await engine.upscale(task, lambda progress: used.add(progress.library))
     finally:
         await engine.close()
-    (library,) = used
-    assert library is not None
-    return result(task), library
+    (told,) = used
+    assert told is not None
+    return result(task), told
 
 
 @pytest.mark.parametrize("stem", OFFICIAL)
@@ -85,6 +93,22 @@ def test_official_networks_make_the_pictures_of_ncnn(models_dir: Path, stem: str
     assert made.shape == expected.shape
     assert psnr(to_bytes(made), to_bytes(expected)) > 80
     assert float(np.abs(made - expected).max()) < 1e-4
+
+
+SHALLOW = [stem for stem in OFFICIAL if stem != "realesrgan-x4plus"]
+
+
+@pytest.mark.parametrize("stem", SHALLOW)
+def test_in_bfloat16_all_but_the_deepest_make_pictures_that_look_the_same(
+    models_dir: Path, stem: str
+) -> None:
+    model = shipped(models_dir, stem)
+    network = open_vino(model, bf16=True)
+    for tile in (photo(46, 38), slopes(46, 38), textured(46, 38)):
+        expected = to_bytes(ncnn_whole(model, tile, PADDING))
+        made = to_bytes(network.run(tile))
+        assert psnr(made, expected) > 53
+        assert not np.array_equal(made, expected)  # in 32 bits next to nothing differs
 
 
 CONCATENATED = (
@@ -163,16 +187,23 @@ def test_networks_put_together_in_other_ways(
     expected = ncnn_whole(model, tile, padding)
     made = open_vino(model, padding=padding).run(tile)
     assert made.shape == expected.shape
-    assert float(np.abs(expected).max()) > 0.1
+    largest = float(np.abs(expected).max())
+    assert largest > 0.1
     assert float(np.abs(made - expected).max()) < 1e-5
+    made = open_vino(model, padding=padding, bf16=True).run(tile)
+    assert made.shape == expected.shape
+    assert float(np.abs(made - expected).max()) < 0.02 * largest
 
 
-def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(models_dir: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(
+    models_dir: Path, bf16: bool
+) -> None:
     model = shipped(models_dir, "realesr-animevideov3-x2")
     tiles = [photo(90, 60), photo(64, 64), photo(40, 90)] * 3
-    alone = open_vino(model, threads=2)
+    alone = open_vino(model, threads=2, bf16=bf16)
     expected = [alone.run(tile) for tile in tiles]
-    together = open_vino(model, threads=1)
+    together = open_vino(model, threads=1, bf16=bf16)
 
     def work(tile: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         planes = together.run(tile)
@@ -251,9 +282,12 @@ print(told)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_bands_have_the_bytes_of_the_whole_picture(tmp_path: Path, models_dir: Path) -> None:
+@pytest.mark.parametrize("library", [CpuLibrary.OPENVINO, CpuLibrary.OPENVINO_BF16])
+async def test_bands_have_the_bytes_of_the_whole_picture(
+    tmp_path: Path, models_dir: Path, library: CpuLibrary
+) -> None:
     model, pixels = shipped(models_dir, "realesr-animevideov3-x4"), photo(120, 130, left=0)
-    engine = BuiltinEngine(CPU, threads=2, library=CpuLibrary.OPENVINO)
+    engine = BuiltinEngine(CPU, threads=2, library=library)
     try:
         task = make_task(tmp_path, pixels, model, tile_size=40)
         await engine.upscale(task, lambda _: None)
@@ -285,6 +319,50 @@ async def test_a_network_that_is_not_understood_goes_to_ncnn_and_the_log_says_so
     assert "Clip is not a layer that is known. ncnn is used for n.param." in caplog.text
 
 
+async def test_a_deep_network_is_run_in_32_bits_without_a_word(
+    tmp_path: Path, models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for stem, expected in (
+        ("realesrgan-x4plus", CpuLibrary.OPENVINO),
+        ("realesrgan-x4plus-anime", CpuLibrary.OPENVINO_BF16),
+    ):
+        with caplog.at_level(logging.WARNING):
+            _, used = await enlarge(
+                tmp_path, photo(40, 30), shipped(models_dir, stem), CpuLibrary.OPENVINO_BF16
+            )
+        assert used == await asyncio.to_thread(expected.with_version)
+    assert used.endswith(" in bfloat16")
+    assert not caplog.records
+
+
+async def test_where_bfloat16_shows_32_bits_are_used_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Differences of large values: 256 and 257 are the same in bfloat16.
+    model = write_network(
+        tmp_path,
+        "n",
+        "Convolution a 1 1 data large 0=8 1=1 5=1 6=24",
+        "Convolution b 1 1 large small 0=8 1=1 5=1 6=64",
+        "Convolution c 1 1 small output 0=3 1=1 5=1 6=24",
+    )
+    first = np.eye(8, 3, dtype=np.float32)
+    last = np.eye(3, 8, dtype=np.float32)
+    away, back = np.full(8, 500, np.float32), np.full(8, -500, np.float32)
+    weights = [(first, away), (np.eye(8, dtype=np.float32), back), (last, np.zeros(3, np.float32))]
+    model.bin.write_bytes(
+        b"".join(bytes(4) + kernel.tobytes() + bias.tobytes() for kernel, bias in weights)
+    )
+    model = ModelFiles(model.param, model.bin, 1, "data", "output", 1000)
+    pixels = photo(40, 30)
+    with caplog.at_level(logging.WARNING):
+        made, used = await enlarge(tmp_path, pixels, model, CpuLibrary.OPENVINO_BF16)
+    assert np.array_equal(made, pixels)
+    assert used == await asyncio.to_thread(CpuLibrary.OPENVINO.with_version)
+    assert "The picture by OpenVINO in bfloat16 differs from ncnn's (" in caplog.text
+    assert " dB). OpenVINO in 32 bits is used for n.param." in caplog.text
+
+
 def test_a_picture_that_differs_from_that_of_ncnn_is_not_trusted(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +379,7 @@ def test_a_picture_that_differs_from_that_of_ncnn_is_not_trusted(
     monkeypatch.setattr(OpenvinoNetwork, "run", shifted)
     loading = Loader(None, 2, CpuLibrary.OPENVINO)
     assert loading.library_for(identity) is CpuLibrary.OPENVINO
-    with pytest.raises(UnfitError, match=r"differs from ncnn's \(\d+\.\d dB\)"):
+    with pytest.raises(UnfitError, match=r"differs from ncnn's \(\d+\.\d dB\)\. ncnn is used for"):
         loading.load(files_of(model), identity, plan, threads=1)
     assert loading.library_for(identity) is CpuLibrary.NCNN
     with pytest.raises(UnfitError, match=r"ncnn is used for realesr-animevideov3-x2\.param"):
@@ -332,10 +410,14 @@ def test_both_are_compared_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_auto_takes_openvino_where_it_was_measured_to_be_quicker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new, old = tmp_path / "new", tmp_path / "old"
-    new.write_text("processor : 0\nflags : fpu avx2 avx512f avx512bw\n")
+    new, old, newest = tmp_path / "new", tmp_path / "old", tmp_path / "newest"
+    new.write_text("processor : 0\nflags : fpu avx2 avx512f avx512bw avx512_bf16\n")
     old.write_text("processor : 0\nflags : fpu avx2\n")
+    newest.write_text("processor : 0\nflags\t\t: fpu avx2 avx512f avx512bw amx_bf16 amx_tile\n")
     assert choose_library("auto", new) is CpuLibrary.OPENVINO
+    assert choose_library("auto", newest) is CpuLibrary.OPENVINO_BF16
+    assert choose_library("openvino", newest) is CpuLibrary.OPENVINO
+    assert choose_library("openvino-bf16", old) is CpuLibrary.OPENVINO_BF16
     assert choose_library("auto", old) is CpuLibrary.NCNN
     assert choose_library("auto", tmp_path / "none") is CpuLibrary.NCNN
     assert choose_library("openvino", old) is CpuLibrary.OPENVINO
@@ -346,5 +428,12 @@ def test_auto_takes_openvino_where_it_was_measured_to_be_quicker(
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     assert choose_library("auto", new) is CpuLibrary.NCNN
-    with pytest.raises(ConfigError, match=r"pip install openvino\), or set upscaler\.cpu_library"):
-        choose_library("openvino", new)
+    assert choose_library("auto", newest) is CpuLibrary.NCNN
+    for wanted in ("openvino", "openvino-bf16"):
+        with pytest.raises(ConfigError) as caught:
+            choose_library(wanted, new)
+        assert str(caught.value) == (
+            f"upscaler.cpu_library is '{wanted}', for which OpenVINO is not installed; install it "
+            "into the service's environment (pip install openvino), or set upscaler.cpu_library "
+            "to auto."
+        )

@@ -28,6 +28,7 @@ class OpenvinoNetwork(Network):
         cores: threads of the process's inference altogether.
         threads: of them for one tile; tiles beyond ``cores / threads`` at once wait.
         padding: pixels around each tile.
+        bf16: calculate in bfloat16, but for what that would cost most.
 
     Raises:
         UnknownGraphError: the network is more than `graph` understands.
@@ -35,14 +36,20 @@ class OpenvinoNetwork(Network):
     """
 
     def __init__(
-        self, files: NetworkFiles, *, cores: int, threads: int, padding: int = PADDING
+        self,
+        files: NetworkFiles,
+        *,
+        cores: int,
+        threads: int,
+        padding: int = PADDING,
+        bf16: bool = False,
     ) -> None:
         self._idle: list[openvino.InferRequest] = []
         self._in_work = 0
         self._lock = threading.Lock()
         settings = {
-            # It would else calculate in 16 bits where the processor can: further from the native
-            # program's picture than is allowed.
+            # Where the processor can, it would else calculate everything in bfloat16, also what
+            # must not be: further from the native program's picture than is allowed.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": cores,
             "NUM_STREAMS": max(1, cores // threads),
@@ -51,7 +58,7 @@ class OpenvinoNetwork(Network):
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            model, self._margin = model_of(files, padding)
+            model, self._margin = model_of(files, padding, bf16=bf16)
             self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise InferenceError(

@@ -58,9 +58,9 @@ class Room:
     ) -> None:
         smallest = (SMALLEST_TILE + 2 * PADDING) ** 2
         ways = [_NCNN, _LEAN_NCNN]
-        if library is CpuLibrary.OPENVINO:
+        if library is not CpuLibrary.NCNN:
             both = [replace(way, base=way.base + _BOTH_LOADED) for way in ways]
-            ways = [_OPENVINO, *both]
+            ways = [replace(_OPENVINO, library=library), *both]
         for way in ways:
             self.way = way
             self.weights = int(stored * way.weights)
