@@ -22,6 +22,7 @@ from bench import nets
 from upscaled.engines.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.graph import read_graph
 from upscaled.engines.inference import without_margin
+from upscaled.engines.loader import Loader
 from upscaled.engines.messages import NetworkFiles, worker_env
 from upscaled.engines.protocol import PADDING
 
@@ -30,7 +31,7 @@ Floats = NDArray[np.float32]
 Run = Callable[[Pixels], Floats]
 """From a padded tile to the planes of the tile alone, as `Network.run` does it."""
 
-OURS = "the builtin engine"
+OURS, OURS_IN_32 = "the builtin engine", "ours in 32 bits"
 CORES = len(os.sched_getaffinity(0))
 BF16_DB, F32_DB = 40.0, 50.0
 """What a picture must agree to with ours, in dB, before the runtime is timed."""
@@ -51,8 +52,20 @@ def layers_of(param: Path) -> nets.Layers:
     return read_graph(param, param.with_suffix(".bin"))
 
 
-def _ours(param: Path, shape: tuple[int, int], threads: int, *, padding: int = PADDING) -> Run:
-    library = choose_library("auto")
+def our_library(param: Path) -> CpuLibrary:
+    """Return what the builtin engine runs a network on here."""
+    return Loader(None, CORES, choose_library("auto")).library_for(((str(param), 0, 0),))
+
+
+def _ours(
+    param: Path,
+    shape: tuple[int, int],
+    threads: int,
+    *,
+    padding: int = PADDING,
+    library: CpuLibrary | None = None,
+) -> Run:
+    library = library or our_library(param)
     if library is CpuLibrary.NCNN:
         return _ncnn(param, shape, threads, padding=padding)
     from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
@@ -62,6 +75,10 @@ def _ours(param: Path, shape: tuple[int, int], threads: int, *, padding: int = P
         _files(param), cores=CORES, threads=threads, padding=padding, bf16=bf16
     )
     return lambda pixels: _tile(network.run(pixels), pixels, PADDING - padding)
+
+
+def _ours_f32(param: Path, shape: tuple[int, int], threads: int) -> Run:
+    return _ours(param, shape, threads, library=CpuLibrary.OPENVINO)
 
 
 def _ours_whole(param: Path, shape: tuple[int, int], threads: int) -> Run:
@@ -151,19 +168,19 @@ class Runtime:
 
     name: str
     make: Callable[[Path, tuple[int, int], int], Run]
-    packages: tuple[str, ...] = ()
     least_db: float = F32_DB
 
 
 RUNTIMES = (
     Runtime(OURS, _ours),
     Runtime("ours, nothing left out", _ours_whole),
+    Runtime(OURS_IN_32, _ours_f32),
     Runtime("ncnn f32", _ncnn),
-    Runtime("onnxruntime f32", _onnxruntime, ("onnxruntime", "onnx")),
-    Runtime("PyTorch f32", _torch, ("torch",)),
-    Runtime("OpenVINO f32", _openvino, ("openvino", "onnx")),
-    Runtime("PyTorch bf16", _torch_bf16, ("torch",), BF16_DB),
-    Runtime("OpenVINO bf16", _openvino_bf16, ("openvino", "onnx"), BF16_DB),
+    Runtime("onnxruntime f32", _onnxruntime),
+    Runtime("PyTorch f32", _torch),
+    Runtime("OpenVINO f32", _openvino),
+    Runtime("PyTorch bf16", _torch_bf16, BF16_DB),
+    Runtime("OpenVINO bf16", _openvino_bf16, BF16_DB),
 )
 
 

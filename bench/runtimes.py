@@ -5,7 +5,8 @@
 Each runtime gets the networks from the same files, in a process of its own (`bench.contenders`),
 and makes of the same padded tiles of a photo the tiles enlarged without padding: all cores on one
 tile, or a tile for each core at the same time. (Others run the network whole and have the padding
-cut off; that ours leaves out what is cut off is part of its rate.) Its pictures must agree with
+cut off; that ours leaves out what is cut off is part of its rate, and so is that it calculates in
+bfloat16 where the engine does.) Its pictures must agree with
 ours to 50 dB (32 bits) or 40 dB (16) before it is timed. A few turns of all tell which way is the
 quicker one of each. From then on only that is timed, between two turns of ours whose mean it is
 held against, since machines change their pace from one second to the next; the median of these
@@ -33,17 +34,20 @@ from bench.contenders import (
     CORES,
     F32_DB,
     OURS,
+    OURS_IN_32,
     RUNTIMES,
     Contender,
     Floats,
     NotReadyError,
     Pixels,
     layers_of,
+    our_library,
 )
 from bench.photos import photo
 from bench.report import Report, table
 from bench.workplace import make_parser, workplace
 from upscaled.engines.builtin import BuiltinEngine
+from upscaled.engines.cpu_library import CpuLibrary
 from upscaled.engines.graph import operations
 from upscaled.engines.narrowing import narrowed
 from upscaled.engines.protocol import CPU, PADDING, ModelFiles, UpscaleTask
@@ -128,6 +132,8 @@ def _tried(param: Path, tile: Pixels, ways: Sequence[int]) -> Comparison:
     reference: Floats | None = None
     with ExitStack() as stack:
         for runtime in RUNTIMES:
+            if runtime.name == OURS_IN_32 and our_library(param) is not CpuLibrary.OPENVINO_BF16:
+                continue  # it is what ours is anyway
             if runtime.least_db < F32_DB and not _has_bf16():
                 found.missing.append(f"{runtime.name}: the processor has no 16-bit floating point")
                 continue
@@ -177,7 +183,7 @@ async def _whole_engine(param: Path, size: Size, folder: Path, rounds: int) -> f
     source.path.write_bytes(photo(size.width, size.height).tobytes())
     target.path.write_bytes(bytes(target.total_bytes))
     task = UpscaleTask(source, target, model, 0, size.height)
-    engine = BuiltinEngine(CPU)
+    engine = BuiltinEngine(CPU, library=our_library(param))
     try:
         await engine.upscale(task, lambda _: None)
         return statistics.median(

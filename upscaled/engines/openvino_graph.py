@@ -261,8 +261,8 @@ def _constant(values: Floats, kind: openvino.Type = _F32) -> openvino.Node:
     values = np.ascontiguousarray(values)
     if kind == _F32:
         return ops.constant(values)
-    # OpenVINO's own conversion rounds half of what should go up down: with its weights x4plus is
-    # 2 dB further from 32 bits.
+    # OpenVINO's own conversion rounds half of what should go up down: with its weights pictures
+    # are 2 to 6 dB further from 32 bits.
     bits = values.view(np.uint32)
     nearest = bits + (0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return ops.constant(nearest.view(np.float32), dtype=_BF16)
