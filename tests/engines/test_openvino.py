@@ -338,7 +338,7 @@ async def test_a_deep_network_is_run_in_32_bits_without_a_word(
 async def test_where_bfloat16_shows_32_bits_are_used_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Differences of large values: 256 and 257 are the same in bfloat16.
+    # What the one in bfloat16 adds is taken off in 32 bits: 500.7 would be 500.
     model = write_network(
         tmp_path,
         "n",
@@ -348,8 +348,8 @@ async def test_where_bfloat16_shows_32_bits_are_used_and_the_log_says_so(
     )
     first = np.eye(8, 3, dtype=np.float32)
     last = np.eye(3, 8, dtype=np.float32)
-    away, back = np.full(8, 500, np.float32), np.full(8, -500, np.float32)
-    weights = [(first, away), (np.eye(8, dtype=np.float32), back), (last, np.zeros(3, np.float32))]
+    nothing, more, less = (np.full(8, value, np.float32) for value in (0, 500.7, -500.7))
+    weights = [(first, nothing), (np.eye(8, dtype=np.float32), more), (last, less[:3])]
     model.bin.write_bytes(
         b"".join(bytes(4) + kernel.tobytes() + bias.tobytes() for kernel, bias in weights)
     )
