@@ -12,7 +12,7 @@ from typing import Any
 import aiofiles
 import aiohttp
 
-from bench.server import Server, ServerError
+from testkit.server import Server, ServerError
 
 FAST = "realesr-animevideov3"
 SLOW = "realesrgan-x4plus"

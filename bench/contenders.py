@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import nets
-from upscaled.engines.cpu_library import CpuLibrary, choose_library
-from upscaled.engines.graph import read_graph
-from upscaled.engines.inference import without_margin
-from upscaled.engines.loader import Loader
-from upscaled.engines.messages import NetworkFiles, worker_env
-from upscaled.engines.protocol import PADDING
+from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.builtin.graph import read_graph
+from upscaled.engines.builtin.loader import Loader
+from upscaled.engines.builtin.messages import NetworkFiles, worker_env
+from upscaled.engines.builtin.network import without_margin
+from upscaled.engines.engine import PADDING
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -68,7 +68,7 @@ def _ours(
     library = library or our_library(param)
     if library is CpuLibrary.NCNN:
         return _ncnn(param, shape, threads, padding=padding)
-    from upscaled.engines.openvino_network import OpenvinoNetwork  # noqa: PLC0415
+    from upscaled.engines.builtin.openvino_network import OpenvinoNetwork  # noqa: PLC0415
 
     bf16 = library is CpuLibrary.OPENVINO_BF16
     network = OpenvinoNetwork(
@@ -86,7 +86,7 @@ def _ours_whole(param: Path, shape: tuple[int, int], threads: int) -> Run:
 
 
 def _ncnn(param: Path, shape: tuple[int, int], threads: int, *, padding: int = 0) -> Run:
-    from upscaled.engines.ncnn_network import NcnnNetwork  # noqa: PLC0415
+    from upscaled.engines.builtin.ncnn_network import NcnnNetwork  # noqa: PLC0415
 
     network = NcnnNetwork(_files(param), device=None, threads=threads, padding=padding)
     return lambda pixels: _tile(network.run(pixels), pixels, PADDING - padding)

@@ -19,8 +19,9 @@ from PIL import Image
 
 from bench.report import Report, table
 from bench.workplace import make_parser
-from tests.services import PHOTOS, make_config, running, submit
-from upscaled.model_install import install
+from testkit.paths import DATA
+from testkit.services import make_config, running, submit
+from upscaled.models.install import install
 
 TARGET = 25.0
 
@@ -30,7 +31,7 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
     rng = random.Random(seed)
     models = folder / "models"
     await asyncio.to_thread(install, models)
-    photo = Image.open(PHOTOS / "coffee.jpg").convert("RGB")
+    photo = Image.open(DATA / "coffee.jpg").convert("RGB")
     pairs = []
     async with running(make_config(folder / "data", models)) as service:
         for _ in range(count):

@@ -26,9 +26,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from bench.server import Server
-from tests.imaging.zoo import animals
-from upscaled.model_install import install
+from testkit.server import Server
+from testkit.zoo import animals
+from upscaled.models.install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2"}
 _AT_ONCE = 4

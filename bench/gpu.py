@@ -22,14 +22,15 @@ from pathlib import Path
 from bench.photos import photo
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
-from upscaled import processes
-from upscaled.engines import devices, native_program
-from upscaled.engines.binary import BinaryEngine
-from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.protocol import PADDING, Device, Engine, ModelFiles, UpscaleTask
+from upscaled.engines import devices
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.engine import PADDING, Device, Engine, ModelFiles, UpscaleTask
+from upscaled.engines.native import program as native_program
+from upscaled.engines.native.engine import BinaryEngine
 from upscaled.errors import EngineError
-from upscaled.official_findings import official_findings
+from upscaled.models.official import official_findings
 from upscaled.pictures import RawImage, Size
+from upscaled.workers import processes
 
 TILES = (100, 200, 400)
 _PARTS_SECONDS = 600.0

@@ -21,10 +21,10 @@ import ncnn
 import numpy as np
 
 from bench.photos import photo
-from upscaled.engines.inference import to_bytes
-from upscaled.engines.messages import NetworkFiles
-from upscaled.engines.ncnn_network import NcnnNetwork
-from upscaled.engines.protocol import PADDING
+from upscaled.engines.builtin.messages import NetworkFiles
+from upscaled.engines.builtin.ncnn_network import NcnnNetwork
+from upscaled.engines.builtin.network import to_bytes
+from upscaled.engines.engine import PADDING
 
 
 def _timed(work: Callable[[], object]) -> float:

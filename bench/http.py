@@ -21,9 +21,10 @@ from aiohttp import web
 
 from bench.report import Report
 from bench.workplace import make_parser
-from tests.services import PHOTOS, make_config, running, submit, until_processing
+from testkit.paths import DATA
+from testkit.services import make_config, running, submit, until_processing
 from upscaled.api.app import make_app
-from upscaled.model_install import install
+from upscaled.models.install import install
 
 TARGET = 0.6
 CONNECTIONS = 16
@@ -47,10 +48,10 @@ async def serve(folder: Path, pipe: Connection) -> None:
     plain = web.Application()
     plain.router.add_get("/", empty)
     async with running(make_config(folder / "data", models, upscaler__threads="1")) as service:
-        small = await submit(service, PHOTOS / "chelsea.webp")
+        small = await submit(service, DATA / "chelsea.webp")
         await service.wait(small.id)
         # One that runs, on one thread: the other processors are left to server and callers.
-        held = await submit(service, PHOTOS / "astronaut.png", model_name="realesrgan-x4plus",
+        held = await submit(service, DATA / "astronaut.png", model_name="realesrgan-x4plus",
                             scale="4")  # fmt: skip
         await until_processing(service, held.id)
         runners = [await listen(plain), await listen(make_app(service))]

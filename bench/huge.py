@@ -28,12 +28,12 @@ import numpy as np
 
 from bench import photos
 from bench.caller import FAST, calling
-from bench.memory import MIB, MemoryWatch
 from bench.plain import PlainLoop, tiles_of
-from bench.png_rows import png_size, png_strips
 from bench.report import Report
-from bench.server import Server, running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.memory import MIB, MemoryWatch
+from testkit.png_rows import png_size, png_strips
+from testkit.server import Server, running
 
 FIELDS = {"model_name": FAST, "scale": "4", "format": "png"}
 SCALE = 4

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from bench import photos
 from bench.caller import FAST, SLOW, calling
-from bench.memory import MIB, MemoryWatch
 from bench.report import Report
-from bench.server import running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.memory import MIB, MemoryWatch
+from testkit.server import running
 
 SETTING = "upscaler.memory_limit_mb"
 _TWO_GB = 2_000_000_000 // MIB

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from upscaled.engines.graph import Layer
+from upscaled.engines.builtin.graph import Layer
 
 Layers = tuple[Layer, ...]
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from testkit.paths import DATA
+
 Pixels = NDArray[np.uint8]
 
-_FOLDER = Path(__file__).parent.parent / "tests" / "data"
+_FOLDER = DATA
 _NAMES = ("astronaut.png", "coffee.jpg", "chelsea.webp")
 _PIECE = 256  # pixels
 

@@ -15,8 +15,8 @@ import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
-from upscaled.engines.protocol import PADDING
-from upscaled.engines.tiling import Tile, plan_tiles, reflected
+from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected
+from upscaled.engines.engine import PADDING
 
 Pixels = NDArray[np.uint8]
 

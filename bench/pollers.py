@@ -36,8 +36,8 @@ from aiohttp import web
 from bench import photos
 from bench.caller import FAST, Caller, calling
 from bench.report import Report
-from bench.server import Server, running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.server import Server, running
 
 SLOWED_BY = 5.0
 LEAST_SECONDS = 3.0

@@ -46,11 +46,11 @@ from bench.contenders import (
 from bench.photos import photo
 from bench.report import Report, table
 from bench.workplace import make_parser, workplace
-from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.cpu_library import CpuLibrary
-from upscaled.engines.graph import operations
-from upscaled.engines.narrowing import narrowed
-from upscaled.engines.protocol import CPU, PADDING, ModelFiles, UpscaleTask
+from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.builtin.graph import operations
+from upscaled.engines.builtin.narrowing import narrowed
+from upscaled.engines.engine import CPU, PADDING, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
 
 TILES = {"realesr-animevideov3-x4": 256, "realesrgan-x4plus": 76}
@@ -194,7 +194,7 @@ async def _whole_engine(param: Path, size: Size, folder: Path, rounds: int) -> f
 
 
 def _appetite(param: Path) -> int:
-    from upscaled.official_findings import official_findings  # noqa: PLC0415
+    from upscaled.models.official import official_findings  # noqa: PLC0415
 
     findings = official_findings(param, param.with_suffix(".bin"))
     assert findings is not None

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from bench.report import Report, table
 from bench.workplace import make_parser
-from upscaled.lookahead import AHEAD_SECONDS
-from upscaled.queue import JobQueue
-from upscaled.scheduling import LoadedModels, Waiting, make_order
+from upscaled.jobs.order import LoadedModels, Waiting, make_order
+from upscaled.jobs.queue import JobQueue
+from upscaled.service.prefetch import AHEAD_SECONDS
 
 DAY = 24 * 3600.0
 

@@ -21,9 +21,9 @@ from bench import photos
 from bench.caller import FAST, SLOW, Caller, calling
 from bench.plain import PlainLoop, area, tiles_of
 from bench.report import Report, table
-from bench.server import running
 from bench.workplace import Workplace, make_parser, workplace
-from upscaled.engines.cpu_library import CpuLibrary, choose_library
+from testkit.server import running
+from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 
 _PAUSE = 0.5
 """Seconds in which the threads of the one before stop spinning."""

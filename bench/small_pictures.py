@@ -19,11 +19,11 @@ import time
 
 from bench import photos
 from bench.caller import FAST, calling
-from bench.memory import processor_seconds
 from bench.plain import PlainLoop, tiles_of
 from bench.report import Report, table
-from bench.server import Server, running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.memory import processor_seconds
+from testkit.server import Server, running
 
 SIDE = 64
 FIELDS = {"model_name": FAST, "scale": "2"}

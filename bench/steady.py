@@ -18,10 +18,10 @@ from PIL import Image
 
 from bench import photos
 from bench.caller import FAST, calling
-from bench.memory import MIB, Memory, memory
 from bench.report import Report
-from bench.server import Server, running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.memory import MIB, Memory, memory
+from testkit.server import Server, running
 
 CLIENTS = 4
 GROWTH = 1.10

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from bench.report import Report
 from bench.workplace import make_parser
-from tests.making import make_job
-from tests.services import PHOTOS, make_config, running, submit, until_processing
-from upscaled.jobs import JobState
-from upscaled.model_install import install
-from upscaled.store.sqlite import SqliteJobStore
+from testkit.jobs import make_job
+from testkit.paths import DATA
+from testkit.services import make_config, running, submit, until_processing
+from upscaled.jobs.job import JobState
+from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.models.install import install
 
 TARGET = 1.3
 
@@ -62,13 +63,13 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
                 running(make_config(data, models, upscaler__threads="1"))
             )
             slow = {"model_name": "realesrgan-x4plus", "scale": "4"}
-            job = await submit(services[count], PHOTOS / "astronaut.png", **slow)
+            job = await submit(services[count], DATA / "astronaut.png", **slow)
             await until_processing(services[count], job.id)
             busy[count] = job.id
         for number in range(rounds + 5):
             for count, service in services.items():
                 began = time.perf_counter()
-                job = await submit(service, PHOTOS / "chelsea.webp")
+                job = await submit(service, DATA / "chelsea.webp")
                 seconds = time.perf_counter() - began
                 await service.cancel(job.id)
                 if number >= 5:  # the first few warm up

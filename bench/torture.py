@@ -27,8 +27,8 @@ from pathlib import Path
 import aiohttp
 from PIL import Image, ImageChops, ImageStat
 
-from bench.server import Server
-from upscaled.model_install import install
+from testkit.server import Server
+from upscaled.models.install import install
 
 FIELDS = {"model_name": "realesr-animevideov3", "scale": "2", "format": "png"}
 _CLIENTS = 6

@@ -19,10 +19,10 @@ import aiohttp
 
 from bench import photos
 from bench.caller import FAST, calling
-from bench.memory import MIB, MemoryWatch, forget_peak, memory, peak
 from bench.report import Report
-from bench.server import Server, ServerError, running
 from bench.workplace import Workplace, make_parser, workplace
+from testkit.memory import MIB, MemoryWatch, forget_peak, memory, peak
+from testkit.server import Server, ServerError, running
 
 ADDED_MIB = 32e6 / MIB
 _WIDTH = 13_000

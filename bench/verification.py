@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.gallery import KINDS, Picture, gallery
-from upscaled.engines.inference import to_bytes
-from upscaled.engines.messages import NetworkFiles
-from upscaled.engines.ncnn_network import NcnnNetwork
-from upscaled.engines.tiling import reflected
-from upscaled.imaging import likeness
+from testkit.gallery import KINDS, Picture, gallery
+from upscaled.engines.builtin.messages import NetworkFiles
+from upscaled.engines.builtin.ncnn_network import NcnnNetwork
+from upscaled.engines.builtin.network import to_bytes
+from upscaled.engines.builtin.tiling import reflected
 from upscaled.imaging.records import DOUBTFUL, HOPELESS
-from upscaled.model_install import OFFICIAL, install
+from upscaled.imaging.verify import likeness
+from upscaled.models.install import OFFICIAL, install
 
 Pixels = NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from upscaled.model_install import install
+from upscaled.models.install import install
 
 
 @dataclass(frozen=True)

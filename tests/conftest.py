@@ -9,8 +9,8 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from PIL import Image
 
-from tests.services import PHOTOS
-from upscaled.model_install import install
+from testkit.paths import DATA
+from upscaled.models.install import install
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
             guard.functions[name].can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
             guard.functions[name].can_block_in("subprocess.py", {"_execute_child"})
         # Settings are read before the loop runs; tests read them inside it.
-        guard.functions["os.getcwd"].can_block_in("upscaled/config_sources.py", {"load"})
+        guard.functions["os.getcwd"].can_block_in("upscaled/config/sources.py", {"load"})
         yield guard
 
 
@@ -41,6 +41,6 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
 def thumbnail(tmp_path: Path) -> Path:
     """A photo of 48×32 pixels as PNG, cheap for every network."""
     path = tmp_path / "thumbnail.png"
-    with Image.open(PHOTOS / "coffee.jpg") as photo:
+    with Image.open(DATA / "coffee.jpg") as photo:
         photo.resize((48, 32)).save(path)
     return path

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from upscaled import logs
-from upscaled.config import LoggingSettings
+from upscaled.config.settings import LoggingSettings
 
 
 @pytest.fixture
@@ -29,9 +29,11 @@ def stream() -> Iterator[io.StringIO]:
 
 def test_text_names_time_level_logger_message_and_extras(stream: io.StringIO) -> None:
     logs.configure(LoggingSettings(), stream)
-    logging.getLogger("upscaled.queue").info("job %s", "done", extra={"job": "17", "seconds": 1.5})
+    logging.getLogger("upscaled.jobs.queue").info(
+        "job %s", "done", extra={"job": "17", "seconds": 1.5}
+    )
     line = stream.getvalue()
-    assert line.endswith("Z INFO upscaled.queue: job done job=17 seconds=1.5\n")
+    assert line.endswith("Z INFO upscaled.jobs.queue: job done job=17 seconds=1.5\n")
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -55,10 +57,15 @@ def test_text_quotes_extras_that_could_be_mistaken(stream: io.StringIO) -> None:
 
 def test_json_is_one_compact_object_per_event_and_extras_hide_nothing(stream: io.StringIO) -> None:
     logs.configure(LoggingSettings(format="json"), stream)
-    logging.getLogger("upscaled.queue").error("no", extra={"job": "17", "level": "forged"})
+    logging.getLogger("upscaled.jobs.queue").error("no", extra={"job": "17", "level": "forged"})
     event = json.loads(stream.getvalue())
     assert event.pop("time").endswith("Z")
-    assert event == {"level": "error", "logger": "upscaled.queue", "message": "no", "job": "17"}
+    assert event == {
+        "level": "error",
+        "logger": "upscaled.jobs.queue",
+        "message": "no",
+        "job": "17",
+    }
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

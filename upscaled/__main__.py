@@ -2,7 +2,7 @@
 
 import sys
 
-from upscaled.cli import main
+from upscaled.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
-from upscaled.config import LoggingSettings
+from upscaled.config.settings import LoggingSettings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the HTTP request that is being answered; None elsewhere."""
@@ -55,7 +55,7 @@ def _value(value: object) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO upscaled.queue: job finished job=17… seconds=1.2``."""
+    """``2026-01-31T12:00:00.000Z INFO upscaled.jobs.queue: job finished job=17… seconds=1.2``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the event as one line, a traceback's lines joined by escaped line ends."""

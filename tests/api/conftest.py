@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.running import Caller, Server, configured
+from testkit.running import Caller, Server, configured
 
 
 @pytest.fixture(scope="session")

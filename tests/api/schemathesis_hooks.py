@@ -7,7 +7,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from tests.api.running import FAST_MODEL, a_picture
+from testkit.running import FAST_MODEL, a_picture
 
 
 def pictures(kind: str) -> st.SearchStrategy[bytes]:

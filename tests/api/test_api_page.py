@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.api import contract
+from testkit import contract
+from testkit.paths import ROOT
 from upscaled import errors
 from upscaled.api.upload import BodyTypeError
 from upscaled.errors import ConfigError, EngineError, UpscaledError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
 
 
 def test_the_page_names_every_path() -> None:

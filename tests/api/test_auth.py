@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 
 TOKEN = "a secret with ünïcode"
 NOBODYS = "1234567890123456789"

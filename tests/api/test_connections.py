@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.api.contract import Answer, validate
-from tests.api.running import Caller, Server, a_picture
-from upscaled.api.answers import SECURITY_HEADERS
+from testkit.contract import Answer, validate
+from testkit.running import Caller, Server, a_picture
+from upscaled.api.responses import SECURITY_HEADERS
 
 
 @contextlib.asynccontextmanager

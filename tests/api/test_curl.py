@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.api.curl import curl
-from tests.api.running import FAST_MODEL, Server, a_picture
+from testkit.curl import curl
+from testkit.running import FAST_MODEL, Server, a_picture
 
 
 async def test_the_walk_through_of_the_guide_works_as_written(

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.api import contract
-from tests.api.running import Caller, Server
+from testkit import contract
+from testkit.running import Caller, Server
 
 
 async def test_the_served_contract_is_the_file_itself(api: Caller) -> None:

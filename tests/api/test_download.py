@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.curl import curl
-from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.curl import curl
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
 from upscaled.api.download import disposition
 
 

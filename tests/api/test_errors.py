@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.api import contract
-from tests.api.running import FAST_MODEL, Caller, Server, a_picture
-from upscaled.admission import FIELDS
+from testkit import contract
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from upscaled.service.admission import FIELDS
 
 NOBODYS = "1234567890123456789"
 

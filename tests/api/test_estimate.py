@@ -1,8 +1,8 @@
 import aiohttp
 import pytest
 
-from tests.api.contract import Answer
-from tests.api.running import FAST_MODEL, Caller, a_picture
+from testkit.contract import Answer
+from testkit.running import FAST_MODEL, Caller, a_picture
 
 
 async def estimated(api: Caller, picture: bytes | None = None, **fields: str) -> Answer:

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 from upscaled import logs
-from upscaled.config import LoggingSettings
+from upscaled.config.settings import LoggingSettings
 
 TOKEN = "s3cret-of-the-caller"
 FORGED = 'x.png\n2026-01-01T00:00:00.000Z ERROR upscaled: forged job=1 level="error"\r\x1b[2J\u2028'

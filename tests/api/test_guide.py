@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
 from upscaled import __version__
 
 

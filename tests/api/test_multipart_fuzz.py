@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 from upscaled.api import multipart
 from upscaled.api.multipart import Part
 from upscaled.errors import BadRequestError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from tests.api.running import Caller, Server
+from testkit.running import Caller, Server
 
 PAGE = "https://photos.example"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 from upscaled.clients import hash_of
 
 MINE, YOURS, MAIN = "my secret", "your secret", "the one secret"

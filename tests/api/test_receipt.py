@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from tests.api.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
 
 
 async def test_a_receipt_tells_what_happened_and_outlives_the_file(

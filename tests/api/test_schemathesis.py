@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import contract
-from tests.api.running import Server
-
-ROOT = Path(__file__).parents[2]
+from testkit import contract
+from testkit.paths import ROOT
+from testkit.running import Server
 
 # What no schema can say: a size the picture already has, a quality for a result in PNG.
 # For /upscale and /estimate these are proper answers to data that fits the schema.

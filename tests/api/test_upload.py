@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 from upscaled.api.multipart import Part, boundary_of, parts
 from upscaled.errors import BadRequestError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api.running import Caller, Server, a_picture
+from testkit.running import Caller, Server, a_picture
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import parts
-from upscaled import processes
+from testkit import parts
 from upscaled.engines.devices import best_device, kind_of, list_devices
-from upscaled.engines.protocol import Device, DeviceKind
+from upscaled.engines.engine import Device, DeviceKind
+from upscaled.workers import processes
 
 
 async def test_swiftshader_is_found_and_is_software() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import parts
-from tests.engines.making import make_task, photo, psnr, result, shipped
-from upscaled.engines.binary import BinaryEngine
-from upscaled.engines.builtin import BuiltinEngine
-from upscaled.engines.cpu_library import CpuLibrary
-from upscaled.engines.protocol import CPU, Engine
+from testkit import parts
+from testkit.networks import make_task, photo, psnr, result, shipped
+from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.engine import CPU, Engine
+from upscaled.engines.native.engine import BinaryEngine
 
 TILE = 32
 

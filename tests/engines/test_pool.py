@@ -1,7 +1,6 @@
 import asyncio
 
-from upscaled.engines.pool import EnginePool, Place
-from upscaled.engines.protocol import (
+from upscaled.engines.engine import (
     CPU,
     Device,
     DeviceKind,
@@ -9,6 +8,7 @@ from upscaled.engines.protocol import (
     UpscaleOutcome,
     UpscaleTask,
 )
+from upscaled.engines.pool import EnginePool, Place
 
 GPU = Place("builtin", Device(0, "GPU", DeviceKind.DISCRETE))
 SPARE = Place("builtin", CPU)

@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.imaging.helpers import enlarged, finished
+from testkit.imaging import enlarged, finished
+from testkit.paths import DATA
 from upscaled.errors import EngineError
-from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, landlock, seccomp
-from upscaled.imaging.cell import Confinement, close_cell
+from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging
+from upscaled.imaging.sandbox import landlock, seccomp
+from upscaled.imaging.sandbox.cell import Confinement, close_cell
 from upscaled.pictures import Size
 
 _TAKEN_OVER = """
 import ctypes, json, os, resource, signal, socket, sys, threading
 from pathlib import Path
-from upscaled.imaging.cell import close_cell
+from upscaled.imaging.sandbox.cell import close_cell
 
 inside, incoming, outside, address, port, parent = json.loads(sys.argv[1])
 told = close_cell([Path(incoming)], [Path(inside)])
@@ -206,7 +208,7 @@ _GREEDY = """
 import json, os, resource, sys
 from pathlib import Path
 from upscaled.imaging import worker
-from upscaled.imaging.forked import in_child
+from upscaled.imaging.sandbox.forked import in_child
 
 def limits():
     return {"limits": Path("/proc/self/limits").read_text()}
@@ -247,7 +249,7 @@ async def test_every_format_is_read_and_written_inside_the_cell(
 ) -> None:
     upload, workdir = tmp_path / "incoming" / "upload", tmp_path / "jobs" / "1"
     workdir.mkdir()
-    with Image.open(Path(__file__).parents[1] / "data" / "astronaut.png") as photo:
+    with Image.open(DATA / "astronaut.png") as photo:
         _encodings()[source](photo.convert("RGB").resize((48, 36)), upload)
     assert (await confined.probe(upload)).format == source
     prepared = await confined.prepare(upload, workdir)
@@ -283,7 +285,8 @@ async def test_another_jobs_files_are_out_of_reach(confined: Imaging, tmp_path: 
 def _shown_to_a_child(path: Path, own: Path) -> str:
     """Return the error that opening ``path`` gives a process confined to the folder ``own``."""
     program = (
-        "import sys; from pathlib import Path; from upscaled.imaging.cell import close_cell\n"
+        "import sys; from pathlib import Path\n"
+        "from upscaled.imaging.sandbox.cell import close_cell\n"
         "close_cell([], [Path(sys.argv[2])])\n"
         "try: open(sys.argv[1], 'rb' if Path(sys.argv[1]).name != 'new' else 'wb')\n"
         "except OSError as error: print(type(error).__name__)\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.imaging import makers
-from tests.imaging.eye import seen
-from tests.imaging.helpers import enlarged, finished
-from tests.imaging.makers import encoded, exif
-from tests.imaging.zoo import CARD, COLOUR, in_srgb
+from testkit import pictures as makers
+from testkit.eye import seen
+from testkit.imaging import enlarged, finished
+from testkit.pictures import encoded, exif
+from testkit.zoo import CARD, COLOUR, in_srgb
 from upscaled.errors import EngineError, UnusablePictureError
 from upscaled.imaging import (
     NOTHING_WRITTEN,

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imaging.helpers import Pixels, stored
+from testkit.imaging import Pixels, stored
+from testkit.paths import DATA
 from upscaled.imaging.records import UnlikeError
-from upscaled.imaging.verify import likeness
+from upscaled.imaging.verify.verify import likeness
 
-PHOTO = Path(__file__).parent.parent / "data" / "coffee.jpg"
+PHOTO = DATA / "coffee.jpg"
 
 
 def _photo(width: int, height: int) -> Pixels:
@@ -127,7 +128,7 @@ def test_no_more_strips_are_compared_at_once_than_memory_allows(
             workers.append(count)
             super().__init__(count)
 
-    monkeypatch.setattr("upscaled.imaging.verify.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("upscaled.imaging.verify.verify.ThreadPoolExecutor", Pool)
     pixels = np.full((1200, 1200, 3), 99, np.uint8)
     first = stored(pixels, tmp_path / "source")
     second = stored(pixels.repeat(scale, 0).repeat(scale, 1), tmp_path / "native")

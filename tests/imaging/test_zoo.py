@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imaging.eye import mean_delta_e, on_white, seen
-from tests.imaging.helpers import enlarged, finished, pixels_of
-from tests.imaging.zoo import Animal, animals
+from testkit.eye import mean_delta_e, on_white, seen
+from testkit.imaging import enlarged, finished, pixels_of
+from testkit.zoo import Animal, animals
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, Prepared
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from upscaled.api import catalogue, contract, download, estimate, jobs
-from upscaled.api.answers import Handler
+from upscaled.api import docs, download, estimate, jobs, server_info
 from upscaled.api.auth import Callers
 from upscaled.api.connections import Connections
 from upscaled.api.delivery import Deliveries
-from upscaled.api.descriptions import Descriptions
-from upscaled.api.gate import Gate
 from upscaled.api.keys import CONNECTIONS, DELIVERIES, DESCRIPTIONS, PREFIX, RATES, SERVICE
+from upscaled.api.middleware import Gate
 from upscaled.api.origins import Origins
-from upscaled.api.rates import RateLimit
+from upscaled.api.rate_limit import RateLimit
+from upscaled.api.responses import Handler
+from upscaled.api.status import Descriptions
 from upscaled.clients import Proxies, Tokens
 
 if TYPE_CHECKING:
-    from upscaled.service import Service
+    from upscaled.service.service import Service
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/upscale", jobs.submit),
@@ -28,13 +28,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/download/{job_id}", download.download),
     ("POST", "/cancel/{job_id}", jobs.cancel),
     ("GET", "/receipt/{job_id}", jobs.receipt),
-    ("GET", "/models", catalogue.models),
-    ("GET", "/health", catalogue.health),
-    ("GET", "/openapi.yaml", contract.openapi),
+    ("GET", "/models", server_info.models),
+    ("GET", "/health", server_info.health),
+    ("GET", "/openapi.yaml", docs.openapi),
 )
 DOCS_ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("GET", "/docs", contract.page),
-    ("GET", "/docs/{name}", contract.asset),
+    ("GET", "/docs", docs.page),
+    ("GET", "/docs/{name}", docs.asset),
 )
 OPEN_PATHS = ("/health", "/openapi.yaml", "/docs")
 """What needs no token: nothing of anybody's is to be seen there."""

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from upscaled.api.answers import SECURITY_HEADERS
-from upscaled.api.protocol import Protocol
+from upscaled.api.http_protocol import Protocol
+from upscaled.api.responses import SECURITY_HEADERS
 
 _IDLE_SECONDS = 75.0
 """A connection that is kept for further requests ends when none comes for so long."""

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from upscaled.api.answers import refusal
 from upscaled.api.auth import client_of
 from upscaled.api.delivery import Delivery, Receipt, Span
 from upscaled.api.jobs import job_id_of
 from upscaled.api.keys import DELIVERIES, SERVICE
-from upscaled.results import ResultFile, gone
+from upscaled.api.responses import refusal
+from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from upscaled.admission import FIELDS, SOURCE_FIELDS
 from upscaled.api import upload
-from upscaled.api.answers import answer
 from upscaled.api.auth import client_of
 from upscaled.api.keys import RATES, SERVICE
-from upscaled.foresight import Quote
-from upscaled.jobs import Job
+from upscaled.api.responses import answer
+from upscaled.jobs.job import Job
+from upscaled.service.admission import FIELDS, SOURCE_FIELDS
+from upscaled.timing.timing import Quote
 
 
 async def estimate(request: web.Request) -> web.Response:

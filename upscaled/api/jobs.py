@@ -7,14 +7,14 @@ import re
 
 from aiohttp import web
 
-from upscaled.admission import FIELDS
 from upscaled.api import upload
-from upscaled.api.answers import answer, answer_with
 from upscaled.api.auth import client_of
 from upscaled.api.connections import Connection
 from upscaled.api.keys import DESCRIPTIONS, PREFIX, RATES, SERVICE
+from upscaled.api.responses import answer, answer_with
 from upscaled.errors import BadRequestError, UnknownJobError, WrongStateError
-from upscaled.jobs import TERMINAL, Job, JobState, is_job_id
+from upscaled.jobs.job import TERMINAL, Job, JobState, is_job_id
+from upscaled.service.admission import FIELDS
 
 _LONGEST_WAIT = 60
 """Seconds. What lies between caller and server often ends a connection that is idle for longer."""

@@ -10,10 +10,10 @@ from aiohttp import web
 if TYPE_CHECKING:
     from upscaled.api.connections import Connections
     from upscaled.api.delivery import Deliveries
-    from upscaled.api.descriptions import Descriptions
-    from upscaled.api.rates import RateLimit
+    from upscaled.api.rate_limit import RateLimit
+    from upscaled.api.status import Descriptions
     from upscaled.clients import Client
-    from upscaled.service import Service
+    from upscaled.service.service import Service
 
 SERVICE: web.AppKey[Service] = web.AppKey("service")
 PREFIX: web.AppKey[str] = web.AppKey("prefix", str)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from upscaled.engines.messages import WORKER_MODULE, worker_arguments
-from upscaled.engines.protocol import CPU, Device, DeviceKind
-from upscaled.resident import ResidentWorker, WorkerDiedError, WorkerRefusedError
+from upscaled.engines.builtin.messages import WORKER_MODULE, worker_arguments
+from upscaled.engines.engine import CPU, Device, DeviceKind
+from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ async def list_devices(env: Mapping[str, str] | None = None) -> list[Device]:
     Args:
         env: environment of the asking process; None: `processes.plain_env`.
     """
-    worker = ResidentWorker(
+    worker = WorkerClient(
         WORKER_MODULE, name="device query", arguments=worker_arguments(CPU, threads=1), env=env
     )
     try:

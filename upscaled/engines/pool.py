@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from upscaled.engines.protocol import Device, Engine
+from upscaled.engines.engine import Device, Engine
 
 log = logging.getLogger(__name__)
 

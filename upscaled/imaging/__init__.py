@@ -1,6 +1,6 @@
 """Pictures in and out: probe, prepare, finish, each in a confined process of its own."""
 
-from upscaled.imaging.client import Imaging
+from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.records import (
     FORMATS,
     HOPELESS,

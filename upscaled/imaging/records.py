@@ -28,7 +28,8 @@ DEFAULT_MEMORY_MB = 4096
 DOUBTFUL = 0.4
 """Share of the limits from which a picture is doubted. By the experiment every planted fault that
 can be seen exceeds it, and of right pictures none of the photos but one in thirty of the others,
-noise and pixel art above all; those are settled by a second process (`upscaled.doubts`)."""
+noise and pixel art above all; those are settled by a second process
+(`upscaled.pipeline.confirmation`)."""
 
 HOPELESS = 2.0
 """Share from which no second process helps: 98 of 100 black pictures exceed it."""

@@ -19,14 +19,10 @@ from typing import Any
 
 from PIL import Image
 
-from upscaled.answering import Message, RefusedError, serve
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
-from upscaled.imaging import limits
-from upscaled.imaging.cell import close_cell, walls
-from upscaled.imaging.finish import finish_band
-from upscaled.imaging.forked import ChildDiedError, in_child
-from upscaled.imaging.prepare import prepare
-from upscaled.imaging.reader import open_picture
+from upscaled.imaging.decode.prepare import prepare
+from upscaled.imaging.decode.reader import open_picture
+from upscaled.imaging.encode.finish import finish_band
 from upscaled.imaging.records import (
     Band,
     FinishOptions,
@@ -35,7 +31,11 @@ from upscaled.imaging.records import (
     Written,
     raw_from_json,
 )
-from upscaled.imaging.verify import likeness
+from upscaled.imaging.sandbox import limits
+from upscaled.imaging.sandbox.cell import close_cell, walls
+from upscaled.imaging.sandbox.forked import ChildDiedError, in_child
+from upscaled.imaging.verify.verify import likeness
+from upscaled.workers.server import Message, RefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _METADATA_BYTES = 64 << 20

@@ -1,0 +1,1 @@
+"""What tests and benches share: makers of pictures, jobs, networks and servers."""

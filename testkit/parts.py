@@ -1,0 +1,78 @@
+"""Parts that some tests need and Python packages do not bring: `scripts/fetch-test-parts` does.
+
+A part that is missing skips the test on a user's machine and fails it in CI (``CI=true``).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from testkit.paths import ROOT
+
+_SWIFTSHADER = (
+    "/usr/lib/chromium/vk_swiftshader_icd.json",
+    "/usr/lib/chromium-browser/vk_swiftshader_icd.json",
+    "/snap/chromium/current/usr/lib/chromium-browser/vk_swiftshader_icd.json",
+)
+_LAVAPIPE = tuple(
+    f"/usr/share/vulkan/icd.d/lvp_icd{suffix}.json" for suffix in (f".{platform.machine()}", "")
+)
+
+
+def missing(part: str) -> NoReturn:
+    """Skip the test because ``part`` is not there, or fail it in CI."""
+    sentence = f"{part} is missing: run scripts/fetch-test-parts"
+    if os.environ.get("CI") == "true":
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+@functools.cache
+def _runs(program: Path) -> bool:
+    """Tell whether the program starts: 255 is what ``-h`` ends with, 127 a missing library."""
+    try:
+        done = subprocess.run([program, "-h"], capture_output=True, timeout=30, check=False)
+    except OSError:
+        return False
+    return done.returncode == 255
+
+
+def native_binary() -> Path:
+    """Return upscayl-bin: the one ``TEST_NATIVE_BINARY`` names, or the one in ``.tools``."""
+    if platform.machine() != "x86_64":
+        pytest.skip("upscayl-bin exists for x86-64 only")
+    named = os.environ.get("TEST_NATIVE_BINARY")
+    program = Path(named) if named else ROOT / ".tools" / "upscayl-bin"
+    if not program.is_file():
+        missing("upscayl-bin")
+    if not _runs(program):
+        missing("libvulkan1 or libgomp1, which upscayl-bin needs,")
+    return program
+
+
+def _driver(name: str, candidates: Sequence[str]) -> dict[str, str]:
+    for candidate in candidates:
+        if Path(candidate).is_file():
+            return {"VK_ICD_FILENAMES": candidate}
+    missing(f"the Vulkan driver {name}")
+
+
+def swiftshader_env() -> dict[str, str]:
+    """Return the variables that make SwiftShader (right, but slow) the only Vulkan device."""
+    return _driver("SwiftShader", _SWIFTSHADER)
+
+
+def lavapipe_env() -> dict[str, str]:
+    """Return the variables that make lavapipe the only Vulkan device.
+
+    The native programs corrupt animevideov3 pictures on some of its versions and exit 0.
+    """
+    return _driver("lavapipe", _LAVAPIPE)

@@ -1,0 +1,6 @@
+"""Where the checkout and its test data are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data"

@@ -1,0 +1,56 @@
+"""Makers of services for tests: the real thing, in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from upscaled.config.settings import Config
+from upscaled.config.sources import load
+from upscaled.jobs.job import Job
+from upscaled.service.service import Service
+
+FAST = {"model_name": "realesr-animevideov3", "scale": "2"}
+
+
+def make_config(data_dir: Path, models_dir: Path, **flags: str) -> Config:
+    """Return settings for a service on the CPU; ``flags`` by ``section__key``."""
+    named = {name.replace("__", "."): value for name, value in flags.items()}
+    return load(
+        environ={},
+        flags={
+            "storage.data_dir": str(data_dir),
+            "upscaler.models_path": str(models_dir),
+            "upscaler.engine": "builtin",
+            **named,
+        },
+    )
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Service]:
+    """Run a service for the length of the block."""
+    service = Service(config)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def submit(service: Service, picture: Path, **fields: str) -> Job:
+    """Submit a copy of ``picture``."""
+    upload = service.intake.reserve_upload()
+    await asyncio.to_thread(shutil.copy, picture, upload)
+    return await service.intake.submit({**FAST, **fields}, upload, picture.name)
+
+
+async def until_processing(service: Service, job_id: str) -> Job:
+    """Wait until a job holds a slot, then return it."""
+    async with asyncio.timeout(60):
+        while (job := await service.job(job_id)).state == "queued":
+            await asyncio.wait([asyncio.ensure_future(service.job(job_id))])
+    return job

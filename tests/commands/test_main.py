@@ -1,0 +1,359 @@
+"""The command line: what it takes, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from testkit.paths import DATA, ROOT
+from upscaled import __version__
+from upscaled.clients import hash_of
+from upscaled.commands.main import config_file
+from upscaled.commands.upscale import upscale_file
+from upscaled.config.settings import settings
+from upscaled.config.sources import load
+from upscaled.errors import UpscaledError
+
+
+@pytest.fixture(scope="session")
+def env(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment without other settings: the quickest model, no GPU, a shared data folder."""
+    models = tmp_path_factory.mktemp("quick-models")
+    for file in models_dir.glob("realesr-animevideov3-*"):
+        (models / file.name).symlink_to(file)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("UPSCALED_", "PYTHON"))}
+    return {
+        **kept,
+        "UPSCALED_UPSCALER_MODELS_PATH": str(models),
+        "UPSCALED_UPSCALER_DEFAULT_MODEL": "realesr-animevideov3",
+        "UPSCALED_UPSCALER_ENGINE": "builtin",
+        "UPSCALED_UPSCALER_GPU_IDS": "-1",
+        "UPSCALED_STORAGE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+    }
+
+
+def run(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "upscaled", *map(str, arguments)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def serving(*arguments: str | Path, env: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Run a server; yield its URL and the lines it printed; it must stop cleanly afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "upscaled", "serve", *map(str, arguments)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        assert server.stderr
+        try:
+            lines = []
+            for line in server.stdout:
+                lines.append(line.rstrip())
+                if "/download/" in line:
+                    break
+            assert lines, server.stderr.read()
+            yield lines[0].removeprefix("Listening on "), lines
+        finally:
+            server.send_signal(signal.SIGTERM)
+            _, errors = server.communicate(timeout=60)
+        assert server.returncode == 0, errors
+
+
+def test_version_is_the_packages() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"upscaled {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "upscale", "models", "models install", "doctor", "setup"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "--config" in done.stdout
+
+
+def test_serve_has_a_flag_for_every_setting_that_names_one() -> None:
+    text = run("serve", "--help").stdout
+    flags = [setting.rule.flag for setting in settings() if setting.rule.flag]
+    assert {"--host", "--port", "--data-dir", "--engine"} <= set(flags)
+    assert all(str(flag) in text for flag in flags)
+
+
+@pytest.mark.parametrize("arguments", [[], ["serv"], ["upscale", "one"], ["serve", "--prot", "1"]])
+def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_a_mistake_in_the_configuration_is_one_sentence_and_ends_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("server: {port: 99999}")
+    done = run("serve", "--config", file)
+    assert done.returncode == 2
+    assert done.stderr == (f"upscaled: {file}: server.port is 99999; allowed is 0 to 65535.\n")
+
+
+def test_an_option_before_an_action_counts(tmp_path: Path) -> None:
+    done = run("models", "--config", tmp_path / "none.yaml", "list")
+    assert done.returncode == 2
+    assert "none.yaml does not exist" in done.stderr
+
+
+def test_the_configuration_is_looked_for_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UPSCALED_CONFIG", raising=False)
+    assert config_file(None) == ROOT / "config.yaml"
+    (tmp_path / "config.yaml").touch()
+    assert config_file(None) == tmp_path / "config.yaml"
+    monkeypatch.setenv("UPSCALED_CONFIG", "/from/environment.yaml")
+    assert config_file(None) == Path("/from/environment.yaml")
+    assert config_file("/from/flag.yaml") == Path("/from/flag.yaml")
+
+
+def test_models_are_installed_once_and_listed(env: dict[str, str], tmp_path: Path) -> None:
+    env = {**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path / "models")}
+    first = run("models", "install", env=env)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == f"Put 10 files into {tmp_path / 'models'}.\n"
+    second = run("models", "install", "--quiet", env=env)
+    assert (second.returncode, second.stdout) == (0, "")
+    listed = run("models", env=env)
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(r"^realesrgan-x4plus  .*×4", listed.stdout, re.MULTILINE)
+    assert "realesr-animevideov3  ×2, ×3, ×4" in listed.stdout
+
+
+def test_a_lone_param_is_listed_as_left_out(
+    env: dict[str, str], tmp_path: Path, models_dir: Path
+) -> None:
+    for file in models_dir.glob("realesr-animevideov3-x2.*"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(models_dir / "realesrgan-x4plus.param", tmp_path / "alone.param")
+    done = run("models", "list", env={**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path)})
+    assert done.returncode == 0
+    assert "alone" not in done.stdout
+    assert re.search(r"^left out: alone", done.stderr, re.MULTILINE)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(env: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "upscaled", "models"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_listing_an_empty_folder_says_what_to_type(env: dict[str, str], tmp_path: Path) -> None:
+    done = run("models", env={**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "type: upscaled models install" in done.stderr
+
+
+def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path: Path) -> None:
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((60, 40)).save(tmp_path / "small.png")
+    target = tmp_path / "large.webp"
+    done = run(
+        "upscale", tmp_path / "small.png", target, "--scale", "3", "--model",
+        "realesr-animevideov3", env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as result:
+        assert (result.format, result.size) == ("WEBP", (180, 120))
+    assert "60×40 to 180×120" in done.stdout
+    percents = [int(n) for n in re.findall(r"^small\.png: (\d+) %$", done.stderr, re.MULTILINE)]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children be interrupted: a shell has what runs in the background ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_picture_that_is_given_up_leaves_nothing_at_once(
+    env: dict[str, str], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((2400, 1600)).save(tmp_path / "big.png")
+    command = [sys.executable, "-m", "upscaled", "upscale", "big.png", "out.png", "--scale", "4"]
+    with subprocess.Popen(
+        command,
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "big.png: 0 %\n"
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=10)
+    assert process.returncode == status, complaint
+    assert [path.name for path in tmp_path.iterdir()] == ["big.png"]
+
+
+async def test_a_result_that_cannot_be_put_in_its_place_is_one_sentence(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.new("RGB", (8, 8), "red").save(source)
+
+    def in_the_way(_percent: int) -> None:
+        thread = threading.Thread(target=target.mkdir, kwargs={"exist_ok": True}, daemon=True)
+        thread.start()
+
+    config = load(environ=env)
+    with pytest.raises(UpscaledError) as told:
+        await upscale_file(config, source, target, {"scale": "2"}, in_the_way)
+    assert told.value.message == f"{target}: Is a directory."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "more", "status", "told"),
+    [
+        ("none.png", "out.png", [], 2, "There is no file"),
+        ("in.png", "in.png", [], 2, "is the picture itself"),
+        ("in.png", ".", [], 2, "is a folder"),
+        ("in.png", "no/where/out.png", [], 2, "No such file or directory"),
+        ("in.png", "x" * 252 + ".png", [], 2, "x.png: File name too long."),
+        ("in.png", "out.tiff", [], 2, "png, jpg or webp"),
+        ("in.png", "out.png", ["--format", "jpg"], 2, "make them alike"),
+        ("in.png", "out.png", ["--scale", "5"], 2, "scale"),
+        ("in.png", "out.png", ["--model", "nobody"], 2, "nobody"),
+        ("text.png", "out.png", [], 1, "upscaled: "),
+    ],
+)
+def test_a_picture_that_cannot_be_upscaled_gets_its_sentence(
+    env: dict[str, str],
+    tmp_path: Path,
+    source: str,
+    target: str,
+    more: list[str],
+    status: int,
+    told: str,
+) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in.png")
+    (tmp_path / "text.png").write_text("no picture at all")
+    before = (tmp_path / "in.png").read_bytes()
+    done = run("upscale", source, target, *more, env=env, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "in.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "text.png"]
+
+
+def test_the_readmes_walk_through_works_as_it_is_pasted(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (script,) = [block for block in blocks if "JOB=" in block]
+    assert "http://127.0.0.1:8089/" in script
+    with serving("--port", "0", "--data-dir", tmp_path / "data", env=env) as (
+        url,
+        _,
+    ):
+        script = script.replace("http://127.0.0.1:8089", url)
+        script = script.replace("tests/data/", f"{DATA}/")
+        done = subprocess.run(
+            ["bash", "-euc", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert '"status":"completed"' in done.stdout
+    (result,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    with Image.open(result) as large, Image.open(DATA / "coffee.jpg") as small:
+        assert large.size == (small.width * 2, small.height * 2)
+
+
+def test_serve_prints_the_lines_to_try_with_its_real_port_and_no_token(
+    env: dict[str, str],
+) -> None:
+    env = {**env, "UPSCALED_SERVER_AUTH_TOKEN": "hidden-secret"}
+    with serving("--port", "0", env=env) as (url, lines):
+        port = int(url.rsplit(":", 1)[1])
+        assert port > 0
+        curls = [line for line in lines if "curl" in line]
+        assert len(curls) == 3
+        assert all(f"{url}/api/v1/" in line and "$TOKEN" in line for line in curls)
+        assert "hidden-secret" not in "\n".join(lines)
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+
+
+def test_a_port_in_use_is_one_sentence_and_ends_with_1(env: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(
+            "serve", "--port", str(port), "--data-dir", tmp_path / "data",
+            env=env,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"upscaled: Port {port} of 127.0.0.1 can't be listened on")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_setup_without_a_name_says_what_to_type() -> None:
+    done = run("setup")
+    assert done.returncode == 2
+    assert "type: upscaled setup --binary" in done.stderr
+
+
+def test_a_token_is_made_and_its_line_fits_the_configuration(env: dict[str, str]) -> None:
+    done = run("token", "laptop", env=env)
+    assert done.returncode == 0, done
+    token = re.search(r"^The token, shown this once: (\S{43})$", done.stdout, re.MULTILINE)
+    line = re.search(r"^    laptop: (sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
+    assert token
+    assert line
+    assert hash_of(token[1]) == line[1]
+    assert token[1] != run("token", "laptop", env=env).stdout.split()[5]
+    wrong = run("token", "a b", env=env)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("upscaled: The name is 'a b'; allowed is a name of letters")

@@ -1,0 +1,151 @@
+"""The system service: a unit that systemd finds nothing wrong with, and its installation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testkit.parts import missing
+from testkit.paths import ROOT
+from tests.house.test_scripts import Checkout
+from upscaled.config.sources import load
+
+UNIT = ROOT / "deploy" / "upscaled.service"
+MOST_EXPOSURE = 2.0
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run systemd-analyze."""
+    if shutil.which("systemd-analyze") is None:
+        missing("systemd-analyze")
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    text = UNIT.read_text("utf-8")
+    # The one thing in it that is not there before the installation.
+    copy.write_text(text.replace("/opt/upscaled/venv/bin/python", sys.executable), "utf-8")
+    done = analyze("verify", "--man=no", "--recursive-errors=no", copy)
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_unit_exposes_little() -> None:
+    done = analyze("security", "--offline=true", "--no-pager", UNIT)
+    found = re.search(r"Overall exposure level for upscaled\.service: ([0-9.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSURE
+
+
+def test_the_unit_stops_later_than_the_server_drains() -> None:
+    found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    assert found
+    # Beside running jobs, connections get ten seconds to end.
+    assert int(found[1]) >= load(environ={}).server.drain_seconds + 20
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout with what gets installed, and stand-ins for Python and systemctl."""
+    made = Checkout(tmp_path)
+    for name in ("mv", "rm", "sed", "mkdir", "cp", "cat", "mktemp", "dirname", "id"):
+        found = shutil.which(name)
+        assert found
+        if not (made.tools / name).exists():
+            (made.tools / name).symlink_to(found)
+    made.put("systemctl", '#!/usr/bin/env bash\necho "systemctl $*" >>"$CALLS"\n')
+    python = (made.tools / "python3").read_text()
+    asked = '*realpath*) echo "${REAL:-/usr/bin/python3}" ;;\n  "-m venv "*)'
+    made.put("python3", python.replace('"-m venv "*)', asked))
+    for name in ("deploy", "upscaled"):
+        (made.root / name).mkdir()
+    shutil.copy(UNIT, made.root / "deploy")
+    for name in ("config.yaml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, made.root)
+    return made
+
+
+def install(checkout: Checkout, target: Path, *arguments: str, **more: str) -> str:
+    """Run the script for ``target``; return what it said."""
+    env = {"DESTDIR": str(target), **more}
+    done = checkout.run("scripts/install-service", *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_it_installs_package_models_settings_and_unit(checkout: Checkout, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    install(checkout, target)
+    calls = checkout.calls()
+    assert not [call for call in calls if call.startswith("systemctl")]
+    order = ["-m venv", "-m pip install", "-m upscaled models install"]
+    positions = [next(n for n, call in enumerate(calls) if part in call) for part in order]
+    assert positions == sorted(positions)
+    assert (target / "etc/systemd/system/upscaled.service").read_text() == UNIT.read_text()
+    settings = target / "etc/upscaled/config.yaml"
+    assert stat.S_IMODE(settings.stat().st_mode) == 0o600
+    config = load(settings, environ={})
+    assert str(config.data_dir) == "/var/lib/upscaled"
+    assert str(config.models_dir) == "/opt/upscaled/models"
+    assert list(checkout.root.glob("build*")) == []
+
+
+def test_installing_again_keeps_the_settings(checkout: Checkout, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    install(checkout, target)
+    settings = target / "etc/upscaled/config.yaml"
+    settings.write_text("server:\n  port: 9000\n")
+    assert "stays as it is" in install(checkout, target)
+    assert settings.read_text() == "server:\n  port: 9000\n"
+
+
+def test_removing_keeps_settings_and_pictures_unless_told_otherwise(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    install(checkout, target)
+    state = target / "var/lib/private/upscaled"
+    state.mkdir(parents=True)
+    install(checkout, target, "--remove")
+    assert not (target / "opt/upscaled").exists()
+    assert not (target / "etc/systemd/system/upscaled.service").exists()
+    assert (target / "etc/upscaled/config.yaml").exists()
+    assert state.exists()
+    install(checkout, target, "--remove", "--purge")
+    assert list(target.rglob("*upscaled*")) == []
+
+
+def test_a_dry_run_tells_everything_and_does_nothing(checkout: Checkout, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = checkout.run("scripts/install-service", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for step in ("mkdir", "-m venv /opt/upscaled/venv", "config.yaml", "enable", "restart"):
+        assert step in done.stderr
+    assert not [call for call in checkout.calls() if "venv /opt" in call or "systemctl" in call]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_python_in_a_home_directory_is_refused(checkout: Checkout, tmp_path: Path) -> None:
+    env = {"DESTDIR": str(tmp_path / "target"), "REAL": "/root/.pyenv/bin/python3.12"}
+    done = checkout.run("scripts/install-service", env=env)
+    assert done.returncode == 1
+    assert "lies in a home directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["--purge"], "--remove only"), (["--x"], "--x is unknown")]
+)
+def test_a_wrong_command_line_is_refused(
+    checkout: Checkout, arguments: list[str], told: str
+) -> None:
+    done = checkout.run("scripts/install-service", *arguments)
+    assert done.returncode == 1
+    assert told in done.stderr

@@ -1,0 +1,56 @@
+"""The house is in order: documents, example file and scripts say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testkit.paths import ROOT
+from testkit.settings_table import FILES
+from upscaled.config.settings import settings
+from upscaled.config.sources import load
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def text(name: str) -> str:
+    """Read a file of the checkout."""
+    return (ROOT / name).read_text("utf-8")
+
+
+def test_config_yaml_has_every_key_in_order_with_its_default() -> None:
+    document = yaml.safe_load(text("config.yaml"))
+    found = [(section, key) for section, keys in document.items() for key in keys]
+    assert found == [(setting.section, setting.key) for setting in settings()]
+    config = load(ROOT / "config.yaml", environ={})
+    for setting in settings():
+        assert getattr(getattr(config, setting.section), setting.key) == setting.default
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_settings_are_written_down_as_the_table_says(name: str) -> None:
+    assert text(name) == FILES[name](), "type: .venv/bin/python -m testkit.settings_table"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_of_a_document_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_script_that_a_document_names_exists(name: str) -> None:
+    named = set(re.findall(r"(?:scripts|\.ci)/[a-z-]+", text(name)))
+    assert "scripts/test" in named
+    for script in named:
+        assert (ROOT / script).stat().st_mode & 0o111, script
+
+
+def test_the_changelog_has_the_packages_version() -> None:
+    version = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.MULTILINE)
+    assert version
+    assert f"## [{version[1]}]" in text("CHANGELOG.md")

@@ -1,0 +1,359 @@
+"""The shell scripts, without network and pip: a stand-in Python notes what it is asked to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from testkit.parts import missing
+from testkit.paths import ROOT
+
+BASH_SCRIPTS = sorted(
+    path
+    for path in [*ROOT.glob("scripts/*"), *ROOT.glob("scripts/lib/*"), *ROOT.glob(".ci/*")]
+    if path.is_file()
+)
+TOOLS = [
+    "bash",
+    "basename",
+    "cat",
+    "chmod",
+    "cp",
+    "dirname",
+    "env",
+    "flock",
+    "grep",
+    "head",
+    "id",
+    "ln",
+    "ls",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "rm",
+    "sed",
+    "sha256sum",
+    "sleep",
+    "tail",
+    "touch",
+    "tr",
+    "uname",
+]
+
+# Stands for python3 and for the environment's python alike. It makes "environments" that hold
+# itself, and writes down every call.
+STAND_IN = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$CALLS"
+case "$*" in
+  *"sys.version_info <"*) exit "${TOO_OLD:-0}" ;;
+  *"import ensurepip"*) exit "${NO_VENV:-0}" ;;
+  *"sys.version, sys.base_prefix"*) echo "${VERSION:-3.13 stand-in}" ;;
+  *python_version*) echo 3.9.2 ;;
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit "${VENV_FAILS:-0}" ;;
+  *"pip install --help") echo "  --group <[path:]group>" ;;
+  *" openvino>="*) exit "${OPENVINO_FAILS:-0}" ;;
+  *"pip install "*) echo "${PIP_SAYS:-}"; exit "${PIP_FAILS:-0}" ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of the scripts, and a PATH that holds little but the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a checkout"
+        self.tools = folder / "tools"
+        self._calls = folder / "calls"
+        shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        shutil.copy(ROOT / "pyproject.toml", self.root)
+        self.tools.mkdir()
+        for name in TOOLS:
+            if found := shutil.which(name):
+                (self.tools / name).symlink_to(found)
+        self.put("python3", STAND_IN)
+        # What the parts of the tests are is not the matter here.
+        (self.root / "scripts" / "fetch-test-parts").write_text("#!/usr/bin/env bash\n")
+
+    def put(self, name: str, text: str) -> None:
+        """Put a program into PATH."""
+        path = self.tools / name
+        path.unlink(missing_ok=True)  # it may be a link to the system's own, which must stay
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def run(
+        self, script: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script from another directory."""
+        return subprocess.run(
+            [self.root / script, *arguments],
+            env={
+                "PATH": str(self.tools),
+                "CALLS": str(self._calls),
+                "OPENVINO": "no",
+                **(env or {}),
+            },
+            cwd=self.root.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def calls(self) -> list[str]:
+        """Return what the stand-in was asked since the last time."""
+        text = self._calls.read_text() if self._calls.exists() else ""
+        self._calls.unlink(missing_ok=True)
+        return text.splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout without an environment yet."""
+    return Checkout(tmp_path)
+
+
+LDCONFIG = """#!/usr/bin/env bash
+echo "libgomp.so.1 (libc6) => /lib/libgomp.so.1"
+echo "${VULKAN:-}"
+for ((n = 0; n < 20000; n++)); do echo "lib$n.so (libc6) => /lib/lib$n.so"; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"), [("libvulkan.so.1 (libc6) => /lib/libvulkan.so.1", False), ("", True)]
+)
+def test_a_library_is_found_in_however_long_a_list(
+    checkout: Checkout, line: str, missing: bool
+) -> None:
+    shutil.copy(ROOT / "scripts" / "fetch-test-parts", checkout.root / "scripts")
+    checkout.put("ldconfig", LDCONFIG)
+    for _ in range(3):
+        told = checkout.run("scripts/fetch-test-parts", env={"VULKAN": line}).stderr
+        assert "npm" in told  # it got as far as to tell what there is not
+        assert ("libvulkan1" in told) == missing
+        assert "libgomp1" not in told
+
+
+@pytest.mark.parametrize("script", BASH_SCRIPTS, ids=lambda path: path.name)
+def test_the_shell_understands_every_script(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    assert script.suffix == ".sh" or os.access(script, os.X_OK)
+
+
+def test_shellcheck_finds_nothing() -> None:
+    if shutil.which("shellcheck") is None:
+        missing("shellcheck")
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", *BASH_SCRIPTS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == ""
+
+
+def test_the_first_start_makes_the_environment_installs_and_serves(checkout: Checkout) -> None:
+    done = checkout.run("scripts/serve", "--port", "9000")
+    assert done.returncode == 0, done.stderr
+    calls = checkout.calls()
+    order = ["-m venv", "-m pip install", "-m upscaled models install", "-m upscaled serve"]
+    positions = [next(n for n, call in enumerate(calls) if part in call) for part in order]
+    assert positions == sorted(positions)
+    assert calls[-1] == "python -m upscaled serve --port 9000"
+
+
+def test_openvino_is_installed_where_it_is_wanted_and_once(checkout: Checkout) -> None:
+    wanted = {"OPENVINO": "yes"}
+    done = checkout.run("scripts/serve", env=wanted)
+    assert "OPENVINO=no leaves it out" in done.stderr
+    calls = checkout.calls()
+    assert [call for call in calls if " openvino>=" in call] == [
+        "python -m pip install --disable-pip-version-check --no-input openvino>=2025.0"
+    ]
+    assert calls[-1] == "python -m upscaled serve"
+    checkout.run("scripts/serve", env=wanted)
+    assert not [call for call in checkout.calls() if "pip" in call]
+
+
+def test_a_start_without_openvino_is_a_start(checkout: Checkout) -> None:
+    failing = {"OPENVINO": "yes", "OPENVINO_FAILS": "1"}
+    for _ in range(2):
+        done = checkout.run("scripts/serve", env=failing)
+        assert done.returncode == 0
+        assert "OpenVINO could not be installed; the ncnn library does its work." in done.stderr
+        assert checkout.calls()[-1] == "python -m upscaled serve"
+    checkout.run("scripts/serve", env={"OPENVINO": "no"})
+    assert not [call for call in checkout.calls() if " openvino>=" in call]
+
+
+def test_openvino_is_for_processors_with_avx512_that_have_no_gpu_beside(checkout: Checkout) -> None:
+    suits = "avx512f" in Path("/proc/cpuinfo").read_text() and not list(
+        Path("/dev").glob("dri/renderD*")
+    )
+    checkout.run("scripts/serve", env={"OPENVINO": "auto", "OPENVINO_FAILS": "1"})
+    assert any(" openvino>=" in call for call in checkout.calls()) == suits
+    checkout.run("scripts/serve", env={"OPENVINO": "auto"})
+    assert not [call for call in checkout.calls() if " openvino>=" in call]  # not at every start
+
+
+def test_the_second_start_neither_makes_nor_installs_anything(checkout: Checkout) -> None:
+    checkout.run("scripts/serve")
+    checkout.calls()
+    done = checkout.run("scripts/serve")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert not [call for call in checkout.calls() if "pip" in call or "venv" in call]
+
+
+def test_a_changed_project_file_is_installed_again(checkout: Checkout) -> None:
+    checkout.run("scripts/serve")
+    checkout.calls()
+    with (checkout.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    checkout.run("scripts/serve")
+    calls = checkout.calls()
+    assert [call for call in calls if "pip install" in call]
+    assert not [call for call in calls if "-m venv" in call]
+
+
+def test_another_python_gets_a_new_environment(checkout: Checkout) -> None:
+    checkout.run("scripts/serve")
+    checkout.calls()
+    checkout.run("scripts/serve", env={"VERSION": "3.14 stand-in"})
+    assert [call for call in checkout.calls() if "-m venv" in call]
+
+
+def test_a_half_made_environment_is_made_anew(checkout: Checkout) -> None:
+    broken = checkout.run("scripts/serve", env={"VENV_FAILS": "1"})
+    assert broken.returncode != 0
+    (checkout.root / ".venv" / "leftover").touch()
+    done = checkout.run("scripts/serve")
+    assert done.returncode == 0
+    assert not (checkout.root / ".venv" / "leftover").exists()
+
+
+def test_an_interrupted_installation_is_done_again(checkout: Checkout) -> None:
+    assert checkout.run("scripts/serve", env={"PIP_FAILS": "1"}).returncode != 0
+    checkout.calls()
+    assert checkout.run("scripts/serve").returncode == 0
+    assert [call for call in checkout.calls() if "pip install" in call]
+
+
+@pytest.mark.parametrize(
+    ("pip_says", "told"),
+    [
+        ("NewConnectionError: Temporary failure in name resolution", "cannot be reached"),
+        ("ERROR: [Errno 28] No space left on device", "The disk is full"),
+        ("ERROR: something else", "the lines above"),
+    ],
+)
+def test_a_failed_installation_is_explained(checkout: Checkout, pip_says: str, told: str) -> None:
+    done = checkout.run("scripts/serve", env={"PIP_FAILS": "1", "PIP_SAYS": pip_says})
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert pip_says in done.stderr
+    assert not [call for call in checkout.calls() if "-m upscaled" in call]
+
+
+def test_without_any_python_the_user_is_told_what_to_install(checkout: Checkout) -> None:
+    (checkout.tools / "python3").unlink()
+    done = checkout.run("scripts/serve")
+    assert done.returncode == 1
+    assert "Install Python 3.11 or newer" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_named(checkout: Checkout) -> None:
+    done = checkout.run("scripts/serve", env={"TOO_OLD": "1"})
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed; the python3 here is 3.9.2." in done.stderr
+
+
+def test_a_newer_python_of_another_name_is_found(checkout: Checkout) -> None:
+    checkout.put("python3.12", STAND_IN)
+    checkout.put("python3", "#!/usr/bin/env bash\nexit 1\n")
+    assert checkout.run("scripts/serve").returncode == 0
+    assert [call for call in checkout.calls() if call.startswith("python3.12 -m venv")]
+
+
+def test_a_missing_venv_module_names_the_line_to_type(checkout: Checkout) -> None:
+    checkout.put("apt-get", "#!/usr/bin/env bash\nexit 1\n")
+    checkout.put("id", "#!/usr/bin/env bash\necho 1000\n")
+    done = checkout.run("scripts/serve", env={"NO_VENV": "1"})
+    assert done.returncode == 1
+    assert "sudo apt-get install -y python3-venv\n" in done.stderr
+
+
+def test_root_gets_the_missing_package_installed(checkout: Checkout) -> None:
+    # This apt-get "installs" by putting a python3 in place that can make environments.
+    whole = STAND_IN.replace("${NO_VENV:-0}", "0")
+    (checkout.tools / "whole").write_text(whole)
+    checkout.put(
+        "apt-get",
+        '#!/usr/bin/env bash\necho "apt-get $*" >>"$CALLS"\n'
+        '[ "$1" = update ] || cp "$(dirname "$0")/whole" "$(dirname "$0")/python3"\n',
+    )
+    checkout.put("id", "#!/usr/bin/env bash\necho 0\n")
+    done = checkout.run("scripts/serve", env={"NO_VENV": "1"})
+    assert done.returncode == 0, done.stderr
+    calls = [call for call in checkout.calls() if call.startswith("apt-get")]
+    assert calls == ["apt-get update", "apt-get install -y --no-install-recommends python3-venv"]
+
+
+def test_two_starts_at_once_make_one_environment(checkout: Checkout) -> None:
+    slow = STAND_IN.replace('"-m venv "*)', '"-m venv "*) sleep 0.5;')
+    checkout.put("python3", slow)
+    arguments = [checkout.root / "scripts" / "serve"]
+    env = {"PATH": str(checkout.tools), "CALLS": str(checkout.root.parent / "calls")}
+    both = [subprocess.Popen(arguments, env=env, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert len([call for call in checkout.calls() if "-m venv" in call]) == 1
+
+
+@pytest.mark.parametrize("given", [["--config", "/x/y.yaml"], ["--config=/x/y.yaml"]])
+def test_models_are_installed_where_the_named_configuration_says(
+    checkout: Checkout, given: list[str]
+) -> None:
+    checkout.run("scripts/serve", *given)
+    assert [c for c in checkout.calls() if c.endswith("models install --quiet --config /x/y.yaml")]
+
+
+def test_asking_for_help_installs_no_models(checkout: Checkout) -> None:
+    checkout.run("scripts/serve", "--help")
+    assert not [call for call in checkout.calls() if "models install" in call]
+
+
+def test_arguments_of_the_test_script_go_to_pytest(checkout: Checkout) -> None:
+    done = checkout.run("scripts/test", "tests/test_x.py", "-k", "two words")
+    assert done.returncode == 0, done.stderr
+    calls = checkout.calls()
+    assert calls[-1] == "python -m pytest tests/test_x.py -k two words"
+    assert [call for call in calls if "--group" in call and "pyproject.toml:test" in call]
+
+
+def test_in_ci_the_test_script_lets_no_skip_pass(checkout: Checkout) -> None:
+    checkout.run("scripts/test", env={"CI": "true"})
+    assert checkout.calls()[-1] == "python -m pytest -p testkit.ci"
+
+
+def test_a_skip_in_ci_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_a():\n    pass\ndef test_b():\n    pytest.skip('no part')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    command += ["--rootdir", str(tmp_path), "-c", os.devnull]
+    plain = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    strict = subprocess.run(
+        [*command, "-p", "testkit.ci"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert plain.returncode == 0, plain.stdout
+    assert strict.returncode == 1
+    assert "SKIPPED IN CI, which is a failure: test_it.py::test_b" in strict.stdout

@@ -1,0 +1,164 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import upscaled.jobs.registry
+from testkit.jobs import make_job
+from upscaled.errors import UnknownJobError
+from upscaled.jobs.job import JobState
+from upscaled.jobs.registry import JobRegistry, NotUnderWayError
+from upscaled.jobs.sqlite_store import SqliteJobStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteJobStore]:
+    store = SqliteJobStore(tmp_path / "jobs.sqlite3")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_an_unknown_job_is_an_error(store: SqliteJobStore) -> None:
+    with pytest.raises(UnknownJobError, match="no job of this id"):
+        await JobRegistry(store).get("1" * 19)
+    with pytest.raises(UnknownJobError):
+        await JobRegistry(store).get("../etc")
+
+
+async def test_percent_never_goes_back_and_100_comes_only_with_the_end(
+    store: SqliteJobStore,
+) -> None:
+    book, job = JobRegistry(store), make_job()
+    await book.add(job)
+    book.begin(job.id)
+    seen = []
+    for percent in (5, 50, 20, 100):
+        book.report_progress(job.id, percent)
+        seen.append((await book.get(job.id)).progress)
+    assert seen == [5, 50, 50, 99]
+    await book.advance(job.id, JobState.COMPLETED, progress=100)
+    assert (await book.get(job.id)).progress == 100
+
+
+async def test_of_a_cancellation_and_a_completion_exactly_one_wins(store: SqliteJobStore) -> None:
+    book, job = JobRegistry(store), make_job()
+    await book.add(job)
+    book.begin(job.id)
+    ends = await asyncio.gather(
+        book.advance(job.id, JobState.CANCELLED),
+        book.advance(job.id, JobState.COMPLETED),
+        return_exceptions=True,
+    )
+    assert [type(end) for end in ends].count(NotUnderWayError) == 1
+    assert (await book.get(job.id)).state is JobState.CANCELLED
+
+
+async def test_waiting_for_a_job_ends_with_it(store: SqliteJobStore) -> None:
+    book, job = JobRegistry(store), make_job()
+    await book.add(job)
+    waiting = asyncio.create_task(book.settled(job.id))
+    await book.advance(job.id, JobState.FAILED, error="broke")
+    assert (await waiting).error == "broke"
+
+
+async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobStore) -> None:
+    jobs = [make_job(created=float(n)) for n in range(4)]
+    book = JobRegistry(store)
+    for job in jobs:
+        await book.add(job)
+    book.begin(jobs[1].id)
+    await book.advance(jobs[2].id, JobState.CANCELLED)
+    while book._recording:
+        await asyncio.wait(book._recording)
+    taken = await JobRegistry(store).load()
+    assert [(job.id, job.state) for job in taken] == [
+        (jobs[0].id, JobState.QUEUED),
+        (jobs[1].id, JobState.PROCESSING),
+        (jobs[3].id, JobState.QUEUED),
+    ]
+
+
+async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
+    store: SqliteJobStore,
+) -> None:
+    book, begun, cancelled = JobRegistry(store), make_job(), make_job(created=2.0)
+    for job in (begun, cancelled):
+        await book.add(job)
+        book.begin(job.id, device="cpu")
+        assert (await book.get(job.id)).state is JobState.PROCESSING
+    await book.advance(cancelled.id, JobState.CANCELLED)
+    while book._recording:
+        await asyncio.wait(book._recording)
+    recorded = [await store.get(job.id) for job in (begun, cancelled)]
+    assert [(job.state, job.device) for job in recorded if job] == [
+        (JobState.PROCESSING, "cpu"),
+        (JobState.CANCELLED, "cpu"),
+    ]
+    with pytest.raises(NotUnderWayError):
+        book.begin(cancelled.id)
+
+
+class _FullDisk(SqliteJobStore):
+    full = False
+    refused = 0
+
+    async def put(self, job: object) -> None:
+        if self.full:
+            self.refused += 1
+            raise OSError(28, "No space left on device")
+        await super().put(job)  # type: ignore[arg-type]
+
+
+async def test_a_job_that_could_not_be_written_down_was_not_accepted(tmp_path: Path) -> None:
+    store = _FullDisk(tmp_path / "jobs.sqlite3")
+    await store.open()
+    book, job = JobRegistry(store), make_job()
+    store.full = True
+    with pytest.raises(OSError, match="No space"):
+        await book.add(job)
+    assert book.count(JobState.QUEUED) == 0
+    await store.close()
+
+
+async def test_a_beginning_is_recorded_as_soon_as_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upscaled.jobs.registry, "_RECORD_AGAIN_SECONDS", 0.01)
+    store = _FullDisk(tmp_path / "jobs.sqlite3")
+    await store.open()
+    book, job = JobRegistry(store), make_job()
+    await book.add(job)
+    store.full = True
+    book.begin(job.id, runs=1)
+    while not store.refused:
+        await asyncio.sleep(0.001)
+    store.full = False
+    while book._recording:
+        await asyncio.wait(book._recording)
+    recorded = await store.get(job.id)
+    assert recorded is not None
+    assert (recorded.state, recorded.runs) == (JobState.PROCESSING, 1)
+    # On a disk that stays full it keeps nobody from stopping.
+    other = make_job(created=2.0)
+    await book.add(other)
+    store.full = True
+    book.begin(other.id)
+    await book.ends_done()
+    assert not book._recording
+    await store.close()
+
+
+async def test_an_end_that_could_not_be_written_down_can_be_tried_again(tmp_path: Path) -> None:
+    store = _FullDisk(tmp_path / "jobs.sqlite3")
+    await store.open()
+    book, job = JobRegistry(store), make_job()
+    await book.add(job)
+    store.full = True
+    with pytest.raises(OSError, match="No space"):
+        await book.advance(job.id, JobState.CANCELLED)
+    store.full = False
+    await book.advance(job.id, JobState.CANCELLED)
+    assert (await book.get(job.id)).state is JobState.CANCELLED
+    await store.close()

@@ -1,0 +1,401 @@
+"""The way of one job, its ladder above all: what fails is tried again elsewhere, or told."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from testkit import parts
+from testkit.gallery import gallery
+from testkit.jobs import make_job
+from testkit.paths import DATA
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.engine import (
+    CPU,
+    Device,
+    DeviceKind,
+    Engine,
+    Progress,
+    ProgressCallback,
+    UpscaleOutcome,
+    UpscaleTask,
+)
+from upscaled.engines.native.engine import BinaryEngine
+from upscaled.engines.native.program import Flavour
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.errors import EngineError
+from upscaled.imaging import Imaging
+from upscaled.jobs.job import Attempt, Job, JobRequest
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import ModelCatalog
+from upscaled.pictures import Size
+from upscaled.pipeline.pipeline import Pipeline, Watch
+from upscaled.pipeline.run import Product, Timings
+
+GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
+FAST = "realesr-animevideov3"
+ODD = ("heavy JPEG", 22)
+"""The picture of the gallery that animevideov3-x2 changes most (docs/verification.md)."""
+
+Spoil = Callable[[UpscaleTask], None]
+
+
+class FaultyEngine:
+    """The real engine on the CPU, posing as a GPU whose tasks go wrong.
+
+    Stands in for GPUs that run out of memory or corrupt pictures, which no test can provoke.
+    """
+
+    name = "builtin"
+    program: Path | None = None
+
+    def __init__(self, spoil: Spoil, device: Device = GPU) -> None:
+        self.device = device
+        self._spoil = spoil
+        self._real = BuiltinEngine(CPU)
+        self.tiles: list[int] = []
+        self.rows: list[tuple[int, int]] = []
+        self.most_rows: int | None = None
+
+    def max_rows(self, width: int, scale: int) -> int:
+        return self.most_rows or self._real.max_rows(width, scale)
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        self.tiles.append(task.tile_size)
+        self.rows.append((task.top, task.bottom))
+        # Which rows are done is told when they are spoilt, not before.
+        outcome = await self._real.upscale(
+            task, lambda progress: on_progress(Progress(progress.share, 0, 0))
+        )
+        await asyncio.to_thread(self._spoil, task)
+        return outcome
+
+    async def reset(self) -> None:
+        await self._real.reset()
+
+    async def close(self) -> None:
+        await self._real.close()
+
+
+def out_of_memory(task: UpscaleTask) -> None:
+    if task.tile_size == 0 or task.tile_size > 32:
+        raise EngineError("vkAllocateMemory failed -2")
+
+
+def broken(_: UpscaleTask) -> None:
+    raise EngineError("vkQueueSubmit failed -4")
+
+
+def black(task: UpscaleTask) -> None:
+    task.target.path.write_bytes(bytes(task.target.total_bytes))
+
+
+def right(_: UpscaleTask) -> None:
+    pass
+
+
+class Bench:
+    """A pipeline with engines of the test's choice, and what it told of the last job."""
+
+    def __init__(self, workspace: Workspace, imaging: Imaging, models: ModelCatalog) -> None:
+        self.workspace = workspace
+        self.imaging = imaging
+        self.models = models
+        self.attempts: list[Attempt] = []
+        self.percents: list[int] = []
+        self._pools: list[EnginePool] = []
+
+    def pipeline(
+        self, engines: Sequence[Engine], spare: Callable[[], Engine] | None = None
+    ) -> Pipeline:
+        places = [
+            (Place(engine.name, engine.device), 1, lambda engine=engine: engine)
+            for engine in engines
+        ]
+        spares = [(Place("builtin", CPU), spare)] if spare else []
+        self._pools.append(EnginePool(places, spares))
+        return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
+
+    async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> Product:
+        return await self.go_on(pipeline, await self.job(picture, tile_size))
+
+    async def job(self, picture: Path, tile_size: int = 0) -> Job:
+        with Image.open(picture) as image:
+            size = Size(*image.size)
+        job = make_job(
+            input_size=size,
+            request=JobRequest(
+                model_name=FAST,
+                scale=2,
+                output_size=size.times(2),
+                format="png",
+                tile_size=tile_size,
+            ),
+        )
+        upload = self.workspace.new_upload()
+        await asyncio.to_thread(shutil.copy, picture, upload)
+        await self.workspace.adopt(upload, job.id)
+        return job
+
+    async def go_on(self, pipeline: Pipeline, job: Job) -> Product:
+        def started(_: Place) -> None:
+            pass
+
+        self.attempts, self.percents = [], []
+        timings = Timings()
+        prepared = await pipeline.prepare(job, timings)
+        watch = Watch(started, self.percents.append, self.attempts.append)
+        return await pipeline.produce(job, prepared, watch, timings)
+
+    async def close(self) -> None:
+        for pool in self._pools:
+            await pool.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, models_dir: Path) -> AsyncIterator[Bench]:
+    workspace = Workspace(tmp_path / "data")
+    await workspace.open()
+    imaging = Imaging(max_pixels=10_000_000)
+    models = ModelCatalog(models_dir)
+    await models.rescan()
+    bench = Bench(workspace, imaging, models)
+    yield bench
+    await bench.close()
+    await imaging.close()
+    workspace.close()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    with Image.open(DATA / "coffee.jpg") as image:
+        image.resize((150, 100)).save(path)
+    return path
+
+
+def likeness(result: Path, source: Path) -> float:
+    """PSNR in dB of the result, reduced to its source's size, against the source."""
+    with Image.open(result) as big, Image.open(source) as small:
+        reduced = np.asarray(big.convert("RGB").resize(small.size, Image.Resampling.BOX), float)
+        error = reduced - np.asarray(small.convert("RGB"), float)
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean(error**2))))
+
+
+async def test_a_tile_too_large_for_the_device_is_halved_until_it_fits(
+    bench: Bench, photo: Path
+) -> None:
+    engine = FaultyEngine(out_of_memory)
+    product = await bench.run(bench.pipeline([engine]), photo)
+    assert engine.tiles == [0, 100, 50, 32]
+    assert [attempt.outcome for attempt in bench.attempts] == [
+        *["vkAllocateMemory failed -2"] * 3,
+        "ok",
+    ]
+    assert product.tile_size == 32
+    assert likeness(product.finished.path, photo) > 24
+
+
+async def test_the_tile_that_worked_is_remembered_for_the_next_job(
+    bench: Bench, photo: Path
+) -> None:
+    engine = FaultyEngine(out_of_memory)
+    pipeline = bench.pipeline([engine])
+    await bench.run(pipeline, photo)
+    engine.tiles.clear()
+    await bench.run(pipeline, photo)
+    assert engine.tiles == [32]
+
+
+async def test_a_tile_that_the_caller_fixed_is_not_overridden(bench: Bench, photo: Path) -> None:
+    engine = FaultyEngine(out_of_memory)
+    with pytest.raises(EngineError, match="vkAllocateMemory failed -2"):
+        await bench.run(bench.pipeline([engine]), photo, tile_size=64)
+    assert engine.tiles == [64]
+
+
+async def test_a_broken_gpu_gives_way_to_the_next_and_then_to_the_cpu(
+    bench: Bench, photo: Path
+) -> None:
+    other = Device(1, "another GPU", DeviceKind.DISCRETE)
+    pipeline = bench.pipeline(
+        [FaultyEngine(broken), FaultyEngine(broken, other)], lambda: BuiltinEngine(CPU)
+    )
+    product = await bench.run(pipeline, photo)
+    tried = [(attempt.device, attempt.outcome == "ok") for attempt in bench.attempts]
+    assert tried == [*[("vulkan:0", False)] * 4, *[("vulkan:1", False)] * 4, ("cpu", True)]
+    assert product.place.device is CPU
+    assert likeness(product.finished.path, photo) > 24
+
+
+async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) -> None:
+    with pytest.raises(EngineError) as failed:
+        await bench.run(bench.pipeline([FaultyEngine(black)]), photo)
+    assert failed.value.code == "unlike_source"
+    pipeline = bench.pipeline([FaultyEngine(black)], lambda: BuiltinEngine(CPU))
+    product = await bench.run(pipeline, photo)
+    assert product.place.device is CPU
+    assert len(bench.attempts) == 5
+    assert likeness(product.finished.path, photo) > 24
+
+
+async def test_what_a_network_really_makes_of_odd_pictures_is_confirmed_not_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # Crumbs of JPEG at quality 5: animevideov3 paints them over.
+    odd = tmp_path / "odd.png"
+    pictures = gallery(96, share=1.0)
+    crumbs = next(p for p in pictures if (p.kind, p.number) == ODD)
+    Image.fromarray(crumbs.pixels).save(odd)
+    product = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), odd)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert "unlike its source" in bench.attempts[0].outcome
+    assert product.finished.score == 0
+
+
+async def test_a_cpu_that_makes_two_different_doubtful_pictures_is_not_believed(
+    bench: Bench, photo: Path
+) -> None:
+    shades = iter(range(60, 200))
+
+    def noisy(task: UpscaleTask) -> None:
+        task.target.path.write_bytes(bytes([next(shades)]) * task.target.total_bytes)
+
+    engine = FaultyEngine(noisy, CPU)
+    with pytest.raises(EngineError, match="unlike its source"):
+        await bench.run(bench.pipeline([engine]), photo)
+    assert engine.tiles[:2] == [0, 150]
+
+
+async def test_an_error_that_nothing_could_change_ends_the_job_at_once(
+    bench: Bench, photo: Path
+) -> None:
+    def hopeless(_: UpscaleTask) -> None:
+        raise EngineError("the network needs 4 channels", retryable=False)
+
+    engine = FaultyEngine(hopeless)
+    with pytest.raises(EngineError, match="4 channels"):
+        await bench.run(bench.pipeline([engine], lambda: BuiltinEngine(CPU)), photo)
+    assert engine.tiles == [0]
+
+
+async def test_a_picture_too_wide_for_one_engine_goes_to_the_next_at_once(
+    bench: Bench, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = FaultyEngine(right)
+    monkeypatch.setattr(narrow, "max_rows", lambda _width, _scale: 0)
+    product = await bench.run(bench.pipeline([narrow], lambda: BuiltinEngine(CPU)), photo)
+    assert [(attempt.device, attempt.outcome) for attempt in bench.attempts] == [
+        ("vulkan:0", "The picture is too wide for this engine."),
+        ("cpu", "ok"),
+    ]
+    assert product.place.device is CPU
+    assert narrow.tiles == []
+
+
+async def test_percentages_never_go_back_within_an_attempt_and_stay_below_100(
+    bench: Bench, photo: Path
+) -> None:
+    await bench.run(bench.pipeline([FaultyEngine(right)]), photo, tile_size=32)
+    assert bench.percents == sorted(bench.percents)
+    assert bench.percents[-1] == 95
+    assert len(set(bench.percents)) > 10
+
+
+@pytest.mark.native
+async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_comes_out_right(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # Not a stand-in: on lavapipe the native program exits 0 with a picture whose darkest parts
+    # have wrapped around to white.
+    env = parts.lavapipe_env()
+    engine = BinaryEngine(parts.native_binary(), None, flavour=Flavour.UPSCAYL, env=env)
+    small = tmp_path / "small.png"
+    with Image.open(DATA / "astronaut.png") as image:
+        image.convert("RGB").resize((64, 64)).save(small)
+    pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
+    product = await bench.run(pipeline, small)
+    assert [attempt.engine for attempt in bench.attempts] == [*["binary"] * 4, "builtin"]
+    assert "is unlike its source" in bench.attempts[0].outcome
+    assert bench.attempts[-1].outcome == "ok"
+    assert product.place.device is CPU
+    assert likeness(product.finished.path, small) > 24
+
+
+@pytest.fixture
+def tall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A photo of five bands when tiles are of 32 pixels."""
+    monkeypatch.setattr("upscaled.pipeline.bands._BAND_BYTES", 1)
+    path = tmp_path / "tall.png"
+    with Image.open(DATA / "coffee.jpg") as image:
+        image.resize((48, 160)).save(path)
+    return path
+
+
+class InterruptedRunError(Exception):
+    """Stands for a server that ends."""
+
+
+async def test_a_later_run_goes_on_where_the_last_one_ended(bench: Bench, tall: Path) -> None:
+    whole = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), tall, tile_size=32)
+    wanted = whole.finished.path.read_bytes()
+    assert not whole.resumed
+
+    def interrupt(task: UpscaleTask) -> None:
+        if task.top == 64:
+            raise InterruptedRunError
+
+    first, second = FaultyEngine(interrupt), FaultyEngine(right)
+    for engine in (first, second):
+        engine.most_rows = 32
+    job = await bench.job(tall, tile_size=32)
+    with pytest.raises(InterruptedRunError):
+        await bench.go_on(bench.pipeline([first]), job)
+    product = await bench.go_on(bench.pipeline([second]), replace(job, runs=1))
+    assert first.rows == [(0, 32), (32, 64), (64, 96)]
+    assert second.rows[0][0] in (32, 64)  # the second band may have been finished, or just not
+    assert bench.percents[0] >= 1 + 94 // 5
+    assert product.finished.path.read_bytes() == wanted
+    assert product.resumed
+
+
+async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path) -> None:
+    def spoil(task: UpscaleTask) -> None:
+        if task.top == 64 and not spoilt:
+            spoilt.append(task.top)
+            with task.target.path.open("r+b") as file:
+                file.seek(64 * 2 * task.target.row_bytes)
+                file.write(bytes(32 * 2 * task.target.row_bytes))
+
+    spoilt: list[int] = []
+    engine = FaultyEngine(spoil)
+    engine.most_rows = 32
+    pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
+    product = await bench.run(pipeline, tall, tile_size=32)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert engine.rows.count((0, 32)) == engine.rows.count((32, 64)) == 1
+    assert likeness(product.finished.path, tall) > 24
+
+
+async def test_a_doubtful_band_is_settled_by_itself(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled.pipeline.bands._BAND_BYTES", 1)
+    crumbs = next(p for p in gallery(96, share=1.0) if (p.kind, p.number) == ODD)
+    with Image.open(DATA / "coffee.jpg") as image:
+        calm = np.asarray(image.resize((96, 96)))
+    odd = tmp_path / "odd.png"
+    Image.fromarray(np.concatenate((calm, crumbs.pixels, calm))).save(odd)
+    engine = FaultyEngine(right, CPU)
+    product = await bench.run(bench.pipeline([engine]), odd, tile_size=96)
+    assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
+    assert engine.rows == [(0, 288), (96, 192), (192, 288)]
+    assert product.finished.score == 0
+    assert likeness(product.finished.path, odd) > 20

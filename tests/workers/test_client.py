@@ -1,0 +1,354 @@
+"""A resident worker stays while all is well, and is certainly gone when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from testkit.paths import ROOT
+from upscaled.workers import processes
+from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.workers.server import Message
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[WorkerClient]:
+    made = WorkerClient("tests.workers.echo_worker", name="echo", cwd=ROOT)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[WorkerClient]:
+    """A worker that does three requests at once."""
+    made = WorkerClient(
+        "tests.workers.echo_worker", name="echo", arguments=["3"], cwd=ROOT, at_once=3
+    )
+    yield made
+    await made.close()
+
+
+class Asking:
+    """A request that does not end before it is let go."""
+
+    def __init__(self, worker: WorkerClient, tmp_path: Path, name: str) -> None:
+        self._begun = asyncio.Event()
+        self._gate = tmp_path / name
+        self.begun = 0
+        self.task = asyncio.create_task(
+            worker.request(
+                {"do": "wait for", "file": str(self._gate), "text": name}, on_event=self._on_event
+            ),
+            name=name,
+        )
+
+    def _on_event(self, _: Message) -> None:
+        self.begun += 1
+        self._begun.set()
+
+    async def is_under_way(self) -> None:
+        await self._begun.wait()
+
+    def let_go(self) -> None:
+        self._gate.touch()
+
+
+def gone(pid: int | None) -> bool:
+    return pid is not None and not psutil.pid_exists(pid)
+
+
+async def test_it_answers_and_stays(worker: WorkerClient) -> None:
+    assert worker.pid is None
+    first = await worker.request({"text": "grüße"})
+    second = await worker.request({"text": "again"})
+    assert first == {"pid": worker.pid, "echo": "grüße"}
+    assert second == {"pid": worker.pid, "echo": "again"}
+
+
+async def test_events_come_in_order_before_the_reply(worker: WorkerClient) -> None:
+    events: list[Message] = []
+    await worker.request({"do": "events"}, on_event=events.append)
+    assert events == [{"number": 0}, {"number": 1}, {"number": 2}]
+
+
+async def test_requests_at_the_same_time_wait_for_one_another(worker: WorkerClient) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(worker.request({"text": str(n)})) for n in range(20)]
+    assert [task.result()["echo"] for task in tasks] == [str(n) for n in range(20)]
+    assert {task.result()["pid"] for task in tasks} == {worker.pid}
+
+
+async def test_what_libraries_print_is_no_answer(worker: WorkerClient) -> None:
+    assert "pid" in await worker.request({"do": "print"})
+
+
+async def test_a_refusal_reaches_the_caller_and_the_worker_lives_on(
+    worker: WorkerClient,
+) -> None:
+    before = (await worker.request({}))["pid"]
+    with pytest.raises(WorkerRefusedError, match="not like this") as caught:
+        await worker.request({"do": "refuse"})
+    assert caught.value.kind == "wrong"
+    assert (await worker.request({}))["pid"] == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        ("die", 3, "the very last words"),
+        ("crash", -11, ""),
+        ("raise", 1, "ZeroDivisionError: nothing to divide by"),
+    ],
+)
+async def test_a_worker_that_dies_in_a_request_is_reported_and_replaced(
+    worker: WorkerClient, fault: str, status: int, words: str
+) -> None:
+    before = (await worker.request({}))["pid"]
+    with pytest.raises(WorkerDiedError) as caught:
+        await worker.request({"do": fault})
+    assert caught.value.returncode == status
+    assert caught.value.last_words == words
+    assert gone(before)
+    assert (await worker.request({}))["pid"] != before
+
+
+async def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
+    worker: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "start", refused)
+        with pytest.raises(WorkerDiedError) as caught:
+            await worker.request({})
+    assert str(caught.value) == (
+        "the echo process can't be started: Resource temporarily unavailable"
+    )
+    assert "pid" in await worker.request({})
+
+
+async def test_a_worker_that_died_between_requests_is_replaced(worker: WorkerClient) -> None:
+    before = psutil.Process((await worker.request({}))["pid"])
+    before.kill()
+    async with asyncio.timeout(10):
+        while before.is_running():
+            await asyncio.sleep(0.01)
+    assert (await worker.request({}))["pid"] != before.pid
+
+
+async def test_cancelling_a_request_kills_the_worker_first(worker: WorkerClient) -> None:
+    begun = asyncio.Event()
+    asking = asyncio.create_task(
+        worker.request({"do": "hang"}, on_event=lambda _: begun.set()), name="asking"
+    )
+    await begun.wait()
+    pid = worker.pid
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert gone(pid)
+    assert worker.pid is None
+    assert (await worker.request({"text": "well"}))["echo"] == "well"
+
+
+async def test_a_request_that_only_waits_can_be_cancelled_without_harm(
+    worker: WorkerClient,
+) -> None:
+    begun = asyncio.Event()
+    first = asyncio.create_task(worker.request({"do": "hang"}, on_event=lambda _: begun.set()))
+    await begun.wait()
+    second = asyncio.create_task(worker.request({}))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert worker.pid is not None
+    assert not first.done()
+    first.cancel()
+    await asyncio.wait([first])
+
+
+async def test_a_request_out_of_time_kills_the_worker(worker: WorkerClient) -> None:
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(TimeoutError):
+        await worker.request({"do": "hang"}, timeout=0.2)
+    assert gone(pid)
+
+
+async def test_an_event_callback_that_fails_kills_the_worker(worker: WorkerClient) -> None:
+    def fail(_: Message) -> None:
+        raise LookupError("my mistake")
+
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(LookupError):
+        await worker.request({"do": "events"}, on_event=fail)
+    assert gone(pid)
+
+
+async def test_a_flood_on_standard_error_neither_blocks_nor_stays_in_memory(
+    worker: WorkerClient,
+) -> None:
+    assert "pid" in await worker.request({"do": "flood"}, timeout=60)
+    assert worker._life is not None
+    assert len(worker._life._stderr) <= 4096
+
+
+async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
+    worker: WorkerClient,
+) -> None:
+    pid = (await worker.request({}))["pid"]
+    with pytest.raises(ValueError, match="limit"):
+        await worker.request({"do": "huge", "length": 5_000_000})
+    assert gone(pid)
+
+
+async def test_close_leaves_no_process_no_task_and_no_descriptor() -> None:
+    async def once() -> None:
+        worker = WorkerClient("tests.workers.echo_worker", name="echo", cwd=ROOT)
+        pid = (await worker.request({}))["pid"]
+        await worker.close()
+        assert gone(pid)
+
+    await once()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        await once()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) -> None:
+    import sys
+
+    async with processes.running(
+        [sys.executable, "-m", "tests.workers.echo_worker", str(os.getpid())],
+        env=processes.plain_env(),
+        cwd=ROOT,
+        stdin=True,
+        stdout=True,
+    ) as child:
+        child.stdin.write(b'{"number":0,"request":{"do":"hang"}}\n')
+        assert b"hanging" in await child.stdout.readline()
+        child.stdin.close()
+        async with asyncio.timeout(10):
+            assert await child.wait() == 0
+
+
+async def test_requests_are_under_way_at_once_where_the_worker_was_made_for_that(
+    shared: WorkerClient, tmp_path: Path
+) -> None:
+    asking = [Asking(shared, tmp_path, name) for name in "abc"]
+    for one in asking:
+        await one.is_under_way()
+    assert not any(one.task.done() for one in asking)
+    for one in reversed(asking):
+        one.let_go()
+        reply = await one.task
+        assert reply == {"pid": shared.pid, "echo": one.task.get_name()}
+
+
+async def test_who_is_taken_along_by_a_cancellation_is_asked_again_unnoticed(
+    shared: WorkerClient, tmp_path: Path
+) -> None:
+    cancelled, stays = (Asking(shared, tmp_path, name) for name in ("cancelled", "stays"))
+    await cancelled.is_under_way()
+    await stays.is_under_way()
+    before = shared.pid
+    cancelled.task.cancel()
+    await asyncio.wait([cancelled.task])
+    assert gone(before)
+    stays.let_go()
+    reply = await stays.task
+    assert (reply["echo"], stays.begun) == ("stays", 2)
+    assert reply["pid"] not in {before, None}
+
+
+async def test_who_was_taken_along_once_cannot_be_taken_along_again(
+    shared: WorkerClient, tmp_path: Path
+) -> None:
+    cancelled, stays = (Asking(shared, tmp_path, name) for name in ("cancelled", "stays"))
+    await cancelled.is_under_way()
+    await stays.is_under_way()
+    cancelled.task.cancel()
+    await asyncio.wait([cancelled.task])
+    while stays.begun < 2:
+        await asyncio.sleep(0.01)
+    late = Asking(shared, tmp_path, "late")
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert late.begun == 0, "it waits until the other is through"
+    late.task.cancel()
+    await asyncio.wait([late.task])
+    stays.let_go()
+    assert (await stays.task)["echo"] == "stays"
+    assert stays.begun == 2
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_two_cancellations_close_to_each_other_both_return_when_the_worker_is_gone(
+    shared: WorkerClient, tmp_path: Path, turns: int
+) -> None:
+    first, second = (Asking(shared, tmp_path, name) for name in ("first", "second"))
+    await first.is_under_way()
+    await second.is_under_way()
+    pid = shared.pid
+    first.task.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    second.task.cancel()
+    await asyncio.wait([second.task])
+    assert gone(pid)
+    await asyncio.wait([first.task])
+
+
+async def test_an_answer_that_is_none_ends_the_request() -> None:
+    worker = WorkerClient("tests.workers.babbling_worker", name="babbling", cwd=ROOT)
+    with pytest.raises(TypeError):
+        await worker.request({}, timeout=20)
+    assert worker.pid is None
+    await worker.close()
+
+
+async def test_only_the_request_that_kills_a_worker_is_blamed(
+    shared: WorkerClient, tmp_path: Path
+) -> None:
+    innocent = [Asking(shared, tmp_path, name) for name in "ab"]
+    for one in innocent:
+        await one.is_under_way()
+    before = shared.pid
+    guilty = asyncio.create_task(shared.request({"do": "die"}), name="guilty")
+    async with asyncio.timeout(10):
+        while not gone(before):
+            await asyncio.sleep(0.01)
+    for one in innocent:
+        one.let_go()
+    with pytest.raises(WorkerDiedError) as caught:
+        await guilty
+    assert caught.value.last_words == "the very last words"
+    assert [(await one.task)["echo"] for one in innocent] == ["a", "b"]
+
+
+async def test_many_requests_among_which_some_kill_all_come_to_their_own_end(
+    shared: WorkerClient,
+) -> None:
+    wishes = ["", "die", "", "refuse", "", "crash", "", "", "events", ""]
+    ends = await asyncio.gather(
+        *(shared.request({"do": wish, "text": str(n)}) for n, wish in enumerate(wishes)),
+        return_exceptions=True,
+    )
+    for number, (wish, end) in enumerate(zip(wishes, ends, strict=True)):
+        match wish:
+            case "die" | "crash":
+                assert isinstance(end, WorkerDiedError)
+            case "refuse":
+                assert isinstance(end, WorkerRefusedError)
+            case _:
+                assert isinstance(end, dict)
+                assert end["echo"] == str(number)

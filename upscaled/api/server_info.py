@@ -1,0 +1,52 @@
+"""What the server is and has: its models, its health."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from aiohttp import web
+
+from upscaled import __version__
+from upscaled.api.keys import SERVICE
+from upscaled.api.responses import answer
+from upscaled.errors import BadRequestError
+
+
+def _wanted_scale(request: web.Request) -> int | None:
+    """Return the scale of the query, None where it has none.
+
+    Raises:
+        BadRequestError: it is no scale, or there are several.
+    """
+    values = request.query.getall("scale", [])
+    if not values:
+        return None
+    if len(values) > 1 or not re.fullmatch("[1-9][0-9]?", values[0]):
+        shown = ", ".join(values)[:64]
+        raise BadRequestError(f"scale is {shown!r}; allowed is one whole number from 1 to 99.")
+    return int(values[0])
+
+
+async def models(request: web.Request) -> web.Response:
+    """``GET /models``: the models there are now, all or those with a scale."""
+    scale = _wanted_scale(request)
+    registry = request.app[SERVICE].models
+    await registry.rescan()
+    listed = [
+        {
+            "name": model.name,
+            "description": model.description,
+            "supported_scales": list(model.supported_scales),
+        }
+        for model in registry.models
+        if scale is None or scale in model.supported_scales
+    ]
+    return answer({"version": __version__, "models": listed})
+
+
+async def health(request: web.Request) -> web.Response:
+    """``GET /health``: whether work is worth sending here: 200 if so, else 503."""
+    told = await request.app[SERVICE].health()
+    content = {"status": told["status"], "version": __version__, "time": int(time.time())}
+    return answer({**content, **told}, status=200 if told["status"] == "ok" else 503)

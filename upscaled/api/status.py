@@ -1,0 +1,144 @@
+"""Jobs as ``GET /status`` shows them: JSON that is made once as long as the job stays the same."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from upscaled.api.responses import compact
+from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.pictures import Size
+from upscaled.timing.forecast import Outlook
+
+_REMEMBERED = 1024
+"""Descriptions that are kept: a kilobyte each at most, but for jobs of many attempts."""
+_FRESH_SECONDS = 0.1
+"""What a job has to expect is told in tenths of a second, so it need not be asked more often."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """What was told of a job, and until when it may be told again."""
+
+    job: Job
+    fixed: bytes
+    """All but what changes with time, up to the closing brace."""
+    whole: bytes
+    until: float
+
+
+class Descriptions:
+    """Describes jobs.
+
+    Args:
+        prefix: the path that all endpoints live under.
+        outlook: tells what a job under way has to expect.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        outlook: Callable[[str], Outlook | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prefix = prefix
+        self._outlook = outlook
+        self._clock = clock
+        self._made: OrderedDict[str, _Made] = OrderedDict()
+
+    def of(self, job: Job) -> bytes:
+        """Return a job as JSON."""
+        made = self._made.get(job.id)
+        # Jobs are immutable: the very same one still reads the same.
+        if made is None or made.job is not job:
+            made = self._describe(job)
+        elif made.until <= self._clock():
+            self._look_ahead(made)
+        return made.whole
+
+    def _describe(self, job: Job) -> _Made:
+        fixed = compact(_described(job, self._prefix))[:-1]
+        made = self._made[job.id] = _Made(job, fixed, fixed + b"}", math.inf)
+        self._made.move_to_end(job.id)
+        if len(self._made) > _REMEMBERED:
+            self._made.popitem(last=False)
+        if job.state not in TERMINAL:
+            self._look_ahead(made)
+        return made
+
+    def _look_ahead(self, made: _Made) -> None:
+        outlook = self._outlook(made.job.id)
+        made.whole = made.fixed + (b"}" if outlook is None else _foreseen(outlook))
+        made.until = self._clock() + _FRESH_SECONDS
+
+
+def _foreseen(outlook: Outlook) -> bytes:
+    """Return the last members of a status, and its end."""
+    # Tenths: no estimate is better, and a client sees that it goes down.
+    seconds = f',"eta_seconds":{outlook.eta_seconds:.1f}}}'
+    if outlook.position is None:
+        return seconds.encode()
+    return f',"queue_position":{outlook.position}{seconds}'.encode()
+
+
+def _size(size: Size) -> dict[str, int]:
+    return {"width": size.width, "height": size.height}
+
+
+def _running(job: Job, _: str) -> dict[str, Any]:
+    return {"progress": job.progress}
+
+
+def _completed(job: Job, prefix: str) -> dict[str, Any]:
+    return {
+        "progress": job.progress,
+        "download_url": f"{prefix}/download/{job.id}",
+        # Hundredths: finer than anybody's patience, coarser than the clock's noise.
+        "duration_seconds": round(job.duration or 0.0, 2),
+        "input_size": _size(job.input_size),
+        "output_size": _size(job.request.output_size),
+        "file_size_bytes": job.file_size_bytes,
+    }
+
+
+def _failed(job: Job, _: str) -> dict[str, Any]:
+    return {"error": job.error}
+
+
+def _cancelled(_: Job, __: str) -> dict[str, Any]:
+    return {}
+
+
+_DETAILS: Mapping[JobState, Callable[[Job, str], dict[str, Any]]] = {
+    JobState.QUEUED: _running,
+    JobState.PROCESSING: _running,
+    JobState.COMPLETED: _completed,
+    JobState.FAILED: _failed,
+    JobState.CANCELLED: _cancelled,
+}
+
+
+def _additions(job: Job) -> Iterator[tuple[str, Any]]:
+    """Yield what the status tells beyond the guide, as far as there is something to tell."""
+    yield "model_name", job.request.model_name
+    if job.request.scale is not None:
+        yield "scale", job.request.scale
+    if job.device is not None:
+        yield "device", job.device
+    if job.attempts:
+        yield "attempts", [asdict(attempt) for attempt in job.attempts]
+
+
+def _described(job: Job, prefix: str) -> dict[str, Any]:
+    """Return a job as ``GET /status`` shows it; each state has its own fields."""
+    return {
+        "job_id": job.id,
+        "status": job.state.value,
+        **_DETAILS[job.state](job, prefix),
+        **dict(_additions(job)),
+    }

@@ -1,0 +1,229 @@
+"""A look at this machine: what it has to upscale with, and whether that works."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from upscaled import __version__
+from upscaled.commands.upscale import upscale_file
+from upscaled.config.settings import Config
+from upscaled.engines.devices import list_devices
+from upscaled.engines.native.program import find_program, probe
+from upscaled.engines.selection import choose
+from upscaled.errors import UpscaledError
+from upscaled.imaging import Imaging
+from upscaled.models.catalog import ModelCatalog
+
+
+@dataclass(frozen=True)
+class FoundDevice:
+    """A Vulkan device: its index is what ``upscaler.gpu_ids`` takes."""
+
+    index: int
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that is offered."""
+
+    name: str
+    scales: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RejectedModel:
+    """A file or pair in the models folder that is no usable model, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What was found. ``problems`` holds a sentence for each thing that prevents upscaling."""
+
+    version: str = __version__
+    python: str = platform.python_version()
+    platform: str = ""
+    devices: tuple[FoundDevice, ...] = ()
+    binary: str | None = None
+    binary_problem: str | None = None
+    engine: str | None = None
+    engine_devices: tuple[str, ...] = ()
+    engine_reason: str | None = None
+    cpu_library: str | None = None
+    """What runs networks on the processor, with its version."""
+    models_dir: str = ""
+    models: tuple[FoundModel, ...] = ()
+    rejected_models: tuple[RejectedModel, ...] = ()
+    memory_free_mb: int | None = None
+    data_dir: str = ""
+    disk_free_mb: int = 0
+    trial: str | None = None
+    """How a small picture fared with the engine and a model, where there are both."""
+    cell: str | None = None
+    """What confines the processes that decode pictures."""
+    problems: list[str] = field(default_factory=list)
+
+
+async def examine(config: Config) -> Report:
+    """Look at everything, and upscale a small picture as a trial."""
+    report = Report(models_dir=str(config.models_dir), data_dir=str(config.data_dir))
+    report.platform = await asyncio.to_thread(platform.platform)
+    report.memory_free_mb = await asyncio.to_thread(_memory_free_mb)
+    report.disk_free_mb = await asyncio.to_thread(_disk_free_mb, config.data_dir)
+    report.devices = tuple(
+        FoundDevice(device.index, device.name, device.kind.value)
+        for device in await list_devices()
+        if device.index is not None
+    )
+    await _look_at_binary(config, report)
+    await _look_at_engine(config, report)
+    await _look_at_models(config, report)
+    await _look_at_cell(report)
+    if not report.problems:
+        await _try(config, report)
+    return report
+
+
+async def _look_at_binary(config: Config, report: Report) -> None:
+    program = await asyncio.to_thread(find_program, config.upscaler.binary_path, config.path("bin"))
+    if program is None:
+        return
+    report.binary = str(program)
+    try:
+        await probe(program)
+    except UpscaledError as error:
+        report.binary_problem = error.message
+
+
+async def _look_at_engine(config: Config, report: Report) -> None:
+    try:
+        choice = await choose(config)
+    except UpscaledError as error:
+        report.problems.append(error.message)
+        return
+    report.engine = choice.engine
+    report.engine_devices = tuple(f"{device.id} ({device.name})" for device in choice.devices)
+    report.engine_reason = choice.reason
+    report.cpu_library = await asyncio.to_thread(choice.library.with_version)
+
+
+async def _look_at_models(config: Config, report: Report) -> None:
+    registry = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await registry.rescan()
+    report.models = tuple(
+        FoundModel(model.name, tuple(model.supported_scales)) for model in registry.models
+    )
+    report.rejected_models = tuple(
+        RejectedModel(rejected.name, rejected.reason) for rejected in registry.rejected
+    )
+    if not report.models:
+        report.problems.append(
+            f"There is no usable model in {config.models_dir}; type: upscaled models install"
+        )
+
+
+async def _look_at_cell(report: Report) -> None:
+    imaging = Imaging(max_pixels=1)
+    try:
+        report.cell = str(await imaging.warm())
+    except UpscaledError as error:
+        report.problems.append(f"No decoder can be started: {error.message}")
+    finally:
+        await imaging.close()
+
+
+async def _try(config: Config, report: Report) -> None:
+    """Send a small picture all the way through, with the model that is quickest to load."""
+    name = await asyncio.to_thread(_smallest_model, config, report)
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-doctor-"))
+    started = time.monotonic()
+    try:
+        source = folder / "source.png"
+        await asyncio.to_thread(Image.linear_gradient("L").resize((32, 32)).save, source)
+        job = await upscale_file(
+            config, source, folder / "result.png", {"model_name": name}, lambda _percent: None
+        )
+    except UpscaledError as error:
+        report.problems.append(f"A trial picture could not be upscaled: {error.message}")
+        return
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
+    seconds = time.monotonic() - started
+    report.trial = f"a small picture went through {name} on {job.device} in {seconds:.1f} s"
+
+
+def _smallest_model(config: Config, report: Report) -> str:
+    def size(model: FoundModel) -> int:
+        files = list(config.models_dir.glob(f"{model.name}*.bin"))
+        return max((file.stat().st_size for file in files), default=0)
+
+    return min(report.models, key=size).name
+
+
+def _memory_free_mb() -> int | None:
+    """Return what may be used without swapping, in MiB; None where Linux does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    return None
+
+
+def _disk_free_mb(folder: Path) -> int:
+    """Return what is free where ``folder`` is or will be, in MiB."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free >> 20
+
+
+def as_text(report: Report) -> str:
+    """Return the report as lines for people."""
+    lines = [f"upscaled {report.version} on Python {report.python}, {report.platform}", ""]
+    lines.append("Vulkan devices")
+    lines += [f"  {d.index}: {d.name} ({d.kind})" for d in report.devices] or ["  none found"]
+    lines.append("Native program")
+    lines.append(f"  {report.binary or 'none; `upscaled setup --binary` fetches it'}")
+    if report.binary_problem:
+        lines.append(f"  not usable: {report.binary_problem}")
+    lines.append("Engine")
+    if report.engine:
+        lines.append(f"  {report.engine} on {', '.join(report.engine_devices)}")
+        lines.append(f"  because: {report.engine_reason}")
+        lines.append(f"  on the processor: {report.cpu_library}")
+    else:
+        lines.append("  none")
+    lines.append(f"Models in {report.models_dir}")
+    lines += [_model_line(model.name, model.scales) for model in report.models] or ["  none"]
+    lines += [f"  left out: {bad.name}: {bad.reason}" for bad in report.rejected_models]
+    if report.cell:
+        lines += ["Decoder's cell", f"  {report.cell}"]
+    lines.append("Room")
+    memory = "unknown" if report.memory_free_mb is None else f"{report.memory_free_mb} MiB"
+    lines.append(f"  memory {memory} free")
+    lines.append(f"  disk {report.disk_free_mb} MiB free in {report.data_dir}")
+    if report.trial:
+        lines += ["Trial", f"  {report.trial}"]
+    lines.append("")
+    lines += [f"PROBLEM: {problem}" for problem in report.problems]
+    if not report.problems:
+        lines.append("This machine can upscale.")
+    return "\n".join(lines)
+
+
+def _model_line(name: str, scales: tuple[int, ...]) -> str:
+    return f"  {name} (×{', ×'.join(map(str, scales))})"

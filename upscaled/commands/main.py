@@ -1,0 +1,263 @@
+"""Commands: parse, call, print.
+
+Exit status: 0 all went well; 1 it did not; 2 the command line or the configuration can't be
+used; 130 stopped from the keyboard; 143 by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from upscaled import __version__, logs
+from upscaled.config.settings import Config, Setting, settings
+from upscaled.config.sources import load
+from upscaled.errors import BadRequestError, ConfigError, UpscaledError
+
+CONFIG_VARIABLE = "UPSCALED_CONFIG"
+
+_PATH_SETTINGS = frozenset({"storage.data_dir", "upscaler.models_path", "upscaler.binary_path"})
+
+Command = Callable[[argparse.Namespace, Config], Coroutine[Any, Any, int]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments``, the process's own by default; return the status."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        config = load(config_file(options.config), flags=_flags(options))
+        logs.configure(
+            config.logging
+            if options.logs_all
+            else dataclasses.replace(config.logging, level="error")
+        )
+        status = asyncio.run(_run(command, options, config))
+        sys.stdout.flush()  # else a short output would only be written, and fail, at the very end
+        return status
+    except (ConfigError, BadRequestError) as error:
+        print(f"upscaled: {error.message}", file=sys.stderr)
+        return 2
+    except UpscaledError as error:
+        print(f"upscaled: {error.message}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read it has had enough: `upscaled doctor | head`
+        # Python would fail once more when it empties its buffer at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(command: Command, options: argparse.Namespace, config: Config) -> int:
+    """Run a command; SIGTERM stops it as the keyboard does, so that it cleans up."""
+    work = asyncio.create_task(command(options, config), name="command")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if this is not None and this.cancelling():  # from the keyboard
+            raise
+        return 128 + signal.SIGTERM
+
+
+def config_file(named: str | None) -> Path | None:
+    """Return the configuration file to read.
+
+    The one ``--config`` names, else the one the environment names, else ``config.yaml`` in the
+    working directory, else the checkout's own, else none.
+    """
+    explicit = named or os.environ.get(CONFIG_VARIABLE)
+    if explicit:
+        return Path(explicit).expanduser()
+    candidates = (Path.cwd(), Path(__file__).resolve().parents[2])
+    return next((p for folder in candidates if (p := folder / "config.yaml").is_file()), None)
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    """Return the settings given as flags, by name; paths start at the working directory."""
+    given = {}
+    for setting in _flagged():
+        value = getattr(options, setting.name, None)
+        if value is not None:
+            is_path = setting.name in _PATH_SETTINGS
+            given[setting.name] = str(Path(value).expanduser().absolute()) if is_path else value
+    return given
+
+
+def _flagged() -> list[Setting]:
+    return [setting for setting in settings() if setting.rule.flag]
+
+
+# --- the commands -------------------------------------------------------------------------------
+# Each imports what it needs itself, so that `--version` does not wait for the network libraries.
+
+
+async def _serve(_options: argparse.Namespace, config: Config) -> int:
+    from upscaled.server.serve import serve  # noqa: PLC0415
+
+    def ready(url: str) -> None:
+        api = url + config.server.api_prefix
+        token = (
+            ' -H "X-Auth-Token: $TOKEN"' if config.server.auth_token or config.server.tokens else ""
+        )
+        print(f"Listening on {url}")
+        print("Try, with a picture of yours and the job_id of the first answer:")
+        print(f"  curl{token} -F image=@photo.jpg {api}/upscale")
+        print(f"  curl{token} {api}/status/JOB_ID")
+        print(f"  curl{token} -OJ {api}/download/JOB_ID", flush=True)
+
+    await serve(config, ready)
+    return 0
+
+
+async def _upscale(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.progress import Progress  # noqa: PLC0415
+    from upscaled.commands.upscale import upscale_file  # noqa: PLC0415
+
+    named = {
+        "scale": options.scale,
+        "model_name": options.model,
+        "format": options.format,
+        "tile_size": options.tile_size,
+    }
+    fields = {name: value for name, value in named.items() if value is not None}
+    source, target = Path(options.source), Path(options.target)
+    progress = Progress(sys.stderr, source.name)
+    try:
+        job = await upscale_file(config, source, target, fields, progress.show)
+        progress.show(100)
+    finally:
+        progress.close()
+    print(f"{target}: {job.input_size} to {job.request.output_size} on {job.device}")
+    return 0
+
+
+async def _list_models(_options: argparse.Namespace, config: Config) -> int:
+    from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
+
+    registry = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await registry.rescan()
+    for model in registry.models:
+        scales = ", ".join(f"×{scale}" for scale in model.supported_scales)
+        print(f"{model.name}  {scales}  {model.description}")
+    for rejected in registry.rejected:
+        print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
+    if not registry.models:
+        raise UpscaledError(f"There is no usable model in {config.models_dir}; "
+                            "type: upscaled models install")  # fmt: skip
+    return 0
+
+
+async def _install_models(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.models.install import install  # noqa: PLC0415
+
+    written = await asyncio.to_thread(install, config.models_dir, force=options.force)
+    if written:
+        print(f"Put {len(written)} files into {config.models_dir}.")
+    elif not options.quiet:
+        print(f"All models are in {config.models_dir} already.")
+    return 0
+
+
+async def _doctor(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.doctor import as_text, examine  # noqa: PLC0415
+
+    report = await examine(config)
+    print(json.dumps(dataclasses.asdict(report)) if options.json else as_text(report))
+    return 1 if report.problems else 0
+
+
+async def _setup(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.setup import fetch  # noqa: PLC0415
+
+    if not options.binary:
+        raise BadRequestError("Nothing to set up was named; type: upscaled setup --binary")
+    print(f"The native program is {await fetch(config.path('bin'))}.")
+    return 0
+
+
+async def _token(options: argparse.Namespace, _config: Config) -> int:
+    from upscaled.clients import hash_of, new_token  # noqa: PLC0415
+    from upscaled.config.types import tokens  # noqa: PLC0415
+
+    token = new_token()
+    pair = (options.name, hash_of(token))
+    if complaint := tokens((pair,)):
+        raise BadRequestError(f"The name is {options.name!r}; allowed is {complaint}.")
+    print(f"The token, shown this once: {token}")
+    print("Its line in config.yaml, below server: tokens:")
+    print(f"    {pair[0]}: {pair[1]}")
+    return 0
+
+
+# --- the parser ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("upscaled", description="Enlarge pictures with Real-ESRGAN.")
+    parser.add_argument("--version", action="version", version=f"upscaled {__version__}")
+    parser.set_defaults(config=None)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "Run the server.", logs_all=True)
+    for setting in _flagged():
+        rule = setting.rule
+        serve.add_argument(
+            str(rule.flag),
+            dest=setting.name,
+            metavar="|".join(rule.choices) or setting.key.upper(),
+            help=f"{rule.help} (default: {setting.default})".replace("%", "%%"),
+        )
+
+    upscale = _command(commands, "upscale", _upscale, "Enlarge one picture, without a server.")
+    upscale.add_argument("source", metavar="IN", help="the picture")
+    upscale.add_argument("target", metavar="OUT", help="the result; its suffix is its format")
+    upscale.add_argument("--scale", help="2, 3 or 4")
+    upscale.add_argument("--model", help="a name that `upscaled models` lists")
+    upscale.add_argument("--format", help="png, jpg or webp")
+    upscale.add_argument("--tile-size", help="pixels per tile side; 0: by the memory there is")
+
+    models = _command(commands, "models", _list_models, "List the models, or install them.")
+    actions = models.add_subparsers(title="actions", metavar="ACTION")
+    _command(actions, "list", _list_models, "List the models (also without an action).")
+    install = _command(actions, "install", _install_models, "Fill the models folder.")
+    install.add_argument("--force", action="store_true", help="replace files that differ")
+    install.add_argument("--quiet", action="store_true", help="say nothing if nothing was done")
+
+    doctor = _command(commands, "doctor", _doctor, "Look whether this machine can upscale.")
+    doctor.add_argument("--json", action="store_true", help="for programs to read")
+
+    token = _command(commands, "token", _token, "Make a token for one caller.")
+    token.add_argument("name", metavar="NAME", help="what to call it: letters, digits, . _ -")
+
+    setup = _command(commands, "setup", _setup, "Fetch what does not come with the package.")
+    setup.add_argument("--binary", action="store_true", help="the native program, into bin/")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Command,
+    help_: str,
+    *,
+    logs_all: bool = False,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_, description=help_)
+    # Suppressed, or an action's own default would undo what its command was given.
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration file"
+    )
+    # A command that prints its own outcome logs errors only; a server logs what it is told to.
+    parser.set_defaults(command=run, logs_all=logs_all)
+    return parser

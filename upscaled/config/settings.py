@@ -1,0 +1,336 @@
+"""Settings: one frozen class per section.
+
+The fields below are the single table of settings. ``config.yaml``, the flags of ``upscaled
+serve``, the environment variables and the documentation are all checked against it by tests.
+
+`config_sources` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from upscaled.config import types as allowed
+from upscaled.config.types import Rule
+from upscaled.config.types import setting as _setting
+
+ENV_PREFIX = "UPSCALED_"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where the server listens and what it takes from the network."""
+
+    host: str = _setting(
+        "127.0.0.1",
+        "Address to listen on. 127.0.0.1: this machine only. 0.0.0.0: everybody who can reach it.",
+        flag="--host",
+    )
+    port: int = _setting(
+        8089, "TCP port; 0 takes a free one.", minimum=0, maximum=65535, flag="--port"
+    )
+    api_prefix: str = _setting("/api/v1", "Path all endpoints live under.", check=allowed.prefix)
+    auth_token: str = _setting(
+        "",
+        "Secret that callers must send as `Authorization: Bearer …` or `X-Auth-Token`; "
+        "empty: everybody may call. May be given as its hash, as in `tokens`.",
+        check=allowed.token,
+    )
+    tokens: tuple[tuple[str, str], ...] = _setting(
+        (),
+        "More secrets, each with a name: callers see, cancel and download the jobs of their own "
+        "token only. `upscaled token NAME` makes one and prints its line.",
+        check=allowed.tokens,
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "Web pages elsewhere that may call, as origins such as https://photos.example; empty: "
+        "none.",
+        check=allowed.origins,
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "Networks of the proxies in front, such as 10.0.0.0/8: from these only is the caller's "
+        "address taken from X-Forwarded-For.",
+        check=allowed.networks,
+    )
+    max_connections: int = _setting(
+        512, "Connections open at once; more are answered with 503.", minimum=1, maximum=100_000
+    )
+    header_timeout_seconds: float = _setting(
+        30.0,
+        "Seconds in which a request's headers must have come, else 408.",
+        minimum=0.1,
+        maximum=3600,
+    )
+    body_timeout_seconds: float = _setting(
+        60.0,
+        "Seconds in which each MiB of a request's body must have come, else 408.",
+        minimum=0.1,
+        maximum=86_400,
+    )
+    max_request_size_mb: int = _setting(
+        200, "Largest request body in MiB.", minimum=1, maximum=100_000
+    )
+    drain_seconds: float = _setting(
+        20.0,
+        "Seconds that running jobs get to finish when the server is stopped; the rest waits for "
+        "the next start.",
+        minimum=0,
+        maximum=86_400,
+    )
+
+
+@dataclass(frozen=True)
+class UpscalerSettings:
+    """Which engine works on what, and how."""
+
+    engine: str = _setting(
+        "auto",
+        "binary: the native program; builtin: the resident engine on ncnn or OpenVINO; "
+        "auto: binary where the program and a real GPU are there, else builtin.",
+        choices=("auto", "binary", "builtin"),
+        flag="--engine",
+    )
+    binary_path: str = _setting(
+        "",
+        "The native program (realesrgan-ncnn-vulkan or upscayl-bin); empty: looked for in bin/, "
+        "then in PATH.",
+    )
+    models_path: str = _setting("models", "Folder with the .param/.bin pairs.")
+    default_model: str = _setting("realesrgan-x4plus", "Model of a request that names none.")
+    default_scale: int = _setting(4, "Scale of a request that names none.", minimum=2, maximum=4)
+    gpu_ids: tuple[int, ...] = _setting(
+        (),
+        "Vulkan devices to use, by index as `upscaled doctor` lists them; "
+        "empty: the best one; -1: the CPU (builtin engine only).",
+        check=lambda v: None if all(-1 <= i <= 255 for i in v) else "indices from -1 to 255",
+    )
+    tile_size: int = _setting(
+        0,
+        "Pixels per tile side for requests that name none; 0: by the memory there is.",
+        check=allowed.tile,
+    )
+    memory_limit_mb: int = _setting(
+        0,
+        "Memory that the whole service may hold, in MiB: tiles are chosen to keep to it. 0: half "
+        "of what the machine or its control group has free at the start.",
+        minimum=0,
+        maximum=100_000_000,
+    )
+    threads: int = _setting(
+        0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
+    )
+    cpu_library: str = _setting(
+        "auto",
+        "Library of the builtin engine on the CPU, and its arithmetic. auto: openvino where it is "
+        "installed and the processor has AVX-512, in bfloat16 where it has AMX for that, else "
+        "ncnn. GPUs are ncnn's.",
+        choices=("auto", "ncnn", "openvino", "openvino-bf16"),
+    )
+    job_timeout_seconds: int = _setting(
+        86_400,
+        "A job that takes longer is ended and fails, however large it is.",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    job_seconds_per_megapixel: float = _setting(
+        3600.0,
+        "Seconds a job gets for each million pixels of its picture, on top of two minutes; eight "
+        "times as many with tta. Up to job_timeout_seconds.",
+        minimum=0.1,
+        maximum=1_000_000,
+    )
+    stall_seconds: float = _setting(
+        300.0,
+        "An engine that finishes no tile for so long is ended, and the job tried differently.",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    fallback: str = _setting(
+        "cpu",
+        "Where a job goes when every attempt on the GPU failed: cpu, or none to let it fail.",
+        choices=("cpu", "none"),
+    )
+    max_attempts: int = _setting(
+        3,
+        "How often a job is begun when the server dies under it, before it fails.",
+        minimum=1,
+        maximum=100,
+    )
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """Where files are kept and for how long."""
+
+    data_dir: str = _setting(
+        "data", "Folder for uploads, results and job records.", flag="--data-dir"
+    )
+    delete_after_download: bool = _setting(
+        True, "Delete a result as soon as it has been downloaded completely."
+    )
+    result_ttl_hours: float = _setting(
+        24.0, "Hours after which a result that nobody fetched is deleted.", minimum=0.001
+    )
+    record_ttl_hours: float = _setting(
+        168.0, "Hours after its end for which a job's status can be asked for.", minimum=0.001
+    )
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """How much is taken on at once."""
+
+    max_concurrent_jobs: int = _setting(
+        0,
+        "Jobs upscaled at the same time; 0: one a device, small pictures side by side on the CPU.",
+        minimum=0,
+        maximum=1024,
+    )
+    max_queue_size: int = _setting(
+        100, "Jobs waiting beside those; more are refused with 503.", minimum=1, maximum=1_000_000
+    )
+    max_queue_per_client: int = _setting(
+        0,
+        "Jobs of one client (its token, else its address) that wait or run; more are refused with "
+        "503; 0: no limit.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    max_input_megapixels: float = _setting(
+        150.0, "Largest picture taken, in million pixels.", minimum=0.01, maximum=10_000
+    )
+    max_output_megapixels: float = _setting(
+        2400.0, "Largest result, in million pixels.", minimum=0.01, maximum=100_000
+    )
+    scheduling: str = _setting(
+        "fair",
+        "Which waiting job is next. fair: clients get equal time, small jobs come before large "
+        "ones (docs/scheduling.md); fifo: first come, first served.",
+        choices=("fair", "fifo"),
+    )
+    imaging_memory_mb: int = _setting(
+        4096,
+        "Memory that decoding one picture, or encoding one as WebP, may take, in MiB.",
+        minimum=512,
+        maximum=1_000_000,
+    )
+    rate_limit_per_minute: int = _setting(
+        0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
+    )
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """What is written to standard error."""
+
+    level: str = _setting(
+        "info", "Least severe event written.", choices=("debug", "info", "warning", "error")
+    )
+    format: str = _setting("text", "One line per event, as text or JSON.", choices=("text", "json"))
+    access: bool = _setting(False, "Write a line per HTTP request too.")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Parts that can be switched off."""
+
+    docs: bool = _setting(True, "Serve Swagger UI at <api_prefix>/docs.")
+    input_formats: tuple[str, ...] = _setting(
+        allowed.INPUT_FORMATS,
+        "Picture formats that are taken; the content of an upload decides, not its name.",
+        check=allowed.input_formats,
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings. ``base`` is the folder that relative paths in them start from."""
+
+    server: ServerSettings = ServerSettings()
+    upscaler: UpscalerSettings = UpscalerSettings()
+    storage: StorageSettings = StorageSettings()
+    limits: LimitSettings = LimitSettings()
+    logging: LoggingSettings = LoggingSettings()
+    features: FeatureSettings = FeatureSettings()
+    base: Path = field(default_factory=Path.cwd)
+
+    def path(self, value: str) -> Path:
+        """Return a path setting as an absolute path, ``~`` expanded."""
+        return Path(os.path.normpath(self.base / Path(value).expanduser()))
+
+    @property
+    def data_dir(self) -> Path:
+        """Absolute folder of uploads, results and records."""
+        return self.path(self.storage.data_dir)
+
+    @property
+    def models_dir(self) -> Path:
+        """Absolute folder of the models."""
+        return self.path(self.upscaler.models_path)
+
+    @property
+    def models_cache(self) -> Path:
+        """Absolute file that keeps what was measured of the models."""
+        return self.data_dir / "models.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: ``key`` of ``section`` with type, default and rule."""
+
+    section: str
+    key: str
+    type: Any
+    default: Any
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        """``section.key``, as error messages and documents call it."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def env(self) -> str:
+        """The environment variable that sets it."""
+        return f"{ENV_PREFIX}{self.section}_{self.key}".upper()
+
+
+SECTIONS: Mapping[str, type] = {
+    "server": ServerSettings,
+    "upscaler": UpscalerSettings,
+    "storage": StorageSettings,
+    "limits": LimitSettings,
+    "logging": LoggingSettings,
+    "features": FeatureSettings,
+}
+
+
+def settings() -> Iterator[Setting]:
+    """Yield every setting, in the order of the file."""
+    for section, cls in SECTIONS.items():
+        hints = typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            rule = cast(Rule, item.metadata["rule"])
+            yield Setting(section, item.name, hints[item.name], item.default, rule)
+
+
+def warnings(config: Config) -> list[str]:
+    """Return sentences about settings that are allowed but unwise."""
+    found = []
+    local = config.server.host in {"127.0.0.1", "localhost", "::1"} or (
+        config.server.host.startswith("127.")
+    )
+    if not local and not config.server.auth_token and not config.server.tokens:
+        found.append(
+            f"The server listens on {config.server.host} without server.auth_token: everybody who "
+            "reaches this address can use it. Set a token or listen on 127.0.0.1."
+        )
+    return found

@@ -1,0 +1,97 @@
+"""Where settings come from: defaults, a file, the environment, flags; later ones win.
+
+A file is YAML with a section each; a variable is called ``UPSCALED_<SECTION>_<KEY>``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from upscaled.config.settings import ENV_PREFIX, SECTIONS, Config, settings
+from upscaled.config.types import from_text, typed
+from upscaled.errors import ConfigError
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the settings.
+
+    Args:
+        file: the YAML file; None: defaults only, relative paths start at the working directory.
+        environ: the environment; None: the process's own.
+        flags: values from the command line by setting name (``server.port``), as text.
+
+    Raises:
+        ConfigError: one sentence that names the key, the value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    flags = flags or {}
+    document = _read_file(file) if file else {}
+    values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+    known_variables = {"UPSCALED_CONFIG"}
+    for setting in settings():
+        known_variables.add(setting.env)
+        section = document.get(setting.section, {})
+        found: object
+        if setting.name in flags:
+            found, source = from_text(flags[setting.name], setting.type), str(setting.rule.flag)
+        elif setting.env in environ:
+            found, source = from_text(environ[setting.env], setting.type), setting.env
+        elif setting.key in section:
+            found, source = section[setting.key], str(file)
+        else:
+            continue
+        values[setting.section][setting.key] = typed(
+            setting.name, setting.type, setting.rule, found, source
+        )
+    for variable in environ:
+        if variable.startswith(ENV_PREFIX) and variable not in known_variables:
+            raise ConfigError(
+                f"There is no setting for the environment variable {variable}; "
+                f"allowed are {ENV_PREFIX}<SECTION>_<KEY> for the keys in config.yaml."
+            )
+    base = file.resolve().parent if file else Path.cwd()
+    sections = {name: cls(**values[name]) for name, cls in SECTIONS.items()}
+    return Config(base=base, **sections)
+
+
+def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
+    try:
+        document: object = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"The configuration file {path} does not exist.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {path} can't be read: {error.strerror}."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"The configuration file {path}{line} is not valid YAML.") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections such as `server:`, found {document!r}.")
+    for name, section in document.items():
+        if name not in SECTIONS:
+            raise ConfigError(
+                f"{path}: there is no section {name!r}; allowed are {', '.join(SECTIONS)}."
+            )
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{path}: section {name} is {section!r}; allowed are its keys.")
+        keys = [item.name for item in dataclasses.fields(SECTIONS[name])]
+        for key in section or {}:
+            if key not in keys:
+                raise ConfigError(
+                    f"{path}: there is no key {name}.{key}; allowed are {', '.join(keys)}."
+                )
+    return {name: section or {} for name, section in document.items()}

@@ -1,0 +1,231 @@
+"""A network's two ncnn files as a graph: layers, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upscaled.engines.param_file import MAGIC
+from upscaled.pictures import Size
+
+Floats = NDArray[np.float32]
+
+_FP16 = 0x01306B47
+"""ncnn's mark in front of weights that are stored in 16 bits; 0 stands before 32 (modelbin.cpp)."""
+_ARRAY_KEYS = -23300
+"""Keys of arrays are written as this less the key (paramdict.cpp)."""
+
+_KEYS: dict[str, frozenset[int]] = {
+    "Input": frozenset(),
+    "Split": frozenset(),
+    "Convolution": frozenset({0, 1, 4, 5, 6, 9, 10}),
+    "PReLU": frozenset({0}),
+    "Concat": frozenset(),
+    "Eltwise": frozenset({0, 1}),
+    "BinaryOp": frozenset({0}),
+    "Interp": frozenset({0, 1, 2}),
+    "PixelShuffle": frozenset({0}),
+}
+"""The layers that Real-ESRGAN networks consist of, and the keys that are understood of each. ncnn's
+defaults hold for keys that are absent, so a layer with any other key might be something else."""
+
+_ARRAYS = {("Convolution", 10), ("Eltwise", 1)}
+"""Those of the keys that stand for arrays: an activation's numbers, the addends' factors."""
+
+
+class UnknownGraphError(Exception):
+    """A network holds something that is not understood here; the message is a sentence."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of the ``.param``, with what the ``.bin`` holds for it."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: dict[int, tuple[float, ...]]
+    """Whole numbers are `int`, which ncnn tells from others by the way they are written."""
+    weights: tuple[Floats, ...] = ()
+    """Of a convolution its kernel (out, in, height, width) and bias (out), of a PReLU its slopes
+    (channels); none where only the ``.param`` was read."""
+
+    def value(self, key: int, default: float) -> float:
+        """Return the only value of a key."""
+        return self.values[key][0] if key in self.values else default
+
+
+def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
+    """Read a pair of files, or the ``.param`` alone.
+
+    Convolutions have stride 1, padding that keeps the size, and no activation or a (leaky) ReLU;
+    sums are of two.
+
+    Raises:
+        UnknownGraphError: they hold a layer, or a variant of one, that is not known here.
+        OSError: they can't be read.
+    """
+    stored = None if weights is None else _Stored(weights.read_bytes(), weights.name)
+    layers = []
+    for line in param.read_text("utf-8", "replace").splitlines()[2:]:
+        if not line.strip():
+            continue
+        try:
+            layer = _layer(line, stored)
+        except (ValueError, LookupError):
+            raise UnknownGraphError(f"This line makes no sense: {line.strip()!r}.") from None
+        if layer.kind != "Input":
+            layers.append(layer)
+    if stored is not None:
+        stored.end()
+    return tuple(layers)
+
+
+def param_text(layers: Sequence[Layer], data: str) -> str:
+    """Return layers as the content of a ``.param``, with ``data`` for the input's name."""
+    lines = [f"Input in 0 1 {data}"]
+    for number, layer in enumerate(layers):
+        blobs = [*layer.inputs, *layer.outputs]
+        pairs = (_written(layer.kind, key, numbers) for key, numbers in layer.values.items())
+        counts = f"{len(layer.inputs)} {len(layer.outputs)}"
+        lines.append(" ".join([layer.kind, f"layer{number}", counts, *blobs, *pairs]))
+    blobs_made = 1 + sum(len(layer.outputs) for layer in layers)
+    return "\n".join([MAGIC, f"{len(lines)} {blobs_made}", *lines, ""])
+
+
+def operations(layers: Sequence[Layer], data: str, size: Size) -> float:
+    """Return the floating-point operations for a tile, convolutions literally.
+
+    Args:
+        layers: with their weights.
+        data: name of the input.
+        size: of the tile, with its padding.
+    """
+    sizes: dict[str, tuple[float, float]] = {data: (size.width, size.height)}
+    total = 0.0
+    for layer in layers:
+        lost, factor = 0.0, 1.0
+        match layer.kind:
+            case "Convolution":
+                lost = layer.value(1, 1) - 1 - 2 * layer.value(4, 0)
+            case "Crop":
+                lost = 2 * layer.value(0, 0)
+            case "Interp":
+                factor = layer.value(1, 1)
+            case "PixelShuffle":
+                factor = layer.value(0, 1)
+        width, height = ((side - lost) * factor for side in sizes[layer.inputs[0]])
+        if layer.kind == "Convolution":
+            total += 2 * layer.weights[0].size * width * height
+        sizes.update(dict.fromkeys(layer.outputs, (width, height)))
+    return total
+
+
+def _written(kind: str, key: int, numbers: tuple[float, ...]) -> str:
+    if (kind, key) in _ARRAYS:
+        return f"{_ARRAY_KEYS - key}={','.join([str(len(numbers)), *map(_text, numbers)])}"
+    return f"{key}={_text(numbers[0])}"
+
+
+def _text(number: float) -> str:
+    # Nine digits are all of 32 bits. Older releases of ncnn can't read more than nine decimals.
+    return str(number) if isinstance(number, int) else f"{number:.8e}"
+
+
+def _layer(line: str, stored: _Stored | None) -> Layer:
+    """Read a line of the ``.param``, and take its weights."""
+    kind, _, taken, given, *rest = line.split()
+    if kind not in _KEYS:
+        raise UnknownGraphError(f"{kind} is not a layer that is known.")
+    ins, outs = int(taken), int(given)
+    if min(ins, outs) < (kind != "Input") or len(rest) < ins + outs:
+        raise ValueError
+    blobs, pairs = rest[: ins + outs], rest[ins + outs :]
+    values = dict(_parse(pair) for pair in pairs)
+    _check(kind, ins, values)
+    weights = () if stored is None else stored.take(kind, values)
+    return Layer(kind, tuple(blobs[:ins]), tuple(blobs[ins:]), values, weights)
+
+
+def _parse(pair: str) -> tuple[int, tuple[float, ...]]:
+    name, _, value = pair.partition("=")
+    key, numbers = int(name), tuple(_number(text) for text in value.split(","))
+    if key < 0:
+        return _ARRAY_KEYS - key, numbers[1:]  # their count comes first
+    return key, numbers
+
+
+def _number(text: str) -> float:
+    """Read a number as ncnn does, for which one is whole unless it has a point or an exponent."""
+    return float(text) if set(text) & set(".eE") else int(text)
+
+
+def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None:
+    """Refuse what would have to be understood and is not."""
+
+    def value(key: int, default: float) -> float:
+        return values[key][0] if key in values else default
+
+    match kind:
+        case "Convolution":
+            side = value(1, 0)
+            usual = side % 2 == 1 and value(4, 0) == side // 2 and value(5, 0) == 1
+            usual = usual and value(9, 0) in {0, 1, 2}
+        case "Eltwise":
+            usual = inputs == 2 and value(0, 0) == 1 and len(values.get(1, ())) in {0, 2}
+        case "BinaryOp":
+            usual = inputs == 2 and value(0, 0) == 0
+        case "Interp":
+            usual = value(0, 0) in {1, 3} and value(1, 1) == value(2, 1) > 0
+        case "PixelShuffle":
+            usual = value(0, 1) >= 1
+        case _:
+            usual = True
+    if not usual or not values.keys() <= _KEYS[kind]:
+        raise UnknownGraphError(f"A layer {kind} is of a kind that is not known: {values}.")
+
+
+class _Stored:
+    """The weights in a ``.bin``, taken one layer after the other."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        self._content = content
+        self._name = name
+        self._offset = 0
+
+    def take(self, kind: str, values: dict[int, tuple[float, ...]]) -> tuple[Floats, ...]:
+        """Take the weights of the next layer."""
+        if kind == "Convolution":
+            out, side, count = (int(values[key][0]) for key in (0, 1, 6))
+            kernel = self._floats(count, self._mark()).reshape(out, -1, side, side)
+            return kernel, self._floats(out)
+        if kind == "PReLU":
+            return (self._floats(int(values[0][0])),)
+        return ()
+
+    def end(self) -> None:
+        """Refuse a file that holds more."""
+        if self._offset != len(self._content):
+            raise UnknownGraphError(
+                f"{self._name} holds {len(self._content) - self._offset} bytes more than known."
+            )
+
+    def _mark(self) -> int:
+        mark = int.from_bytes(self._content[self._offset : self._offset + 4], "little")
+        self._offset += 4
+        if mark not in {0, _FP16}:
+            raise UnknownGraphError(f"{self._name} stores weights in a way that is not known.")
+        return mark
+
+    def _floats(self, count: int, mark: int = 0) -> Floats:
+        kind = np.float16 if mark == _FP16 else np.float32
+        length = count * np.dtype(kind).itemsize
+        if self._offset + length > len(self._content):
+            raise UnknownGraphError(f"{self._name} is too short.")
+        found = np.frombuffer(self._content, kind, count, self._offset)
+        self._offset += (length + 3) // 4 * 4  # each block fills whole words
+        return found.astype(np.float32)

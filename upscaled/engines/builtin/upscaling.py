@@ -1,0 +1,169 @@
+"""One task inside the worker: tiles are read, enlarged and written, several at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from upscaled.engines import memory
+from upscaled.engines.builtin.network import Floats, InferenceError, Network, Pixels, to_bytes
+from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected
+from upscaled.engines.engine import UpscaleTask
+
+OnTile = Callable[[int, int, int], None]
+"""Called after a tile with those done, all there are, and the source rows, from the task's top
+on, that are wholly written. Calls come one at a time and never go back."""
+
+
+def upscale(
+    network: Network, task: UpscaleTask, tile: int, on_tile: OnTile, *, workers: int = 1
+) -> None:
+    """Do ``task`` with tiles of ``tile`` pixels, ``workers`` of them at once.
+
+    Each worker reads, enlarges, checks, rounds and writes a tile by itself, so that the network
+    waits for none of that. A failure ends the task as soon as the others have done their tiles.
+    Memory holds one enlarged tile a worker, whatever the picture's size.
+
+    Raises:
+        InferenceError: as `Network.run`, or the output has not the promised size.
+        OSError: source or target can't be read or written.
+    """
+    source = os.open(task.source.path, os.O_RDONLY)
+    try:
+        target = os.open(task.target.path, os.O_WRONLY)
+        try:
+            _Upscaling(network, task, tile, on_tile, source, target).run(workers)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+class _Upscaling:
+    """A task under way, shared by its workers."""
+
+    def __init__(
+        self,
+        network: Network,
+        task: UpscaleTask,
+        tile: int,
+        on_tile: OnTile,
+        source: int,
+        target: int,
+    ) -> None:
+        self._task = task
+        self._source = source
+        self._target = target
+        self._infer = network.run_averaged if task.tta else network.run
+        self._on_tile = on_tile
+        rows = plan_tiles(task.source.size.width, task.top, task.bottom, tile)
+        self._waiting = iter(list(itertools.chain.from_iterable(rows)))
+        self._total = sum(len(row) for row in rows)
+        self._done = 0
+        self._tops = [row[0].top for row in rows] + [task.bottom]
+        self._missing = {row[0].top: len(row) for row in rows}
+        self._finished_rows = 0
+        self._lock = threading.Lock()
+
+    def run(self, workers: int) -> None:
+        if workers == 1:
+            self._work()
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="tiles") as pool:
+            working = [pool.submit(self._work) for _ in range(workers)]
+        while working:  # an error must not reach itself through them: it keeps a network's memory
+            working.pop().result()
+
+    def _work(self) -> None:
+        """Do tiles until none is left or somebody failed."""
+        try:
+            while (place := self._next()) is not None:
+                planes = self._infer(_read(self._source, self._task, place))
+                _check(planes, self._task, place)
+                _write(self._target, self._task, place, to_bytes(planes))
+                del planes  # before the next tile's are made
+                self._note(place)
+        except BaseException:
+            with self._lock:
+                self._waiting = iter(())
+            raise
+
+    def _next(self) -> Tile | None:
+        with self._lock:
+            return next(self._waiting, None)
+
+    def _note(self, place: Tile) -> None:
+        with self._lock:
+            self._done += 1
+            self._missing[place.top] -= 1
+            while (
+                self._finished_rows < len(self._missing)
+                and self._missing[self._tops[self._finished_rows]] == 0
+            ):
+                self._finished_rows += 1
+            whole = self._tops[self._finished_rows] - self._task.top
+            self._on_tile(self._done, self._total, whole)
+            if self._missing[place.top] == 0 and self._done < self._total:
+                memory.give_back()  # or a huge picture's holes would add up
+
+
+def _read(source: int, task: UpscaleTask, place: Tile) -> Pixels:
+    """Read a tile with its padding: (height, width, 3) bytes."""
+    size, stride = task.source.size, task.source.row_bytes
+    xs = reflected(place.left, place.right, size.width)
+    ys = reflected(place.top, place.bottom, size.height)
+    left, right = int(xs.min()), int(xs.max()) + 1
+    top, bottom = int(ys.min()), int(ys.max()) + 1
+    part = np.empty((bottom - top, right - left, 3), np.uint8)
+    if right - left == size.width:
+        _read_all(source, task, part.data.cast("B"), top * stride)
+    else:
+        for row, line in enumerate(part, top):
+            _read_all(source, task, line.data.cast("B"), row * stride + left * 3)
+    return part[(ys - top)[:, None], xs - left]
+
+
+def _read_all(source: int, task: UpscaleTask, buffer: memoryview, offset: int) -> None:
+    while buffer:
+        got = os.preadv(source, [buffer], offset)
+        if got == 0:
+            raise InferenceError("failed", f"{task.source.path.name} is shorter than it should be.")
+        buffer = buffer[got:]
+        offset += got
+
+
+def _check(planes: Floats, task: UpscaleTask, place: Tile) -> None:
+    """Refuse an enlarged tile that has not the promised size.
+
+    Raises:
+        InferenceError: it has another.
+    """
+    scale = task.model.native_scale
+    expected = (3, (place.bottom - place.top) * scale, (place.right - place.left) * scale)
+    if planes.shape != expected:
+        raise InferenceError(
+            "failed", f"The network returned {planes.shape} values, {expected} were expected."
+        )
+
+
+def _write(target: int, task: UpscaleTask, place: Tile, pixels: Pixels) -> None:
+    scale = task.model.native_scale
+    stride = task.target.row_bytes
+    offset = place.top * scale * stride + place.left * scale * 3
+    if place.left == 0 and pixels.shape[1] * 3 == stride:
+        _write_all(target, pixels.data.cast("B"), offset)
+        return
+    for number, line in enumerate(pixels):
+        _write_all(target, line.data.cast("B"), offset + number * stride)
+
+
+def _write_all(target: int, content: memoryview, offset: int) -> None:
+    while content:
+        written = os.pwrite(target, content, offset)
+        content = content[written:]
+        offset += written

@@ -1,0 +1,203 @@
+"""Which engine works on which devices: what ``engine: auto`` takes, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from upscaled.config.settings import Config
+from upscaled.engines import devices, memory
+from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.builtin.messages import MODELS_KEPT
+from upscaled.engines.engine import CPU, Device, Engine
+from upscaled.engines.native import program as native_program
+from upscaled.engines.native.engine import BinaryEngine
+from upscaled.engines.native.program import ProgramInfo
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.errors import ConfigError, EngineError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What the configuration comes to on this machine."""
+
+    engine: str
+    devices: tuple[Device, ...]
+    program: ProgramInfo | None
+    """The native program, where it is the engine."""
+    reason: str
+    """One sentence for people: why this engine and these devices."""
+    library: CpuLibrary = CpuLibrary.NCNN
+    """What runs networks on the CPU."""
+    memory_mb: int | None = None
+    """MiB that all builtin engines together may hold; None: half of the machine's, each."""
+
+
+async def choose(config: Config) -> EngineChoice:
+    """Find out what to work with.
+
+    Raises:
+        ConfigError: what the configuration demands is not there.
+    """
+    limit = config.upscaler.memory_limit_mb
+    memory_mb = await asyncio.to_thread(memory.engine_part_mb, limit)
+    library = await asyncio.to_thread(choose_library, config.upscaler.cpu_library)
+    return dataclasses.replace(await _choose(config), memory_mb=memory_mb, library=library)
+
+
+async def _choose(config: Config) -> EngineChoice:
+    found = await devices.list_devices()
+    wanted = config.upscaler.engine
+    if wanted == "builtin":
+        return _builtin(config, found, "upscaler.engine is builtin")
+    program, obstacle = await _program(config)
+    if wanted == "binary":
+        if program is None:
+            raise ConfigError(f"upscaler.engine is 'binary', but {obstacle}")
+        if not found:
+            raise ConfigError(
+                "upscaler.engine is 'binary', but no Vulkan device was found; install the driver "
+                "of your GPU, or set upscaler.engine to auto or builtin."
+            )
+        best = devices.best_device(found) or found[0]
+        asked_for = _chosen(config, found) or (best,)
+        return EngineChoice("binary", asked_for, program, "upscaler.engine is binary")
+    if program is None:
+        return _builtin(config, found, obstacle)
+    chosen = _chosen(config, found)
+    if not chosen:
+        gpu = devices.best_device(found)
+        if gpu is None:
+            return _builtin(config, found, f"{program.path.name} is there, but no real GPU")
+        chosen = (gpu,)
+    if CPU in chosen:
+        return _builtin(config, found, "upscaler.gpu_ids asks for the CPU")
+    return EngineChoice("binary", chosen, program, f"{program.path.name} and a GPU are there")
+
+
+async def _program(config: Config) -> tuple[ProgramInfo | None, str]:
+    """Return the native program, or None and the sentence why there is none to use."""
+    path = await asyncio.to_thread(
+        native_program.find_program, config.upscaler.binary_path, config.path("bin")
+    )
+    if path is None:
+        return None, "there is no native program in bin/ or in PATH"
+    try:
+        return await native_program.probe(path), ""
+    except EngineError as error:
+        return None, error.message
+
+
+def _builtin(config: Config, found: Sequence[Device], why: str) -> EngineChoice:
+    chosen = _chosen(config, found)
+    if not chosen:
+        best = devices.best_device(found)
+        chosen = (best,) if best else (CPU,)
+    where = " and ".join(device.name for device in chosen)
+    return EngineChoice("builtin", chosen, None, f"{why.rstrip('.')}; builtin engine on {where}")
+
+
+def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
+    """Return the devices that ``upscaler.gpu_ids`` names; none when it names none."""
+    by_index: dict[int | None, Device] = {device.index: device for device in found}
+    chosen = []
+    for index in config.upscaler.gpu_ids:
+        device = CPU if index == -1 else by_index.get(index)
+        if device is None:
+            known = ", ".join(f"{d.index} ({d.name})" for d in found) or "none"
+            raise ConfigError(
+                f"upscaler.gpu_ids is {list(config.upscaler.gpu_ids)}; allowed are the Vulkan "
+                f"devices of this machine: {known}; and -1 for the CPU."
+            )
+        chosen.append(device)
+    if config.upscaler.engine == "binary" and CPU in chosen:
+        raise ConfigError(
+            "upscaler.gpu_ids contains -1, but the native program can't work on the CPU; set "
+            "upscaler.engine to builtin."
+        )
+    return tuple(chosen)
+
+
+def models_kept(choice: EngineChoice) -> int:
+    """Return how many models the chosen engine keeps loaded; the binary loads one a job."""
+    return MODELS_KEPT if choice.program is None else 0
+
+
+def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
+    """Build the slots for a choice: one per device unless ``limits.max_concurrent_jobs`` says.
+
+    Unless it says, small pictures share the CPU, as many as it has cores.
+    """
+    most = config.limits.max_concurrent_jobs or len(choice.devices)
+    # More jobs than devices share them; fewer leave devices idle.
+    counts = [
+        most // len(choice.devices) + (number < most % len(choice.devices))
+        for number in range(len(choice.devices))
+    ]
+    memory_mb = worker_memory_mb(config, choice)
+    places = [
+        (Place(choice.engine, device), count, _maker(config, choice, device, memory_mb))
+        for device, count in zip(choice.devices, counts, strict=True)
+        if count
+    ]
+    spares = []
+    if _has_spare(config, choice):
+        spares.append((Place("builtin", CPU), _builtin_maker(config, choice, CPU, memory_mb)))
+    shared = {place: _cpu_shares(config) for place, _, _ in places if place.is_cpu}
+    return EnginePool(places, spares, shared)
+
+
+def worker_memory_mb(config: Config, choice: EngineChoice) -> int | None:
+    """Return how many MiB each process of the builtin engine may hold; None: half of all."""
+    if choice.memory_mb is None:
+        return None
+    slots = config.limits.max_concurrent_jobs or len(choice.devices)
+    workers = (slots if choice.program is None else 0) + _has_spare(config, choice)
+    return choice.memory_mb // max(1, workers)
+
+
+def _has_spare(config: Config, choice: EngineChoice) -> bool:
+    return CPU not in choice.devices and config.upscaler.fallback == "cpu"
+
+
+def _cpu_shares(config: Config) -> int:
+    """Return how many small pictures the CPU may work on at once."""
+    if config.limits.max_concurrent_jobs:
+        return 1
+    return config.upscaler.threads or len(os.sched_getaffinity(0))
+
+
+def _maker(
+    config: Config, choice: EngineChoice, device: Device, memory_mb: int | None
+) -> Callable[[], Engine]:
+    program = choice.program
+    if program is None:
+        return _builtin_maker(config, choice, device, memory_mb)
+    # Left to itself the program takes its best device, whose index may differ from ours.
+    pinned = device if config.upscaler.gpu_ids else None
+    return lambda: BinaryEngine(
+        program.path,
+        pinned,
+        flavour=program.flavour,
+        stall_seconds=config.upscaler.stall_seconds,
+    )
+
+
+def _builtin_maker(
+    config: Config, choice: EngineChoice, device: Device, memory_mb: int | None
+) -> Callable[[], Engine]:
+    return lambda: BuiltinEngine(
+        device,
+        threads=config.upscaler.threads,
+        memory_limit_mb=memory_mb,
+        stall_seconds=config.upscaler.stall_seconds,
+        at_once=_cpu_shares(config) if device == CPU else 1,
+        library=choice.library,
+    )

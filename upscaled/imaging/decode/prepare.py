@@ -1,0 +1,124 @@
+"""An upload becomes clean pixels: decoded completely, turned, colour-managed, 8-bit RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from upscaled.errors import UnusablePictureError
+from upscaled.imaging import alpha as alphas
+from upscaled.imaging.decode.colour import Colours
+from upscaled.imaging.decode.reader import Opened, broken, open_picture
+from upscaled.imaging.raw import RowWriter, read_rows, strips
+from upscaled.imaging.records import Prepared
+from upscaled.imaging.sidecar import Sidecar, tidied
+from upscaled.pictures import RawImage
+
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: int) -> Prepared:
+    """Decode ``upload`` into ``workdir``: ``source.rgb``, ``source.alpha``, ``source.meta``.
+
+    Raises:
+        NotAPictureError: it is of none of ``formats``.
+        UnusablePictureError: it cannot be decoded completely, or not be upscaled.
+        OSError: the files cannot be written.
+    """
+    opened = open_picture(upload, formats, max_pixels)
+    with opened.image:
+        expected = opened.size
+        _decode(opened)
+        size = opened.size
+        if size != expected:
+            raise UnusablePictureError(
+                f"image decode failed: the header says {expected}, the picture is {size}."
+            )
+        _turn(opened)
+        colours = Colours(opened)
+        source = RawImage(workdir / "source.rgb", size)
+        alpha = _write(colours, source, workdir / "source.alpha")
+    kept, lost = colours.kept, opened.lost + colours.lost
+    exif = _tidied(opened.exif, kept, lost)
+    if opened.image.info.get("xmp") or opened.image.info.get("XML:com.adobe.xmp"):
+        lost.append("XMP")
+    sidecar = None
+    if colours.icc or exif:
+        sidecar = workdir / "source.meta"
+        Sidecar(colours.icc, exif).save(sidecar)
+    if alpha is not None:
+        kept.append("transparency")
+    return Prepared(source, alpha, sidecar, tuple(kept), tuple(lost))
+
+
+def _decode(opened: Opened) -> None:
+    try:
+        opened.image.load()
+    except MemoryError:
+        raise UnusablePictureError(
+            f"image decode failed: {opened.size} pixels need more memory than a picture may use."
+        ) from None
+    except Exception as error:  # decoders raise whatever broken bytes lead to
+        words = broken(opened.format, error)
+        raise UnusablePictureError(f"image decode failed: {words}.") from error
+
+
+def _turn(opened: Opened) -> None:
+    if opened.orientation != 1:
+        info = opened.image.info
+        turned = opened.image.transpose(_TURN[opened.orientation])
+        turned.info, turned.format = info, opened.image.format
+        opened.image.close()
+        opened.image, opened.orientation = turned, 1
+
+
+def _tidied(exif: bytes, kept: list[str], lost: list[str]) -> bytes:
+    if not exif:
+        return b""
+    try:
+        block = tidied(exif)
+    except Exception:  # broken EXIF in a good picture is common; it is told
+        if not any(phrase.startswith("EXIF") for phrase in lost):
+            lost.append("EXIF, which is broken")
+        return b""
+    if block:
+        kept.append("EXIF")
+    return block
+
+
+def _write(colours: Colours, source: RawImage, alpha_path: Path) -> RawImage | None:
+    """Write the source's rows; return its alpha channel if it has one that matters."""
+    alpha = RawImage(alpha_path, source.size, 1)
+    opaque, seen = True, False
+    blocks = []
+    with RowWriter(source.path) as colour_file, RowWriter(alpha_path) as alpha_file:
+        for top, bottom in strips(source.size.height, 4 * source.size.width, alphas.BLOCK):
+            rgb, part = colours.rgb_and_alpha(top, bottom)
+            colour_file.write(rgb)
+            if part is not None:
+                seen = True
+                alpha_file.write(part)
+                opaque = opaque and bool((part == 255).all())
+                blocks.append(alphas.coarse(rgb, part))
+    if not seen or opaque:
+        alpha_path.unlink()
+        return None
+    behind = alphas.fill(np.concatenate(blocks))
+    with source.path.open("r+b") as colour_file:
+        for top, bottom in strips(source.size.height, 4 * source.size.width, alphas.BLOCK):
+            rgb, part = read_rows(source, top, bottom), read_rows(alpha, top, bottom)[..., 0]
+            near = behind[top // alphas.BLOCK : -(-bottom // alphas.BLOCK)]
+            colour_file.seek(top * source.row_bytes)
+            colour_file.write(alphas.bleed(rgb, part, near).tobytes())
+    return alpha

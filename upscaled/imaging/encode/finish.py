@@ -1,0 +1,235 @@
+"""The engine's pixels become the finished file, a band at a time: verified, written, read back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from upscaled.errors import EngineError
+from upscaled.imaging.encode.encoder import (
+    EncodedStrip,
+    StripEncoder,
+    mean_error_allowed,
+    quality_of,
+)
+from upscaled.imaging.encode.jpeg import JpegEncoder
+from upscaled.imaging.encode.png import PngEncoder
+from upscaled.imaging.encode.rows import ResultRows
+from upscaled.imaging.encode.webp import write_webp
+from upscaled.imaging.raw import read_rows, strips
+from upscaled.imaging.records import Band, Finished, FinishOptions, Piece, Prepared, Written
+from upscaled.imaging.sidecar import Sidecar, resized
+from upscaled.imaging.verify.verify import likeness
+from upscaled.pictures import RawImage
+
+PART = "result.part"
+"""The file of a result that is not finished."""
+_JPEG_EXIF_LIMIT = 65_533
+"""Bytes that one JPEG segment holds."""
+_ROWS = 64
+"""Until its end a result is written up to multiples of this, where any encoder's strips may end."""
+_BLOCK = 1 << 20
+
+
+def finish_band(
+    prepared: Prepared,
+    native: RawImage,
+    workdir: Path,
+    options: FinishOptions,
+    band: Band,
+    written: Written,
+    *,
+    threads: int = 1,
+) -> Written:
+    """Verify a band of ``native``, write what it adds to the result; with the last one, finish it.
+
+    Args:
+        prepared: the picture.
+        native: its enlargement, whose rows up to the band's end are there.
+        workdir: where ``result.<format>`` is made.
+        options: how it is to be written.
+        band: begins where the last one ended.
+        written: what came of the bands before.
+        threads: how many strips are compared, and then encoded, at a time.
+
+    Returns:
+        What the next band goes on from.
+
+    Raises:
+        UnlikeError: the band is not the enlarged source; nothing was written.
+        EngineError: the written file does not hold what was written.
+        OSError: it could not be written.
+        MemoryError: it needs more memory than this process may have.
+    """
+    score = likeness(prepared.source, native, band.top, band.bottom, band.most, threads=threads)
+    written = replace(written, source_rows=band.bottom, score=min(written.score, score))
+    last = band.bottom == prepared.source.size.height
+    beside = _Metadata(prepared, options)
+    rows = ResultRows(prepared, native, options)
+    part = workdir / PART
+    if options.format != "webp":
+        stop = rows.ready(_native_row(band.bottom, prepared, native))
+        if not last:
+            stop = max(written.rows, stop // _ROWS * _ROWS)
+        written = _extended(part, _encoder(rows, options, beside), rows, stop, written, threads)
+    elif last:
+        write_webp(rows, part, options, beside.icc, beside.exif)
+    if not last:
+        if rows.resampled or options.format == "webp":  # what comes later needs these rows again
+            first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
+            written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
+        return written
+    path = workdir / f"result.{options.format}"
+    size, sha256 = _sealed(part, path, written)
+    kept, lost = tuple(beside.kept), tuple(beside.lost)
+    finished = Finished(path, options.size, size, sha256, written.score, kept, lost)
+    return replace(written, finished=finished)
+
+
+class _Metadata:
+    """What the result carries beside its pixels, and what is told of that."""
+
+    def __init__(self, prepared: Prepared, options: FinishOptions) -> None:
+        self.icc, self.exif = b"", b""
+        self.kept, self.lost = list(prepared.kept), list(prepared.lost)
+        if prepared.alpha is not None and options.format == "jpg":
+            self._lose("transparency", "transparency, laid on the background colour")
+        if prepared.sidecar is None:
+            return
+        if not options.keep_metadata:
+            for phrase in sorted({"ICC profile", "EXIF"} & set(self.kept)):
+                self._lose(phrase, f"{phrase}, as was asked for")
+            return
+        sidecar = Sidecar.load(prepared.sidecar)
+        self.icc = sidecar.icc
+        exif = resized(sidecar.exif, options.size) if sidecar.exif else b""
+        if options.format == "jpg" and len(exif) > _JPEG_EXIF_LIMIT:
+            self._lose("EXIF", f"EXIF of {len(exif)} bytes, more than a JPEG holds")
+            exif = b""
+        self.exif = exif
+
+    def _lose(self, phrase: str, words: str) -> None:
+        self.kept.remove(phrase)
+        self.lost.append(words)
+
+
+def _encoder(rows: ResultRows, options: FinishOptions, beside: _Metadata) -> StripEncoder:
+    if options.format == "png":
+        return PngEncoder(options.size, rows.channels, beside.icc, beside.exif)
+    quality = quality_of(options)
+    allowed = mean_error_allowed(quality)
+    return JpegEncoder(options.size, quality, allowed, beside.icc, beside.exif)
+
+
+def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:
+    return row * native.size.height // prepared.source.size.height
+
+
+def _extended(
+    part: Path,
+    encoder: StripEncoder,
+    rows: ResultRows,
+    stop: int,
+    written: Written,
+    threads: int,
+) -> Written:
+    """Append the rows up to ``stop`` to the result's unfinished file."""
+    state = written.state if written.length else encoder.start
+    length = check = 0
+    with part.open("r+b" if written.length else "wb") as file:
+        file.truncate(written.length)
+        file.seek(written.length)
+
+        def append(content: bytes) -> None:
+            nonlocal length, check
+            file.write(content)
+            length += len(content)
+            check = zlib.crc32(content, check)
+
+        if not written.length:
+            append(encoder.head())
+        for strip in _encoded(encoder, rows, written.rows, stop, threads):
+            append(strip.content)
+            state = encoder.joined(state, strip)
+        if stop == rows.size.height:
+            append(encoder.tail(state))
+    piece = Piece(PART, written.length, length, check)
+    return replace(
+        written,
+        rows=stop,
+        length=written.length + length,
+        state=state,
+        pieces=(*written.pieces, piece),
+    )
+
+
+def _encoded(
+    encoder: StripEncoder, rows: ResultRows, top: int, bottom: int, threads: int
+) -> Iterator[EncodedStrip]:
+    """Yield the rows' strips in their order, some of them being made ahead."""
+
+    def made(first: int, last: int) -> EncodedStrip:
+        return encoder.strip(rows.get(first, last), first)
+
+    row_bytes = rows.channels * rows.size.width
+    spans = [(top + a, top + b) for a, b in strips(bottom - top, row_bytes, encoder.multiple)]
+    if len(spans) == 1 or threads == 1:
+        for span in spans:
+            yield made(*span)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[EncodedStrip]] = deque()
+        for span in spans:
+            ahead.append(pool.submit(made, *span))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:
+    check = 0
+    for first, last in strips(bottom - top, raw.row_bytes):
+        check = zlib.crc32(read_rows(raw, top + first, top + last).data, check)
+    return Piece(raw.path.name, top * raw.row_bytes, (bottom - top) * raw.row_bytes, check)
+
+
+def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
+    """Bring the file to the disk under its name; return its length and SHA-256.
+
+    Raises:
+        EngineError: it is not what was written.
+    """
+    digest = hashlib.sha256()
+    pieces = [piece for piece in written.pieces if piece.name == part.name]
+    length = part.stat().st_size
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+        for piece in pieces:
+            check = 0
+            for block in _blocks(piece.length):
+                content = file.read(block)
+                check = zlib.crc32(content, check)
+                digest.update(content)
+            if check != piece.crc32:
+                raise EngineError("The result's file is not what was written to it.")
+        while content := file.read(_BLOCK):  # all of a file that was not made in pieces
+            digest.update(content)
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return length, digest.hexdigest()
+
+
+def _blocks(length: int) -> Iterator[int]:
+    for start in range(0, length, _BLOCK):
+        yield min(_BLOCK, length - start)

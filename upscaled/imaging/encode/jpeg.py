@@ -1,0 +1,117 @@
+"""JPEG files made a strip at a time.
+
+A strip is encoded as a file of its own, with a restart marker after every row of blocks. What
+follows such a marker depends on nothing before it, so the strips' coded pixels, one behind the
+other with the markers that come between them, are those of one large picture (ITU-T T.81, E.1.4).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from upscaled.errors import EngineError
+from upscaled.imaging.encode.encoder import EncodedStrip
+from upscaled.imaging.encode.fingerprint import Fingerprint
+from upscaled.imaging.raw import Pixels
+from upscaled.pictures import Size
+
+_BLOCK = 8
+_RESTARTS = 8
+"""Restart markers are numbered modulo this."""
+_START_OF_FRAME, _START_OF_SCAN = b"\xff\xc0", b"\xff\xda"
+_RESTART, _END = b"\xff\xd7", b"\xff\xd9"
+
+
+class JpegEncoder:
+    """Makes the parts of a JPEG file (see `StripEncoder`).
+
+    Args:
+        size: of the picture.
+        quality: 1 to 100.
+        mean_error: levels by which a local mean may move.
+        icc: colour profile, or nothing.
+        exif: EXIF block with its marker, or nothing.
+    """
+
+    # So all strips number their markers alike, and the one between two of them is the last.
+    multiple = _BLOCK * _RESTARTS
+    start = 0
+
+    def __init__(
+        self, size: Size, quality: int, mean_error: float, icc: bytes, exif: bytes
+    ) -> None:
+        self._size = size
+        self._quality = quality
+        self._mean_error = mean_error
+        self._beside: dict[str, Any] = {}
+        if icc:
+            self._beside["icc_profile"] = icc
+        if exif:
+            self._beside["exif"] = exif
+
+    def head(self) -> bytes:
+        """Return what stands before the pixels: that of a small picture, with our height in it."""
+        small = np.zeros((_BLOCK, self._size.width, 3), np.uint8)
+        head, _ = _split(self._encoded(small, self._beside))
+        at = _segment(head, _START_OF_FRAME)
+        height = struct.pack(">H", self._size.height)  # behind length and precision
+        return head[: at + 5] + height + head[at + 7 :]
+
+    def strip(self, pixels: Pixels, top: int) -> EncodedStrip:
+        """Encode ``pixels``, rows × columns × 3, which begin at row ``top``.
+
+        Raises:
+            EngineError: decoded again it differs more than its quality makes it.
+        """
+        encoded = self._encoded(pixels, {})
+        with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
+            found = Fingerprint.of(np.asarray(image))
+        moved = Fingerprint.of(pixels).difference(found)
+        if moved > self._mean_error:
+            raise EngineError(
+                f"The written file does not hold what was written: local means differ by "
+                f"{moved:.1f} levels around row {top}, {self._mean_error:.1f} are allowed."
+            )
+        _, scan = _split(encoded)
+        return EncodedStrip((_RESTART if top else b"") + scan)
+
+    def joined(self, state: int, strip: EncodedStrip) -> int:
+        """Return the state after a strip; there is none."""
+        return state
+
+    def tail(self, state: int) -> bytes:
+        """Return what stands behind the pixels."""
+        return _END
+
+    def _encoded(self, pixels: Pixels, beside: dict[str, Any]) -> bytes:
+        file = io.BytesIO()
+        # Full colour resolution: halved, red lines and text fray.
+        Image.fromarray(pixels).save(
+            file,
+            "JPEG",
+            quality=self._quality,
+            subsampling="4:4:4",
+            restart_marker_rows=1,
+            **beside,
+        )
+        return file.getvalue()
+
+
+def _segment(jpeg: bytes, marker: bytes) -> int:
+    """Return where the first segment of this kind begins."""
+    at = 2
+    while jpeg[at : at + 2] != marker:
+        at += 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
+    return at
+
+
+def _split(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before the coded pixels, and these without the end marker."""
+    at = _segment(jpeg, _START_OF_SCAN)
+    scan = at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
+    return jpeg[:scan], jpeg[scan : -len(_END)]

@@ -1,0 +1,71 @@
+"""The result's pixels, whichever rows of them: at their promised size, with their transparency."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from upscaled.imaging.alpha import Enlarger
+from upscaled.imaging.decode.colour import in_profile, profile_to_srgb
+from upscaled.imaging.raw import Pixels, read_rows
+from upscaled.imaging.records import FinishOptions, Prepared
+from upscaled.imaging.resample import reader, resample, rows_ready
+from upscaled.imaging.sidecar import Sidecar
+from upscaled.pictures import RawImage
+
+
+class ResultRows:
+    """What the result of ``prepared`` is made of, once the engine has made ``native`` of it.
+
+    Args:
+        prepared: the picture.
+        native: its enlargement.
+        options: what was asked for.
+    """
+
+    def __init__(self, prepared: Prepared, native: RawImage, options: FinishOptions) -> None:
+        self._native = native
+        self.size = options.size
+        self._read = reader(native)
+        self._enlarger = Enlarger(prepared.alpha, options.size) if prepared.alpha else None
+        self._flat = options.format == "jpg"
+        icc = Sidecar.load(prepared.sidecar).icc
+        self._to_srgb = profile_to_srgb(icc) if icc and not options.keep_metadata else None
+        background = options.background
+        if icc and options.keep_metadata and prepared.alpha is not None:
+            # A colour the caller names is meant as sRGB; the pixels are in the picture's profile.
+            background = in_profile(background, icc)
+        self._background = np.array(background, np.float32)
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 4 for RGBA."""
+        return 4 if self._enlarger is not None and not self._flat else 3
+
+    @property
+    def resampled(self) -> bool:
+        """Whether rows depend on more rows of the native picture than those at their place."""
+        return self.size != self._native.size
+
+    def ready(self, native_rows: int) -> int:
+        """Return how many rows there are when ``native_rows`` of the native picture are."""
+        if not self.resampled:
+            return native_rows
+        return rows_ready(self._native.size.height, self.size.height, native_rows)
+
+    def get(self, top: int, bottom: int) -> Pixels:
+        """Return rows ``top`` to ``bottom``, rows × columns × `channels`."""
+        if self.resampled:
+            pixels = resample(self._read, self._native.size, self.size, top, bottom)
+        else:
+            pixels = read_rows(self._native, top, bottom)
+        if self._to_srgb is not None:
+            converted = ImageCms.applyTransform(Image.fromarray(pixels), self._to_srgb)
+            pixels = np.asarray(converted)
+        if self._enlarger is None:
+            return pixels
+        alpha = self._enlarger.rows(top, bottom)[..., None]
+        if not self._flat:
+            return np.concatenate((pixels, alpha), axis=2)
+        share = alpha.astype(np.float32) / 255
+        return np.rint(pixels * share + self._background * (1 - share)).astype(np.uint8)

@@ -1,0 +1,85 @@
+"""Is the engine's picture the enlarged source? Checked block by block, a strip at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from upscaled.imaging.raw import read_rows, strips
+from upscaled.imaging.records import DOUBTFUL, UnlikeError
+from upscaled.imaging.verify.likeness import BLOCK, compare
+from upscaled.pictures import RawImage
+
+_COMPARED_BYTES = 2 << 20
+"""Of the source, that are compared at a time at most: meanwhile they take thirty times as much."""
+
+
+def likeness(
+    source: RawImage,
+    native: RawImage,
+    top: int,
+    bottom: int,
+    most: float = DOUBTFUL,
+    *,
+    threads: int = 1,
+) -> float:
+    """Compare rows ``top`` to ``bottom`` of ``source`` with what ``native`` has there.
+
+    Args:
+        source: the prepared picture.
+        native: what an engine made of it.
+        top: first row of the source to compare.
+        bottom: row after the last.
+        most: `DOUBTFUL`, or `HOPELESS` for a picture that was confirmed.
+        threads: how many strips are compared at a time at most.
+
+    Returns:
+        The score of the worst block: 1.0 for equal means, 0.0 where it is doubted.
+
+    Raises:
+        UnlikeError: a block differs more than any network would change it.
+    """
+    scale = native.size.width // source.size.width
+    if scale < 1 or native.size != source.size.times(scale):
+        raise UnlikeError(f"The engine's picture is {native.size}, no multiple of {source.size}.")
+    found = native.path.stat().st_size
+    if found != native.total_bytes:
+        raise UnlikeError(
+            f"The engine's picture has {found} bytes, {native.total_bytes} were expected."
+        )
+
+    def worst_of(strip: tuple[int, int]) -> tuple[float, int, int]:
+        first, last = strip
+        enlarged = read_rows(native, first * scale, last * scale)
+        reduced = np.asarray(Image.fromarray(enlarged).reduce(scale))
+        share, row, column = compare(read_rows(source, first, last), reduced).worst()
+        return share, column * BLOCK, first + row * BLOCK
+
+    spans = list(_strips(top, bottom, native.row_bytes * scale))
+    largest = max(last - first for first, last in spans) * source.row_bytes
+    at_once = min(len(spans), threads, max(1, _COMPARED_BYTES // largest))
+    if at_once == 1:
+        worst, x, y = max(map(worst_of, spans))
+    else:
+        with ThreadPoolExecutor(at_once) as pool:
+            worst, x, y = max(pool.map(worst_of, spans))
+    if worst > most:
+        raise UnlikeError(
+            f"The engine's picture is unlike its source around x {x}, y {y} "
+            f"({worst / DOUBTFUL:.1f} times the difference that is trusted)."
+        )
+    return max(0.0, 1 - worst / DOUBTFUL)
+
+
+def _strips(top: int, bottom: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield strips of rows, none lower than a block unless it is the only one."""
+    start = top
+    for _, end in strips(bottom - top, row_bytes, BLOCK):
+        if bottom - (top + end) < BLOCK:
+            break
+        yield start, top + end
+        start = top + end
+    yield start, bottom

@@ -1,0 +1,73 @@
+"""What a caller gets of a completed job: its file under a name, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.errors import ResultGoneError, WrongStateError
+from upscaled.jobs.job import Job, JobState, shortened
+
+_STEM_BYTES = 200  # of a download's name, which may have 255 in all
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+_GONE = {
+    "downloaded": (
+        "already_downloaded",
+        "The result was downloaded already and then deleted; submit the picture again.",
+    ),
+    "expired": (
+        "expired",
+        "The result was not fetched in time and has been deleted; submit the picture again.",
+    ),
+    "lost": (
+        "expired",
+        "The result is no longer on the server's disk; submit the picture again.",
+    ),
+}
+"""By why a result is gone: code and sentence."""
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A finished picture, ready to be sent."""
+
+    path: Path
+    download_name: str
+    media_type: str
+    sha256: str
+    """Of the file, in hexadecimal."""
+
+
+def gone(why: str) -> ResultGoneError:
+    """Return the error for a result that is ``downloaded``, ``expired`` or ``lost``."""
+    code, sentence = _GONE[why]
+    return ResultGoneError(sentence, code=code)
+
+
+def result_name(job: Job) -> str:
+    """Return the name of the result in the job's folder."""
+    return f"result.{job.request.format}"
+
+
+def result_of(job: Job, folder: Path) -> ResultFile:
+    """Return what ``folder`` holds for the caller of ``job``.
+
+    Raises:
+        WrongStateError: the job is not completed.
+        ResultGoneError: its result was downloaded, expired or lost.
+    """
+    if job.state is not JobState.COMPLETED:
+        hint = "" if job.finished else "; poll its status until it is completed"
+        raise WrongStateError(f"The job is {job.state.value}, there is no result{hint}.")
+    if job.result_gone is not None:
+        raise gone(job.result_gone)
+    scale = job.request.scale
+    suffix = f"{scale}x" if scale else str(job.request.output_size.width)
+    # Short enough that the name with scale and extension is one that can be saved.
+    stem = shortened(Path(job.input_name).stem, _STEM_BYTES) or "image"
+    return ResultFile(
+        folder / result_name(job),
+        f"{stem}_{suffix}.{job.request.format}",
+        _MEDIA_TYPES[job.request.format],
+        job.receipt["output"]["sha256"],
+    )

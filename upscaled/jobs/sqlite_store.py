@@ -1,0 +1,213 @@
+"""Job records in SQLite: WAL, one thread that writes, numbered migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar, cast
+
+from upscaled.errors import ConfigError, NoSpaceError
+from upscaled.jobs.job import Job, JobState, from_document, to_document
+
+T = TypeVar("T")
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        created REAL NOT NULL,
+        finished REAL,
+        has_result INTEGER NOT NULL,
+        document TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_by_state ON jobs (state, created);
+    CREATE INDEX jobs_by_end ON jobs (has_result, finished);
+    """,
+    "CREATE TABLE rates (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
+)
+"""Each brings the schema one version on; ``PRAGMA user_version`` counts those done."""
+
+_BATCH = 256
+
+_Work = Callable[[sqlite3.Connection], object]
+
+
+class SqliteJobStore:
+    """The embedded `JobStore`.
+
+    One thread owns the connection. Writes that arrive while a transaction is being synced to
+    disk share the next one, so durability costs one sync per batch, not per job.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._inbox: queue.SimpleQueue[tuple[_Work, Future[object]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def open(self) -> None:
+        """Open or make the database and bring its schema up to date.
+
+        Raises:
+            ConfigError: it was written by a later version, or is no database.
+        """
+        connection = await asyncio.to_thread(self._connect)
+        self._thread = threading.Thread(
+            target=self._serve, args=(connection,), name="job-store", daemon=True
+        )
+        self._thread.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self._file, isolation_level=None, check_same_thread=False, timeout=10
+            )
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                # FULL: a commit is on the disk when it returns, also after a power cut.
+                connection.execute("PRAGMA synchronous=FULL")
+                migrate(connection)
+            except sqlite3.DatabaseError:
+                connection.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"The job records in {self._file} can't be used: {error}.") from None
+        return connection
+
+    async def close(self) -> None:
+        """Write what is pending, then close the database."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        stopping = False
+        while not stopping:
+            batch: list[tuple[_Work, Future[object]]] = []
+            item = self._inbox.get()
+            while True:
+                if item is None:
+                    stopping = True
+                    break
+                batch.append(item)
+                if len(batch) == _BATCH or self._inbox.empty():
+                    break
+                item = self._inbox.get()
+            self._run(connection, batch)
+        connection.close()
+
+    def _run(
+        self, connection: sqlite3.Connection, batch: list[tuple[_Work, Future[object]]]
+    ) -> None:
+        """Do a batch in one transaction; where that fails, each piece of it in its own.
+
+        So a full disk that keeps one from being written keeps nobody else from reading.
+        """
+        try:
+            self._transact(connection, batch)
+        except Exception as error:  # handed to everybody who waits for this batch
+            if len(batch) == 1:
+                batch[0][1].set_exception(_translated(error))
+                return
+            for piece in batch:
+                self._run(connection, [piece])
+
+    def _transact(
+        self, connection: sqlite3.Connection, batch: list[tuple[_Work, Future[object]]]
+    ) -> None:
+        try:
+            connection.execute("BEGIN")
+            done = [(future, work(connection)) for work, future in batch]
+            connection.execute("COMMIT")
+        except Exception:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        for future, value in done:
+            future.set_result(value)
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        future: Future[object] = Future()
+        self._inbox.put((work, future))
+        # Shielded: a caller that is cancelled must not cancel what others in the batch share.
+        return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
+
+    async def put(self, job: Job) -> None:
+        """Insert or replace the job's record."""
+        has_result = job.state is JobState.COMPLETED and job.result_gone is None
+        row = (
+            job.id,
+            job.state.value,
+            job.created,
+            job.finished,
+            int(has_result),
+            json.dumps(to_document(job), separators=(",", ":")),
+        )
+        sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
+        await self._do(lambda c: c.execute(sql, row).close())
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the job, None when there is no record of it."""
+        jobs = await self._select("WHERE id = ?", (job_id,))
+        return jobs[0] if jobs else None
+
+    async def in_states(self, states: Collection[JobState]) -> list[Job]:
+        """Return all jobs in these states, oldest first."""
+        marks = ", ".join("?" * len(states))
+        return await self._select(
+            f"WHERE state IN ({marks}) ORDER BY created", tuple(s.value for s in states)
+        )
+
+    async def finished_before(self, moment: float, *, with_result: bool) -> list[Job]:
+        """Return jobs that ended before ``moment``, oldest first."""
+        condition = "WHERE has_result = 1 AND" if with_result else "WHERE has_result IN (0, 1) AND"
+        return await self._select(f"{condition} finished < ? ORDER BY finished", (moment,))
+
+    async def delete(self, job_id: str) -> None:
+        """Forget the job."""
+        await self._do(lambda c: c.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close())
+
+    async def load_rates(self) -> dict[str, str]:
+        """Return what was measured of the speed of work, see `upscaled.timing.estimator`."""
+        rows = await self._do(lambda c: c.execute("SELECT key, document FROM rates").fetchall())
+        return dict(rows)
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        """Insert or replace what was measured."""
+        sql = "INSERT OR REPLACE INTO rates VALUES (?, ?)"
+        await self._do(lambda c: c.executemany(sql, list(rates.items())).close())
+
+    async def _select(self, condition: str, values: tuple[object, ...]) -> list[Job]:
+        sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
+        rows = await self._do(lambda c: c.execute(sql, values).fetchall())
+        return [from_document(json.loads(document)) for (document,) in rows]
+
+
+def _translated(error: Exception) -> Exception:
+    """Return the error that callers understand where the trouble is a full or broken disk."""
+    if isinstance(error, sqlite3.OperationalError):
+        return NoSpaceError(
+            f"The server can't write its job records now ({error}); try again in a minute.",
+            headers={"Retry-After": "60"},
+        )
+    return error
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, one numbered step a transaction.
+
+    Raises:
+        sqlite3.DatabaseError: the schema is newer than this program.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise sqlite3.DatabaseError("they were written by a later version of upscaled")
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")

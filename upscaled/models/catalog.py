@@ -1,0 +1,270 @@
+"""What ``models/`` offers: every pair of files, measured, under the name it is asked for by."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.engines.builtin.messages import Findings, NetworkFiles
+from upscaled.engines.engine import ModelFiles
+from upscaled.engines.param_file import ParamError, read_blobs
+from upscaled.errors import UnknownModelError
+from upscaled.models import inspector
+from upscaled.models.findings_cache import FindingsCache
+from upscaled.models.inspector import UnusableModelError
+from upscaled.models.official import official_findings
+
+log = logging.getLogger(__name__)
+
+Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
+
+_DESCRIPTIONS = {
+    "realesrgan-x4plus": "General purpose, high quality",
+    "realesrgan-x4plus-anime": "Optimized for anime illustrations, high quality",
+    "realesr-animevideov3": "Optimized for anime/animation",
+}
+_AGAIN_SECONDS = 60.0
+"""After how long a model is measured again that failed for a reason that may pass."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_SIBLING = re.compile(r"(?P<family>.+)-x(?:[1-9]|1[0-6])")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A name with the scales it natively has, and the files of each."""
+
+    name: str
+    description: str
+    files: Mapping[int, ModelFiles]
+    """By native scale, smallest first."""
+
+    @property
+    def supported_scales(self) -> tuple[int, ...]:
+        """The native scales, ascending."""
+        return tuple(self.files)
+
+    def files_for(self, scale: float) -> ModelFiles:
+        """Return the network to use for ``scale``: its own, else the next larger, else the largest.
+
+        A larger one's output is then reduced, which keeps more than enlarging a smaller one's.
+        """
+        larger = [native for native in self.files if native >= scale]
+        return self.files[min(larger) if larger else max(self.files)]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not offered: its name, and the reason as a sentence."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What tells one state of a file from another."""
+
+    size: int
+    mtime_ns: int
+
+
+_Snapshot = Mapping[str, _Stamp]
+
+
+class ModelCatalog:
+    """Knows the models in a folder. Empty until the first `rescan`.
+
+    Args:
+        models_dir: the folder; it may come into being later.
+        inspect: measures one network; raises `UnusableModelError`.
+        cache_file: where measurements are kept over restarts; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        inspect: Inspect = inspector.inspect,
+        cache_file: Path | None = None,
+    ) -> None:
+        self._dir = models_dir
+        self._inspect = inspect
+        self._cache = FindingsCache(cache_file)
+        self._seen: _Snapshot | None = None
+        self._again_at = math.inf
+        self._models: dict[str, Model] = {}
+        self._aliases: dict[str, str] = {}
+        self._rejected: tuple[Rejected, ...] = ()
+        self._turn = asyncio.Lock()
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """What is offered, sorted by name."""
+        return tuple(self._models.values())
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """What was left out at the last scan, and why."""
+        return self._rejected
+
+    def get(self, name: str) -> Model:
+        """Return the model of this name; a file's full stem does too.
+
+        Raises:
+            UnknownModelError: there is none; names those there are.
+        """
+        model = self._models.get(self._aliases.get(name, name))
+        if model is None:
+            there = ", ".join(self._models) or "none; `upscaled models install` brings some"
+            raise UnknownModelError(f"There is no model {name!r}; installed are: {there}.")
+        return model
+
+    async def rescan(self) -> None:
+        """Look at the folder again; only files that are new or changed are measured.
+
+        What can't be used is logged once and listed in `rejected`.
+        """
+        async with self._turn:
+            snapshot = await asyncio.to_thread(_snapshot, self._dir)
+            if snapshot == self._seen and time.monotonic() < self._again_at:
+                return
+            await self._cache.load()
+            rejected: list[Rejected] = []
+            usable: dict[str, ModelFiles] = {}
+            keys: set[str] = set()
+            passing = False
+            for stem in sorted({Path(name).stem for name in snapshot}):
+                try:
+                    key = _key(self._dir, stem, snapshot)
+                    keys.add(key)
+                    usable[stem] = await self._measured(stem, key)
+                except UnusableModelError as error:
+                    passing |= not error.lasting
+                    param = f"{stem}.param"
+                    name = param if param in snapshot else f"{stem}.bin"
+                    rejected.append(Rejected(name, str(error)))
+            await self._cache.keep(keys)
+            models, aliases = _families(usable, rejected)
+            for item in rejected:
+                if item not in self._rejected:
+                    log.warning("Model file %s is left out: %s", item.name, item.reason)
+            self._models, self._aliases = models, aliases
+            self._rejected = tuple(rejected)
+            # What failed for a reason that may pass is looked at again, but not on every call.
+            self._seen = snapshot
+            self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
+
+    async def _measured(self, stem: str, key: str) -> ModelFiles:
+        param, weights = self._dir / f"{stem}.param", self._dir / f"{stem}.bin"
+        try:
+            blobs = await asyncio.to_thread(read_blobs, param)
+        except ParamError as error:
+            raise UnusableModelError(
+                f"{param.name} can't be used: {error}.", lasting=True
+            ) from None
+        known = self._cache.get(key)
+        if known is None:
+            files = NetworkFiles(param, weights, blobs.input, blobs.output)
+            try:
+                known = await self._official(files) or await self._inspect(files)
+            except UnusableModelError as error:
+                if error.lasting:
+                    self._cache.put(key, str(error))
+                raise
+            self._cache.put(key, known)
+        if isinstance(known, str):
+            raise UnusableModelError(known, lasting=True)
+        return ModelFiles(
+            param=param,
+            bin=weights,
+            native_scale=known.native_scale,
+            input_blob=blobs.input,
+            output_blob=blobs.output,
+            bytes_per_pixel=known.bytes_per_pixel,
+        )
+
+    async def _official(self, files: NetworkFiles) -> Findings | None:
+        try:
+            return await asyncio.to_thread(official_findings, files.param, files.bin)
+        except OSError as error:
+            raise UnusableModelError(
+                f"{files.param.name} and its .bin can't be read: {error.strerror}.", lasting=False
+            ) from None
+
+
+def _snapshot(folder: Path) -> _Snapshot:
+    found: dict[str, _Stamp] = {}
+    if not folder.is_dir():
+        return found
+    for path in folder.iterdir():
+        if path.suffix in {".param", ".bin"} and not path.name.startswith("."):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue  # taken away, or a link into nowhere
+            found[path.name] = _Stamp(stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def _key(folder: Path, stem: str, snapshot: _Snapshot) -> str:
+    """Return what the measurements of a pair are kept under; it changes with the files.
+
+    Raises:
+        UnusableModelError: not a pair, or its name can't be asked for.
+    """
+    if not _NAME.fullmatch(stem):
+        raise UnusableModelError(
+            "A model's name must start with a letter or digit and go on with letters, digits and "
+            "._+- only, 100 in all; rename both files.",
+            lasting=True,
+        )
+    parts = [str(folder)]
+    for name, other in ((f"{stem}.param", f"{stem}.bin"), (f"{stem}.bin", f"{stem}.param")):
+        if name not in snapshot:
+            raise UnusableModelError(
+                f"{other} stands alone: {name} is missing beside it.", lasting=True
+            )
+        stamp = snapshot[name]
+        parts.append(f"{name}:{stamp.size}:{stamp.mtime_ns}")
+    return "|".join(parts)
+
+
+def _families(
+    usable: Mapping[str, ModelFiles], rejected: list[Rejected]
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """Put siblings together; return the models by name, and the other names they go by."""
+    families: dict[str, dict[int, ModelFiles]] = {}
+    aliases: dict[str, str] = {}
+    for stem, files in usable.items():
+        match = _SIBLING.fullmatch(stem)
+        # A pair that has the family's name itself is a model of its own, and so are its siblings.
+        name = match["family"] if match and match["family"] not in usable else stem
+        members = families.setdefault(name, {})
+        twin = members.get(files.native_scale)
+        if twin is not None:
+            rejected.append(
+                Rejected(
+                    files.param.name,
+                    f"{files.param.name} enlarges {files.native_scale} times, as "
+                    f"{twin.param.name} of the same model does.",
+                )
+            )
+            continue
+        members[files.native_scale] = files
+        aliases[stem] = name
+    models = {
+        name: Model(name, _description(name, members), dict(sorted(members.items())))
+        for name, members in sorted(families.items())
+    }
+    return models, aliases
+
+
+def _description(name: str, members: Mapping[int, ModelFiles]) -> str:
+    scales = ", ".join(f"{scale}x" for scale in sorted(members))
+    return _DESCRIPTIONS.get(name, f"Custom model ({scales})")

@@ -1,0 +1,66 @@
+"""What a job may take: time by the work it holds, and the room it needs on disk and in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upscaled.jobs.job import Job
+from upscaled.pictures import Size
+
+_START_SECONDS = 120.0
+"""Every job has so long, for loading a network and waiting for a busy disk."""
+_TTA_TIMES = 8
+_LARGEST_NATIVE_SCALE = 4
+
+_PROCESS_BYTES = 300 << 20
+"""Address space of an imaging process before it has seen a picture."""
+_DECODE_BYTES = 12
+"""For a pixel of the source: as it comes, turned and converted, four bytes each."""
+_ENCODE_BYTES = 5
+"""For a pixel of the result, …"""
+_STRIPS_BYTES = 256 << 20
+"""… up to so many for the strips that are encoded at a time, each in a few forms."""
+_ENCODE_BYTES_WEBP = 10
+"""That encoder takes the whole picture at once, as a copy of its own."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """How long a job may take.
+
+    Args:
+        most: seconds that no job may exceed.
+        per_megapixel: seconds for each million pixels of the source.
+    """
+
+    most: float
+    per_megapixel: float
+
+    def seconds(self, job: Job) -> float:
+        """Return the seconds that ``job`` may take from the moment it has a slot."""
+        times = _TTA_TIMES if job.request.tta else 1
+        share = _START_SECONDS + times * self.per_megapixel * job.input_size.pixels / 1e6
+        return min(self.most, share)
+
+    def complaint(self, job: Job) -> str:
+        """Return what to tell about a job that took longer."""
+        seconds = self.seconds(job)
+        if seconds == self.most:
+            why = "upscaler.job_timeout_seconds"
+        else:
+            why = "what a picture of its size gets by upscaler.job_seconds_per_megapixel"
+        return f"The job took longer than {seconds:g} seconds ({why}) and was ended."
+
+
+def disk_bytes(source: Size, output: Size, native_scale: int = _LARGEST_NATIVE_SCALE) -> int:
+    """Return the bytes a job takes on the disk: source, native output and result, all raw."""
+    return 3 * (source.pixels + source.times(native_scale).pixels + output.pixels)
+
+
+def memory_bytes(source: Size, output: Size, result_format: str) -> int:
+    """Return the bytes an imaging process takes for the job, at its hungriest."""
+    if result_format == "webp":
+        encoding = _ENCODE_BYTES_WEBP * output.pixels
+    else:
+        encoding = min(_STRIPS_BYTES, _ENCODE_BYTES * output.pixels)
+    return _PROCESS_BYTES + max(_DECODE_BYTES * source.pixels, encoding)

@@ -1,0 +1,50 @@
+"""The receipt of a completed job: what went in, what came out, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from upscaled import __version__
+from upscaled.digests import sha256_of
+from upscaled.jobs.job import Job
+from upscaled.pipeline.run import Product
+
+
+async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, Any]:
+    """Return the receipt as plain data; sizes in pixels and bytes, times in seconds."""
+    finished, place = product.finished, product.place
+    return {
+        "version": __version__,
+        "input": {
+            "sha256": await sha256_of(upload),
+            "format": job.input_format,
+            "width": job.input_size.width,
+            "height": job.input_size.height,
+        },
+        "output": {
+            "sha256": finished.sha256,
+            "format": job.request.format,
+            "width": finished.size.width,
+            "height": finished.size.height,
+            "file_size_bytes": finished.file_size_bytes,
+        },
+        "model": {
+            "name": job.request.model_name,
+            "native_scale": product.model.native_scale,
+            "param_sha256": product.param_sha256,
+            "bin_sha256": product.bin_sha256,
+        },
+        "engine": {
+            "name": place.engine,
+            "binary_sha256": product.program_sha256,
+            "library": " and ".join(product.libraries) or None,
+            "device": place.device.id,
+            "device_name": place.device.name,
+            "tile_size": product.tile_size,
+            "tta": job.request.tta,
+        },
+        "seconds": {stage: round(s, 4) for stage, s in product.timings.stages.items()},
+        "metadata": {"kept": list(finished.kept), "lost": list(finished.lost)},
+        "verification_score": round(finished.score, 4),
+    }

@@ -1,0 +1,176 @@
+"""The server process: listens, serves until it is told to stop, stops cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable
+
+from aiohttp import web
+
+from upscaled.api.app import make_app
+from upscaled.api.keys import CONNECTIONS
+from upscaled.config.settings import Config, warnings
+from upscaled.errors import ConfigError, UpscaledError
+from upscaled.server import open_files, sd_notify
+from upscaled.service.service import Service
+
+log = logging.getLogger(__name__)
+
+# How long connections may go on after the stop was asked for; an idle one ends at once.
+_CONNECTIONS_END_SECONDS = 10.0
+_BACKLOG = 1024
+"""Connections that wait to be accepted; of those beyond, each would try again after a second."""
+
+
+async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        config: the settings.
+        on_ready: called with the server's URL, without a path, when it answers requests.
+
+    Raises:
+        ConfigError: something the settings demand is not there.
+        UpscaledError: the address can't be listened on.
+    """
+    too_few = open_files.make_room(config.server.max_connections)
+    for sentence in [*warnings(config), *filter(None, [too_few])]:
+        log.warning(sentence)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    # The address first: a second server must not get as far as taking up the first one's jobs.
+    listeners = await _listeners(config.server.host, config.server.port)
+    try:
+        service = Service(config)
+        await service.start()
+        try:
+            service.watch_health()
+            app = make_app(service)
+            runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
+            await runner.setup()
+            sites: list[asyncio.Server] = []
+            try:
+                assert runner.server is not None  # noqa: S101 - it is set up
+                factory = app[CONNECTIONS].factory(
+                    runner.server,
+                    access_log=logging.getLogger("aiohttp.access")
+                    if config.logging.access
+                    else None,
+                )
+                for listener in listeners:
+                    site = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
+                    sites.append(site)
+                # What there is now stays: looking through it for garbage again and again took an
+                # eighth of the server's time for small pictures.
+                gc.collect()
+                gc.freeze()
+                on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
+                supervised = asyncio.create_task(_supervised(service), name="supervised")
+                try:
+                    await stopping.wait()
+                    sd_notify.notify("STOPPING=1", "STATUS=Letting running jobs finish.")
+                    log.info("Stopping.")
+                    # Until what runs has ended, callers are still told how it goes.
+                    await service.drain()
+                finally:
+                    supervised.cancel()
+                    await asyncio.wait([supervised])
+            finally:
+                for site in sites:
+                    site.close()
+                await runner.cleanup()
+        finally:
+            await service.stop()
+    finally:
+        for listener in listeners:
+            listener.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _supervised(service: Service) -> None:
+    """Tell systemd, where it started us, that we are ready, how we are, and that we still live.
+
+    It restarts the service when this event loop, or the one task that feeds jobs to the devices,
+    has come to a standstill.
+    """
+    sd_notify.notify("READY=1", "STATUS=Listening; the self-test is running.")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_tell_health(service), name="told health")
+        if (seconds := sd_notify.watchdog_seconds()) is not None:
+            tasks.create_task(_tell_life(service, seconds / 2), name="told life")
+
+
+async def _tell_health(service: Service) -> None:
+    state = await service.health_known()
+    sd_notify.notify(f"STATUS=Listening; health after the self-test: {state}.")
+
+
+async def _tell_life(service: Service, period: float) -> None:
+    while True:
+        if service.alive:
+            sd_notify.notify("WATCHDOG=1")
+        await asyncio.sleep(period)
+
+
+async def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Bind a socket for every address of ``host``, all to the same port."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(
+            f"server.host is {host!r}, which is no address of this machine: {error.strerror}."
+        ) from None
+    listeners: list[socket.socket] = []
+    refused: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        # Port 0 is a free one, found by the first and shared by the rest.
+        shared = listeners[0].getsockname()[1] if listeners else port
+        try:
+            listeners.append(_listener(family, (address[0], shared, *address[2:])))
+        except OSError as error:
+            refused = error
+            # A machine without IPv6 may still name ::1 for localhost; the rest will do.
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                break
+    else:
+        if listeners:
+            return listeners
+    for listener in listeners:
+        listener.close()
+    raise UpscaledError(
+        f"Port {port} of {host} can't be listened on: {refused.strerror if refused else host}. "
+        "Stop what uses it, or choose another with --port (server.port) or --host (server.host)."
+    )
+
+
+def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Or :: would take the IPv4 port too, and a second bind to it fail.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        # Claimed by listening: two sockets with SO_REUSEADDR may be bound to one port.
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    """Return the URL to type on this machine for what listens on ``host``."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    if ":" in shown and not shown.startswith("["):
+        shown = f"[{shown}]"
+    return f"http://{shown}:{port}"

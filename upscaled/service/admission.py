@@ -1,0 +1,348 @@
+"""Where we say no: the caller's fields and picture become a job, or a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.clients import LOCAL, Client
+from upscaled.config.settings import Config
+from upscaled.engines.memory import available
+from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
+from upscaled.imaging import Imaging, Prepared, Probe, largest_side
+from upscaled.jobs.job import NAME_BYTES, Job, JobRequest, new_job_id, shortened
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import Model, ModelCatalog
+from upscaled.pictures import Size
+from upscaled.pipeline.footprint import disk_bytes, memory_bytes
+
+SCALES = (2, 3, 4)
+FORMATS = ("png", "jpg", "webp")
+LARGEST_FACTOR = 16.0
+"""How much larger than its source a result may be along a side."""
+
+FIELDS: Mapping[str, str] = {
+    "scale": "2, 3 or 4: how much larger the result is",
+    "model_name": "name of an installed model",
+    "format": "png, jpg or webp; the upload's own if left out",
+    "tile_size": "0 (automatic) or 32 to 4096: pixels per tile side",
+    "width": "instead of scale: the result's width in pixels",
+    "height": "instead of scale: the result's height in pixels",
+    "tta": "true: average the eight flips and rotations, eight times slower",
+    "quality": "1 to 100, for jpg and webp",
+    "lossless": "true: webp without loss",
+    "background": "colour under transparent parts in jpg, such as #ffffff",
+    "keep_metadata": "false: leave colour profile and EXIF out of the result",
+}
+"""Every form field beside ``image``, with what it takes."""
+
+SOURCE_FIELDS: Mapping[str, str] = {
+    "input_width": "the picture's width in pixels",
+    "input_height": "the picture's height in pixels",
+}
+"""What an estimate takes in place of ``image``."""
+
+DISK_RESERVE = 64 << 20
+"""Bytes of the disk that stay free, for job records and what is under way."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The fields as typed values; None where the caller left one out."""
+
+    scale: int | None
+    model_name: str | None
+    format: str | None
+    tile_size: int | None
+    width: int | None
+    height: int | None
+    tta: bool
+    quality: int | None
+    lossless: bool
+    background: tuple[int, int, int]
+    keep_metadata: bool
+
+
+def parse_fields(fields: Mapping[str, str]) -> Wishes:
+    """Turn form fields into wishes.
+
+    Raises:
+        BadRequestError: a field is unknown, wrong or contradicts another one.
+    """
+    for name in fields:
+        if name not in FIELDS:
+            raise BadRequestError(
+                f"There is no field {name[:64]!r}; allowed are image, {', '.join(FIELDS)}."
+            )
+    wishes = Wishes(
+        scale=_integer(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
+        model_name=fields.get("model_name"),
+        format=_format(fields.get("format")),
+        tile_size=_integer(
+            fields, "tile_size", lambda v: v == 0 or 32 <= v <= 4096, "0 (automatic) or 32 to 4096"
+        ),
+        width=_integer(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
+        height=_integer(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
+        tta=_boolean(fields, "tta", default=False),
+        quality=_integer(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
+        lossless=_boolean(fields, "lossless", default=False),
+        background=_colour(fields.get("background")),
+        keep_metadata=_boolean(fields, "keep_metadata", default=True),
+    )
+    if wishes.scale is not None and (wishes.width is not None or wishes.height is not None):
+        raise BadRequestError("Give either scale or width/height, not both.")
+    if wishes.quality is not None and wishes.lossless:
+        raise BadRequestError("Give either quality or lossless=true, not both.")
+    return wishes
+
+
+def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
+    return BadRequestError(f"The field {name} is {text[:64]!r}; allowed is {allowed}.")
+
+
+def _integer(
+    fields: Mapping[str, str], name: str, allows: Callable[[int], bool], allowed: str
+) -> int | None:
+    text = fields.get(name)
+    if text is None:
+        return None
+    digits = text.strip()
+    if digits.isascii() and digits.isdigit() and len(digits) <= 9 and allows(int(digits)):
+        return int(digits)
+    raise _refusal(name, text, allowed)
+
+
+def _boolean(fields: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = fields.get(name)
+    if text is None:
+        return default
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower())
+    if value is None:
+        raise _refusal(name, text, "true or false")
+    return value
+
+
+def _format(text: str | None) -> str | None:
+    if text is None:
+        return None
+    name = text.strip().lower()
+    name = "jpg" if name == "jpeg" else name
+    if name not in FORMATS:
+        raise _refusal("format", text, "png, jpg or webp")
+    return name
+
+
+def _colour(text: str | None) -> tuple[int, int, int]:
+    if text is None:
+        return (255, 255, 255)
+    digits = text.strip().removeprefix("#")
+    if len(digits) == 6 and all(c in "0123456789abcdefABCDEF" for c in digits):
+        return (int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16))
+    raise _refusal("background", text, "a colour such as #ffffff")
+
+
+def output_format(wanted: str | None, input_format: str) -> str:
+    """Return the result's format: the wanted one, else the upload's where we write it."""
+    if wanted is not None:
+        return wanted
+    return {"jpeg": "jpg", "webp": "webp"}.get(input_format, "png")
+
+
+def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
+    """Return the size that the result is promised to have.
+
+    Width and height are limits that the result is fitted into, its proportions kept.
+
+    Raises:
+        BadRequestError: the wanted size is smaller than the picture, or too much larger.
+    """
+    if wishes.width is None and wishes.height is None:
+        return source.times(wishes.scale or default_scale)
+    factor = min(
+        wishes.width / source.width if wishes.width is not None else float("inf"),
+        wishes.height / source.height if wishes.height is not None else float("inf"),
+    )
+    if factor < 1:
+        raise BadRequestError(
+            f"The picture has {source} pixels already, more than the wanted width or height; "
+            "ask for more."
+        )
+    if factor > LARGEST_FACTOR:
+        raise BadRequestError(
+            f"The picture has {source} pixels; at most {LARGEST_FACTOR:g} times that can be "
+            "asked for."
+        )
+    return Size(max(1, round(source.width * factor)), max(1, round(source.height * factor)))
+
+
+class Admission:
+    """Turns an upload into a job; bounds what is taken on."""
+
+    def __init__(
+        self, config: Config, models: ModelCatalog, imaging: Imaging, workspace: Workspace
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._imaging = imaging
+        self._workspace = workspace
+
+    async def admit(
+        self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
+    ) -> tuple[Job, Prepared | None]:
+        """Return the job for ``upload``, whose file has moved into the job's folder.
+
+        A small picture is decoded by then.
+
+        Raises:
+            BadRequestError: a field cannot be used.
+            NotAPictureError: the upload is of no format we take.
+            UnusablePictureError: it is, but cannot be upscaled as asked.
+            NoSpaceError: the disk would not hold what the job needs.
+        """
+        wishes = parse_fields(fields)
+        upscaler = self._config.upscaler
+        name = wishes.model_name if wishes.model_name is not None else upscaler.default_model
+        model = await self._model(name)
+        job_id = new_job_id()
+        await self._workspace.adopt(upload, job_id)
+        try:
+            probe, prepared = await self._imaging.receive(
+                self._workspace.upload_of(job_id), self._workspace.folder(job_id)
+            )
+            request = self._request(wishes, model, probe.size, probe.format)
+            await self._check_room(request, model, probe)
+            await self._workspace.flush(job_id)
+        except BaseException:
+            await self._workspace.remove(job_id)
+            raise
+        job = Job(
+            id=job_id,
+            request=request,
+            input_name=shortened(filename, NAME_BYTES),
+            input_format=probe.format,
+            input_size=probe.size,
+            created=time.time(),
+            owner=client.owner,
+            client=client.key,
+        )
+        return job, prepared
+
+    async def plan(self, fields: Mapping[str, str], upload: Path | None) -> Job:
+        """Return the job that a submission would make; nothing comes of it.
+
+        Args:
+            fields: as of a submission; without ``upload`` the two `SOURCE_FIELDS` as well.
+            upload: the picture, where it was sent.
+
+        Raises:
+            BadRequestError: a field cannot be used.
+            NotAPictureError: the upload is of no format we take.
+            UnusablePictureError: it is, but cannot be upscaled as asked.
+        """
+        given = [name for name in SOURCE_FIELDS if name in fields]
+        wishes = parse_fields({name: fields[name] for name in fields if name not in given})
+        name = wishes.model_name
+        model = await self._model(self._config.upscaler.default_model if name is None else name)
+        if upload is not None:
+            if given:
+                raise BadRequestError("Give either image or input_width and input_height.")
+            probe = await self._imaging.probe(upload)
+            size, format_ = probe.size, probe.format
+        else:
+            size, format_ = self._source_size(fields), "png"
+        return Job(
+            id=new_job_id(),
+            request=self._request(wishes, model, size, format_),
+            input_name="",
+            input_format=format_,
+            input_size=size,
+            created=time.time(),
+        )
+
+    def _source_size(self, fields: Mapping[str, str]) -> Size:
+        sides = [
+            _integer(fields, name, lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels")
+            for name in SOURCE_FIELDS
+        ]
+        if sides[0] is None or sides[1] is None:
+            raise BadRequestError(
+                "Send the picture as image, or its size as input_width and input_height."
+            )
+        size = Size(sides[0], sides[1])
+        most = self._config.limits.max_input_megapixels
+        if size.pixels > most * 1_000_000:
+            raise UnusablePictureError(
+                f"The picture has {size.pixels / 1_000_000:.1f} megapixels, but the server takes "
+                f"at most {most:g}; make it smaller first."
+            )
+        return size
+
+    async def _model(self, name: str) -> Model:
+        # A model that was put there a moment ago is found without a restart.
+        if all(model.name != name for model in self._models.models):
+            await self._models.rescan()
+        return self._models.get(name)
+
+    def _request(self, wishes: Wishes, model: Model, source: Size, input_format: str) -> JobRequest:
+        upscaler = self._config.upscaler
+        size = output_size(source, wishes, upscaler.default_scale)
+        format_ = output_format(wishes.format, input_format)
+        most = self._config.limits.max_output_megapixels
+        if size.pixels > most * 1_000_000:
+            raise UnusablePictureError(
+                f"The result would have {size.pixels / 1_000_000:.1f} megapixels, but the server "
+                f"makes at most {most:g}; use a smaller scale or picture."
+            )
+        side, limit = max(size.width, size.height), largest_side(format_)
+        if side > limit:
+            fitting = [name for name in FORMATS if side <= largest_side(name)]
+            raise UnusablePictureError(
+                f"The result would have {size} pixels, but {format_} holds at most {limit} a "
+                f"side; use format={' or format='.join(fitting)}, or a smaller scale."
+            )
+        if wishes.lossless and format_ != "webp":
+            raise BadRequestError(f"lossless is for format=webp; this result would be {format_}.")
+        if wishes.quality is not None and format_ == "png":
+            raise BadRequestError("quality is for format=jpg and format=webp; png has none.")
+        sized = wishes.width is not None or wishes.height is not None
+        return JobRequest(
+            model_name=model.name,
+            scale=None if sized else wishes.scale or upscaler.default_scale,
+            output_size=size,
+            format=format_,
+            tile_size=upscaler.tile_size if wishes.tile_size is None else wishes.tile_size,
+            tta=wishes.tta,
+            quality=wishes.quality,
+            lossless=wishes.lossless,
+            background=wishes.background,
+            keep_metadata=wishes.keep_metadata,
+        )
+
+    async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
+        """Refuse what disk or memory would not hold."""
+        factor = request.output_size.width / probe.size.width
+        native = model.files_for(factor).native_scale
+        memory = memory_bytes(probe.size, request.output_size, request.format)
+        most = self._config.limits.imaging_memory_mb << 20
+        if memory > most:
+            raise NoMemoryError(
+                f"The job needs about {memory >> 20} MiB of memory and may take {most >> 20} MiB "
+                "(limits.imaging_memory_mb); use a smaller scale or picture."
+            )
+        most = await asyncio.to_thread(available)
+        if memory > most:
+            raise NoMemoryError(
+                f"The job needs about {memory >> 20} MiB of memory and {most >> 20} MiB are "
+                "there for it; use a smaller scale or picture."
+            )
+        need = disk_bytes(probe.size, request.output_size, native)
+        free = await self._workspace.free_bytes()
+        if need + DISK_RESERVE > free:
+            raise NoSpaceError(
+                f"The job needs about {need >> 20} MiB on the server's disk and "
+                f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, or make "
+                "room in storage.data_dir."
+            )

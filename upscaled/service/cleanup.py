@@ -1,0 +1,86 @@
+"""The janitor: deletes what was kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from upscaled.errors import NoSpaceError
+from upscaled.jobs.job import Job
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.store import JobStore
+from upscaled.jobs.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_ROUND_SECONDS = 60.0
+
+
+class Cleaner:
+    """Deletes results that nobody fetched and records that grew old.
+
+    Args:
+        result_ttl: seconds that a result waits for its download.
+        record_ttl: seconds that a job's record outlives its end.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        book: JobRegistry,
+        workspace: Workspace,
+        *,
+        result_ttl: float,
+        record_ttl: float,
+    ) -> None:
+        self._store = store
+        self._registry = book
+        self._workspace = workspace
+        self._result_ttl = result_ttl
+        self._record_ttl = record_ttl
+
+    async def run(self) -> None:
+        """Clean up again and again until cancelled."""
+        while True:
+            try:
+                await self.clean(time.time())
+            except Exception:
+                log.exception("The clean-up failed; it is tried again in a minute.")
+            # A share of the shortest life, so that a short one is kept to.
+            await asyncio.sleep(min(_ROUND_SECONDS, self._result_ttl / 4, self._record_ttl / 4))
+
+    async def clean(self, now: float) -> None:
+        """Delete what is too old at ``now`` (seconds since the epoch)."""
+        for job in self._registry.unrecorded():
+            await self.let_go(job, job.result_gone or "lost")
+        gone = {job.id for job in self._registry.unrecorded()}
+        for job in await self._store.finished_before(now - self._result_ttl, with_result=True):
+            if job.id not in gone:
+                await self.expire(job)
+        for job in await self._store.finished_before(now - self._record_ttl, with_result=False):
+            await self._workspace.remove(job.id)
+            await self._registry.forget(job.id)
+
+    async def expire(self, job: Job) -> None:
+        """Delete the result of a completed job for its age."""
+        await self.let_go(job, "expired")
+        log.info("job's result expired", extra={"job": job.id})
+
+    async def let_go(self, job: Job, why: str) -> None:
+        """Delete the result of a completed job and record ``why``.
+
+        The record comes first, so that after a crash nobody is promised a file that is not there.
+        Where the disk is too full for the record, the file goes first and makes the room.
+        """
+        try:
+            await self._registry.mark_result_gone(job, why)
+        except NoSpaceError:
+            await self._workspace.remove(job.id)
+            try:
+                await self._registry.mark_result_gone(job, why)
+            except NoSpaceError:
+                log.error("job's result is deleted, which can't be recorded yet",
+                          extra={"job": job.id})  # fmt: skip
+        else:
+            await self._workspace.remove(job.id)

@@ -1,0 +1,90 @@
+"""Recovery: what an earlier run of the service left is taken up, or cleared away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from upscaled.jobs.job import Job
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.results import result_name
+from upscaled.jobs.store import JobStore
+from upscaled.jobs.workspace import Workspace
+from upscaled.service.cleanup import Cleaner
+from upscaled.service.dispatcher import Dispatcher
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 30.0
+"""How long the start waits for all jobs left behind to be queued; on a full disk some can't be."""
+
+
+class Recovery:
+    """Queues the jobs of an earlier run again.
+
+    Args:
+        book: where unfinished jobs are entered.
+        store: knows of finished ones.
+        workspace: has the files of both.
+        janitor: lets go of results that are no longer there.
+        dispatcher: takes the jobs.
+        max_attempts: how often a job is begun that the server died under.
+    """
+
+    def __init__(
+        self,
+        book: JobRegistry,
+        store: JobStore,
+        workspace: Workspace,
+        janitor: Cleaner,
+        dispatcher: Dispatcher,
+        max_attempts: int,
+    ) -> None:
+        self._registry = book
+        self._store = store
+        self._workspace = workspace
+        self._janitor = janitor
+        self._dispatcher = dispatcher
+        self._max_attempts = max_attempts
+        self._resuming: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Take up what there is; what a full disk holds up goes on beside the service."""
+        unfinished = await self._left_behind()
+        self._resuming = asyncio.create_task(self._resume_all(unfinished), name="resume")
+        await asyncio.wait([self._resuming], timeout=_PATIENCE_SECONDS)
+
+    async def end(self) -> None:
+        """Take up nothing more."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._resuming
+
+    async def _left_behind(self) -> list[Job]:
+        """Return the jobs that an earlier run left unfinished; delete files of no job."""
+        unfinished = await self._registry.load()
+        with_result = await self._store.finished_before(float("inf"), with_result=True)
+        for job in with_result:
+            if not await self._workspace.keep_only(job.id, result_name(job)):
+                log.error("job's result is no longer on the disk", extra={"job": job.id})
+                await self._janitor.let_go(job, "lost")
+        orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
+        if unfinished or orphans:
+            log.info(
+                "Took up %d unfinished jobs; deleted files of %d others.", len(unfinished), orphans
+            )
+        return unfinished
+
+    async def _resume_all(self, jobs: list[Job]) -> None:
+        """Queue jobs, each by itself: recording an end may wait for the disk."""
+        async with asyncio.TaskGroup() as tasks:
+            for job in jobs:
+                tasks.create_task(self._resume(job), name=f"resume-{job.id}")
+
+    async def _resume(self, job: Job) -> None:
+        try:
+            await self._dispatcher.resume(job, self._max_attempts)
+        except Exception:
+            log.exception("job can't be taken up", extra={"job": job.id})

@@ -1,0 +1,113 @@
+"""The self-test: a tiny picture through a real engine, verified like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from upscaled.engines.engine import UpscaleTask
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.errors import EngineError, UpscaledError
+from upscaled.imaging import UNHEARD_OF, Imaging
+from upscaled.jobs.job import new_job_id
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import Model, ModelCatalog
+from upscaled.pictures import RawImage, Size
+
+log = logging.getLogger(__name__)
+
+_SIDE = 16
+"""Pixels a side: with its padding one tile, 0.3 s of the largest official model on two cores."""
+_SECONDS = 300.0
+"""How long a device may take, its start included; software that poses as a GPU needs 20.
+Waiting for a job that holds the device doesn't count."""
+_FIRST = -1.0
+"""Jobs wait for slots in the order of their ranks, from 0; the self-test goes before them all."""
+
+
+class SelfTest:
+    """Tries the places where jobs run, best first, until one works."""
+
+    def __init__(
+        self,
+        pool: EnginePool,
+        models: ModelCatalog,
+        imaging: Imaging,
+        workspace: Workspace,
+        default_model: str,
+    ) -> None:
+        self._pool = pool
+        self._models = models
+        self._imaging = imaging
+        self._workspace = workspace
+        self._default_model = default_model
+
+    async def run(self) -> Place:
+        """Return the first place that upscales a tiny picture properly.
+
+        Raises:
+            EngineError: none does; the message says what each failed with.
+        """
+        model = await self._model()
+        failures = []
+        for place in self._pool.ladder_places:
+            began = time.monotonic()
+            where = {"device": place.device.id, "engine": place.engine}
+            try:
+                async with self._folder() as folder:
+                    await self._try(place, model, folder)
+            except TimeoutError:
+                reason = f"no result within {_SECONDS:g} s"
+            except UpscaledError as error:
+                reason = error.message
+            except OSError as error:
+                reason = f"the data folder can't be used: {error.strerror}"
+            else:
+                seconds = round(time.monotonic() - began, 2)
+                log.info("self-test passed", extra={**where, "seconds": seconds})
+                return place
+            log.warning("self-test failed", extra={**where, "reason": reason})
+            failures.append(f"{place.device.id} ({place.engine}): {reason}")
+        raise EngineError(f"No device can upscale. {' '.join(failures)}")
+
+    async def _model(self) -> Model:
+        """Return the default model, else any."""
+        await self._models.rescan()
+        models = {model.name: model for model in self._models.models}
+        if not models:
+            raise EngineError("There is no model; `upscaled models install` puts them there.")
+        return models.get(self._default_model) or next(iter(models.values()))
+
+    @contextlib.asynccontextmanager
+    async def _folder(self) -> AsyncIterator[Path]:
+        """Have a folder like a job's; what a crash leaves of it the next start sweeps away."""
+        name = new_job_id()
+        folder = self._workspace.folder(name)
+        await asyncio.to_thread(folder.mkdir, mode=0o700)
+        try:
+            yield folder
+        finally:
+            await self._workspace.remove(name)
+
+    async def _try(self, place: Place, model: Model, folder: Path) -> None:
+        size = Size(_SIDE, _SIDE)
+        network = model.files_for(max(model.supported_scales))
+        source = RawImage(folder / "source.rgb", size)
+        target = RawImage(folder / "native.rgb", size.times(network.native_scale))
+        await asyncio.to_thread(source.path.write_bytes, _picture())
+        await asyncio.to_thread(target.path.write_bytes, bytes(target.total_bytes))
+        task = UpscaleTask(source, target, network, top=0, bottom=_SIDE, workdir=folder)
+        async with self._pool.slot(_FIRST, place) as slot, asyncio.timeout(_SECONDS):
+            await slot.engine.upscale(task, lambda _progress: None)
+        await self._imaging.check(source, target, 0, _SIDE, most=UNHEARD_OF)
+
+
+def _picture() -> bytes:
+    """Return a picture with colour and slopes, so that a blank or shifted result is noticed."""
+    steps = range(_SIDE)
+    # Half of each channel's range: networks move saturated colours.
+    return bytes(64 + value for y in steps for x in steps for value in (8 * x, 8 * y, 4 * (x + y)))

@@ -1,0 +1,325 @@
+"""The composition root: builds the parts in order, starts and stops them, and fronts for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.config.settings import Config
+from upscaled.engines.selection import (
+    EngineChoice,
+    choose,
+    make_pool,
+    models_kept,
+    worker_memory_mb,
+)
+from upscaled.errors import (
+    ConfigError,
+    UnknownJobError,
+    UpscaledError,
+)
+from upscaled.imaging import Imaging
+from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.order import make_order
+from upscaled.jobs.queue import JobQueue
+from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
+from upscaled.jobs.results import ResultFile, result_of
+from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import ModelCatalog
+from upscaled.pipeline.footprint import TimeLimit
+from upscaled.pipeline.pipeline import Pipeline
+from upscaled.service.admission import Admission
+from upscaled.service.cleanup import Cleaner
+from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.health import Health, HealthState
+from upscaled.service.recovery import Recovery
+from upscaled.service.self_test import SelfTest
+from upscaled.service.submission import Submissions
+from upscaled.timing.forecast import Outlook
+from upscaled.timing.timing import JobTiming, make_job_timing
+
+log = logging.getLogger(__name__)
+
+_DISK_SECONDS = 1.0
+_CPU_ID = -1  # in upscaler.gpu_ids
+
+
+@dataclass(frozen=True)
+class _Started:
+    """The parts that there are only once the engines are chosen."""
+
+    choice: EngineChoice
+    intake: Submissions
+    dispatcher: Dispatcher
+    recovery: Recovery
+    foresight: JobTiming
+    health: Health
+
+
+class Service:
+    """Everything but the network: what the HTTP layer and the command line call.
+
+    Args:
+        config: the settings.
+        models_cache: keeps what was measured of the models; None: the data folder's own file.
+    """
+
+    def __init__(self, config: Config, *, models_cache: Path | None = None) -> None:
+        self.config = config
+        self.models = ModelCatalog(
+            config.models_dir, cache_file=models_cache or config.models_cache
+        )
+        self._workspace = Workspace(config.data_dir)
+        self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
+        self._registry = JobRegistry(self._store)
+        self._imaging = Imaging(
+            workers=2,
+            formats=config.features.input_formats,
+            memory_limit_mb=config.limits.imaging_memory_mb,
+            max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
+        )
+        self._admission = Admission(config, self.models, self._imaging, self._workspace)
+        self._janitor = Cleaner(
+            self._store,
+            self._registry,
+            self._workspace,
+            result_ttl=config.storage.result_ttl_hours * 3600,
+            record_ttl=config.storage.record_ttl_hours * 3600,
+        )
+        self._free_disk = 0
+        self._started: _Started | None = None
+        self._closing = contextlib.AsyncExitStack()
+
+    @property
+    def _running(self) -> _Started:
+        assert self._started is not None, "the service was not started"  # noqa: S101
+        return self._started
+
+    @property
+    def choice(self) -> EngineChoice:
+        """Which engine works on which devices; there once the service was started."""
+        return self._running.choice
+
+    @property
+    def intake(self) -> Submissions:
+        """Where pictures come in; there once the service was started."""
+        return self._running.intake
+
+    async def start(self) -> None:
+        """Bring everything up, taking up the jobs an earlier run left.
+
+        Raises:
+            ConfigError: something the settings demand is not there.
+        """
+        async with contextlib.AsyncExitStack() as closing:
+            await self._workspace.open()
+            closing.callback(self._workspace.close)
+            await self._store.open()
+            closing.push_async_callback(self._store.close)
+            closing.push_async_callback(self._imaging.close)
+            choice = await choose(self.config)
+            log.info("Engine: %s (%s).", choice.engine, choice.reason)
+            await self.models.rescan()
+            self._check_default_model()
+            pool = make_pool(self.config, choice)
+            closing.push_async_callback(pool.close)
+            trial = SelfTest(
+                pool,
+                self.models,
+                self._imaging,
+                self._workspace,
+                self.config.upscaler.default_model,
+            )
+            health = Health(trial.run, lambda: not self._registry.active())
+            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
+            queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(choice)))
+            foresight = await make_job_timing(
+                self.models, pool, queue, self._registry, self._store,
+                threads=self.config.upscaler.threads,
+                engine_memory_mb=worker_memory_mb(self.config, choice),
+                library=choice.library,
+            )  # fmt: skip
+            closing.push_async_callback(foresight.close)
+            dispatcher = Dispatcher(
+                self._registry,
+                queue,
+                pipeline,
+                self._workspace,
+                health,
+                foresight=foresight,
+                slots=pool.most_at_once,
+                time_limit=TimeLimit(
+                    self.config.upscaler.job_timeout_seconds,
+                    self.config.upscaler.job_seconds_per_megapixel,
+                ),
+            )
+            recovery = Recovery(
+                self._registry,
+                self._store,
+                self._workspace,
+                self._janitor,
+                dispatcher,
+                self.config.upscaler.max_attempts,
+            )
+            intake = Submissions(
+                self.config.limits,
+                self._admission,
+                self._workspace,
+                self._registry,
+                dispatcher,
+                foresight,
+            )
+            self._started = _Started(choice, intake, dispatcher, recovery, foresight, health)
+            closing.push_async_callback(recovery.end)
+            await recovery.begin()
+            dispatcher.start()
+            closing.push_async_callback(self.drain)
+            keeper = asyncio.create_task(foresight.run(), name="foresight")
+            closing.push_async_callback(_end_task, keeper)
+            janitor = asyncio.create_task(self._janitor.run(), name="janitor")
+            closing.push_async_callback(_end_task, janitor)
+            self._closing = closing.pop_all()
+
+    async def drain(self) -> None:
+        """Take nothing more; let running jobs finish for ``server.drain_seconds``."""
+        running = self._running
+        running.intake.close()
+        await running.recovery.end()  # first, or jobs would be ended that are being put back
+        await running.dispatcher.stop(self.config.server.drain_seconds)
+
+    async def stop(self) -> None:
+        """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
+        if self._started is not None:
+            self._started.intake.close()
+        await self._closing.aclose()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are brought on their way, or it is meant that they are not."""
+        return self._running.dispatcher.feeding or not self.intake.open
+
+    def _check_default_model(self) -> None:
+        names = [model.name for model in self.models.models]
+        if not names:
+            log.warning(
+                "There is no model in %s; `upscaled models install` puts them there.",
+                self.config.models_dir,
+            )
+        elif self.config.upscaler.default_model not in names:
+            raise ConfigError(
+                f"upscaler.default_model is {self.config.upscaler.default_model!r}; allowed is "
+                f"an installed model: {', '.join(names)}."
+            )
+
+    # --- what callers use ---------------------------------------------------------------------
+
+    async def job(self, job_id: str, owner: str | None = None) -> Job:
+        """Return a job; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+        """
+        job = await self._registry.get(job_id)
+        if owner is not None and job.owner != owner:
+            raise UnknownJobError(NO_SUCH_JOB)
+        return job
+
+    def outlook(self, job_id: str) -> Outlook | None:
+        """Return when a job is to be ready; None for one that is not under way."""
+        return self._running.foresight.outlook(job_id)
+
+    async def wait(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        return await self._registry.settled(job_id)
+
+    async def cancel(self, job_id: str, owner: str | None = None) -> Job:
+        """Cancel a job; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+            WrongStateError: it has ended.
+        """
+        await self.job(job_id, owner)
+        return await self._running.dispatcher.cancel(job_id)
+
+    async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
+        """Return where a job's result lies; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+            WrongStateError: the job is not completed.
+            ResultGoneError: its result was downloaded or expired.
+        """
+        job = await self.job(job_id, owner)
+        return result_of(job, self._workspace.folder(job.id))
+
+    async def delivered(self, job_id: str) -> None:
+        """Note that every byte of a result was sent; deletes it where the settings say so."""
+        if not self.config.storage.delete_after_download:
+            return
+        job = await self._registry.get(job_id)
+        if job.result_gone is None:
+            await self._janitor.let_go(job, "downloaded")
+            log.info("job's result downloaded and deleted", extra={"job": job_id})
+
+    def watch_health(self) -> None:
+        """Begin the self-tests; until the first has passed `health` says ``starting``."""
+        watch = asyncio.create_task(self._watch(self._running.health), name="health")
+        self._closing.push_async_callback(_end_task, watch)
+
+    async def _watch(self, health: Health) -> None:
+        try:
+            cell = await self._imaging.warm()
+        except UpscaledError as error:
+            log.error("no decoder can be started", extra={"reason": error.message})
+        except Exception:
+            log.exception("the decoder's start ended unexpectedly")
+        else:
+            log.log(logging.WARNING if cell.lacking else logging.INFO, "Decoder's cell: %s.", cell)
+        await health.run()
+
+    async def health_known(self) -> HealthState:
+        """Wait for the end of the first self-test; return what came of it."""
+        return await self._running.health.known()
+
+    async def health(self) -> Mapping[str, object]:
+        """Return how the service is doing; ``status`` is a `HealthState`.
+
+        Answers within a second even where the disk does not.
+        """
+        choice, health = self.choice, self._running.health
+        with contextlib.suppress(TimeoutError):  # the last known figure will do
+            async with asyncio.timeout(_DISK_SECONDS):
+                self._free_disk = await self._workspace.free_bytes()
+        place = health.place
+        on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
+        return {
+            "status": health.state.value,
+            **({"reason": health.reason} if health.reason else {}),
+            "engine": choice.engine,
+            "devices": [device.name for device in choice.devices],
+            "gpu": any(device.is_gpu for device in choice.devices),
+            **({"device": place.device.id} if place else {}),
+            "cpu_fallback": on_cpu and _CPU_ID not in self.config.upscaler.gpu_ids,
+            "queue_length": self._registry.count(JobState.QUEUED),
+            "processing": self._registry.count(JobState.PROCESSING),
+            "free_disk_mb": self._free_disk >> 20,
+        }
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+__all__ = ["ResultFile", "Service"]

@@ -1,0 +1,281 @@
+"""Estimates: how long a job will take, by what jobs like it took on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.memory_budget import TooLittleError
+from upscaled.engines.builtin.parallelism import SMALLEST_TILE
+from upscaled.engines.builtin.tile_plan import Plan, plan_on_cpu, plan_on_gpu
+from upscaled.engines.engine import PADDING, ModelFiles, is_small
+from upscaled.engines.pool import Place
+from upscaled.errors import NoSpaceError, UnknownModelError
+from upscaled.pictures import Size
+from upscaled.timing.fit import Line, Measured
+
+log = logging.getLogger(__name__)
+
+_TTA_TIMES = 8
+_KEEP_SECONDS = 30.0
+
+_NATIVE_TILE = 200
+"""The native programs' tile where they choose it and have the memory (1.9 GB and more)."""
+
+# First guesses, on the slow side: who is told too long a time is served sooner than expected.
+_BYTES_PER_WEIGHT = 2  # the official models are in 16 bits
+_CPU_WEIGHTS_PER_SECOND = 25e9
+"""Weights applied in a second by one core; measured were 70e9 to 100e9 on AVX-512."""
+_GPU_WEIGHTS_PER_SECOND = 500e9
+"""The same of a small integrated GPU; a discrete one does ten times that."""
+_BUILTIN_FIXED = 0.02
+_BINARY_FIXED = 2.0
+"""Seconds for starting the native program, finding the devices and loading the model."""
+_LOAD_BYTES_PER_SECOND = 100e6
+"""Reading and rearranging a network: 0.13 to 0.3 s were measured for 33 MB."""
+_PREPARE = Line(0.02, 60e-9)
+_FINISH = Line(0.03, 120e-9)
+
+
+_plan_on_cpu = functools.lru_cache(256)(plan_on_cpu)
+"""To weigh the tiles of a large picture takes milliseconds, on many cores tens of them."""
+
+
+class RateStore(Protocol):
+    """Keeps what was measured over restarts."""
+
+    async def load_rates(self) -> Mapping[str, str]:
+        """Return all there is, by its key."""
+        ...
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        """Insert or replace."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how long a job takes."""
+
+    model: ModelFiles
+    source: Size
+    output: Size
+    input_format: str
+    format: str
+    tile_size: int = 0
+    tta: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a job by stage."""
+
+    prepare: float
+    upscale: float
+    """While it holds a slot, its model being loaded."""
+    finish: float
+    load: float
+    """For loading the model where that is not part of every job."""
+    measured: bool
+    """False where the upscaling is a guess, since nothing like it was done here yet."""
+
+    @property
+    def total(self) -> float:
+        """Seconds from the beginning to the end, nothing in the way and the model loaded."""
+        return self.prepare + self.upscale + self.finish
+
+
+class Estimator:
+    """Learns and tells how long jobs take. `meet` must have been called for a job before.
+
+    Args:
+        place: where jobs run: the best of the places, whose rates an estimate is made of.
+        cores: CPU cores that inference may use.
+        engine_memory: bytes that a process of the builtin engine may hold.
+        store: keeps the rates.
+        shares: how many small pictures the place works on at once.
+        library: what runs networks on the CPU, where it can.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        cores: int,
+        engine_memory: int,
+        store: RateStore,
+        *,
+        shares: int = 1,
+        library: CpuLibrary = CpuLibrary.NCNN,
+    ) -> None:
+        self._library = library
+        self._shares = shares
+        self._place = place
+        self._cores = cores
+        self._engine_memory = engine_memory
+        self._store = store
+        self._rates: dict[str, Measured] = {}
+        self._kept: dict[str, list[tuple[float, float]]] = {}
+        self._changed: set[str] = set()
+        self._stored: dict[str, int] = {}
+        self._warm: set[str] = set()
+
+    async def load(self) -> None:
+        """Take up what earlier runs measured; what can't be read counts as not measured."""
+        for key, text in (await self._store.load_rates()).items():
+            try:
+                self._kept[key] = [(float(a), float(s)) for a, s in json.loads(text)]
+            except (ValueError, TypeError):
+                continue
+
+    async def save(self) -> None:
+        """Keep what was measured since the last call."""
+        changed, self._changed = self._changed, set()
+        if changed:
+            rates = {key: json.dumps(self._rates[key].points) for key in changed}
+            try:
+                await self._store.save_rates(rates)
+            except NoSpaceError as error:  # learned again soon enough
+                log.warning("Measured rates aren't kept: %s", error.message)
+
+    async def keep(self, seconds: float = _KEEP_SECONDS) -> None:
+        """Save every ``seconds``, for good."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.save()
+
+    async def meet(self, work: Work) -> None:
+        """Look at what the estimate of ``work`` needs; `estimate` takes no time then.
+
+        Raises:
+            UnknownModelError: the model's file, whose length makes the first guess, is gone.
+        """
+        model = work.model
+        if model.stem not in self._stored:
+            try:
+                facts = await asyncio.to_thread(model.bin.stat)
+            except OSError as error:
+                raise UnknownModelError(
+                    f"The model's file {model.bin.name} can't be read ({error.strerror}); put it "
+                    "back or name another model."
+                ) from None
+            self._stored[model.stem] = facts.st_size
+        if not is_small(work.source):
+            await asyncio.to_thread(self._plan, work, self._place, work.tile_size)
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return how long ``work`` will take at the best place."""
+        place = self._place
+        upscale = self._of(self._upscale_key(place, work.model), self._guess(place, work.model))
+        seconds = upscale.line.seconds(self._padded(work, place, work.tile_size))
+        load = self._of(_load_key(place, work.model), self._load_guess(work.model))
+        return Estimate(
+            prepare=self._of(f"prepare {work.input_format}", _PREPARE).line.seconds(
+                work.source.pixels
+            ),
+            upscale=seconds,
+            finish=self._of(f"finish {work.format}", _FINISH).line.seconds(_finished(work)),
+            load=load.line.fixed if place.engine == "builtin" else 0.0,
+            measured=bool(upscale.points),
+        )
+
+    def observe(
+        self, work: Work, place: Place, seconds: Mapping[str, float], tile_size: int
+    ) -> None:
+        """Learn from a job that succeeded at its first attempt.
+
+        Args:
+            work: what was done.
+            place: where.
+            seconds: by stage: ``prepare``, ``upscale``, ``finish``.
+            tile_size: what was used; 0 where the engine did not say.
+        """
+        if "prepare" in seconds:  # else it was decoded on arrival
+            self._learn(f"prepare {work.input_format}", _PREPARE, work.source.pixels,
+                        seconds["prepare"])  # fmt: skip
+        self._learn(f"finish {work.format}", _FINISH, _finished(work),
+                    seconds.get("finish", 0.0))  # fmt: skip
+        key, guess = self._upscale_key(place, work.model), self._guess(place, work.model)
+        amount, taken = self._padded(work, place, tile_size), seconds.get("upscale", 0.0)
+        cold = place.engine == "builtin" and key not in self._warm
+        self._warm.add(key)
+        known = self._of(key, guess)
+        if cold and known.points:
+            # What it took beyond a warm job is the worker's start and the loading.
+            extra = max(taken - known.line.seconds(amount), 1e-3)
+            self._learn(_load_key(place, work.model), self._load_guess(work.model), 1.0, extra)
+            return
+        self._learn(key, guess, amount, taken)
+
+    def _learn(self, key: str, guess: Line, amount: float, seconds: float) -> None:
+        self._of(key, guess).add(amount, seconds)
+        self._changed.add(key)
+
+    def _of(self, key: str, guess: Line) -> Measured:
+        rate = self._rates.get(key)
+        if rate is None:
+            rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
+        return rate
+
+    def _upscale_key(self, place: Place, model: ModelFiles) -> str:
+        key = f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
+        # What was learned with another library is none of its rate.
+        return f"{key} {self._library}" if place.is_cpu else key
+
+    def _guess(self, place: Place, model: ModelFiles) -> Line:
+        speed = _CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else _GPU_WEIGHTS_PER_SECOND
+        fixed = _BUILTIN_FIXED if place.engine == "builtin" else _BINARY_FIXED
+        return Line(fixed, self._stored[model.stem] / _BYTES_PER_WEIGHT / speed)
+
+    def _load_guess(self, model: ModelFiles) -> Line:
+        return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)
+
+    def inference_bytes(self, work: Work) -> int:
+        """Return the memory that network and tiles take at their hungriest, measured on the CPU."""
+        plan = self._plan(work, self._place, work.tile_size)
+        return plan.weight_memory + plan.tile_memory
+
+    def _plan(self, work: Work, place: Place, tile_size: int) -> Plan:
+        """Return how ``work`` is gone about at ``place``, as far as can be told before."""
+        model, source = work.model, work.source
+        if place.engine != "builtin":
+            return plan_on_gpu(model, source, tile=tile_size or _NATIVE_TILE, threads=self._cores)
+        if not place.is_cpu:
+            return plan_on_gpu(model, source, tile=tile_size, threads=self._cores)
+        try:
+            return _plan_on_cpu(
+                model,
+                self._stored[model.stem],
+                source,
+                tile=tile_size,
+                threads=self._cores,
+                limit=self._engine_memory,
+                shares=self._shares if is_small(source) else 1,
+                library=self._library,
+            )
+        except TooLittleError:  # the engine will say so; until then the least there is
+            return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)
+
+    def _padded(self, work: Work, place: Place, tile_size: int) -> float:
+        """Return the pixels that the network sees: the source's, with each tile's padding."""
+        side = self._plan(work, place, tile_size).tile
+        across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
+        pixels = (work.source.width + 2 * PADDING * across) * (
+            work.source.height + 2 * PADDING * down
+        )
+        return float(pixels * (_TTA_TIMES if work.tta else 1))
+
+
+def _load_key(place: Place, model: ModelFiles) -> str:
+    return f"load {place.engine} {place.device.id} {place.device.name} {model.stem}"
+
+
+def _finished(work: Work) -> float:
+    """Return the pixels that the last stage reads and writes."""
+    return work.source.times(work.model.native_scale).pixels + work.output.pixels
