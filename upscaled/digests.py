@@ -1,26 +1,22 @@
-"""Digests: SHA-256 of files."""
+"""SHA-256 of files that seldom change, such as models and programs."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from collections import OrderedDict
 from pathlib import Path
 
+from upscaled.files import sha256_of
 
-async def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    return await asyncio.to_thread(_sha256, path)
+_KEPT = 256
+"""Digests that are remembered: a few for each installed model. The oldest goes first."""
 
 
 class Digests:
-    """SHA-256 of files that seldom change (models, programs): read once while they do not."""
+    """Reads a file once, and again only after its size or modification time changed."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
+        self._known: OrderedDict[Path, tuple[int, int, str]] = OrderedDict()
 
     async def of(self, path: Path) -> str:
         """Return the file's SHA-256 in hexadecimal.
@@ -29,12 +25,13 @@ class Digests:
             OSError: it can't be read.
         """
         stat = await asyncio.to_thread(path.stat)
-        key = (path, stat.st_size, stat.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = await sha256_of(path)
-        return self._known[key]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        known = self._known.get(path)
+        if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+            self._known.move_to_end(path)
+            return known[2]
+        digest = await asyncio.to_thread(sha256_of, path)
+        self._known[path] = (stat.st_size, stat.st_mtime_ns, digest)
+        self._known.move_to_end(path)
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return digest

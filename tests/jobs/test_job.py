@@ -1,17 +1,15 @@
-import json
-
 import pytest
 
 from testkit.jobs import make_job
+from upscaled import serial
 from upscaled.jobs.job import (
     SUCCESSORS,
     TERMINAL,
     Attempt,
+    Job,
     JobState,
-    from_document,
     is_job_id,
     new_job_id,
-    to_document,
 )
 from upscaled.pictures import Size
 
@@ -36,7 +34,7 @@ def test_a_job_survives_being_written_as_json() -> None:
         receipt={"input": {"sha256": "00"}},
         started=3.5,
     )
-    assert from_document(json.loads(json.dumps(to_document(job)))) == job
+    assert serial.decode(serial.encode(job), Job) == job
 
 
 @pytest.mark.parametrize("state", JobState)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import platform
 import secrets
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
+from upscaled import files
 from upscaled.errors import UpscaledError
 
 URL = (
@@ -124,15 +124,10 @@ def _unpack(archive: Path, bin_dir: Path) -> Path:
 def _install(
     content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, permissions: int
 ) -> Path:
-    """Write ``member`` beside ``target`` and rename it into place."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with content.open(member) as source, beside.open("wb") as file:
-            shutil.copyfileobj(source, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.chmod(permissions)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write ``member`` to ``target``, whole or not at all."""
+    with (
+        content.open(member) as source,
+        files.replacing(target, durable=True, mode=permissions) as file,
+    ):
+        shutil.copyfileobj(source, file)
     return target

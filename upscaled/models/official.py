@@ -5,10 +5,10 @@ Known by the SHA-256 of both files: the same bytes behave the same. A test measu
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from upscaled.engines.builtin.messages import Findings
+from upscaled.files import sha256_of
 from upscaled.models.install import OFFICIAL
 
 _FINDINGS = {
@@ -31,9 +31,4 @@ def official_findings(param: Path, weights: Path) -> Findings | None:
     Raises:
         OSError: a file can't be read.
     """
-    return _BY_DIGESTS.get((_digest(param), _digest(weights)))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _BY_DIGESTS.get((sha256_of(param), sha256_of(weights)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from upscaled import __version__
-from upscaled.digests import sha256_of
+from upscaled.files import sha256_of
 from upscaled.jobs.job import Job
 from upscaled.pipeline.run import Product
 
@@ -17,7 +18,7 @@ async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, A
     return {
         "version": __version__,
         "input": {
-            "sha256": await sha256_of(upload),
+            "sha256": await asyncio.to_thread(sha256_of, upload),
             "format": job.input_format,
             "width": job.input_size.width,
             "height": job.input_size.height,

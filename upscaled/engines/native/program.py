@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from upscaled.errors import EngineError
+from upscaled.files import sha256_of
 from upscaled.workers import processes
 
 _PROBE_SECONDS = 30
@@ -104,8 +104,7 @@ def _look_at(program: Path) -> tuple[str, str]:
     try:
         with program.open("rb") as file:
             head = file.read(20)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(program)
     except OSError as error:
         return f"{program} can't be read: {error.strerror}.", ""
     if head.startswith(b"\x7fELF") and len(head) == 20:

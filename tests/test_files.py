@@ -1,0 +1,72 @@
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from upscaled import digests, files
+from upscaled.digests import Digests
+
+
+def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    for durable, content in ((False, b"old"), (True, b"new")):
+        files.replace(target, content, durable=durable)
+        assert target.read_bytes() == content
+    with files.replacing(target) as file:
+        file.write(b"later")
+        file.flush()
+        assert target.read_bytes() == b"new"
+    assert target.read_bytes() == b"later"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_when_writing_fails_the_old_file_stays(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), files.replacing(target) as file:
+        file.write(b"ne")
+        raise OSError("full")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with files.replacing(tmp_path / "program", mode=0o755):
+            pass
+        files.replace(tmp_path / "record", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "program").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "record").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_digest_is_read_again_only_after_the_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counting(path: Path) -> str:
+        read.append(path)
+        return files.sha256_of(path)
+
+    monkeypatch.setattr(digests, "sha256_of", counting)
+    known, path = Digests(), tmp_path / "model.bin"
+    path.write_bytes(b"one")
+    assert await known.of(path) == await known.of(path) == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(b"three")
+    assert await known.of(path) == hashlib.sha256(b"three").hexdigest()
+    assert len(read) == 2
+
+
+async def test_digests_of_many_files_do_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_KEPT", 3)
+    known = Digests()
+    for number in range(10):
+        path = tmp_path / str(number)
+        path.write_text(str(number))
+        await known.of(path)
+    assert len(known._known) == 3

@@ -1,0 +1,76 @@
+"""What is done with files in more than one place: checksums, atomic replacement, syncing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; blocking.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, to the disk (fsync); blocking.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(
+    target: Path, *, durable: bool = False, mode: int | None = None
+) -> Iterator[BinaryIO]:
+    """Write a file beside ``target`` and rename it to ``target`` at the end; blocking.
+
+    Readers see the old file or the new one, never a part. When the block raises, the old file
+    stays and nothing is left beside it.
+
+    Args:
+        target: created or replaced; its folder must be there.
+        durable: the new file survives a power cut once this returns. Without it a power cut may
+            leave an empty or a torn file.
+        mode: permissions of the new file; None: those that the umask leaves.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync(target.parent)
+
+
+def replace(target: Path, content: bytes, *, durable: bool = False) -> None:
+    """Replace the file ``target`` by one with ``content``; see `replacing`."""
+    with replacing(target, durable=durable) as file:
+        file.write(content)
