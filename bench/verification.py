@@ -2,9 +2,9 @@
 
     python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …] [--side N]
 
-Every network enlarges the whole gallery. No result may be refused (`HOPELESS`); a few may be
-doubted (`DOUBTFUL`) and are then made a second time. Then faults are planted, and each that can be
-seen must be doubted at least. With ``--keep``, what the networks made is kept in a folder, so that
+Every network enlarges the whole gallery. No result may exceed `CONFIRMABLE_LIMIT`; the few above
+`TRUSTED_LIMIT` are made a second time. Then faults are planted, and each visible one must exceed
+`TRUSTED_LIMIT`. With ``--keep``, what the networks made is kept in a folder, so that
 other limits can be tried without waiting for them again.
 """
 
@@ -30,8 +30,8 @@ from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import to_bytes
 from upscaled.engines.builtin.tiling import reflected
-from upscaled.imaging.records import DOUBTFUL, HOPELESS
-from upscaled.imaging.verify import likeness
+from upscaled.imaging.records import CONFIRMABLE_LIMIT, TRUSTED_LIMIT
+from upscaled.imaging.verify import comparison
 from upscaled.models.install import OFFICIAL, install
 
 Pixels = NDArray[np.uint8]
@@ -119,13 +119,13 @@ def seen(source: Pixels, right: Pixels, faulty: Pixels) -> float:
     Noise does not count: blocks with more contrast from pixel to pixel than behind it.
     """
     sharp = source.astype(np.float32)
-    grid = likeness.Grid(*source.shape[:2])
-    plain = likeness.smooth(sharp)
+    grid = comparison.Grid(*source.shape[:2])
+    plain = comparison.smooth(sharp)
     fine = grid.means((sharp - plain) ** 2).max(axis=2)
     behind = (grid.means(plain**2) - grid.means(plain) ** 2).max(axis=2)
-    first, second = (likeness.smooth(p.astype(np.float32)) for p in (right, faulty))
+    first, second = (comparison.smooth(p.astype(np.float32)) for p in (right, faulty))
     change = np.sqrt(grid.means((first - second) ** 2).mean(axis=2))
-    return float(np.where(fine <= np.maximum(behind, likeness.CHAOS_FROM**2), change, 0).max())
+    return float(np.where(fine <= np.maximum(behind, comparison.CHAOS_FROM**2), change, 0).max())
 
 
 def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
@@ -133,12 +133,12 @@ def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
     scale = made.shape[0] // picture.pixels.shape[0]
     name = f"{picture.kind} {picture.number}"
     right = reduced(made, scale)
-    share = likeness.compare(picture.pixels, right).worst()[0]
+    share = comparison.compare(picture.pixels, right).worst()[0]
     tally.pictures += 1
     tally.worst = max(tally.worst, share)
-    if share > DOUBTFUL:
+    if share > TRUSTED_LIMIT:
         tally.doubted.append(f"{name} ({share:.2f})")
-    if share > HOPELESS:
+    if share > CONFIRMABLE_LIMIT:
         tally.false_alarms.append(f"{name} ({share:.2f})")
     rng = np.random.default_rng(picture.number)
     for fault, result in planted(made, scale, rng):
@@ -148,8 +148,8 @@ def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
         if change < VISIBLE:
             continue
         tally.visible[fault] += 1
-        share = likeness.compare(picture.pixels, faulty).worst()[0]
-        if share <= DOUBTFUL:
+        share = comparison.compare(picture.pixels, faulty).worst()[0]
+        if share <= TRUSTED_LIMIT:
             tally.missed.setdefault(fault, []).append(f"{name} ({change:.0f}, {share:.2f})")
 
 
@@ -178,7 +178,9 @@ def table(tallies: dict[str, Tally]) -> str:
     lines = ["| | " + " | ".join(tallies) + " |", "|---|" + "---|" * len(tallies)]
     rows = [("pictures", [str(t.pictures) for t in tallies.values()])]
     rows.append(("false alarms", [str(len(t.false_alarms)) for t in tallies.values()]))
-    rows.append(("nearest to one", [f"{t.worst / HOPELESS:.2f}" for t in tallies.values()]))
+    rows.append(
+        ("nearest to one", [f"{t.worst / CONFIRMABLE_LIMIT:.2f}" for t in tallies.values()])
+    )
     rows.append(("settled by a second process", [str(len(t.doubted)) for t in tallies.values()]))
     for fault in faults:
         cells = []

@@ -13,7 +13,7 @@ from PIL import Image
 from testkit.imaging import Pixels, stored
 from testkit.paths import DATA
 from upscaled.imaging.records import UnlikeError
-from upscaled.imaging.verify.verify import likeness
+from upscaled.imaging.verify.verify import verify_rows
 
 PHOTO = DATA / "coffee.jpg"
 
@@ -31,7 +31,7 @@ def _enlarged(pixels: Pixels, scale: int) -> Pixels:
 
 def _score(source: Pixels, native: Pixels, folder: Path, rows: tuple[int, int]) -> float:
     first, second = stored(source, folder / "source"), stored(native, folder / "native")
-    return likeness(first, second, *rows)
+    return verify_rows(first, second, *rows)
 
 
 def _black_tile(native: Pixels) -> None:
@@ -99,7 +99,7 @@ def test_a_file_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     second = stored(_enlarged(source, 2), tmp_path / "native")
     second.path.write_bytes(second.path.read_bytes()[:-1])
     with pytest.raises(UnlikeError, match="2399 bytes, 2400 were expected"):
-        likeness(first, second, 0, 10)
+        verify_rows(first, second, 0, 10)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -107,14 +107,14 @@ def test_a_picture_of_many_strips_is_judged_like_one_of_one(tmp_path: Path, scal
     source = _photo(1500, 1000)
     native = _enlarged(source, scale)
     first, second = stored(source, tmp_path / "source"), stored(native, tmp_path / "native")
-    score = likeness(first, second, 0, 1000, threads=3)
-    assert score == likeness(first, second, 0, 1000) > 0.5
+    score = verify_rows(first, second, 0, 1000, threads=3)
+    assert score == verify_rows(first, second, 0, 1000) > 0.5
     place = np.s_[750 * scale : 782 * scale, 500 * scale : 532 * scale]
     native[place] = 255 - native[place]
     second = stored(native, tmp_path / "native")
     for threads in (1, 3):
         with pytest.raises(UnlikeError, match=r"x (49|50|51)\d, y 7[45678]\d"):
-            likeness(first, second, 0, 1000, threads=threads)
+            verify_rows(first, second, 0, 1000, threads=threads)
 
 
 @pytest.mark.parametrize(("scale", "at_once"), [(2, 1), (3, 2), (4, 4)])
@@ -132,5 +132,5 @@ def test_no_more_strips_are_compared_at_once_than_memory_allows(
     pixels = np.full((1200, 1200, 3), 99, np.uint8)
     first = stored(pixels, tmp_path / "source")
     second = stored(pixels.repeat(scale, 0).repeat(scale, 1), tmp_path / "native")
-    assert likeness(first, second, 0, 1200, threads=4) == 1.0
+    assert verify_rows(first, second, 0, 1200, threads=4) == 1.0
     assert workers[-1] == at_once

@@ -2,11 +2,11 @@
 
 from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.records import (
+    CONFIRMABLE_LIMIT,
     FORMATS,
-    HOPELESS,
     NOTHING_WRITTEN,
+    PLAUSIBLE_LIMIT,
     RESULT_FORMATS,
-    UNHEARD_OF,
     Band,
     Finished,
     FinishOptions,
@@ -19,11 +19,11 @@ from upscaled.imaging.records import (
 )
 
 __all__ = [
+    "CONFIRMABLE_LIMIT",
     "FORMATS",
-    "HOPELESS",
     "NOTHING_WRITTEN",
+    "PLAUSIBLE_LIMIT",
     "RESULT_FORMATS",
-    "UNHEARD_OF",
     "Band",
     "FinishOptions",
     "Finished",

@@ -21,9 +21,9 @@ from upscaled.errors import (
 )
 from upscaled.imaging.records import (
     DEFAULT_MEMORY_MB,
-    DOUBTFUL,
     FORMATS,
     NOTHING_WRITTEN,
+    TRUSTED_LIMIT,
     Band,
     Finished,
     FinishOptions,
@@ -33,7 +33,7 @@ from upscaled.imaging.records import (
     Written,
     raw_to_json,
 )
-from upscaled.imaging.sandbox.cell import Confinement
+from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.pictures import RawImage, Size
 from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
 from upscaled.workers.processes import plain_env
@@ -167,7 +167,13 @@ class Imaging:
         return Prepared.from_json(reply["prepared"])
 
     async def check(
-        self, source: RawImage, native: RawImage, top: int, bottom: int, *, most: float = DOUBTFUL
+        self,
+        source: RawImage,
+        native: RawImage,
+        top: int,
+        bottom: int,
+        *,
+        limit: float = TRUSTED_LIMIT,
     ) -> float:
         """Compare rows of ``source`` with what ``native`` has there; return their score.
 
@@ -176,7 +182,7 @@ class Imaging:
             native: what an engine made of it.
             top: the first row of the source to compare.
             bottom: the row after the last.
-            most: how unlike they may be: `DOUBTFUL`, or `UNHEARD_OF`.
+            limit: how much they may differ: `TRUSTED_LIMIT`, or `PLAUSIBLE_LIMIT`.
 
         Raises:
             UnlikeError: it is not the enlarged source.
@@ -187,7 +193,7 @@ class Imaging:
             "native": raw_to_json(native),
             "top": top,
             "bottom": bottom,
-            "most": most,
+            "limit": limit,
         }
         reads = [source.path, native.path]
         seconds = self._writing_seconds(native.size.pixels)
@@ -228,7 +234,7 @@ class Imaging:
             "native": raw_to_json(native),
             "workdir": str(workdir),
             "options": options.to_json(),
-            "band": [band.top, band.bottom, band.most],
+            "band": [band.top, band.bottom, band.limit],
             "written": written.to_json(),
             # No profile, no EXIF: nothing of the upload but its decoded pixels takes part.
             "own_pixels_only": prepared.sidecar is None and pixels <= _SMALL_PIXELS,

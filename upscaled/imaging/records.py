@@ -25,16 +25,16 @@ _LARGEST_SIDE = {
 DEFAULT_MEMORY_MB = 4096
 """Address space of one imaging process in MiB, where nothing else is asked for."""
 
-DOUBTFUL = 0.4
+TRUSTED_LIMIT = 0.4
 """Share of the limits from which a picture is doubted. By the experiment every planted fault that
 can be seen exceeds it, and of right pictures none of the photos but one in thirty of the others,
 noise and pixel art above all; those are settled by a second process
 (`upscaled.pipeline.confirmation`)."""
 
-HOPELESS = 2.0
+CONFIRMABLE_LIMIT = 2.0
 """Share from which no second process helps: 98 of 100 black pictures exceed it."""
 
-UNHEARD_OF = 1.0
+PLAUSIBLE_LIMIT = 1.0
 """Share that no right picture of the experiment reached."""
 
 
@@ -187,8 +187,8 @@ class Band:
 
     top: int
     bottom: int
-    most: float = DOUBTFUL
-    """How unlike the source they may be; `HOPELESS` when another process made the very same."""
+    limit: float = TRUSTED_LIMIT
+    """How unlike the source they may be; `CONFIRMABLE_LIMIT` once confirmed."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from upscaled.imaging.records import (
     raw_from_json,
 )
 from upscaled.imaging.sandbox import limits
-from upscaled.imaging.sandbox.cell import close_cell, walls
-from upscaled.imaging.sandbox.forked import ChildDiedError, in_child
-from upscaled.imaging.verify.verify import likeness
+from upscaled.imaging.sandbox.child import ChildDiedError, run_in_child
+from upscaled.imaging.sandbox.sandbox import enter_sandbox, restrictions
+from upscaled.imaging.verify.verify import verify_rows
 from upscaled.workers.server import Message, RefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -42,7 +42,7 @@ _METADATA_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Desk:
+class RequestHandler:
     """Answers requests, each in a child process that is confined to that request's files."""
 
     formats: tuple[str, ...]
@@ -57,20 +57,20 @@ class Desk:
             RefusedError: its kind says which error of `upscaled.errors` it is.
         """
         if message.get("own_pixels_only"):
-            with self._told():
+            with self._errors_as_refusals():
                 return self._finish(message)
         try:
-            return in_child(lambda: self._confined(message))
+            return run_in_child(lambda: self._confined(message))
         except ChildDiedError as death:
-            raise _meaning(death, message) from death
+            raise _refusal_after(death, message) from death
 
     def _confined(self, message: Message) -> Message:
         limits.allow(cpu_seconds=message["cpu_seconds"], file_bytes=self._file_bytes(message))
         writable = [Path(message["workdir"])] if "workdir" in message else []
-        confinement = close_cell([Path(path) for path in message["reads"]], writable)
+        confinement = enter_sandbox([Path(path) for path in message["reads"]], writable)
         if message["do"] == "ping":
             return {"active": confinement.active, "lacking": confinement.lacking}
-        with self._told():
+        with self._errors_as_refusals():
             reply: Message = getattr(self, f"_{message['do']}")(message)
         return reply
 
@@ -109,8 +109,8 @@ class Desk:
 
     def _check(self, message: Message) -> dict[str, Any]:
         source, native = raw_from_json(message["source"]), raw_from_json(message["native"])
-        rows = (message["top"], message["bottom"], message["most"])
-        return {"score": likeness(source, native, *rows, threads=self.threads)}
+        rows = (message["top"], message["bottom"], message["limit"])
+        return {"score": verify_rows(source, native, *rows, threads=self.threads)}
 
     def _finish(self, message: Message) -> dict[str, Any]:
         written = finish_band(
@@ -129,7 +129,7 @@ class Desk:
         }
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_as_refusals(self) -> Iterator[None]:
         try:
             yield
         except NotAPictureError as error:
@@ -150,7 +150,7 @@ class Desk:
             raise RefusedError("engine", f"A file cannot be used: {error}.") from error
 
 
-def _meaning(death: ChildDiedError, message: Message) -> RefusedError:
+def _refusal_after(death: ChildDiedError, message: Message) -> RefusedError:
     """Return what the death of the process that worked on a request means."""
     reading = message["do"] in {"probe", "prepare"}
     if death.signal == signal.SIGKILL:
@@ -172,14 +172,14 @@ def main() -> None:
     settings = json.loads(sys.argv[2])
     limits.confine(settings["memory_limit_mb"])
     Image.init()  # all codecs, and what the cell is made of: loaded once, not in every child
-    walls()
-    desk = Desk(
+    restrictions()
+    handler = RequestHandler(
         tuple(settings["formats"]),
         settings["max_pixels"],
         settings["memory_limit_mb"],
         settings["threads"],
     )
-    serve(desk.handle, threaded=False)
+    serve(handler.handle, threaded=False)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from upscaled.engines.engine import Progress, UpscaleTask
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.errors import EngineError, NoSpaceError
 from upscaled.imaging import (
-    HOPELESS,
+    CONFIRMABLE_LIMIT,
     Band,
     Imaging,
     Prepared,
@@ -171,7 +171,7 @@ class Pipeline:
                 making.native,
                 making.folder,
                 making.options,
-                replace(band, most=HOPELESS) if confirmed else band,
+                replace(band, limit=CONFIRMABLE_LIMIT) if confirmed else band,
                 making.written,
             )
             await making.done(written, tile)

@@ -12,7 +12,7 @@ from pathlib import Path
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError, UpscaledError
-from upscaled.imaging import UNHEARD_OF, Imaging
+from upscaled.imaging import PLAUSIBLE_LIMIT, Imaging
 from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
@@ -103,7 +103,7 @@ class SelfTest:
         task = UpscaleTask(source, target, network, top=0, bottom=_SIDE, workdir=folder)
         async with self._pool.slot(_FIRST, place) as slot, asyncio.timeout(_SECONDS):
             await slot.engine.upscale(task, lambda _progress: None)
-        await self._imaging.check(source, target, 0, _SIDE, most=UNHEARD_OF)
+        await self._imaging.check(source, target, 0, _SIDE, limit=PLAUSIBLE_LIMIT)
 
 
 def _picture() -> bytes:

@@ -25,7 +25,7 @@ from upscaled.imaging.encode.webp import write_webp
 from upscaled.imaging.raw import read_rows, strips
 from upscaled.imaging.records import Band, Finished, FinishOptions, Piece, Prepared, Written
 from upscaled.imaging.sidecar import Sidecar, resized
-from upscaled.imaging.verify.verify import likeness
+from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
 PART = "result.part"
@@ -67,7 +67,7 @@ def finish_band(
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    score = likeness(prepared.source, native, band.top, band.bottom, band.most, threads=threads)
+    score = verify_rows(prepared.source, native, band.top, band.bottom, band.limit, threads=threads)
     written = replace(written, source_rows=band.bottom, score=min(written.score, score))
     last = band.bottom == prepared.source.size.height
     beside = _Metadata(prepared, options)

@@ -79,7 +79,7 @@ def forbid_new_privileges() -> None:
 
 
 @dataclass(frozen=True)
-class Ground:
+class FileRules:
     """What every process may read: made once, since looking at folders takes time."""
 
     version: int
@@ -89,8 +89,8 @@ class Ground:
     """Files and folders, and the rights to them."""
 
 
-def survey(folders: Iterable[Path]) -> Ground:
-    """Return the ground on which `restrict` stands, with ``folders`` to read from.
+def read_rules(folders: Iterable[Path]) -> FileRules:
+    """Return the rules on which `restrict` stands, with ``folders`` to read from.
 
     Paths that do not exist are passed over, and so are those that lie below another.
 
@@ -105,11 +105,13 @@ def survey(folders: Iterable[Path]) -> Ground:
     for path in real:  # sorted: what lies below another comes after it
         if not any(path.is_relative_to(other) for other in apart):
             apart.append(path)
-    return Ground(found, handled, tuple((path, _rights(path, _READ) & handled) for path in apart))
+    return FileRules(
+        found, handled, tuple((path, _rights(path, _READ) & handled) for path in apart)
+    )
 
 
-def restrict(ground: Ground, readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """Leave this thread, and those it starts, nothing but the ground, these files and folders.
+def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path]) -> int:
+    """Leave this thread, and those it starts, nothing but the rules, these files and folders.
 
     No other file can be opened any more, no program run, no TCP port used (version 4), no
     process outside be signalled nor an abstract socket reached (version 6). Paths that do not
@@ -122,9 +124,9 @@ def restrict(ground: Ground, readable: Iterable[Path], writable: Iterable[Path])
         OSError: the kernel refused.
     """
     attributes = _Ruleset(
-        ground.handled,
-        _BIND_AND_CONNECT_TCP if ground.version >= _NET_VERSION else 0,
-        _ABSTRACT_SOCKETS_AND_SIGNALS if ground.version >= _SCOPE_VERSION else 0,
+        rules.handled,
+        _BIND_AND_CONNECT_TCP if rules.version >= _NET_VERSION else 0,
+        _ABSTRACT_SOCKETS_AND_SIGNALS if rules.version >= _SCOPE_VERSION else 0,
     )
     ruleset = _call(
         _CREATE_RULESET,
@@ -133,17 +135,17 @@ def restrict(ground: Ground, readable: Iterable[Path], writable: Iterable[Path])
         ctypes.c_uint32(0),
     )
     try:
-        for path, rights in ground.readable:
+        for path, rights in rules.readable:
             _allow(ruleset, path, rights)
         for path in readable:
-            _allow(ruleset, path, _rights(path, _READ) & ground.handled)
+            _allow(ruleset, path, _rights(path, _READ) & rules.handled)
         for path in writable:
-            _allow(ruleset, path, _rights(path, _READ | _WRITE) & ground.handled)
+            _allow(ruleset, path, _rights(path, _READ | _WRITE) & rules.handled)
         forbid_new_privileges()
         _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
-    return ground.version
+    return rules.version
 
 
 def _is_ours(path: Path) -> bool:

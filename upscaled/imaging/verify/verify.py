@@ -9,20 +9,20 @@ import numpy as np
 from PIL import Image
 
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.records import DOUBTFUL, UnlikeError
-from upscaled.imaging.verify.likeness import BLOCK, compare
+from upscaled.imaging.records import TRUSTED_LIMIT, UnlikeError
+from upscaled.imaging.verify.comparison import BLOCK, compare
 from upscaled.pictures import RawImage
 
 _COMPARED_BYTES = 2 << 20
 """Of the source, that are compared at a time at most: meanwhile they take thirty times as much."""
 
 
-def likeness(
+def verify_rows(
     source: RawImage,
     native: RawImage,
     top: int,
     bottom: int,
-    most: float = DOUBTFUL,
+    limit: float = TRUSTED_LIMIT,
     *,
     threads: int = 1,
 ) -> float:
@@ -33,7 +33,7 @@ def likeness(
         native: what an engine made of it.
         top: first row of the source to compare.
         bottom: row after the last.
-        most: `DOUBTFUL`, or `HOPELESS` for a picture that was confirmed.
+        limit: `TRUSTED_LIMIT`, or `CONFIRMABLE_LIMIT` for a picture that was confirmed.
         threads: how many strips are compared at a time at most.
 
     Returns:
@@ -66,12 +66,12 @@ def likeness(
     else:
         with ThreadPoolExecutor(at_once) as pool:
             worst, x, y = max(pool.map(worst_of, spans))
-    if worst > most:
+    if worst > limit:
         raise UnlikeError(
             f"The engine's picture is unlike its source around x {x}, y {y} "
-            f"({worst / DOUBTFUL:.1f} times the difference that is trusted)."
+            f"({worst / TRUSTED_LIMIT:.1f} times the difference that is trusted)."
         )
-    return max(0.0, 1 - worst / DOUBTFUL)
+    return max(0.0, 1 - worst / TRUSTED_LIMIT)
 
 
 def _strips(top: int, bottom: int, row_bytes: int) -> Iterator[tuple[int, int]]:

@@ -33,7 +33,7 @@ class ChildDiedError(Exception):
         self.words = words
 
 
-def in_child(work: Callable[[], Message]) -> dict[str, Any]:
+def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     """Do ``work`` in a child process and return what it returned.
 
     Call it from a process with one thread only: the child has but the one that forks.

@@ -21,16 +21,16 @@ from testkit.paths import DATA
 from upscaled.errors import EngineError
 from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging
 from upscaled.imaging.sandbox import landlock, seccomp
-from upscaled.imaging.sandbox.cell import Confinement, close_cell
+from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox
 from upscaled.pictures import Size
 
 _TAKEN_OVER = """
 import ctypes, json, os, resource, signal, socket, sys, threading
 from pathlib import Path
-from upscaled.imaging.sandbox.cell import close_cell
+from upscaled.imaging.sandbox.sandbox import enter_sandbox
 
 inside, incoming, outside, address, port, parent = json.loads(sys.argv[1])
-told = close_cell([Path(incoming)], [Path(inside)])
+told = enter_sandbox([Path(incoming)], [Path(inside)])
 
 
 def tcp():
@@ -161,7 +161,7 @@ def test_a_kernel_without_the_means_is_no_obstacle_and_is_told(
     # The one that is there would confine this very process.
     monkeypatch.setattr(landlock, "restrict", missing if means == "landlock" else lambda *_: 5)
     monkeypatch.setattr(seccomp, "restrict", missing if means == "seccomp" else lambda _: None)
-    told = close_cell([], [tmp_path])
+    told = enter_sandbox([], [tmp_path])
     assert len(told.active) == len(told.lacking) == 1
     assert f"{means}: Function not implemented" in told.lacking[0].lower().replace(
         "function", "Function"
@@ -208,7 +208,7 @@ _GREEDY = """
 import json, os, resource, sys
 from pathlib import Path
 from upscaled.imaging import worker
-from upscaled.imaging.sandbox.forked import in_child
+from upscaled.imaging.sandbox.child import run_in_child
 
 def limits():
     return {"limits": Path("/proc/self/limits").read_text()}
@@ -217,7 +217,7 @@ worker.limits.confine(512)
 def confined():
     worker.limits.allow(cpu_seconds=7, file_bytes=1000)
     return limits()
-print(json.dumps(in_child(confined)))
+print(json.dumps(run_in_child(confined)))
 """
 
 
@@ -286,8 +286,8 @@ def _shown_to_a_child(path: Path, own: Path) -> str:
     """Return the error that opening ``path`` gives a process confined to the folder ``own``."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from upscaled.imaging.sandbox.cell import close_cell\n"
-        "close_cell([], [Path(sys.argv[2])])\n"
+        "from upscaled.imaging.sandbox.sandbox import enter_sandbox\n"
+        "enter_sandbox([], [Path(sys.argv[2])])\n"
         "try: open(sys.argv[1], 'rb' if Path(sys.argv[1]).name != 'new' else 'wb')\n"
         "except OSError as error: print(type(error).__name__)\n"
     )

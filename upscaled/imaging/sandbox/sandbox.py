@@ -40,30 +40,30 @@ class Confinement:
 
 
 @dataclass(frozen=True)
-class Walls:
+class Restrictions:
     """What is the same for every cell; what can't be had is the error that says why."""
 
-    ground: landlock.Ground | OSError
+    rules: landlock.FileRules | OSError
     program: seccomp.Program | OSError
 
 
 @functools.cache
-def walls() -> Walls:
+def restrictions() -> Restrictions:
     """Return the walls, made by the first call: before processes are forked that need them."""
-    ground: landlock.Ground | OSError
+    rules: landlock.FileRules | OSError
     program: seccomp.Program | OSError
     try:
-        ground = landlock.survey(code_folders())
+        rules = landlock.read_rules(code_folders())
     except OSError as error:
-        ground = error
+        rules = error
     try:
         program = seccomp.compile_filter()
     except OSError as error:
         program = error
-    return Walls(ground, program)
+    return Restrictions(rules, program)
 
 
-def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
+def enter_sandbox(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
     """Confine this thread, and all that it starts, for good; never fails for a lack of means.
 
     Call it before other threads are started: those that run already stay free.
@@ -73,11 +73,11 @@ def close_cell(readable: Collection[Path], writable: Collection[Path]) -> Confin
         writable: folders in which files may be made, changed and deleted too.
     """
     active, lacking = [], []
-    found = walls()
+    found = restrictions()
     try:
-        if isinstance(found.ground, OSError):
-            raise found.ground
-        number = landlock.restrict(found.ground, readable, writable)
+        if isinstance(found.rules, OSError):
+            raise found.rules
+        number = landlock.restrict(found.rules, readable, writable)
     except OSError as error:
         lacking.append(f"files (Landlock: {error.strerror})")
     else:
