@@ -16,6 +16,7 @@ from testkit.imaging import enlarged, finished
 from testkit.pictures import encoded, exif
 from testkit.zoo import CARD, COLOUR, in_srgb
 from upscaled.errors import EngineError, UnusablePictureError
+from upscaled.formats import result_format
 from upscaled.imaging import (
     NOTHING_WRITTEN,
     Band,
@@ -23,7 +24,6 @@ from upscaled.imaging import (
     Imaging,
     Prepared,
     UnlikeError,
-    largest_side,
 )
 from upscaled.imaging.resample import resample
 from upscaled.pictures import Size
@@ -160,8 +160,8 @@ async def test_strips_resample_like_the_whole() -> None:
 
 
 async def test_what_a_format_can_hold_is_known() -> None:
-    assert largest_side("webp") == 16_383
-    assert largest_side("png") > largest_side("jpg") > 65_000
+    assert result_format("webp").largest_side == 16_383
+    assert result_format("png").largest_side > result_format("jpg").largest_side > 65_000
 
 
 async def test_the_background_is_the_colour_that_was_named_also_in_a_wide_profile(

@@ -19,7 +19,8 @@ from PIL import Image
 from testkit.imaging import enlarged, finished
 from testkit.paths import DATA
 from upscaled.errors import EngineError
-from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging
+from upscaled.formats import RESULT_NAMES
+from upscaled.imaging import FinishOptions, Imaging
 from upscaled.imaging.sandbox import landlock, seccomp
 from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox
 from upscaled.pictures import Size
@@ -207,6 +208,7 @@ def _descriptors(pid: int) -> list[str]:
 _GREEDY = """
 import json, os, resource, sys
 from pathlib import Path
+from upscaled.formats import RESULT_NAMES
 from upscaled.imaging import worker
 from upscaled.imaging.sandbox.child import run_in_child
 
@@ -254,7 +256,7 @@ async def test_every_format_is_read_and_written_inside_the_cell(
     assert (await confined.probe(upload)).format == source
     prepared = await confined.prepare(upload, workdir)
     native = await asyncio.to_thread(enlarged, prepared)
-    for target in RESULT_FORMATS:
+    for target in RESULT_NAMES:
         options = FinishOptions(format=target, size=native.size)
         done = await finished(confined, prepared, native, workdir, options)
         assert done.path == workdir / f"result.{target}"

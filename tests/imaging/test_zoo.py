@@ -11,7 +11,8 @@ from PIL import Image
 from testkit.eye import mean_delta_e, on_white, seen
 from testkit.imaging import enlarged, finished, pixels_of
 from testkit.zoo import Animal, animals
-from upscaled.imaging import RESULT_FORMATS, FinishOptions, Imaging, Prepared
+from upscaled.formats import RESULT_NAMES
+from upscaled.imaging import FinishOptions, Imaging, Prepared
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,7 +50,7 @@ async def test_comes_through_looking_like_itself(
     size = (native.size.width, native.size.height)
     wanted = np.asarray(managed.resize(size, Image.Resampling.LANCZOS).reduce(2))
     for kept in (True, False):
-        for kind in RESULT_FORMATS:
+        for kind in RESULT_NAMES:
             options = FinishOptions(kind, native.size, keep_metadata=kept)
             done = await finished(imaging, prepared, native, tmp_path, options)
             colour, alpha = seen(done.path)

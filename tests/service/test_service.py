@@ -9,7 +9,6 @@ from PIL import Image
 
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_processing
-from upscaled.config.types import INPUT_FORMATS
 from upscaled.errors import (
     ConfigError,
     NotAPictureError,
@@ -20,7 +19,6 @@ from upscaled.errors import (
     UnknownModelError,
     WrongStateError,
 )
-from upscaled.imaging import FORMATS
 from upscaled.jobs.job import JobState
 
 COFFEE = DATA / "coffee.jpg"
@@ -242,7 +240,3 @@ async def test_a_format_that_is_switched_off_is_refused_with_those_that_are_take
     async with running(config) as service:
         with pytest.raises(NotAPictureError, match="JPEG or WebP"):
             await submit(service, thumbnail)
-
-
-def test_every_format_that_can_be_read_can_be_switched() -> None:
-    assert INPUT_FORMATS == FORMATS

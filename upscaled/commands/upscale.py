@@ -12,12 +12,11 @@ from pathlib import Path
 
 from upscaled.config.settings import Config
 from upscaled.errors import BadRequestError, ConfigError, EngineError, UpscaledError
+from upscaled.formats import by_alias
 from upscaled.jobs.job import Job, JobState
 from upscaled.service.service import Service
 
 _POLL_SECONDS = 0.2
-
-_SUFFIXES = {"jpeg": "jpg"}
 
 
 async def upscale_file(
@@ -49,7 +48,7 @@ async def upscale_file(
     suffix = target.suffix.removeprefix(".").lower()
     if suffix:
         named = fields.setdefault("format", suffix).lower()
-        if _SUFFIXES.get(named, named) != _SUFFIXES.get(suffix, suffix):
+        if (by_alias(named) or named) != (by_alias(suffix) or suffix):
             raise BadRequestError(
                 f"The format is {named}, but the result's name ends in .{suffix}; make them alike."
             )

@@ -19,6 +19,7 @@ from typing import Any, cast
 from upscaled.config import types as allowed
 from upscaled.config.types import Rule
 from upscaled.config.types import setting as _setting
+from upscaled.formats import INPUT_NAMES
 
 ENV_PREFIX = "UPSCALED_"
 
@@ -244,7 +245,7 @@ class FeatureSettings:
 
     docs: bool = _setting(True, "Serve Swagger UI at <api_prefix>/docs.")
     input_formats: tuple[str, ...] = _setting(
-        allowed.INPUT_FORMATS,
+        INPUT_NAMES,
         "Picture formats that are taken; the content of an upload decides, not its name.",
         check=allowed.input_formats,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upscaled.errors import ConfigError
+from upscaled.formats import INPUT_NAMES
 
 Tokens = tuple[tuple[str, str], ...]
 """Pairs of a name and a hash; in the file a mapping, in the environment ``name=hash,…``."""
@@ -95,15 +96,11 @@ def networks(value: tuple[str, ...]) -> str | None:
     return None
 
 
-INPUT_FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "avif")
-"""Picture formats that can be switched on and off."""
-
-
 def input_formats(value: tuple[str, ...]) -> str | None:
     """Check the picture formats that are taken."""
-    if value and set(value) <= set(INPUT_FORMATS):
+    if value and set(value) <= set(INPUT_NAMES):
         return None
-    return f"a list of one or more of {', '.join(INPUT_FORMATS)}"
+    return f"a list of one or more of {', '.join(INPUT_NAMES)}"
 
 
 # --- types ------------------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.records import (
     CONFIRMABLE_LIMIT,
-    FORMATS,
     NOTHING_WRITTEN,
     PLAUSIBLE_LIMIT,
-    RESULT_FORMATS,
     Band,
     Finished,
     FinishOptions,
@@ -15,15 +13,12 @@ from upscaled.imaging.records import (
     Probe,
     UnlikeError,
     Written,
-    largest_side,
 )
 
 __all__ = [
     "CONFIRMABLE_LIMIT",
-    "FORMATS",
     "NOTHING_WRITTEN",
     "PLAUSIBLE_LIMIT",
-    "RESULT_FORMATS",
     "Band",
     "FinishOptions",
     "Finished",
@@ -33,5 +28,4 @@ __all__ = [
     "Probe",
     "UnlikeError",
     "Written",
-    "largest_side",
 ]

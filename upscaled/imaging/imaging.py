@@ -19,9 +19,9 @@ from upscaled.errors import (
     UnusablePictureError,
     UpscaledError,
 )
+from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.records import (
     DEFAULT_MEMORY_MB,
-    FORMATS,
     NOTHING_WRITTEN,
     TRUSTED_LIMIT,
     Band,
@@ -68,7 +68,7 @@ class Imaging:
     Args:
         workers: how many processes decode and write, at most; one more is kept for what is done
             quickly, so that it never waits for that. Each is started when it is first needed.
-        formats: which of `FORMATS` are taken.
+        formats: which of `formats.INPUT_NAMES` are taken.
         max_pixels: the largest picture that is taken.
         memory_limit_mb: address space of one process in MiB.
         cpu_seconds: processor time for reading one picture, before it counts as a trap.
@@ -78,7 +78,7 @@ class Imaging:
         self,
         *,
         workers: int = 1,
-        formats: Collection[str] = FORMATS,
+        formats: Collection[str] = INPUT_NAMES,
         max_pixels: int,
         memory_limit_mb: int = DEFAULT_MEMORY_MB,
         cpu_seconds: int = _CPU_SECONDS,

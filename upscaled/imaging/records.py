@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from upscaled.errors import EngineError
 from upscaled.pictures import RawImage, Size
-
-FORMATS = ("png", "jpeg", "webp", "bmp", "tiff", "avif")
-"""Formats that can be read."""
-
-RESULT_FORMATS = ("png", "jpg", "webp")
-"""Formats that can be written."""
-
-_LARGEST_SIDE = {
-    "png": 2**31 - 1,  # PNG specification, IHDR
-    "jpg": 65_500,  # the format's field holds 65,535, libjpeg's JPEG_MAX_DIMENSION is 65,500
-    "webp": 16_383,  # 14 bits in the bitstream
-}
 
 DEFAULT_MEMORY_MB = 4096
 """Address space of one imaging process in MiB, where nothing else is asked for."""
@@ -44,17 +32,12 @@ class UnlikeError(EngineError):
     code = "unlike_source"
 
 
-def largest_side(result_format: str) -> int:
-    """Return the longest side in pixels that a file of ``png``, ``jpg`` or ``webp`` can have."""
-    return _LARGEST_SIDE[result_format]
-
-
 @dataclass(frozen=True)
 class Probe:
     """What a picture's header promises, before anything is decoded."""
 
     format: str
-    """One of `FORMATS`, by content."""
+    """One of `formats.INPUT_NAMES`, by content."""
     size: Size
     """After EXIF orientation."""
     has_alpha: bool
@@ -103,7 +86,7 @@ class FinishOptions:
     """How the result is to be written."""
 
     format: str
-    """One of `RESULT_FORMATS`."""
+    """One of `formats.RESULT_NAMES`."""
     size: Size
     """The size that was promised."""
     quality: int | None = None
@@ -261,10 +244,3 @@ def raw_from_json(document: Mapping[str, Any]) -> RawImage:
     """Return what `raw_to_json` was called on."""
     size = Size(document["width"], document["height"])
     return RawImage(Path(document["path"]), size, document["channels"])
-
-
-def accepted(formats: Collection[str]) -> str:
-    """Return the names of ``formats`` as a sentence lists them: ``PNG, JPEG or WebP``."""
-    names = {"webp": "WebP"}
-    listed = [names.get(name, name.upper()) for name in FORMATS if name in formats]
-    return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.errors import ResultGoneError, WrongStateError
+from upscaled.formats import result_format
 from upscaled.jobs.job import Job, JobState, shortened
 
 _STEM_BYTES = 200  # of a download's name, which may have 255 in all
-_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _GONE = {
     "downloaded": (
         "already_downloaded",
@@ -68,6 +68,6 @@ def result_of(job: Job, folder: Path) -> ResultFile:
     return ResultFile(
         folder / result_name(job),
         f"{stem}_{suffix}.{job.request.format}",
-        _MEDIA_TYPES[job.request.format],
+        result_format(job.request.format).media_type,
         job.receipt["output"]["sha256"],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from upscaled.formats import result_format
 from upscaled.jobs.job import Job
 from upscaled.pictures import Size
 
@@ -20,8 +21,8 @@ _ENCODE_BYTES = 5
 """For a pixel of the result, …"""
 _STRIPS_BYTES = 256 << 20
 """… up to so many for the strips that are encoded at a time, each in a few forms."""
-_ENCODE_BYTES_WEBP = 10
-"""That encoder takes the whole picture at once, as a copy of its own."""
+_ENCODE_BYTES_WHOLE = 10
+"""For a pixel of the result, where the encoder takes the whole picture as a copy of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def disk_bytes(source: Size, output: Size, native_scale: int = _LARGEST_NATIVE_S
     return 3 * (source.pixels + source.times(native_scale).pixels + output.pixels)
 
 
-def memory_bytes(source: Size, output: Size, result_format: str) -> int:
+def memory_bytes(source: Size, output: Size, format_name: str) -> int:
     """Return the bytes an imaging process takes for the job, at its hungriest."""
-    if result_format == "webp":
-        encoding = _ENCODE_BYTES_WEBP * output.pixels
+    if not result_format(format_name).banded:
+        encoding = _ENCODE_BYTES_WHOLE * output.pixels
     else:
         encoding = min(_STRIPS_BYTES, _ENCODE_BYTES * output.pixels)
     return _PROCESS_BYTES + max(_DECODE_BYTES * source.pixels, encoding)

@@ -12,7 +12,16 @@ from upscaled.clients import LOCAL, Client
 from upscaled.config.settings import Config
 from upscaled.engines.memory import available
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
-from upscaled.imaging import Imaging, Prepared, Probe, largest_side
+from upscaled.formats import (
+    INPUT_NAMES,
+    RESULT_NAMES,
+    PictureFormat,
+    alternatives,
+    by_alias,
+    result_format,
+    result_format_for,
+)
+from upscaled.imaging import Imaging, Prepared, Probe
 from upscaled.jobs.job import NAME_BYTES, Job, JobRequest, new_job_id, shortened
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
@@ -20,14 +29,13 @@ from upscaled.pictures import Size
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
 
 SCALES = (2, 3, 4)
-FORMATS = ("png", "jpg", "webp")
 LARGEST_FACTOR = 16.0
 """How much larger than its source a result may be along a side."""
 
 FIELDS: Mapping[str, str] = {
     "scale": "2, 3 or 4: how much larger the result is",
     "model_name": "name of an installed model",
-    "format": "png, jpg or webp; the upload's own if left out",
+    "format": f"{alternatives(RESULT_NAMES)}; the upload's own if left out",
     "tile_size": "0 (automatic) or 32 to 4096: pixels per tile side",
     "width": "instead of scale: the result's width in pixels",
     "height": "instead of scale: the result's height in pixels",
@@ -128,11 +136,14 @@ def _boolean(fields: Mapping[str, str], name: str, *, default: bool) -> bool:
 def _format(text: str | None) -> str | None:
     if text is None:
         return None
-    name = text.strip().lower()
-    name = "jpg" if name == "jpeg" else name
-    if name not in FORMATS:
-        raise _refusal("format", text, "png, jpg or webp")
-    return name
+    row = by_alias(text)
+    if row is None:
+        raise _refusal("format", text, alternatives(RESULT_NAMES))
+    return row.result_name
+
+
+def _named(has: Callable[[PictureFormat], bool]) -> str:
+    return " and ".join(f"format={name}" for name in RESULT_NAMES if has(result_format(name)))
 
 
 def _colour(text: str | None) -> tuple[int, int, int]:
@@ -146,9 +157,7 @@ def _colour(text: str | None) -> tuple[int, int, int]:
 
 def output_format(wanted: str | None, input_format: str) -> str:
     """Return the result's format: the wanted one, else the upload's where we write it."""
-    if wanted is not None:
-        return wanted
-    return {"jpeg": "jpg", "webp": "webp"}.get(input_format, "png")
+    return wanted if wanted is not None else result_format_for(input_format).result_name
 
 
 def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
@@ -252,7 +261,7 @@ class Admission:
             probe = await self._imaging.probe(upload)
             size, format_ = probe.size, probe.format
         else:
-            size, format_ = self._source_size(fields), "png"
+            size, format_ = self._source_size(fields), INPUT_NAMES[0]
         return Job(
             id=new_job_id(),
             request=self._request(wishes, model, size, format_),
@@ -296,17 +305,23 @@ class Admission:
                 f"The result would have {size.pixels / 1_000_000:.1f} megapixels, but the server "
                 f"makes at most {most:g}; use a smaller scale or picture."
             )
-        side, limit = max(size.width, size.height), largest_side(format_)
-        if side > limit:
-            fitting = [name for name in FORMATS if side <= largest_side(name)]
+        row, side = result_format(format_), max(size.width, size.height)
+        if side > row.largest_side:
+            fitting = [name for name in RESULT_NAMES if side <= result_format(name).largest_side]
             raise UnusablePictureError(
-                f"The result would have {size} pixels, but {format_} holds at most {limit} a "
-                f"side; use format={' or format='.join(fitting)}, or a smaller scale."
+                f"The result would have {size} pixels, but {format_} holds at most "
+                f"{row.largest_side} a side; use format={' or format='.join(fitting)}, "
+                "or a smaller scale."
             )
-        if wishes.lossless and format_ != "webp":
-            raise BadRequestError(f"lossless is for format=webp; this result would be {format_}.")
-        if wishes.quality is not None and format_ == "png":
-            raise BadRequestError("quality is for format=jpg and format=webp; png has none.")
+        if wishes.lossless and not row.has_lossless:
+            raise BadRequestError(
+                f"lossless is for {_named(lambda row: row.has_lossless)}; "
+                f"this result would be {format_}."
+            )
+        if wishes.quality is not None and not row.has_quality:
+            raise BadRequestError(
+                f"quality is for {_named(lambda row: row.has_quality)}; {format_} has none."
+            )
         sized = wishes.width is not None or wishes.height is not None
         return JobRequest(
             model_name=model.name,

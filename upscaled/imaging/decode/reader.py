@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from upscaled.errors import UnusablePictureError
+from upscaled.formats import AVIF, PNG, TIFF, PictureFormat
 from upscaled.imaging.decode.sniff import sniff
 from upscaled.imaging.records import Probe
 from upscaled.pictures import Size
@@ -25,14 +26,6 @@ PngImagePlugin.MAX_TEXT_CHUNK = 4 << 20
 MAX_METADATA_BYTES = 4 << 20
 """A profile or EXIF block above this is left behind; real ones are far smaller."""
 
-_PLUGINS = {
-    "png": "PNG",
-    "jpeg": "JPEG",
-    "webp": "WEBP",
-    "bmp": "BMP",
-    "tiff": "TIFF",
-    "avif": "AVIF",
-}
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
@@ -60,7 +53,7 @@ class Opened:
     """A picture whose header was read; ``image`` is not decoded yet."""
 
     image: Image.Image
-    format: str
+    format: PictureFormat
     orientation: int
     """EXIF orientation still to be applied, 1 to 8."""
     exif: bytes
@@ -82,7 +75,7 @@ class Opened:
 
     def probe(self) -> Probe:
         """Return what the header promises."""
-        return Probe(self.format, self.size, self.has_alpha)
+        return Probe(self.format.name, self.size, self.has_alpha)
 
 
 def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opened:
@@ -93,10 +86,10 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
         UnusablePictureError: broken, animated, of several pages, of too many pixels.
     """
     kind = sniff(path, formats)
-    if kind == "webp":  # Pillow makes room for the whole canvas when it opens one
+    if kind.opens_whole:
         _check_size(_webp_canvas(path), max_pixels)
     try:
-        image: Image.Image = Image.open(path, formats=[_PLUGINS[kind]])
+        image: Image.Image = Image.open(path, formats=[kind.plugin])
     except MemoryError:
         raise UnusablePictureError(
             "image decode failed: reading its header needs more memory than a picture may use."
@@ -114,7 +107,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
                 lost.append(f"{name} of {len(block)} bytes is too large to be kept")
         exif, icc = (b if len(b) <= MAX_METADATA_BYTES else b"" for b in (exif, icc))
         # Pillow turns TIFF pictures by itself.
-        orientation = 1 if kind == "tiff" else _orientation(exif, lost)
+        orientation = 1 if kind is TIFF else _orientation(exif, lost)
         depth = _depth(image, path, kind)
     except UnusablePictureError:
         image.close()
@@ -130,14 +123,14 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
     return Opened(image, kind, orientation, exif, icc, depth, lost)
 
 
-def broken(kind: str, error: Exception) -> str:
+def broken(kind: PictureFormat, error: Exception) -> str:
     """Return what is wrong with a file of format ``kind``, by what its decoder raised."""
     words = str(error).strip().rstrip(".")
     if isinstance(error, OSError) and "truncated" in words:
-        return f"the {kind.upper()} file is cut off before its end"
+        return f"the {kind.label} file is cut off before its end"
     if not words or "cannot identify image file" in words:
-        return f"the {kind.upper()} file is broken"
-    return f"the {kind.upper()} file is broken ({re.sub(r'[^ -~]', '?', words)[:120]})"
+        return f"the {kind.label} file is broken"
+    return f"the {kind.label} file is broken ({re.sub(r'[^ -~]', '?', words)[:120]})"
 
 
 def _check_size(size: Size, max_pixels: int) -> None:
@@ -164,7 +157,7 @@ def _webp_canvas(path: Path) -> Size:
     if len(head) >= 25 and kind == b"VP8L":
         bits = int.from_bytes(body[1:5], "little")
         return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    raise UnusablePictureError("image decode failed: the WEBP file is cut off or broken.")
+    raise UnusablePictureError("image decode failed: the WebP file is cut off or broken.")
 
 
 def _refuse_series(image: Image.Image, lost: list[str]) -> None:
@@ -241,15 +234,15 @@ def _orientation(exif: bytes, lost: list[str]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _depth(image: Image.Image, path: Path, kind: str) -> int:
+def _depth(image: Image.Image, path: Path, kind: PictureFormat) -> int:
     """Return the bits per sample in the file."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    if kind == "png":
+    if kind is PNG:
         return head[24]
-    if kind == "avif":  # AV1 Image File Format, av1C: high_bitdepth and twelve_bit
+    if kind is AVIF:  # AV1 Image File Format, av1C: high_bitdepth and twelve_bit
         at = head.find(b"av1C")
         flags = head[at + 6] if 0 <= at < len(head) - 6 else 0
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8

@@ -7,19 +7,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from upscaled.errors import NotAPictureError, UnusablePictureError
-from upscaled.imaging.records import accepted
+from upscaled.formats import PictureFormat, by_signature, labels
 
 _HEAD = 4096
 
-_SIGNATURES = (
-    ("png", rb"\x89PNG\r\n\x1a\n"),
-    ("jpeg", rb"\xff\xd8\xff"),
-    ("webp", rb"RIFF....WEBP"),
-    ("avif", rb"....ftyp(?:avif|avis)"),
-    ("avif", rb"....ftyp(?:mif1|msf1|miaf).{4,60}?avi[fs]"),
+_OTHER_SIGNATURES = (
     ("Canon raw (CR2)", rb"II\*\x00....CR"),
-    ("tiff", rb"II\*\x00|MM\x00\*|II\+\x00|MM\x00\+"),
-    ("bmp", rb"BM.{12}[\x0c-\xff]\x00\x00\x00"),
     ("GIF", rb"GIF8[79]a"),
     ("HEIC", rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
     ("JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n"),
@@ -47,12 +40,12 @@ _SIGNATURES = (
         rb"(?>(?><!--.*?-->)\s*+|<!DOCTYPE[^>]*+>\s*+)*+<svg[\s>]",
     ),
     ("HTML page", rb"(?i:\s*<(?:!doctype html|html))"),
-    ("text", rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{16,}"),
+    ("plain text", rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{16,}"),
 )
-_PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _SIGNATURES)
+_OTHERS = tuple((label, re.compile(pattern, re.DOTALL)) for label, pattern in _OTHER_SIGNATURES)
 
 
-def sniff(path: Path, formats: Collection[str]) -> str:
+def sniff(path: Path, formats: Collection[str]) -> PictureFormat:
     """Return which of ``formats`` the file at ``path`` is.
 
     Raises:
@@ -63,12 +56,12 @@ def sniff(path: Path, formats: Collection[str]) -> str:
         head = file.read(_HEAD)
     if not head:
         raise UnusablePictureError("The image file is empty; send the bytes of a picture.")
-    found = next((name for name, pattern in _PATTERNS if pattern.match(head)), None)
-    names = accepted(formats)
-    if found is not None and found in formats:
-        return found
-    if found is None:
+    row = by_signature(head)
+    if row is not None and row.name in formats:
+        return row
+    known = (label for label, pattern in _OTHERS if pattern.match(head))
+    label = row.label if row is not None else next(known, None)
+    names = labels(formats)
+    if label is None:
         raise NotAPictureError(f"The file is no picture of a known format; send {names}.")
-    label = {"webp": "WebP"}.get(found, found.upper() if found.islower() else found)
-    label = {"TEXT": "plain text", "VIDEO": "video"}.get(label, label)
     raise NotAPictureError(f"The file is {label}, which is not taken here; send {names}.")

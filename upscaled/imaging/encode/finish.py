@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from upscaled.errors import EngineError
+from upscaled.formats import PNG, result_format
 from upscaled.imaging.encode.encoder import (
     EncodedStrip,
     StripEncoder,
@@ -30,8 +31,6 @@ from upscaled.pictures import RawImage
 
 PART = "result.part"
 """The file of a result that is not finished."""
-_JPEG_EXIF_LIMIT = 65_533
-"""Bytes that one JPEG segment holds."""
 _ROWS = 64
 """Until its end a result is written up to multiples of this, where any encoder's strips may end."""
 _BLOCK = 1 << 20
@@ -73,7 +72,8 @@ def finish_band(
     beside = _Metadata(prepared, options)
     rows = ResultRows(prepared, native, options)
     part = workdir / PART
-    if options.format != "webp":
+    row = result_format(options.format)
+    if row.banded:
         stop = rows.ready(_native_row(band.bottom, prepared, native))
         if not last:
             stop = max(written.rows, stop // _ROWS * _ROWS)
@@ -81,7 +81,7 @@ def finish_band(
     elif last:
         write_webp(rows, part, options, beside.icc, beside.exif)
     if not last:
-        if rows.resampled or options.format == "webp":  # what comes later needs these rows again
+        if rows.resampled or not row.banded:  # what comes later needs these rows again
             first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
@@ -98,7 +98,8 @@ class _Metadata:
     def __init__(self, prepared: Prepared, options: FinishOptions) -> None:
         self.icc, self.exif = b"", b""
         self.kept, self.lost = list(prepared.kept), list(prepared.lost)
-        if prepared.alpha is not None and options.format == "jpg":
+        row = result_format(options.format)
+        if prepared.alpha is not None and not row.has_alpha:
             self._lose("transparency", "transparency, laid on the background colour")
         if prepared.sidecar is None:
             return
@@ -109,8 +110,8 @@ class _Metadata:
         sidecar = Sidecar.load(prepared.sidecar)
         self.icc = sidecar.icc
         exif = resized(sidecar.exif, options.size) if sidecar.exif else b""
-        if options.format == "jpg" and len(exif) > _JPEG_EXIF_LIMIT:
-            self._lose("EXIF", f"EXIF of {len(exif)} bytes, more than a JPEG holds")
+        if 0 < row.segment_bytes < len(exif):
+            self._lose("EXIF", f"EXIF of {len(exif)} bytes, more than a {row.label} holds")
             exif = b""
         self.exif = exif
 
@@ -120,7 +121,7 @@ class _Metadata:
 
 
 def _encoder(rows: ResultRows, options: FinishOptions, beside: _Metadata) -> StripEncoder:
-    if options.format == "png":
+    if result_format(options.format) is PNG:
         return PngEncoder(options.size, rows.channels, beside.icc, beside.exif)
     quality = quality_of(options)
     allowed = mean_error_allowed(quality)

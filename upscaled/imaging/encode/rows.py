@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageCms
 
+from upscaled.formats import result_format
 from upscaled.imaging.alpha import Enlarger
 from upscaled.imaging.decode.colour import in_profile, profile_to_srgb
 from upscaled.imaging.raw import Pixels, read_rows
@@ -28,7 +29,7 @@ class ResultRows:
         self.size = options.size
         self._read = reader(native)
         self._enlarger = Enlarger(prepared.alpha, options.size) if prepared.alpha else None
-        self._flat = options.format == "jpg"
+        self._flat = not result_format(options.format).has_alpha
         icc = Sidecar.load(prepared.sidecar).icc
         self._to_srgb = profile_to_srgb(icc) if icc and not options.keep_metadata else None
         background = options.background
