@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from bench import photos
-from bench.caller import FAST, calling
+from bench.client import FAST, connect
 from bench.plain import PlainLoop, tiles_of
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
 from testkit.memory import MIB, MemoryWatch
 from testkit.png_rows import png_size, png_strips
-from testkit.server import Server, running
+from testkit.server_process import ServerProcess, server_process
 
 FIELDS = {"model_name": FAST, "scale": "4", "format": "png"}
 SCALE = 4
@@ -91,21 +91,21 @@ def bare_seconds(loop: PlainLoop, picture: photos.Pixels, side: int) -> float:
 
 
 async def undisturbed(
-    server: Server, place: Workplace, side: int, device: int, report: Report
+    server: ServerProcess, place: Workplace, side: int, device: int, report: Report
 ) -> Undisturbed:
     """Measure a run that nothing disturbs."""
     name = f"{side:,}×{side:,}"
     picture = photos.photo(side, side)
     source = photos.save(picture, _source(place, side))
     result = _result(place, side)
-    async with calling(server, _POLL) as caller:
+    async with connect(server, _POLL) as client:
         with MemoryWatch(server.pid) as watch:
             began = time.perf_counter()
-            job_id = await caller.submit(source, FIELDS)
-            await caller.until(job_id)
-            await caller.download(job_id, result)
+            job_id = await client.submit(source, FIELDS)
+            await client.until(job_id)
+            await client.download(job_id, result)
             seconds = time.perf_counter() - began
-        receipt = await caller.ask("receipt", job_id)
+        receipt = await client.ask("receipt", job_id)
     tile = int(receipt["engine"]["tile_size"])
     loop = PlainLoop(place.models, f"{FAST}-x{SCALE}", device)
     bare = await asyncio.to_thread(bare_seconds, loop, picture, tile)
@@ -131,22 +131,22 @@ async def undisturbed(
 
 
 async def killed(
-    server: Server, place: Workplace, side: int, whole: Undisturbed, report: Report
+    server: ServerProcess, place: Workplace, side: int, whole: Undisturbed, report: Report
 ) -> None:
     """Kill the server at 60 % and look how the job goes on."""
     name = f"{side:,}×{side:,}, killed"
     result = place.folder / "result-killed.png"
-    async with calling(server, _POLL) as caller:
-        job_id = await caller.submit(_source(place, side), FIELDS)
-        told = await caller.until(job_id, KILLED_AT)
+    async with connect(server, _POLL) as client:
+        job_id = await client.submit(_source(place, side), FIELDS)
+        told = await client.until(job_id, KILLED_AT)
     _, alive = await server.end(signal.SIGKILL)
     began = time.perf_counter()
     await server.start()
-    await server.answers()
-    async with calling(server, _POLL) as caller:
-        after = await caller.until(job_id, _PREPARED + 1)
-        await caller.until(job_id)
-        await caller.download(job_id, result)
+    await server.wait_until_ready()
+    async with connect(server, _POLL) as client:
+        after = await client.until(job_id, _PREPARED + 1)
+        await client.until(job_id)
+        await client.download(job_id, result)
         rest = time.perf_counter() - began
     same = await asyncio.to_thread(_digest, result) == await asyncio.to_thread(
         _digest, _result(place, side)
@@ -182,9 +182,9 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
         "server.max_request_size_mb": 1000,
         "upscaler.memory_limit_mb": int(MEMORY_MIB),
     }
-    async with running(place.folder / "server", place.models, settings) as server:
-        async with calling(server) as caller:  # loads the model
-            await caller.whole(photos.png(photos.photo(256, 256)), FIELDS)
+    async with server_process(place.folder / "server", place.models, settings) as server:
+        async with connect(server) as client:  # loads the model
+            await client.whole(photos.png(photos.photo(256, 256)), FIELDS)
         alone = await undisturbed(server, place, options.side, options.device, report)
         if options.killed:
             await killed(server, place, options.side, alone, report)

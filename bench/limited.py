@@ -13,11 +13,11 @@ import asyncio
 from dataclasses import dataclass
 
 from bench import photos
-from bench.caller import FAST, SLOW, calling
+from bench.client import FAST, SLOW, connect
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
 from testkit.memory import MIB, MemoryWatch
-from testkit.server import running
+from testkit.server_process import server_process
 
 SETTING = "upscaler.memory_limit_mb"
 _TWO_GB = 2_000_000_000 // MIB
@@ -50,12 +50,14 @@ async def limited(case: Case, place: Workplace, report: Report) -> None:
     content = photos.png(photos.photo(case.side, case.side))
     fields = {"model_name": case.model, "scale": "4", "format": "png"}
     async with (
-        running(place.folder / f"{case.model}-{case.limit}", place.models, settings) as server,
-        calling(server) as caller,
+        server_process(
+            place.folder / f"{case.model}-{case.limit}", place.models, settings
+        ) as server,
+        connect(server) as client,
     ):
         with MemoryWatch(server.pid, interval=0.1) as watch:
-            job_id, seconds = await caller.whole(content, fields)
-        receipt = await caller.ask("receipt", job_id)
+            job_id, seconds = await client.whole(content, fields)
+        receipt = await client.ask("receipt", job_id)
     report.add(f"{name}: peak, shared pages counted once",
                watch.peak.shared_once / MIB, "MiB", target=case.limit,
                note=f"tiles of {receipt['engine']['tile_size']}")  # fmt: skip

@@ -34,10 +34,10 @@ import psutil
 from aiohttp import web
 
 from bench import photos
-from bench.caller import FAST, Caller, calling
+from bench.client import FAST, Client, connect
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
-from testkit.server import Server, running
+from testkit.server_process import ServerProcess, server_process
 
 SLOWED_BY = 5.0
 LEAST_SECONDS = 3.0
@@ -225,23 +225,23 @@ def own_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
-async def one_job(caller: Caller, server: Server, picture: bytes) -> tuple[str, float]:
+async def one_job(client: Client, server: ServerProcess, picture: bytes) -> tuple[str, float]:
     """Run a job nobody asks for; return it and the server process's seconds of processor time."""
     before = own_seconds(server.pid)
-    job_id = await caller.submit(picture, FIELDS)
-    await caller.until(job_id)
+    job_id = await client.submit(picture, FIELDS)
+    await client.until(job_id)
     return job_id, own_seconds(server.pid) - before
 
 
 async def asked_job(
-    caller: Caller, picture: bytes, clients: int, way: Way, port: int, pid: int
+    client: Client, picture: bytes, clients: int, way: Way, port: int, pid: int
 ) -> tuple[str, float, Asked]:
     """Run a job whose status the clients ask for at ``port``, which is the process ``pid``'s."""
     with pollers(port, clients, way.every) as pipe:
         before = own_seconds(pid)
-        job_id = await caller.submit(picture, FIELDS)
+        job_id = await client.submit(picture, FIELDS)
         pipe.send("/" if way.floor else f"/api/v1/status/{job_id}{way.query}")
-        await caller.until(job_id)
+        await client.until(job_id)
         spent = own_seconds(pid) - before
         pipe.send("stop")
         asked: Asked = await asyncio.to_thread(pipe.recv)
@@ -267,22 +267,22 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     idle: list[float] = []
     rounds: dict[Way, list[Round]] = {way: [] for way in ways}
     async with (
-        running(place.folder / "server", place.models, place.settings) as server,
-        calling(server) as caller,
+        server_process(place.folder / "server", place.models, place.settings) as server,
+        connect(server) as client,
     ):
 
         async def seconds_of(job_id: str) -> float:
-            seconds = (await caller.ask("status", job_id))["duration_seconds"]
-            await caller.download(job_id)
+            seconds = (await client.ask("status", job_id))["duration_seconds"]
+            await client.download(job_id)
             return float(seconds)
 
-        await seconds_of((await one_job(caller, server, picture))[0])  # it starts the engine
-        took = await seconds_of((await one_job(caller, server, picture))[0])
+        await seconds_of((await one_job(client, server, picture))[0])  # it starts the engine
+        took = await seconds_of((await one_job(client, server, picture))[0])
         if took < LEAST_SECONDS and not options.quick:
             picture = photos.png(photos.photo(2 * width, 2 * height))
 
         async def left_alone() -> float:
-            job_id, spent = await one_job(caller, server, picture)
+            job_id, spent = await one_job(client, server, picture)
             alone.append(await seconds_of(job_id))
             idle.append(spent)
             return alone[-1]
@@ -298,7 +298,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
                 before = await left_alone()
                 for way in ways:
                     job_id, spent, asked = await asked_job(
-                        caller, picture, options.clients, way, *asked_at[way]
+                        client, picture, options.clients, way, *asked_at[way]
                     )
                     seconds = await seconds_of(job_id)
                     after = await left_alone()

@@ -18,11 +18,11 @@ import statistics
 from dataclasses import dataclass, replace
 
 from bench import photos
-from bench.caller import FAST, SLOW, Caller, calling
+from bench.client import FAST, SLOW, Client, connect
 from bench.plain import PlainLoop, area, tiles_of
 from bench.report import Report, table
 from bench.workplace import Workplace, make_parser, workplace
-from testkit.server import running
+from testkit.server_process import server_process
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 
 _PAUSE = 0.5
@@ -57,7 +57,7 @@ QUICK = (
 
 
 async def compare(
-    case: Case, caller: Caller, place: Workplace, options: argparse.Namespace, report: Report
+    case: Case, client: Client, place: Workplace, options: argparse.Namespace, report: Report
 ) -> None:
     """Add what one case comes to."""
     picture = photos.photo(case.width, case.height)
@@ -65,8 +65,8 @@ async def compare(
     fields = {"model_name": case.model, "scale": "4", "format": "png"}
     loop = PlainLoop(place.models, case.files, options.device)
     # The first job loads the model, and tells the tiles.
-    job_id, _ = await caller.whole(content, fields)
-    engine = (await caller.ask("receipt", job_id))["engine"]
+    job_id, _ = await client.whole(content, fields)
+    engine = (await client.ask("receipt", job_id))["engine"]
     side = int(engine["tile_size"])
     tiles = tiles_of(picture, side)
     loop.seconds(picture, tiles[:1])
@@ -75,9 +75,9 @@ async def compare(
         await asyncio.sleep(_PAUSE)
         looped.append(loop.seconds(picture, tiles))
         await asyncio.sleep(_PAUSE)
-        job_id, seconds = await caller.whole(content, fields)
+        job_id, seconds = await client.whole(content, fields)
         served.append(seconds)
-        stages.append((await caller.ask("receipt", job_id))["seconds"])
+        stages.append((await client.ask("receipt", job_id))["seconds"])
     ratio = statistics.median(a / b for a, b in zip(served, looped, strict=True))
     spent = {
         stage: statistics.median(one.get(stage, 0.0) for one in stages)
@@ -105,11 +105,11 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     for library, some in itertools.groupby(cases, lambda case: case.library):
         settings = {**place.settings, "upscaler.cpu_library": library}
         async with (
-            running(place.folder / library, place.models, settings) as server,
-            calling(server, options.poll) as caller,
+            server_process(place.folder / library, place.models, settings) as server,
+            connect(server, options.poll) as client,
         ):
             for case in some:
-                await compare(case, caller, place, options, report)
+                await compare(case, client, place, options, report)
 
 
 def main() -> None:

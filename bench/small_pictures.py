@@ -18,12 +18,12 @@ import sys
 import time
 
 from bench import photos
-from bench.caller import FAST, calling
+from bench.client import FAST, connect
 from bench.plain import PlainLoop, tiles_of
 from bench.report import Report, table
 from bench.workplace import Workplace, make_parser, workplace
 from testkit.memory import processor_seconds
-from testkit.server import Server, running
+from testkit.server_process import ServerProcess, server_process
 
 SIDE = 64
 FIELDS = {"model_name": FAST, "scale": "2"}
@@ -32,7 +32,7 @@ OF_THE_LOOP = 1 / 1.5
 
 
 async def through_service(
-    server: Server, pictures: list[bytes], clients: int, poll: float | None
+    server: ServerProcess, pictures: list[bytes], clients: int, poll: float | None
 ) -> tuple[float, dict[str, float], int]:
     """Return the seconds for all pictures, processor seconds by process, and status questions."""
     questions = 0
@@ -42,10 +42,10 @@ async def through_service(
 
     async def client() -> None:
         nonlocal questions
-        async with calling(server, poll) as caller:
+        async with connect(server, poll) as client:
             for picture in left:
-                await caller.whole(picture, FIELDS)
-            questions += caller.questions
+                await client.whole(picture, FIELDS)
+            questions += client.questions
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -80,7 +80,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
     looped: list[float] = []
     spent: list[dict[str, float]] = []
     questions: list[float] = []
-    async with running(place.folder / "server", place.models, place.settings) as server:
+    async with server_process(place.folder / "server", place.models, place.settings) as server:
         await through_service(server, pictures[: 2 * options.clients], options.clients, None)
         for _ in range(options.rounds):
             looped.append(sum(loop.seconds(crop, tiles) for crop in crops))

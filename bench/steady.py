@@ -17,11 +17,11 @@ from dataclasses import asdict
 from PIL import Image
 
 from bench import photos
-from bench.caller import FAST, calling
+from bench.client import FAST, connect
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
 from testkit.memory import MIB, Memory, memory
-from testkit.server import Server, running
+from testkit.server_process import ServerProcess, server_process
 
 CLIENTS = 4
 GROWTH = 1.10
@@ -31,24 +31,24 @@ _SETTLE_SECONDS = 2.0
 _SAMPLES = 5
 
 
-async def work(server: Server, first: int, last: int) -> None:
+async def work(server: ServerProcess, first: int, last: int) -> None:
     """Send the jobs ``first`` to ``last`` (excluded) through the server."""
     numbers = iter(range(first, last))
 
     async def client() -> None:
-        async with calling(server) as caller:
+        async with connect(server) as client:
             for number in numbers:
                 kind = _FORMATS[number % 3]
                 source = io.BytesIO()
                 crop = photos.crop(number, _SIDES[number // 3 % 3])
                 Image.fromarray(crop).save(source, kind)
                 fields = {"model_name": FAST, "scale": "2", "format": kind}
-                await caller.whole(source.getvalue(), fields)
+                await client.whole(source.getvalue(), fields)
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
 
-async def settled(server: Server) -> Memory:
+async def settled(server: ServerProcess) -> Memory:
     """Return what is held when nothing is under way."""
     await asyncio.sleep(_SETTLE_SECONDS)
     samples = []
@@ -60,7 +60,7 @@ async def settled(server: Server) -> Memory:
 
 async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
     """Fill ``report``."""
-    async with running(place.folder / "server", place.models, place.settings) as server:
+    async with server_process(place.folder / "server", place.models, place.settings) as server:
         await work(server, 0, options.first)
         before = await settled(server)
         await work(server, options.first, options.jobs)

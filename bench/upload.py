@@ -18,11 +18,11 @@ from pathlib import Path
 import aiohttp
 
 from bench import photos
-from bench.caller import FAST, calling
+from bench.client import FAST, connect
 from bench.report import Report
 from bench.workplace import Workplace, make_parser, workplace
 from testkit.memory import MIB, MemoryWatch, forget_peak, memory, peak
-from testkit.server import Server, ServerError, running
+from testkit.server_process import ServerError, ServerProcess, server_process
 
 ADDED_MIB = 32e6 / MIB
 _WIDTH = 13_000
@@ -40,7 +40,7 @@ def sparse_bmp(path: Path, megabytes: int) -> Path:
     return path
 
 
-async def send(server: Server, picture: Path) -> tuple[float, str]:
+async def send(server: ServerProcess, picture: Path) -> tuple[float, str]:
     """Upload ``picture``; return the seconds and the refusal.
 
     Raises:
@@ -68,9 +68,9 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
         "server.max_request_size_mb": options.megabytes + 10,
         "limits.max_input_megapixels": 10,
     }
-    async with running(place.folder / "server", place.models, settings) as server:
-        async with calling(server) as caller:  # what a first request loads is no upload's
-            await caller.whole(photos.png(photos.crop(1, 64)), {"model_name": FAST, "scale": "2"})
+    async with server_process(place.folder / "server", place.models, settings) as server:
+        async with connect(server) as client:  # what a first request loads is no upload's
+            await client.whole(photos.png(photos.crop(1, 64)), {"model_name": FAST, "scale": "2"})
         family_before = memory(server.pid)
         forget_peak(server.pid)
         before = peak(server.pid)

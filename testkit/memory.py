@@ -108,11 +108,13 @@ def peak(pid: int) -> int:
 
 
 def _role(process: psutil.Process, root: int) -> str:
+    """Return what a process is for: the room of the module it runs, or its program's name."""
     if process.pid == root:
         return "server"
     words = process.cmdline()
-    module = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
-    return module.removeprefix("upscaled.").removesuffix(".worker")
+    if "-m" not in words:
+        return Path(words[0]).name
+    return words[words.index("-m") + 1].removeprefix("upscaled.").partition(".")[0]
 
 
 def processor_seconds(pid: int) -> dict[str, float]:

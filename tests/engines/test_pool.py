@@ -1,38 +1,11 @@
 import asyncio
 
-from upscaled.engines.engine import (
-    CPU,
-    Device,
-    DeviceKind,
-    ProgressCallback,
-    UpscaleOutcome,
-    UpscaleTask,
-)
+from testkit.engines import IdleEngine
+from upscaled.engines.engine import CPU, Device, DeviceKind
 from upscaled.engines.pool import EnginePool, Place
 
 GPU = Place("builtin", Device(0, "GPU", DeviceKind.DISCRETE))
 SPARE = Place("builtin", CPU)
-
-
-class IdleEngine:
-    """An engine that is only held, never used."""
-
-    name = "builtin"
-    device = CPU
-    program = None
-    closed = False
-
-    def max_rows(self, width: int, scale: int) -> int:
-        return width * scale
-
-    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
-        raise AssertionError(f"never called: {task}, {on_progress}")
-
-    async def reset(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 def shared_pool() -> EnginePool:

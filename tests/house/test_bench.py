@@ -139,10 +139,11 @@ def test_a_result_is_read_in_strips_and_damage_is_noticed(tmp_path: Path) -> Non
 
 
 def test_descendants_count_and_shared_pages_count_once() -> None:
-    with psutil.Popen([sys.executable, "-c", "import os, sys; os.fork(); sys.stdin.read()"],
-                      stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
-        while not process.children():
-            process.cpu_times()
+    code = "import os, sys; os.fork() and print(flush=True); sys.stdin.read()"
+    with psutil.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"\n"  # it has forked
         held = memory(process.pid)
         roles = processor_seconds(process.pid)
         process.communicate()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from testkit.checkout import Checkout
 from testkit.parts import missing
 from testkit.paths import ROOT
-from tests.house.test_scripts import Checkout
 from upscaled.config.sources import load
 
 UNIT = ROOT / "deploy" / "upscaled.service"

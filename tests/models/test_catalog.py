@@ -178,7 +178,7 @@ async def test_a_network_that_breaks_the_library_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stand-in: which damage crashes the library and which it notices is a matter of luck.
-    monkeypatch.setattr(inspector, "WORKER_MODULE", "tests.workers.crashing_worker")
+    monkeypatch.setattr(inspector, "WORKER_MODULE", "testkit.workers.crashing")
     write_repeater(tmp_path, "bomb", 2)
     registry = ModelCatalog(tmp_path)
     await registry.rescan()

@@ -1,12 +1,12 @@
 import asyncio
 
-from tests.timing.test_forecast import House
+from testkit.forecasts import ForecastHarness
 from upscaled.service.prefetch import AHEAD_SECONDS, Prefetcher
 
 
 async def test_no_more_are_taken_than_one_beyond_the_slots() -> None:
-    house = House()
-    ahead = Prefetcher(1, house.forecaster)
+    harness = ForecastHarness()
+    ahead = Prefetcher(1, harness.forecaster)
     places = []
     for _ in range(2):
         await ahead.wait()
@@ -21,20 +21,20 @@ async def test_no_more_are_taken_than_one_beyond_the_slots() -> None:
 
 
 async def test_while_a_long_job_runs_nothing_is_taken_so_that_small_ones_can_still_pass() -> None:
-    house = House()
-    ahead = Prefetcher(1, house.forecaster)
-    house.add("long", 300.0)
-    await house.begin("long")
+    harness = ForecastHarness()
+    ahead = Prefetcher(1, harness.forecaster)
+    harness.add("long", 300.0)
+    await harness.begin("long")
     waiting = asyncio.create_task(ahead.wait())
     await asyncio.wait([waiting], timeout=0)
     assert not waiting.done()
-    house.now += 301.0 - AHEAD_SECONDS
+    harness.now += 301.0 - AHEAD_SECONDS
     ahead.look()
     await waiting
 
 
 async def test_a_free_slot_goes_to_the_one_taken_first_though_another_is_decoded_sooner() -> None:
-    ahead = Prefetcher(2, House().forecaster)
+    ahead = Prefetcher(2, ForecastHarness().forecaster)
     log: list[str] = []
 
     async def work(name: str, decoded: asyncio.Event) -> None:
@@ -55,7 +55,7 @@ async def test_a_free_slot_goes_to_the_one_taken_first_though_another_is_decoded
 
 
 async def test_one_that_fails_while_it_is_decoded_holds_nobody_up() -> None:
-    ahead = Prefetcher(2, House().forecaster)
+    ahead = Prefetcher(2, ForecastHarness().forecaster)
     await ahead.wait()
     failed = ahead.place()
     await ahead.wait()

@@ -1,9 +1,9 @@
 import asyncio
 from pathlib import Path
 
+from testkit.engines import IdleEngine
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_processing
-from tests.engines.test_pool import IdleEngine
 from upscaled.engines.engine import Device, DeviceKind
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.jobs.job import JobState

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.torture import table, torture
+from testkit.torture import table, torture
 
 
 async def test_a_server_that_is_killed_again_and_again_loses_nothing(
     tmp_path: Path, models_dir: Path
 ) -> None:
     tally = await torture(tmp_path, models_dir, jobs=12, kills=3, seed=7)
-    assert tally.complaints == [], table(tally)
+    assert tally.problems == [], table(tally)
     assert len(tally.accepted) == 12
     assert tally.kills == 3

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from testkit.child_processes import wait_for_exit
+from testkit.gate import Gate
 from testkit.paths import ROOT
 from upscaled.workers import processes
 from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
@@ -19,7 +22,7 @@ from upscaled.workers.server import Message
 
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerClient]:
-    made = WorkerClient("tests.workers.echo_worker", name="echo", cwd=ROOT)
+    made = WorkerClient("testkit.workers.echo", name="echo", cwd=ROOT)
     yield made
     await made.close()
 
@@ -27,36 +30,39 @@ async def worker() -> AsyncIterator[WorkerClient]:
 @pytest.fixture
 async def shared() -> AsyncIterator[WorkerClient]:
     """A worker that does three requests at once."""
-    made = WorkerClient(
-        "tests.workers.echo_worker", name="echo", arguments=["3"], cwd=ROOT, at_once=3
-    )
+    made = WorkerClient("testkit.workers.echo", name="echo", arguments=["3"], cwd=ROOT, at_once=3)
     yield made
     await made.close()
 
 
 class Asking:
-    """A request that does not end before it is let go."""
+    """A request that ends only when `let_go` is called."""
 
     def __init__(self, worker: WorkerClient, tmp_path: Path, name: str) -> None:
-        self._begun = asyncio.Event()
-        self._gate = tmp_path / name
+        self._changed = asyncio.Event()
+        self._gate = Gate(tmp_path / name)
         self.begun = 0
         self.task = asyncio.create_task(
             worker.request(
-                {"do": "wait for", "file": str(self._gate), "text": name}, on_event=self._on_event
+                {"do": "wait for", "gate": str(self._gate.path), "text": name},
+                on_event=self._on_event,
             ),
             name=name,
         )
+        self.task.add_done_callback(lambda _: self._gate.close())
 
     def _on_event(self, _: Message) -> None:
         self.begun += 1
-        self._begun.set()
+        self._changed.set()
 
-    async def is_under_way(self) -> None:
-        await self._begun.wait()
+    async def is_under_way(self, times: int = 1) -> None:
+        """Wait until the worker has begun this request so often."""
+        while self.begun < times:
+            self._changed.clear()
+            await self._changed.wait()
 
     def let_go(self) -> None:
-        self._gate.touch()
+        self._gate.open()
 
 
 def gone(pid: int | None) -> bool:
@@ -135,12 +141,10 @@ async def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
 
 
 async def test_a_worker_that_died_between_requests_is_replaced(worker: WorkerClient) -> None:
-    before = psutil.Process((await worker.request({}))["pid"])
-    before.kill()
-    async with asyncio.timeout(10):
-        while before.is_running():
-            await asyncio.sleep(0.01)
-    assert (await worker.request({}))["pid"] != before.pid
+    before = (await worker.request({}))["pid"]
+    os.kill(before, signal.SIGKILL)
+    await wait_for_exit(before)
+    assert (await worker.request({}))["pid"] != before
 
 
 async def test_cancelling_a_request_kills_the_worker_first(worker: WorkerClient) -> None:
@@ -211,7 +215,7 @@ async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
 
 async def test_close_leaves_no_process_no_task_and_no_descriptor() -> None:
     async def once() -> None:
-        worker = WorkerClient("tests.workers.echo_worker", name="echo", cwd=ROOT)
+        worker = WorkerClient("testkit.workers.echo", name="echo", cwd=ROOT)
         pid = (await worker.request({}))["pid"]
         await worker.close()
         assert gone(pid)
@@ -228,7 +232,7 @@ async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) 
     import sys
 
     async with processes.running(
-        [sys.executable, "-m", "tests.workers.echo_worker", str(os.getpid())],
+        [sys.executable, "-m", "testkit.workers.echo", str(os.getpid())],
         env=processes.plain_env(),
         cwd=ROOT,
         stdin=True,
@@ -278,12 +282,11 @@ async def test_who_was_taken_along_once_cannot_be_taken_along_again(
     await stays.is_under_way()
     cancelled.task.cancel()
     await asyncio.wait([cancelled.task])
-    while stays.begun < 2:
-        await asyncio.sleep(0.01)
+    await stays.is_under_way(2)
     late = Asking(shared, tmp_path, "late")
-    for _ in range(20):
-        await asyncio.sleep(0.01)
-    assert late.begun == 0, "it waits until the other is through"
+    with pytest.raises(TimeoutError):  # it waits until the other has ended
+        async with asyncio.timeout(0.2):
+            await late.is_under_way()
     late.task.cancel()
     await asyncio.wait([late.task])
     stays.let_go()
@@ -309,7 +312,7 @@ async def test_two_cancellations_close_to_each_other_both_return_when_the_worker
 
 
 async def test_an_answer_that_is_none_ends_the_request() -> None:
-    worker = WorkerClient("tests.workers.babbling_worker", name="babbling", cwd=ROOT)
+    worker = WorkerClient("testkit.workers.babbling", name="babbling", cwd=ROOT)
     with pytest.raises(TypeError):
         await worker.request({}, timeout=20)
     assert worker.pid is None
@@ -324,9 +327,8 @@ async def test_only_the_request_that_kills_a_worker_is_blamed(
         await one.is_under_way()
     before = shared.pid
     guilty = asyncio.create_task(shared.request({"do": "die"}), name="guilty")
-    async with asyncio.timeout(10):
-        while not gone(before):
-            await asyncio.sleep(0.01)
+    assert before is not None
+    await wait_for_exit(before)
     for one in innocent:
         one.let_go()
     with pytest.raises(WorkerDiedError) as caught:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from testkit.child_processes import is_running, wait_for_exit
 from testkit.paths import ROOT
 from upscaled.workers import processes
 
@@ -28,19 +29,6 @@ END
 
 def python(code: str) -> Sequence[str]:
     return [sys.executable, "-c", code]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while alive(pid):
-            await asyncio.sleep(0.01)
 
 
 async def test_a_child_runs_and_its_status_is_known() -> None:
@@ -93,8 +81,8 @@ async def test_grandchildren_are_killed_with_the_child() -> None:
     code = WITH_GRANDCHILD.replace("SESSION", "False").replace("END", "signal.pause()")
     async with processes.running(python(code), env=ENV, stdout=True) as child:
         grandchild = int(await child.stdout.readline())
-        assert alive(grandchild)
-    await until_gone(grandchild)
+        assert is_running(grandchild)
+    await wait_for_exit(grandchild)
 
 
 async def test_grandchildren_left_behind_are_killed_when_the_child_ends_by_itself() -> None:
@@ -105,7 +93,7 @@ async def test_grandchildren_left_behind_are_killed_when_the_child_ends_by_itsel
         # Its pipes close with the grandchild, so reading them to the end is safe.
         async with asyncio.timeout(10):
             await child.stderr.read()
-        await until_gone(grandchild)
+        await wait_for_exit(grandchild)
 
 
 async def test_a_grandchild_that_fled_the_group_holds_nobody_up() -> None:
@@ -114,9 +102,9 @@ async def test_a_grandchild_that_fled_the_group_holds_nobody_up() -> None:
         async with processes.running(python(code), env=ENV, stdout=True) as child:
             fled = int(await child.stdout.readline())
             assert await child.wait() == 0
-        assert alive(fled)
+        assert is_running(fled)
         os.kill(fled, signal.SIGKILL)
-        await until_gone(fled)
+        await wait_for_exit(fled)
 
 
 async def test_kill_may_be_called_twice_and_on_an_ended_child() -> None:
@@ -167,10 +155,10 @@ asyncio.run(main())
 """
     async with processes.running(python(code), env=ENV, cwd=ROOT, stdout=True) as parent:
         orphan = int(await parent.stdout.readline())
-        assert alive(orphan)
+        assert is_running(orphan)
         os.kill(parent.pid, signal.SIGKILL)
         await parent.wait()
-        await until_gone(orphan)
+        await wait_for_exit(orphan)
 
 
 async def test_a_program_that_is_not_there_says_so() -> None:

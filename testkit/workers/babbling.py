@@ -1,4 +1,4 @@
-"""A worker whose answers are none."""
+"""A worker that answers every request with a line that is no valid answer."""
 
 import sys
 

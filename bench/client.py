@@ -1,4 +1,4 @@
-"""A caller of the service: submits, asks, downloads, over a connection that stays open."""
+"""A client of the service: submits, asks, downloads, over a connection that stays open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import aiofiles
 import aiohttp
 
-from testkit.server import Server, ServerError
+from testkit.server_process import ServerError, ServerProcess
 
 FAST = "realesr-animevideov3"
 SLOW = "realesrgan-x4plus"
@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 _POLL_SECONDS = 0.025
 
 
-class Caller:
+class Client:
     """Talks to one server.
 
     Args:
@@ -115,9 +115,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(server: Server, poll: float | None = None) -> AsyncIterator[Caller]:
-    """Make a caller for the length of the block."""
+async def connect(server: ServerProcess, poll: float | None = None) -> AsyncIterator[Client]:
+    """Make a client for the length of the block."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        yield Caller(session, server.url, poll)
+        yield Client(session, server.url, poll)

@@ -1,4 +1,4 @@
-"""A resident worker for tests: does what a request asks it to, good or bad."""
+"""A worker for tests: it answers, fails, hangs or crashes as the request asks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
+from testkit.gate import wait_at_gate
 from upscaled.workers.server import Message, RefusedError, serve
 
 
-def wait_for_ever() -> NoReturn:
+def wait_forever() -> NoReturn:
     """Do nothing until killed."""
     while True:
         signal.pause()
 
 
 def handle(message: Message, send: Callable[[Message], None]) -> Message:
-    """Carry out the request's ``do``."""
+    """Do what the request's ``do`` says; by default, echo its ``text``."""
     match message.get("do"):
         case "refuse":
             raise RefusedError("wrong", "not like this")
@@ -30,9 +29,7 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
             sys.stderr.flush()
             os._exit(3)
         case "crash":
-            signal.pthread_kill(
-                threading.get_ident(), signal.SIGSEGV
-            )  # dies at once, as of a fault
+            signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)  # as a memory fault would
         case "raise":
             raise ZeroDivisionError("nothing to divide by")
         case "events":
@@ -40,14 +37,13 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
                 send({"number": number})
         case "hang":
             send({"hanging": True})
-            wait_for_ever()
+            wait_forever()
         case "wait for":
             send({"waiting": True})
-            while not Path(message["file"]).exists():
-                time.sleep(0.01)
+            wait_at_gate(message["gate"])
         case "print":
-            print("this is no answer", flush=True)  # noqa: T201
-            os.write(1, b"nor is this\n")
+            print("this is not an answer", flush=True)  # noqa: T201
+            os.write(1, b"and neither is this\n")
         case "flood":
             for _ in range(2000):
                 os.write(2, b"chatter" * 500)
