@@ -23,6 +23,7 @@ case "$*" in
   *python_version*) echo 3.9.2 ;;
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit "${VENV_FAILS:-0}" ;;
   *"pip install --help") echo "  --group <[path:]group>" ;;
+  *"upscaled models install"*) exit "${MODELS_FAIL:-0}" ;;
   *" openvino>="*) exit "${OPENVINO_FAILS:-0}" ;;
   *"pip install "*) echo "${PIP_SAYS:-}"; exit "${PIP_FAILS:-0}" ;;
 esac

@@ -25,10 +25,11 @@ A setting comes from, later ones winning: its default, the configuration file, i
 variable, its flag of `upscaled serve`. An unknown key, a wrong type or an impossible value stops
 the start with one sentence that names the key, the value and what is allowed.
 
-The file is the one `--config` names, else the one `UPSCALED_CONFIG` names, else `config.yaml` in
-the working directory, else the checkout's own. Relative paths in it start at its folder; relative
-paths in flags start at the working directory. In an environment variable a list is written
-`0,1`, a truth value `true` or `false`.
+The file is the first of these: the one that `--config` names, the one that `UPSCALED_CONFIG`
+names, `config.yaml` in the working directory, the checkout's own, the installed service's
+`/etc/upscaled/config.yaml`. Relative paths in it start at its folder; relative paths in flags
+start at the working directory. In an environment variable a list is written `0,1`, a truth value
+`true` or `false`.
 """
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,33 @@ def test_requests_are_logged_only_where_asked_for(stream: io.StringIO, access: b
     logs.configure(LoggingSettings(access=access, level="debug"), stream)
     logging.getLogger("aiohttp.access").info("GET /")
     assert ("GET /" in stream.getvalue()) is access
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_journal_gets_each_lines_priority(
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    del stream  # only puts the loggers back afterwards
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        logs.configure(LoggingSettings(format=form, level="debug"), journal)
+        log = logging.getLogger("upscaled")
+        for write in (log.debug, log.info, log.warning, log.error, log.critical):
+            write("x")
+        journal.seek(0)
+        assert [line[:3] for line in journal] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+
+
+def test_elsewhere_lines_have_no_priority(
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")  # inherited from a service, then redirected
+    with (tmp_path / "file").open("w+") as file:
+        logs.configure(LoggingSettings(), file)
+        logging.getLogger("upscaled").warning("x")
+        file.seek(0)
+        assert not file.read().startswith("<")
+    logs.configure(LoggingSettings(), stream)
+    logging.getLogger("upscaled").warning("x")
+    assert not stream.getvalue().startswith("<")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -84,14 +85,43 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(event, default=str, separators=(",", ":"))
 
 
+class _JournalFormatter(logging.Formatter):
+    """Puts the priority in front of each line, as journald reads it (sd-daemon(3))."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the inner format's line behind its priority."""
+        return priority_prefix(record.levelno) + self._inner.format(record)
+
+
+def priority_prefix(level: int) -> str:
+    """Return a logging level as journald's priority: ``<4>`` for a warning."""
+    steps = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+    return f"<{next((priority for least, priority in steps if level >= least), 7)}>"
+
+
+def goes_to_journal(stream: TextIO) -> bool:
+    """Tell whether ``stream`` is the journal: systemd names its device and inode."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file behind it, as in tests
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 def configure(settings: LoggingSettings, stream: TextIO | None = None) -> logging.Handler:
     """Send all events of ``settings.level`` and above to ``stream``, standard error by default.
 
     Replaces what an earlier call set up. Returns the handler.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
     handler.set_name("upscaled")
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
+    handler.setFormatter(_JournalFormatter(formatter) if goes_to_journal(stream) else formatter)
     root = logging.getLogger()
     for previous in [h for h in root.handlers if h.get_name() == "upscaled"]:
         root.removeHandler(previous)

@@ -20,6 +20,7 @@ from PIL import Image
 from testkit.paths import DATA, ROOT
 from upscaled import __version__
 from upscaled.clients import hash_of
+from upscaled.commands import main
 from upscaled.commands.main import config_file
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import settings
@@ -119,6 +120,20 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_ends_with_2(tmp_path
     assert done.stderr == (f"upscaled: {file}: server.port is 99999; allowed is 0 to 65535.\n")
 
 
+def test_in_the_journal_a_mistake_is_an_error(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with journal.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        subprocess.run(
+            [sys.executable, "-m", "upscaled", "serve", "--config", tmp_path / "none.yaml"],
+            env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
+            stderr=stream,
+            timeout=60,
+            check=False,
+        )
+    assert journal.read_text().startswith("<3>upscaled: The configuration file")
+
+
 def test_an_option_before_an_action_counts(tmp_path: Path) -> None:
     done = run("models", "--config", tmp_path / "none.yaml", "list")
     assert done.returncode == 2
@@ -136,6 +151,20 @@ def test_the_configuration_is_looked_for_in_order(
     monkeypatch.setenv("UPSCALED_CONFIG", "/from/environment.yaml")
     assert config_file(None) == Path("/from/environment.yaml")
     assert config_file("/from/flag.yaml") == Path("/from/flag.yaml")
+
+
+def test_an_installed_package_finds_the_services_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "venv/lib/python3/site-packages/upscaled/commands/main.py"
+    settings_file = tmp_path / "etc.yaml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UPSCALED_CONFIG", raising=False)
+    monkeypatch.setattr(main, "__file__", str(installed))
+    monkeypatch.setattr(main, "SYSTEM_CONFIG", settings_file)
+    assert main.config_file(None) is None
+    settings_file.touch()
+    assert main.config_file(None) == settings_file
 
 
 def test_models_are_installed_once_and_listed(env: dict[str, str], tmp_path: Path) -> None:

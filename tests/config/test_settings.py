@@ -216,3 +216,39 @@ def test_listening_to_others_without_a_token_is_warned_of(
 ) -> None:
     environ = {"UPSCALED_SERVER_HOST": host, "UPSCALED_SERVER_AUTH_TOKEN": token}
     assert bool(warnings(load(environ=environ))) is warned
+
+
+@pytest.mark.parametrize(
+    "between", ["", "    # the laptop in the kitchen\n", "\n", "  # More secrets.\n"]
+)
+def test_a_tokens_line_below_the_empty_mapping_counts(tmp_path: Path, between: str) -> None:
+    hash_ = "sha256:" + "a" * 64
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"server:\n  tokens: {{}}  # none\n{between}    laptop: {hash_}\n  port: 9000\n"
+    )
+    config = load(file, environ={})
+    assert config.server.tokens == (("laptop", hash_),)
+    assert config.server.port == 9000
+
+
+def test_an_empty_mapping_above_the_next_key_stays_empty(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("server:\n  tokens: {}\n\n  # Web pages\n  port: 9000\nstorage: {}\n")
+    config = load(file, environ={})
+    assert config.server.tokens == ()
+    assert config.server.port == 9000
+
+
+def test_a_file_that_only_root_may_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.touch()
+
+    def refused(*_args: object, **_kwargs: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(ConfigError, match=r"run the command as root \(sudo\)"):
+        load(file, environ={})

@@ -29,13 +29,22 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / UNIT.name
-    text = UNIT.read_text("utf-8")
-    # The one thing in it that is not there before the installation.
+def verify(unit: Path, folder: Path) -> None:
+    """Let systemd check the unit, with a Python that is there before the installation."""
+    copy = folder / unit.name
+    text = unit.read_text("utf-8")
     copy.write_text(text.replace("/opt/upscaled/venv/bin/python", sys.executable), "utf-8")
     done = analyze("verify", "--man=no", "--recursive-errors=no", copy)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    verify(UNIT, tmp_path)
+
+
+def test_a_mistake_in_the_settings_is_not_answered_by_restarts() -> None:
+    # The exit status of ConfigError: tests/commands/test_main.py.
+    assert "RestartPreventExitStatus=2\n" in UNIT.read_text("utf-8")
 
 
 def test_the_unit_exposes_little() -> None:
@@ -52,16 +61,31 @@ def test_the_unit_stops_later_than_the_server_drains() -> None:
     assert int(found[1]) >= load(environ={}).server.drain_seconds + 20
 
 
+SYSTEMCTL = """#!/usr/bin/env bash
+echo "systemctl $*" >>"$CALLS"
+case $1 in
+  reset-failed) exit "${NEVER_FAILED:-0}" ;;
+  restart) exit "${START_FAILS:-0}" ;;
+esac
+"""
+GETENT = """#!/usr/bin/env bash
+[ "$1" = group ] && [[ " ${GROUPS_THERE-render video} " == *" $2 "* ]]
+"""
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     """A checkout with what gets installed, and stand-ins for Python and systemctl."""
     made = Checkout(tmp_path)
-    for name in ("mv", "rm", "sed", "mkdir", "cp", "cat", "mktemp", "dirname", "id"):
+    for name in ("mv", "rm", "sed", "mkdir", "cp", "cat", "ln", "mktemp", "readlink"):
         found = shutil.which(name)
         assert found
         if not (made.tools / name).exists():
             (made.tools / name).symlink_to(found)
-    made.put("systemctl", '#!/usr/bin/env bash\necho "systemctl $*" >>"$CALLS"\n')
+    made.put("id", "#!/usr/bin/env bash\necho 0\n")
+    made.put("systemctl", SYSTEMCTL)
+    made.put("journalctl", '#!/usr/bin/env bash\necho "the log of: $*"\n')
+    made.put("getent", GETENT)
     python = (made.tools / "python3").read_text()
     asked = '*realpath*) echo "${REAL:-/usr/bin/python3}" ;;\n  "-m venv "*)'
     made.put("python3", python.replace('"-m venv "*)', asked))
@@ -96,6 +120,74 @@ def test_it_installs_package_models_settings_and_unit(checkout: Checkout, tmp_pa
     assert str(config.data_dir) == "/var/lib/upscaled"
     assert str(config.models_dir) == "/opt/upscaled/models"
     assert list(checkout.root.glob("build*")) == []
+    assert (target / "usr/local/bin/upscaled").readlink() == Path("/opt/upscaled/venv/bin/upscaled")
+
+
+@pytest.mark.parametrize("groups", ["", "render", "video", "video render"])
+def test_the_unit_names_only_groups_that_the_machine_has(
+    checkout: Checkout, tmp_path: Path, groups: str
+) -> None:
+    target = tmp_path / "target"
+    install(checkout, target, GROUPS_THERE=groups)
+    unit = target / "etc/systemd/system/upscaled.service"
+    (line,) = re.findall(r"^SupplementaryGroups=(.*)$", unit.read_text(), re.MULTILINE)
+    assert set(line.split()) == set(groups.split())
+    verify(unit, tmp_path)
+
+
+def rooted(checkout: Checkout, target: Path) -> None:
+    """Let the script install below ``target`` as it does without DESTDIR."""
+    script = checkout.root / "scripts" / "install-service"
+    text = script.read_text()
+    for path in ("/opt/", "/etc/", "/usr/local/bin/", "/var/"):
+        text = re.sub(rf"(?<=[=( ]){path}", f"{target}{path}", text)
+    script.write_text(text)
+
+
+def test_installing_forgets_earlier_failures_before_it_starts_the_service(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    rooted(checkout, tmp_path / "target")
+    for never_failed in ("0", "1"):
+        done = checkout.run("scripts/install-service", env={"NEVER_FAILED": never_failed})
+        assert done.returncode == 0, done.stderr
+        assert [call for call in checkout.calls() if call.startswith("systemctl")] == [
+            "systemctl daemon-reload",
+            "systemctl enable upscaled.service",
+            "systemctl reset-failed upscaled.service",
+            "systemctl restart upscaled.service",
+        ]
+        assert "Installed." in done.stderr
+
+
+def test_a_service_that_does_not_start_shows_its_log(checkout: Checkout, tmp_path: Path) -> None:
+    rooted(checkout, tmp_path / "target")
+    done = checkout.run("scripts/install-service", env={"START_FAILS": "1"})
+    assert done.returncode == 1
+    assert "the log of: --unit upscaled.service" in done.stderr
+    assert "Repair what the log names" in done.stderr
+    assert "Installed." not in done.stderr
+
+
+def test_a_mistake_in_the_settings_leaves_the_running_service_alone(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    rooted(checkout, tmp_path / "target")
+    env = {"MODELS_FAIL": "2"}
+    done = checkout.run("scripts/install-service", env=env)
+    assert done.returncode == 1
+    assert "Repair what the line above names" in done.stderr
+    assert not [call for call in checkout.calls() if call.startswith("systemctl")]
+
+
+def test_a_command_of_somebody_else_stays(checkout: Checkout, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    command = target / "usr/local/bin/upscaled"
+    command.parent.mkdir(parents=True)
+    command.write_text("theirs")
+    assert "is not from here and stays" in install(checkout, target)
+    install(checkout, target, "--remove")
+    assert command.read_text() == "theirs"
 
 
 def test_installing_again_keeps_the_settings(checkout: Checkout, tmp_path: Path) -> None:
@@ -131,6 +223,7 @@ def test_a_dry_run_tells_everything_and_does_nothing(checkout: Checkout, tmp_pat
         assert step in done.stderr
     assert not [call for call in checkout.calls() if "venv /opt" in call or "systemctl" in call]
     assert sorted(tmp_path.rglob("*")) == before
+    assert done.stderr.endswith("\nNothing was changed.\n")
 
 
 def test_a_python_in_a_home_directory_is_refused(checkout: Checkout, tmp_path: Path) -> None:

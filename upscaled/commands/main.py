@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
 
 CONFIG_VARIABLE = "UPSCALED_CONFIG"
+SYSTEM_CONFIG = Path("/etc/upscaled/config.yaml")
+"""Settings of the installed service; ``scripts/install-service`` writes them."""
 
 _PATH_SETTINGS = frozenset({"storage.data_dir", "upscaler.models_path", "upscaler.binary_path"})
 
@@ -44,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # else a short output would only be written, and fail, at the very end
         return status
     except (ConfigError, BadRequestError) as error:
-        print(f"upscaled: {error.message}", file=sys.stderr)
+        _complain(error.message)
         return 2
     except UpscaledError as error:
-        print(f"upscaled: {error.message}", file=sys.stderr)
+        _complain(error.message)
         return 1
     except BrokenPipeError:  # whoever read it has had enough: `upscaled doctor | head`
         # Python would fail once more when it empties its buffer at the end.
@@ -55,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(sentence: str) -> None:
+    """Print why the command ends, as an error where standard error is the journal."""
+    priority = logs.priority_prefix(logging.ERROR) if logs.goes_to_journal(sys.stderr) else ""
+    print(f"{priority}upscaled: {sentence}", file=sys.stderr)
 
 
 async def _run(command: Command, options: argparse.Namespace, config: Config) -> int:
@@ -74,13 +83,14 @@ def config_file(named: str | None) -> Path | None:
     """Return the configuration file to read.
 
     The one ``--config`` names, else the one the environment names, else ``config.yaml`` in the
-    working directory, else the checkout's own, else none.
+    working directory, else the checkout's own, else the installed service's, else none.
     """
     explicit = named or os.environ.get(CONFIG_VARIABLE)
     if explicit:
         return Path(explicit).expanduser()
-    candidates = (Path.cwd(), Path(__file__).resolve().parents[2])
-    return next((p for folder in candidates if (p := folder / "config.yaml").is_file()), None)
+    checkout = Path(__file__).resolve().parents[2]
+    candidates = (Path.cwd() / "config.yaml", checkout / "config.yaml", SYSTEM_CONFIG)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _flags(options: argparse.Namespace) -> dict[str, str]:

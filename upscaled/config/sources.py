@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,13 @@ import yaml
 from upscaled.config.settings import ENV_PREFIX, SECTIONS, Config, settings
 from upscaled.config.types import from_text, typed
 from upscaled.errors import ConfigError
+
+_EMPTY_BEFORE_ENTRIES = re.compile(
+    r"^((?P<indent> *)\w+:) *\{\}(?= *(?:#.*)?\n(?:[ \t]*(?:#.*)?\n)*(?P=indent) +[^\s#])",
+    re.MULTILINE,
+)
+"""``tokens: {}`` above lines that are indented deeper, as where somebody pastes a token's line and
+leaves the empty mapping. It is never valid YAML, and only one thing can be meant."""
 
 
 def load(
@@ -66,9 +74,15 @@ def load(
 
 def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
     try:
-        document: object = yaml.safe_load(path.read_text("utf-8"))
+        text = _EMPTY_BEFORE_ENTRIES.sub(r"\1", path.read_text("utf-8"))
+        document: object = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"The configuration file {path} does not exist.") from None
+    except PermissionError:
+        raise ConfigError(
+            f"The configuration file {path} may not be read by this user: run the command as "
+            "root (sudo), or name another file with --config."
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"The configuration file {path} can't be read: {error.strerror}."

@@ -73,7 +73,8 @@ class Recovery:
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
         if unfinished or orphans:
             log.info(
-                "Took up %d unfinished jobs; deleted files of %d others.", len(unfinished), orphans
+                "jobs of an earlier run taken up",
+                extra={"unfinished": len(unfinished), "folders_deleted": orphans},
             )
         return unfinished
 
