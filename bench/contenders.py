@@ -23,7 +23,7 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.graph import read_graph
 from upscaled.engines.builtin.loader import Loader
 from upscaled.engines.builtin.messages import NetworkFiles, worker_env
-from upscaled.engines.builtin.network import without_margin
+from upscaled.engines.builtin.network import crop_margin
 from upscaled.engines.engine import PADDING
 
 Pixels = NDArray[np.uint8]
@@ -45,7 +45,7 @@ def _planes(pixels: Pixels) -> Floats:
 def _tile(planes: Floats, pixels: Pixels, padding: int = PADDING) -> Floats:
     """Return a view of planes without the padding that is still around them."""
     whole = pixels.shape[1] - 2 * (PADDING - padding)
-    return without_margin(planes, padding * planes.shape[-1] // whole)
+    return crop_margin(planes, padding * planes.shape[-1] // whole)
 
 
 def layers_of(param: Path) -> nets.Layers:

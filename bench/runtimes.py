@@ -49,7 +49,7 @@ from bench.workplace import make_parser, workplace
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.graph import operations
-from upscaled.engines.builtin.narrowing import narrowed
+from upscaled.engines.builtin.padding_trim import trim_padding
 from upscaled.engines.engine import CPU, PADDING, ModelFiles, UpscaleTask
 from upscaled.pictures import RawImage, Size
 
@@ -224,7 +224,7 @@ def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float
                    target=target, sense="at least")  # fmt: skip
     seconds = found.quickest(OURS).median
     padded = Size(side + 2 * PADDING, side + 2 * PADDING)
-    layers = narrowed(layers_of(param), "data", "output", PADDING).layers
+    layers = trim_padding(layers_of(param), "data", "output", PADDING).layers
     work = CORES * operations(layers, "data", padded) / seconds / 1e9
     report.add(f"{stem}: arithmetic, convolutions taken literally", work, "GFLOP/s")
     report.add(f"{stem}: the same against a matrix product's {peak:.0f} GFLOP/s", work / peak)

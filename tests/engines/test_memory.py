@@ -35,7 +35,7 @@ def test_the_peak_shows_memory_that_is_gone_again() -> None:
     before = memory.peak()
     block = np.ones(64 << 20, np.uint8)
     del block
-    memory.give_back()
+    memory.trim()
     assert memory.peak() - before > 60 << 20
     assert memory.resident() - before < 30 << 20
 

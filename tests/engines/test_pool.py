@@ -68,7 +68,7 @@ async def test_a_spare_is_used_only_when_asked_for() -> None:
     async with pool.slot(1.0) as slot, pool.slot(1.0, SPARE) as spare:
         assert (slot.place, spare.place) == (GPU, SPARE)
     assert pool.places == (GPU,)
-    assert pool.ladder_places == (GPU, SPARE)
+    assert pool.all_places == (GPU, SPARE)
 
 
 async def test_closing_ends_every_engine_that_was_made() -> None:

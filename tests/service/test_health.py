@@ -195,7 +195,7 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
     config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
     async with running(config) as service:
         pool = service._running.dispatcher._pipeline._pool
-        (place,) = pool.ladder_places
+        (place,) = pool.all_places
         async with pool.slot(0) as held:
             assert held.place == place
             # No time at all for what waits; what works gets its 20 s again.

@@ -1,4 +1,4 @@
-"""How much memory there is to take: the machine's, the control group's, a limit of our own."""
+"""Free memory: the machine's, the control group's, and the limits that follow from it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _PR_SET_THP_DISABLE = 41
 """prctl(2)."""
 
 _SHARE = 0.5
-"""Part of what is free that we take: others work beside us."""
+"""Part of the free memory that this service uses; the rest is for other programs."""
 _BESIDE_MB = 370
-"""What server and imaging processes hold: 310 MiB with 25 megapixels (`bench.huge`), and air."""
+"""MiB for server and imaging processes: 310 were measured with 25 megapixels (`bench.huge`)."""
 _LEAST_PART = 0.4
-"""Of a small limit the engines get so much at least."""
+"""Least part of a small limit that the engines get."""
 
 
 def available() -> int:
-    """Return half of what the kernel calls available or the control groups leave, in bytes."""
+    """Return half of the free bytes: the machine's or a control group's, whichever is less."""
     free = min(_field(Path("/proc/meminfo"), "MemAvailable"), *group_amounts(), 1 << 62)
     return max(0, int(free * _SHARE))
 
 
 def engine_part_mb(service_mb: int) -> int:
-    """Return how many MiB all builtin engines may hold of what the whole service may.
+    """Return how many MiB of the service's memory all builtin engines together may hold.
 
     Args:
         service_mb: the setting ``upscaler.memory_limit_mb``; 0: half of what is free now.
@@ -35,7 +35,7 @@ def engine_part_mb(service_mb: int) -> int:
 
 
 def ceiling(limit_mb: int | None) -> int:
-    """Return the bytes that this process may hold: the limit, else half of the machine's."""
+    """Return the bytes that this process may hold: the limit, or half of the machine's memory."""
     if limit_mb is not None:
         return limit_mb * _MIB
     return int(_field(Path("/proc/meminfo"), "MemTotal") * _SHARE)
@@ -47,27 +47,28 @@ def resident() -> int:
 
 
 def reset_peak() -> None:
-    """Have `peak` start anew from what is resident now."""
+    """Reset `peak` to the current `resident`."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # 5: proc(5), resets VmHWM
 
 
 def peak() -> int:
-    """Return the most bytes of physical memory held since the start or `reset_peak`."""
+    """Return the peak of `resident` since the start or the last `reset_peak`."""
     return _field(Path("/proc/self/status"), "VmHWM")
 
 
 def use_huge_pages(wanted: bool) -> None:
-    """Have the kernel back this process's memory by huge pages, or not by any.
+    """Allow or forbid huge pages for this process.
 
-    Where a system's setting is ``madvise`` or ``always``; `messages.worker_env` asks for them.
+    Works where the system's setting is ``madvise`` or ``always``. `messages.worker_env` makes the C
+    library ask for them.
     """
     prctl = getattr(_C_LIBRARY, "prctl", None)  # Linux has it
     if prctl is not None:
         prctl(_PR_SET_THP_DISABLE, int(not wanted), 0, 0, 0)
 
 
-def give_back() -> None:
-    """Return freed memory to the system; the C library would keep all that a tile took."""
+def trim() -> None:
+    """Return freed memory to the system, which the C library otherwise keeps."""
     trim = getattr(_C_LIBRARY, "malloc_trim", None)  # the GNU C library has it
     if trim is not None:
         trim(0)
@@ -85,7 +86,7 @@ def _field(path: Path, name: str) -> int:
 def group_amounts(
     proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
-    """Return what each control group around this process leaves, versions 1 and 2."""
+    """Return the bytes that each control group (version 1 or 2) of this process leaves free."""
     amounts: list[int] = []
     try:
         lines = proc.read_text("utf-8").splitlines()
@@ -104,7 +105,7 @@ def group_amounts(
         else:
             continue
         folder = base / group.lstrip("/")
-        # In a container the group's path may be the host's: the root is then our own group.
+        # In a container the path may be the host's; then the root is this process's group.
         for place in (folder, *folder.parents):
             amount = _left(place, limit, usage)
             if amount is not None:
@@ -123,7 +124,7 @@ def _left(group: Path, limit: str, usage: str) -> int | None:
         return None  # no such group, or no limit can be set on it
     if most == "max":
         return None
-    # Cached file pages count as used but are given back when memory is wanted.
+    # Cached file pages count as used, but the kernel frees them on demand.
     cached = sum(
         int(amount)
         for name, _, amount in (line.partition(" ") for line in statistics)

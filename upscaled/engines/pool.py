@@ -116,7 +116,7 @@ class EnginePool:
         return tuple(post.place for post in self._posts)
 
     @property
-    def ladder_places(self) -> tuple[Place, ...]:
+    def all_places(self) -> tuple[Place, ...]:
         """All places a job may be tried at, in the order of the ladder."""
         return tuple(post.place for post in [*self._posts, *self._spares])
 

@@ -274,7 +274,7 @@ class Pipeline:
         wanted = making.job.request.tile_size
         known = making.tile_size or self._tiles_that_worked.get(making.kind(slot.place), 0)
         # Other GPUs before the CPU, whichever the job began on.
-        others = sorted(self._pool.ladder_places, key=lambda place: place.is_cpu)
+        others = sorted(self._pool.all_places, key=lambda place: place.is_cpu)
         return RetryPlan(Rung(slot.place, wanted or known), others, fixed_tile=wanted > 0)
 
     def _remember(self, rung: Rung, making: PipelineRun, used: int) -> None:

@@ -54,7 +54,7 @@ class SelfTest:
         """
         model = await self._model()
         failures = []
-        for place in self._pool.ladder_places:
+        for place in self._pool.all_places:
             began = time.monotonic()
             where = {"device": place.device.id, "engine": place.engine}
             try:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.memory_budget import TooLittleError
+from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.parallelism import SMALLEST_TILE
-from upscaled.engines.builtin.tile_plan import Plan, plan_on_cpu, plan_on_gpu
+from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.engine import PADDING, ModelFiles, is_small
 from upscaled.engines.pool import Place
 from upscaled.errors import NoSpaceError, UnknownModelError
@@ -241,7 +241,7 @@ class Estimator:
         plan = self._plan(work, self._place, work.tile_size)
         return plan.weight_memory + plan.tile_memory
 
-    def _plan(self, work: Work, place: Place, tile_size: int) -> Plan:
+    def _plan(self, work: Work, place: Place, tile_size: int) -> TilePlan:
         """Return how ``work`` is gone about at ``place``, as far as can be told before."""
         model, source = work.model, work.source
         if place.engine != "builtin":
@@ -259,7 +259,7 @@ class Estimator:
                 shares=self._shares if is_small(source) else 1,
                 library=self._library,
             )
-        except TooLittleError:  # the engine will say so; until then the least there is
+        except TooLittleMemoryError:  # the engine will say so; until then the least there is
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)
 
     def _padded(self, work: Work, place: Place, tile_size: int) -> float:

@@ -30,16 +30,16 @@ from testkit.networks import (
 from upscaled.engines.builtin import loader
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.builtin.inspection import slopes
-from upscaled.engines.builtin.loader import Loader, UnfitError, textured
+from upscaled.engines.builtin.inspection import gradient
+from upscaled.engines.builtin.loader import LibraryRejectedError, Loader, textured
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
     Floats,
     InferenceError,
     Pixels,
+    crop_margin,
     to_bytes,
-    without_margin,
 )
 from upscaled.engines.builtin.openvino_network import OpenvinoNetwork
 from upscaled.engines.builtin.tile_plan import plan_on_cpu
@@ -69,7 +69,7 @@ def open_vino(
 def ncnn_whole(model: ModelFiles, tile: Pixels, padding: int) -> Floats:
     """Return the tile without its padding by ncnn, which has left nothing out."""
     planes = NcnnNetwork(files_of(model), device=None, threads=2, padding=0).run(tile)
-    return without_margin(planes, padding * planes.shape[-1] // tile.shape[1])
+    return crop_margin(planes, padding * planes.shape[-1] // tile.shape[1])
 
 
 async def enlarge(
@@ -110,7 +110,7 @@ def test_in_bfloat16_all_but_the_deepest_make_pictures_that_look_the_same(
 ) -> None:
     model = shipped(models_dir, stem)
     network = open_vino(model, bf16=True)
-    for tile in (photo(46, 38), slopes(46, 38), textured(46, 38)):
+    for tile in (photo(46, 38), gradient(46, 38), textured(46, 38)):
         expected = to_bytes(ncnn_whole(model, tile, PADDING))
         made = to_bytes(network.run(tile))
         assert psnr(made, expected) > 53
@@ -213,7 +213,7 @@ def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(
 
     def work(tile: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         planes = together.run(tile)
-        together.rest()
+        together.release_memory()
         return planes
 
     with ThreadPoolExecutor(3) as pool:
@@ -221,7 +221,7 @@ def test_the_bytes_do_not_depend_on_the_threads_or_on_tiles_beside(
     assert all(np.array_equal(one, other) for one, other in zip(made, expected, strict=True))
 
 
-def test_memory_is_given_back_only_while_no_tile_is_in_work(models_dir: Path) -> None:
+def test_memory_is_given_back_only_while_no_tile_is_running(models_dir: Path) -> None:
     network = open_vino(shipped(models_dir, "realesr-animevideov3-x2"))
     network.run(photo(40, 40))
     compiled, refused = network._compiled, []
@@ -242,11 +242,11 @@ def test_memory_is_given_back_only_while_no_tile_is_in_work(models_dir: Path) ->
 
     threads: list[threading.Thread] = []
     network._compiled = Watched()
-    assert network.rest()
+    assert network.release_memory()
     assert refused == [True]  # it waited
     threads[0].join()
-    network._in_work = 1
-    assert not network.rest()
+    network._running = 1
+    assert not network.release_memory()
 
 
 def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:
@@ -385,10 +385,14 @@ def test_a_picture_that_differs_from_that_of_ncnn_is_not_trusted(
     monkeypatch.setattr(OpenvinoNetwork, "run", shifted)
     loading = Loader(None, 2, CpuLibrary.OPENVINO)
     assert loading.library_for(identity) is CpuLibrary.OPENVINO
-    with pytest.raises(UnfitError, match=r"differs from ncnn's \(\d+\.\d dB\)\. ncnn is used for"):
+    with pytest.raises(
+        LibraryRejectedError, match=r"differs from ncnn's \(\d+\.\d dB\)\. ncnn is used for"
+    ):
         loading.load(files_of(model), identity, plan, threads=1)
     assert loading.library_for(identity) is CpuLibrary.NCNN
-    with pytest.raises(UnfitError, match=r"ncnn is used for realesr-animevideov3-x2\.param"):
+    with pytest.raises(
+        LibraryRejectedError, match=r"ncnn is used for realesr-animevideov3-x2\.param"
+    ):
         loading.load(files_of(model), identity, plan, threads=1)
     again = plan_on_cpu(model, 1 << 20, Size(64, 64), threads=2, limit=1 << 30)
     assert isinstance(loading.load(files_of(model), identity, again, threads=1), NcnnNetwork)

@@ -1,4 +1,4 @@
-"""Which library runs networks on the processor; found out without loading any."""
+"""Which library runs networks on the CPU; decided without loading one."""
 
 from __future__ import annotations
 
@@ -11,39 +11,43 @@ from upscaled.errors import ConfigError
 
 
 class CpuLibrary(StrEnum):
-    """A library that runs networks, and what it calculates with where there is a choice."""
+    """A library that runs networks, and its precision where there is a choice."""
 
     NCNN = "ncnn"
     OPENVINO = "openvino"
-    """In 32 bits."""
+    """In 32-bit floats."""
     OPENVINO_BF16 = "openvino-bf16"
-    """In bfloat16 where that makes no visible difference."""
+    """In bfloat16 where this makes no visible difference."""
 
     @property
     def package(self) -> str:
-        """The name of its package."""
+        """The Python package."""
         return self.value.removesuffix("-bf16")
 
     @property
-    def next_best(self) -> CpuLibrary:
-        """What runs a network that this one can't run."""
+    def fallback(self) -> CpuLibrary:
+        """The library to use for a network that this one can't run."""
         return CpuLibrary.OPENVINO if self is CpuLibrary.OPENVINO_BF16 else CpuLibrary.NCNN
 
     def with_version(self) -> str:
-        """Return its name and version, for people and receipts; blocking."""
+        """Return name and version, for logs and receipts; blocking."""
         return _with_version(self)
 
 
 def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLibrary:
-    """Return the library that the setting ``upscaler.cpu_library`` comes to on this machine.
+    """Return the library for the setting ``upscaler.cpu_library`` on this machine.
 
-    ``auto`` takes OpenVINO where it is installed and the processor has AVX-512: there it was
-    measured to be quicker (docs/engines.md). It convolves directly, ncnn saves multiplications,
-    which pays the more the slower those are; on ARM ncnn has code of its own. It takes bfloat16
-    where the processor has AMX for it; AVX-512's was measured to be slower than 32 bits.
+    ``auto`` selects OpenVINO where it is installed and the processor has AVX-512, where it was
+    measured to be faster (docs/engines.md). Elsewhere it selects ncnn, whose Winograd convolutions
+    need fewer multiplications and which is optimised for ARM. bfloat16 needs AMX: with AVX-512
+    alone it was measured to be slower than 32 bits.
+
+    Args:
+        wanted: the setting's value.
+        cpuinfo: where the processor's flags are read.
 
     Raises:
-        ConfigError: OpenVINO is demanded and not installed.
+        ConfigError: the setting asks for OpenVINO, which is not installed.
     """
     installed = _is_installed("openvino")
     if wanted != "auto":
@@ -61,7 +65,7 @@ def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLib
     return CpuLibrary.OPENVINO_BF16 if "amx_bf16" in flags else CpuLibrary.OPENVINO
 
 
-@functools.cache  # what was loaded stays, whatever is installed meanwhile
+@functools.cache  # a library that is loaded stays, whatever is installed later
 def _with_version(library: CpuLibrary) -> str:
     name = "ncnn" if library is CpuLibrary.NCNN else "OpenVINO"
     bits = " in bfloat16" if library is CpuLibrary.OPENVINO_BF16 else ""

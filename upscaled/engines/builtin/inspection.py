@@ -1,4 +1,4 @@
-"""The dry run of a network inside the worker: what it really does, and what that takes."""
+"""The dry run of a network inside the worker: it measures the real scale and the memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from upscaled.engines import memory
 from upscaled.engines.builtin.messages import Findings, NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
-    LEAST_DB,
+    MIN_PSNR_DB,
     Floats,
     InferenceError,
     Network,
     Pixels,
-    decibels,
+    crop_margin,
+    psnr_db,
     to_bytes,
-    without_margin,
 )
 from upscaled.engines.engine import PADDING
 
@@ -24,16 +24,16 @@ LARGEST_SCALE = 16
 _SMALL = (33, 44)
 """Width and height of the first run: odd and even, and different, to tell the sides apart."""
 _LARGE = (64, 64)
-"""Of the second, which shows the appetite: enough for it, and quick."""
+"""Width and height of the second run, which measures the memory; large enough, and fast."""
 _MARGIN = 1.25
-"""Larger tiles take up to an eighth more a pixel (docs/engines.md), and the heap frays."""
+"""Reserve: larger tiles take up to an eighth more a pixel (docs/engines.md), and heaps fragment."""
 
 
 def inspect(files: NetworkFiles, *, threads: int) -> Findings:
-    """Load a network on the CPU and run it: whole, and as tiles are run.
+    """Load a network on the CPU and run it, with and without padding trim.
 
     Raises:
-        InferenceError: kind ``bad_model`` with a sentence that says what is wrong.
+        InferenceError: kind ``bad_model`` with a sentence that says what is wrong with the network.
     """
     whole = NcnnNetwork(files, device=None, threads=threads, padding=0)
     memory.reset_peak()
@@ -44,20 +44,20 @@ def inspect(files: NetworkFiles, *, threads: int) -> Findings:
     if _scale(planes, _LARGE, name) != scale:
         raise InferenceError("bad_model", f"{name} has no fixed scale.")
     width, height = _LARGE
-    appetite = int((memory.peak() - before) * _MARGIN) // (width * height) + 1
-    del whole  # both might be more than there is
+    bytes_per_pixel = int((memory.peak() - before) * _MARGIN) // (width * height) + 1
+    del whole  # memory may not suffice for both
     tiles = NcnnNetwork(files, device=None, threads=threads)
-    expected, made = without_margin(planes, PADDING * scale), _planes(tiles, _LARGE, name)
-    if made.shape != expected.shape or decibels(to_bytes(made), to_bytes(expected)) < LEAST_DB:
+    expected, made = crop_margin(planes, PADDING * scale), _planes(tiles, _LARGE, name)
+    if made.shape != expected.shape or psnr_db(to_bytes(made), to_bytes(expected)) < MIN_PSNR_DB:
         raise InferenceError(
-            "bad_model", f"{name} makes another picture of a tile where padding is left out."
+            "bad_model", f"{name} gives a different picture when padding is trimmed."
         )
-    return Findings(scale, appetite)
+    return Findings(scale, bytes_per_pixel)
 
 
 def _planes(network: Network, size: tuple[int, int], name: str) -> Floats:
     try:
-        return network.run(slopes(*size))
+        return network.run(gradient(*size))
     except InferenceError as error:
         raise InferenceError("bad_model", f"{name} can't be used: {error}") from None
 
@@ -73,15 +73,15 @@ def _scale(planes: Floats, size: tuple[int, int], name: str) -> int:
     if (columns, rows) != (width * scale, height * scale):
         raise InferenceError(
             "bad_model",
-            f"{name} makes {columns}×{rows} of {width}×{height} pixels, not a whole multiple.",
+            f"{name} turns {width}×{height} into {columns}×{rows} pixels, not a whole multiple.",
         )
     if not 1 <= scale <= LARGEST_SCALE:
         raise InferenceError("bad_model", f"{name} has scale {scale}, not 1 to {LARGEST_SCALE}.")
     return scale
 
 
-def slopes(width: int, height: int) -> Pixels:
-    """Return a colourful slope, as plain as pictures can be."""
+def gradient(width: int, height: int) -> Pixels:
+    """Return a smooth gradient in three colours, (height, width, 3)."""
     across = np.linspace(0, 255, width)[None, :].repeat(height, 0)
     down = np.linspace(0, 255, height)[:, None].repeat(width, 1)
     return np.stack([across, down, 255 - across], axis=2).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Tasks under way at once in one worker: what they take together, and who comes first."""
+"""Tasks that run at the same time in one worker: they start in order, as memory allows."""
 
 from __future__ import annotations
 
@@ -13,74 +13,75 @@ N = TypeVar("N", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
-class Needs(Generic[N]):
-    """What a task takes of its process, in bytes."""
+class MemoryNeed(Generic[N]):
+    """The memory that a task takes, in bytes."""
 
     network: N
-    """Which loaded network it runs; tasks of the same one share it."""
+    """Identifies the loaded network; tasks with the same one share its weights."""
     weights: int
     tiles: int
-    room: int
-    """What weights and tiles of all tasks may come to, as far as this one can tell."""
+    limit: int
+    """What weights and tiles of all running tasks may add up to."""
 
 
-class Sharing(Generic[N]):
-    """Lets tasks begin, first come, first served, as long as there is room for all of them."""
+class MemoryGate(Generic[N]):
+    """Lets tasks start first come, first served, while together they fit into the limit."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._under_way: list[Needs[N]] = []
-        self._kept: dict[N, int] = {}
-        self._waiting: deque[Needs[N]] = deque()
+        self._running: list[MemoryNeed[N]] = []
+        self._cached: dict[N, int] = {}
+        self._waiting: deque[MemoryNeed[N]] = deque()
 
     @contextlib.contextmanager
-    def taking(self, needs: Needs[N], alone: Needs[N]) -> Iterator[Needs[N]]:
-        """Take what a task needs for the length of the block, as soon as there is room for it.
+    def reserve(self, need: MemoryNeed[N], exclusive: MemoryNeed[N]) -> Iterator[MemoryNeed[N]]:
+        """Wait until a task fits beside the others, then hold its memory for the block.
 
         Args:
-            needs: beside others.
-            alone: where there are none; it gets that in any case.
+            need: what the task takes beside other tasks.
+            exclusive: what it takes when no other task runs; this is granted even if it exceeds
+                the limit.
 
         Yields:
-            Which of the two it was.
+            The one of the two that applies.
         """
         with self._changed:
-            self._waiting.append(needs)
-            self._changed.wait_for(lambda: self._waiting[0] is needs and self._fits(needs))
+            self._waiting.append(need)
+            self._changed.wait_for(lambda: self._waiting[0] is need and self._fits(need))
             self._waiting.popleft()
-            taken = needs if self._under_way else alone
-            self._under_way.append(taken)
-            self._changed.notify_all()  # the next may fit as well
+            reserved = need if self._running else exclusive
+            self._running.append(reserved)
+            self._changed.notify_all()  # the next task may fit as well
         try:
-            yield taken
+            yield reserved
         finally:
             with self._changed:
-                self._under_way.remove(taken)
+                self._running.remove(reserved)
                 self._changed.notify_all()
 
-    def networks(self) -> set[N]:
-        """Return the networks that tasks under way run."""
+    def networks_in_use(self) -> set[N]:
+        """Return the networks of the running tasks."""
         with self._changed:
-            return {needs.network for needs in self._under_way}
+            return {need.network for need in self._running}
 
-    def taken(self) -> int:
-        """Return the bytes that tasks under way take, and what others have left."""
+    def used(self) -> int:
+        """Return the bytes that running tasks take, plus the memory cached by networks."""
         with self._changed:
-            return self._bytes_of(self._under_way)
+            return self._bytes_of(self._running)
 
-    def keeps(self, network: N, tiles: int) -> None:
-        """Take note that a task that ends leaves so many bytes to its network; 0: nobody has."""
+    def set_cached(self, network: N, tiles: int) -> None:
+        """Record the tile memory cached for a network, in bytes; 0 clears it."""
         with self._changed:
             if tiles:
-                self._kept[network] = max(tiles, self._kept.get(network, 0))
+                self._cached[network] = max(tiles, self._cached.get(network, 0))
             else:
-                self._kept.pop(network, None)
+                self._cached.pop(network, None)
                 self._changed.notify_all()
 
-    def _fits(self, needs: Needs[N]) -> bool:
-        together = [*self._under_way, needs]
-        return len(together) == 1 or self._bytes_of(together) <= min(one.room for one in together)
+    def _fits(self, need: MemoryNeed[N]) -> bool:
+        together = [*self._running, need]
+        return len(together) == 1 or self._bytes_of(together) <= min(one.limit for one in together)
 
-    def _bytes_of(self, tasks: Sequence[Needs[N]]) -> int:
+    def _bytes_of(self, tasks: Sequence[MemoryNeed[N]]) -> int:
         weights = {one.network: one.weights for one in tasks}
-        return sum([*weights.values(), *self._kept.values(), *(one.tiles for one in tasks)])
+        return sum([*weights.values(), *self._cached.values(), *(one.tiles for one in tasks)])

@@ -1,4 +1,4 @@
-"""What a loaded network does, whichever library runs it: padded tile in, the tile's values out."""
+"""A loaded network, independent of the library: a padded tile in, the enlarged tile out."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-LEAST_DB = 50.0
-"""What two ways of running a network must agree to, as is asked of ours and the native program's.
-With the official networks both libraries agree to 92 dB or more (docs/engines.md)."""
+MIN_PSNR_DB = 50.0
+"""Least peak signal-to-noise ratio between two ways of running the same network; the parity test
+asks the same of this engine and the native program. The two libraries reach 92 dB or more with the
+official networks (docs/engines.md)."""
 
 _BLOCK = 64 * 1024
-"""Floats turned into bytes at a time: they and their bytes stay in the second-level cache."""
+"""Floats that `to_bytes` converts at a time; they fit into the second-level cache."""
 
 
 class InferenceError(Exception):
-    """The network can't be loaded or run; ``kind`` is a name, the message a sentence."""
+    """The network can't be loaded or run.
+
+    Attributes:
+        kind: ``bad_model``, ``failed`` or ``not_finite``; the message is a sentence.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -28,7 +33,7 @@ class InferenceError(Exception):
 
 
 class Network(ABC):
-    """A loaded network. Several threads may run one at once."""
+    """A loaded network. `run` may be called by several threads at once."""
 
     @abstractmethod
     def run(self, pixels: Pixels) -> Floats:
@@ -44,11 +49,14 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def rest(self) -> bool:
-        """Let go of memory that tiles have taken; tell whether none is kept but for tiles in work.
+    def release_memory(self) -> bool:
+        """Free the memory cached for tiles that are done.
 
-        It is kept from tile to tile: to be handed and to clear pages anew costs up to a fifth of
-        the time.
+        It is cached between tiles, since getting and clearing new pages costs up to a fifth of the
+        time.
+
+        Returns:
+            True when nothing is cached except for running tiles.
         """
 
     def run_averaged(self, pixels: Pixels) -> Floats:
@@ -69,8 +77,8 @@ class Network(ABC):
         return total
 
 
-def without_margin(planes: Floats, margin: int) -> Floats:
-    """Return a view of planes without ``margin`` pixels on each side."""
+def crop_margin(planes: Floats, margin: int) -> Floats:
+    """Return a view of planes (…, height, width) without ``margin`` pixels on each side."""
     if not margin:
         return planes
     height, width = planes.shape[-2:]
@@ -78,29 +86,30 @@ def without_margin(planes: Floats, margin: int) -> Floats:
 
 
 def check_finite(planes: Floats) -> None:
-    """Refuse values that would become black or white pixels.
+    """Raise an error for values that are not finite: they would become black or white pixels.
 
     Raises:
-        InferenceError: not all are numbers (kind ``not_finite``), or there are none (``failed``).
+        InferenceError: a value is infinite or NaN (kind ``not_finite``), or there is no value
+            (``failed``).
     """
     if not planes.size:
         raise InferenceError("failed", f"The network returned {planes.shape} values.")
-    # Infinities and NaN come through to the extremes.
+    # An infinity or a NaN always shows in the minimum or the maximum.
     if not (np.isfinite(planes.min()) and np.isfinite(planes.max())):
         raise InferenceError("not_finite", "The network returned values that are not numbers.")
 
 
-def decibels(one: Pixels, other: Pixels) -> float:
-    """Return how alike two pictures of one size are: the peak signal-to-noise ratio."""
+def psnr_db(one: Pixels, other: Pixels) -> float:
+    """Return the peak signal-to-noise ratio of two pictures of one size; inf if they are equal."""
     error = float(np.mean((one.astype(np.float64) - other) ** 2))
     return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
 def to_bytes(planes: Floats) -> Pixels:
-    """Turn planes (channels, height, width) of 0…1 into interleaved bytes, rounding half up.
+    """Convert planes (channels, height, width) of 0…1 to (height, width, channels) bytes.
 
-    That is the native programs' rounding. Done in blocks of rows that stay in the cache: 8 ns a
-    pixel where whole planes take 70.
+    Rounds half up, as the native programs do. Works in blocks of rows that stay in the cache: 8 ns
+    a pixel, where whole planes take 70 ns.
     """
     channels, height, width = planes.shape
     pixels = np.empty((height, width, channels), np.uint8)

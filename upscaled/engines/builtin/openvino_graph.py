@@ -21,8 +21,8 @@ import numpy as np
 
 from upscaled.engines.builtin.graph import Floats, Layer, read_graph
 from upscaled.engines.builtin.messages import NetworkFiles
-from upscaled.engines.builtin.narrowing import narrowed
 from upscaled.engines.builtin.openvino_library import openvino, ops
+from upscaled.engines.builtin.padding_trim import trim_padding
 
 _CUBIC = -0.75
 """ncnn's coefficient of bicubic interpolation (interp.cpp)."""
@@ -50,7 +50,7 @@ def model_of(
     planes = ops.transpose(ops.convert(pixels, np.float32), np.array([0, 3, 1, 2]))
     blobs = {files.input_blob: _Whole(ops.multiply(planes, np.float32(1 / 255)))}
     layers = read_graph(files.param, files.bin)
-    network = narrowed(layers, files.input_blob, files.output_blob, padding)
+    network = trim_padding(layers, files.input_blob, files.output_blob, padding)
     for layer in network.layers:
         made = _made(layer, [blobs[name] for name in layer.inputs], bf16=bf16)
         blobs.update(dict.fromkeys(layer.outputs, made))

@@ -1,13 +1,13 @@
-"""The OpenVINO library, which has to be imported from here: it then keeps to itself."""
+"""The OpenVINO library. Import it from here, which disables its telemetry."""
 
-# ruff: noqa: E402 - one line has to come before the library
+# ruff: noqa: E402 - one line must precede the import
 
 from __future__ import annotations
 
 import sys
 
-# OpenVINO's package reports its use to Google Analytics as soon as it is imported, and keeps a
-# number for that in the home directory. Without this module it doesn't, and misses nothing.
+# On import OpenVINO reports its use to Google Analytics and stores an id in the home directory.
+# Without this module it does neither, and works the same.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino

@@ -13,7 +13,7 @@ from upscaled.engines.builtin.network import (
     Network,
     Pixels,
     check_finite,
-    without_margin,
+    crop_margin,
 )
 from upscaled.engines.builtin.openvino_graph import model_of
 from upscaled.engines.builtin.openvino_library import openvino
@@ -25,13 +25,13 @@ class OpenvinoNetwork(Network):
 
     Args:
         files: the two files and the names of the blobs.
-        cores: threads of the process's inference altogether.
-        threads: of them for one tile; tiles beyond ``cores / threads`` at once wait.
+        cores: inference threads of the process.
+        threads: how many of them work on one tile; more than ``cores / threads`` tiles wait.
         padding: pixels around each tile.
-        bf16: calculate in bfloat16, but for what that would cost most.
+        bf16: compute in bfloat16, except the layers that would lose most.
 
     Raises:
-        UnknownGraphError: the network is more than `graph` understands.
+        UnknownGraphError: `graph` does not support a layer of the network.
         InferenceError: OpenVINO refuses it (kind ``bad_model``).
     """
 
@@ -45,15 +45,15 @@ class OpenvinoNetwork(Network):
         bf16: bool = False,
     ) -> None:
         self._idle: list[openvino.InferRequest] = []
-        self._in_work = 0
+        self._running = 0
         self._lock = threading.Lock()
         settings = {
-            # Where the processor can, it would else calculate everything in bfloat16, also what
-            # must not be: further from the native program's picture than is allowed.
+            # Otherwise OpenVINO computes everything in bfloat16 where the processor can, which
+            # differs from the native program by more than is allowed.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": cores,
             "NUM_STREAMS": max(1, cores // threads),
-            # Decoding and encoding want the same cores.
+            # Decoding and encoding need the same cores.
             "ENABLE_CPU_PINNING": False,
             "ENABLE_HYPER_THREADING": True,
         }
@@ -68,30 +68,30 @@ class OpenvinoNetwork(Network):
     def run(self, pixels: Pixels) -> Floats:
         """See `Network.run`."""
         with self._lock:
-            self._in_work += 1
+            self._running += 1
             request = self._idle.pop() if self._idle else None
         try:
             request = request or self._compiled.create_infer_request()
-            # Put to whichever stream is free; `infer` would bind this thread to one of them.
+            # Any free stream takes it; `infer` would bind this thread to one stream.
             request.start_async({0: np.ascontiguousarray(pixels)[None]})
             request.wait()
             made: Floats = request.get_output_tensor().data[0]
-            planes = without_margin(made, self._margin).copy()
+            planes = crop_margin(made, self._margin).copy()
         except RuntimeError as error:
             request = None
             raise InferenceError("failed", f"The network failed: {_first_line(error)}") from None
         finally:
             with self._lock:
-                self._in_work -= 1
+                self._running -= 1
                 if request is not None:
                     self._idle.append(request)
         check_finite(planes)
         return planes
 
-    def rest(self) -> bool:
-        """See `Network.rest`: as long as a tile is in work, all is kept."""
-        with self._lock:  # none begins meanwhile, for which the library would refuse
-            if self._in_work:
+    def release_memory(self) -> bool:
+        """See `Network.release_memory`; nothing is freed while a tile runs."""
+        with self._lock:  # the library refuses while a tile runs
+            if self._running:
                 return False
             self._idle.clear()
             self._compiled.release_memory()

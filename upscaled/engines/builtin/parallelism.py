@@ -1,4 +1,4 @@
-"""The crew of a task: how many tiles are done at once, each by how many threads."""
+"""The parallelism of a task: how many tiles run at once, with how many threads each."""
 
 from __future__ import annotations
 
@@ -12,98 +12,102 @@ from upscaled.pictures import Size
 
 SMALLEST_TILE = 32
 LARGEST_TILE = 400
-"""Beyond this the padding costs an animevideov3 net under 10 %, and memory grows on."""
+"""Above this size padding costs animevideov3 less than 10 %, while memory keeps growing."""
 
 MEMORY_PER_CORE = 2 << 30
-"""Bytes that the tiles in work may take at most for each core, however much memory there is."""
+"""Upper limit in bytes, for each core, for all tiles that run at once."""
 
 _DOUBLING = 1.19
-"""What a tile takes of processor time with twice the threads: those wait for one another at every
-layer. animevideov3-x4, tile 400: 8.3 µs a pixel with two threads on a tile, 7.0 with two tiles."""
+"""Processor time of a tile with twice the threads, which wait for each other at every layer.
+Measured with animevideov3-x4 at tile 400: 8.3 µs a pixel with two threads on one tile, 7.0 µs with
+one thread on each of two tiles."""
 _COUNTED = 16
-"""Tiles a worker beyond which little depends on how the last of them are shared out."""
+"""With more tiles than this for each worker, the distribution of the last ones hardly matters."""
 
 
 @dataclass(frozen=True)
-class Crew:
-    """``workers`` tiles are in work at once, with ``threads`` threads each."""
+class Parallelism:
+    """``workers`` tiles run at once, with ``threads`` threads each."""
 
     workers: int
     threads: int
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a task may take of the machine. Nothing in it changes while the process lives."""
+class Resources:
+    """What a task may use of the machine. It stays the same while the process lives."""
 
     cores: int
     memory: int
-    """Bytes for the tiles in work."""
+    """Bytes for all tiles that run at once."""
 
 
-def speed(threads: int) -> float:
-    """Return how much a tile is done quicker by so many threads than by one."""
+def speedup(threads: int) -> float:
+    """Return how many times faster one tile is with ``threads`` threads than with one."""
     return threads / math.pow(_DOUBLING, math.log2(threads))
 
 
-def crew_for(picture: Size, tile: int, bytes_per_pixel: int, budget: Budget) -> Crew:
-    """Choose the crew for tiles of a given size.
+def parallelism_for(
+    picture: Size, tile: int, bytes_per_pixel: int, resources: Resources
+) -> Parallelism:
+    """Choose the parallelism for tiles of a given size.
 
-    The answer depends on the whole picture, not on the rows of a task or on the memory that is
-    free now: whatever the threads may do to the last bits of a network's values, a band done
-    again has the bytes of the whole picture.
+    The result depends on the whole picture, not on the rows of a task or on the memory that is free
+    now. So a band that is done again has the same bytes, even if the number of threads should
+    change the last bits of a network's values.
     """
-    return _quickest(picture, tile, bytes_per_pixel, budget)[0]
+    return _fastest(picture, tile, bytes_per_pixel, resources)[0]
 
 
-def choose_tile(picture: Size, bytes_per_pixel: int, budget: Budget, free: int) -> int:
+def choose_tile(picture: Size, bytes_per_pixel: int, resources: Resources, free: int) -> int:
     """Choose the tile side in source pixels.
 
-    Large tiles waste little on padding, small ones leave none of the cores idle, and all in work
-    at once have to fit into memory. Of sides that are equally quick the smallest is taken. Where
-    not even one of the smallest tiles fits, that is the answer.
+    Large tiles waste less on padding. Small tiles keep all cores busy and take less memory. Among
+    sides that are equally fast the smallest is chosen. If none fits, `SMALLEST_TILE` is returned.
 
     Args:
         picture: size of the whole source.
         bytes_per_pixel: the network's peak memory for each pixel of a padded tile.
-        budget: what there is at most.
+        resources: the upper limits.
         free: bytes that are free now.
     """
     best, least = SMALLEST_TILE, math.inf
     for side in sorted(_sides(picture)):
-        crew, time = _quickest(picture, side, bytes_per_pixel, budget)
-        needed = crew.workers * tile_bytes(picture, side, bytes_per_pixel)
-        if needed <= min(free, budget.memory) and time < least:
+        parallelism, time = _fastest(picture, side, bytes_per_pixel, resources)
+        needed = parallelism.workers * tile_bytes(picture, side, bytes_per_pixel)
+        if needed <= min(free, resources.memory) and time < least:
             best, least = side, time
     return best
 
 
 def tile_bytes(picture: Size, tile: int, bytes_per_pixel: int) -> int:
-    """Return the memory that one tile takes at its hungriest."""
+    """Return the peak memory of one tile in bytes."""
     width, height = (min(tile, side) + 2 * PADDING for side in (picture.width, picture.height))
     return width * height * bytes_per_pixel
 
 
-def _quickest(picture: Size, tile: int, bytes_per_pixel: int, budget: Budget) -> tuple[Crew, float]:
-    """Return the best crew whose tiles fit into the budget, and its time for the picture."""
-    most = budget.memory // max(1, tile_bytes(picture, tile, bytes_per_pixel))
-    best = Crew(1, budget.cores)
+def _fastest(
+    picture: Size, tile: int, bytes_per_pixel: int, resources: Resources
+) -> tuple[Parallelism, float]:
+    """Return the fastest parallelism whose tiles fit, and its time for the picture."""
+    most = resources.memory // max(1, tile_bytes(picture, tile, bytes_per_pixel))
+    best = Parallelism(1, resources.cores)
     least = _time(picture, tile, best)
-    for crew in _crews(budget.cores):
-        if crew.workers <= most and (time := _time(picture, tile, crew)) < least:
-            best, least = crew, time
+    for parallelism in _candidates(resources.cores):
+        if parallelism.workers <= most and (time := _time(picture, tile, parallelism)) < least:
+            best, least = parallelism, time
     return best, least
 
 
-def _crews(cores: int) -> Iterator[Crew]:
+def _candidates(cores: int) -> Iterator[Parallelism]:
     threads = cores
     while threads >= 1:
-        yield Crew(cores // threads, threads)
+        yield Parallelism(cores // threads, threads)
         threads //= 2
 
 
 def _sides(picture: Size) -> set[int]:
-    """Return the sides worth considering: those that make equal parts, and some between."""
+    """Return the sides to consider: those that give equal parts, and some between."""
     sides = {SMALLEST_TILE, LARGEST_TILE}
     for length in (picture.width, picture.height):
         fewest = math.ceil(length / LARGEST_TILE)
@@ -114,19 +118,19 @@ def _sides(picture: Size) -> set[int]:
     return {side for side in sides if SMALLEST_TILE <= side <= min(LARGEST_TILE, longest)}
 
 
-def _time(picture: Size, tile: int, crew: Crew) -> float:
-    """Return the time for the picture, in that of a pixel with a thread of its own.
+def _time(picture: Size, tile: int, parallelism: Parallelism) -> float:
+    """Return the time for the picture, in units of one pixel on one thread.
 
-    Padding counts as much as the tile, although the last layers leave it out: for the smallest
-    tiles that is up to a fifth too much.
+    Padding counts in full, although the last layers skip it. This overestimates the smallest tiles
+    by up to a fifth.
     """
-    pace = speed(crew.threads)
+    pace = speedup(parallelism.threads)
     columns, rows = math.ceil(picture.width / tile), math.ceil(picture.height / tile)
     work = (picture.width + 2 * PADDING * columns) * (picture.height + 2 * PADDING * rows)
-    if crew.workers == 1 or columns * rows > _COUNTED * crew.workers:
-        return work / (pace * crew.workers)
-    # Who is free takes the next tile; the last one to finish counts.
-    busy = [0.0] * crew.workers
+    if parallelism.workers == 1 or columns * rows > _COUNTED * parallelism.workers:
+        return work / (pace * parallelism.workers)
+    # The next free worker takes the next tile; the last one to finish decides.
+    busy = [0.0] * parallelism.workers
     for row in range(rows):
         height = min(tile, picture.height - row * tile) + 2 * PADDING
         for column in range(columns):

@@ -1,49 +1,49 @@
-"""How the builtin engine goes about a picture, foreseeable without loading anything."""
+"""How the builtin engine will process a picture; computed without loading a library."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.memory_budget import Room
+from upscaled.engines.builtin.memory_budget import MemoryBudget
 from upscaled.engines.builtin.parallelism import (
     MEMORY_PER_CORE,
-    Budget,
-    Crew,
+    Parallelism,
+    Resources,
     choose_tile,
-    crew_for,
-    speed,
+    parallelism_for,
+    speedup,
     tile_bytes,
 )
 from upscaled.engines.engine import ModelFiles
 from upscaled.pictures import Size
 
 _PACKED = 0.9
-"""Part of the room for tiles that their layers fill; the rest is holes between them: a worker held
-727 MiB where 694 were meant, before."""
+"""Part of the tiles' memory that their layers may fill. The rest is lost to fragmentation: without
+this factor a worker held 727 MiB where 694 were planned."""
 _GPU_CAP = 4 << 30
-"""Bytes for a tile on a GPU at most: x4plus at 230, where padding costs 18 %."""
+"""Upper limit in bytes for a tile on a GPU: x4plus at tile 230, where padding costs 18 %."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a task is done: the side of its tiles, and who does them."""
+class TilePlan:
+    """How a task is done: tile size, parallelism, library and memory."""
 
     tile: int
     """In source pixels, without padding."""
-    crew: Crew
+    parallelism: Parallelism
     tile_memory: int
-    """Bytes that the tiles in work take together at their hungriest; weights come on top."""
-    room: int
+    """Peak bytes of all tiles that run at once, without weights."""
+    tile_memory_limit: int
     """Bytes that all tiles of the process may take, of this task and of others."""
-    memory: int
+    memory_limit: int
     """Bytes that all networks and tiles of the process may take."""
     weight_memory: int
     """Bytes that the loaded network takes of the process's limit; 0 on a GPU."""
     library: CpuLibrary
     """What runs the network; always ncnn on a GPU."""
     lean: bool
-    """The network is loaded without what makes it larger and quicker."""
+    """See `NetworkVariant.lean`."""
 
 
 def plan_on_cpu(
@@ -57,51 +57,67 @@ def plan_on_cpu(
     free: int | None = None,
     shares: int = 1,
     library: CpuLibrary = CpuLibrary.NCNN,
-) -> Plan:
-    """Plan a task on the CPU, as the worker does it.
+) -> TilePlan:
+    """Plan a task on the CPU; the worker and the estimator use the same plan.
 
     Args:
         model: the network.
         stored: bytes of its ``.bin``.
         picture: size of the whole source.
-        tile: the side that is wanted; 0: the quickest that fits.
-        threads: for the engine.
+        tile: the requested side; 0: the fastest that fits.
+        threads: of the engine.
         limit: bytes that the engine's process may hold.
-        free: bytes that are free now, which only the choice of the side heeds; None: enough.
-        shares: how many tasks may be under way at once. They get equal parts of the threads, or,
-            where memory lets so few of them in that cores would idle, all threads each. Who runs
-            them sees to it that their tiles together keep to the room.
-        library: what is to run the network where the limit allows for it.
+        free: bytes that are free now; only the tile side depends on them. None: enough.
+        shares: how many tasks may run at once. Each gets an equal part of the threads. If memory
+            admits so few tasks that cores would idle, each gets all threads. `MemoryGate` keeps
+            their tiles together within ``tile_memory_limit``.
+        library: the preferred library; another one is planned if memory does not suffice.
 
     Raises:
-        TooLittleError: the smallest tile does not fit into the limit.
+        TooLittleMemoryError: not even the smallest tile fits into the limit.
     """
-    room = Room(model, stored, limit, library)
-    most = min(MEMORY_PER_CORE * threads, int(room.for_tiles * _PACKED))
-    whole = tile_bytes(picture, max(picture.width, picture.height), room.bytes_per_pixel)
-    # Where memory lets few in, a thread for each would leave cores idle. Those few may then have
-    # more threads together than there are cores, which is the lesser loss.
-    if min(shares, most // max(1, whole)) < speed(threads):
+    budget = MemoryBudget(model, stored, limit, library)
+    most = min(MEMORY_PER_CORE * threads, int(budget.for_tiles * _PACKED))
+    whole = tile_bytes(picture, max(picture.width, picture.height), budget.bytes_per_pixel)
+    # If memory admits few tasks, one thread each would leave cores idle. More threads than cores
+    # cost less than idle cores.
+    if min(shares, most // max(1, whole)) < speedup(threads):
         shares = 1
-    budget = Budget(max(1, threads // shares), most)
-    free = most if free is None else free // shares  # others may plan with it just now
-    tile = tile or choose_tile(picture, room.bytes_per_pixel, budget, free)
-    crew = crew_for(picture, tile, room.bytes_per_pixel, budget)
-    needed = crew.workers * tile_bytes(picture, tile, room.bytes_per_pixel)
-    memory = room.weights + int(room.for_tiles * _PACKED)
-    return Plan(tile, crew, needed, most, memory, room.weights, room.way.library, room.way.lean)
+    resources = Resources(max(1, threads // shares), most)
+    free = most if free is None else free // shares  # other tasks may be planned at the same time
+    tile = tile or choose_tile(picture, budget.bytes_per_pixel, resources, free)
+    parallelism = parallelism_for(picture, tile, budget.bytes_per_pixel, resources)
+    needed = parallelism.workers * tile_bytes(picture, tile, budget.bytes_per_pixel)
+    memory = budget.weights + int(budget.for_tiles * _PACKED)
+    return TilePlan(
+        tile,
+        parallelism,
+        needed,
+        most,
+        memory,
+        budget.weights,
+        budget.variant.library,
+        budget.variant.lean,
+    )
 
 
 def plan_on_gpu(
     model: ModelFiles, picture: Size, *, tile: int = 0, threads: int, free: int | None = None
-) -> Plan:
-    """Plan a task on a GPU, which one tile keeps busy; ``free`` is of its own memory.
+) -> TilePlan:
+    """Plan a task on a GPU, which one tile keeps busy.
 
-    See `plan_on_cpu`; ``threads`` are the processor's, for what is done there.
+    Args:
+        model: the network.
+        picture: size of the whole source.
+        tile: the requested side; 0: the fastest that fits.
+        threads: CPU threads for what is done on the CPU.
+        free: free bytes of the GPU's memory; None: `_GPU_CAP`.
     """
-    budget = Budget(1, _GPU_CAP)
+    resources = Resources(1, _GPU_CAP)
     if free is None:
-        free = budget.memory
-    tile = tile or choose_tile(picture, model.bytes_per_pixel, budget, free)
-    needed, most = tile_bytes(picture, tile, model.bytes_per_pixel), budget.memory
-    return Plan(tile, Crew(1, threads), needed, most, most, 0, CpuLibrary.NCNN, lean=False)
+        free = resources.memory
+    tile = tile or choose_tile(picture, model.bytes_per_pixel, resources, free)
+    needed, most = tile_bytes(picture, tile, model.bytes_per_pixel), resources.memory
+    return TilePlan(
+        tile, Parallelism(1, threads), needed, most, most, 0, CpuLibrary.NCNN, lean=False
+    )

@@ -1,4 +1,4 @@
-"""Tiles: how rows of a picture are cut for the network, and where their context comes from."""
+"""Tiles: how rows of a picture are cut for the network, and which pixels pad them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Tile:
 def plan_tiles(width: int, top: int, bottom: int, tile: int) -> list[list[Tile]]:
     """Cut rows ``top`` to ``bottom`` of a picture ``width`` wide into rows of tiles.
 
-    The grid starts at ``top``, like the native programs' at 0: bands whose heights are
-    multiples of ``tile`` have the very tiles of the whole picture.
+    The grid starts at ``top``, so a band whose height is a multiple of ``tile`` has the same tiles
+    as the whole picture.
     """
     return [
         [
@@ -38,9 +38,9 @@ def plan_tiles(width: int, top: int, bottom: int, tile: int) -> list[list[Tile]]
 def reflected(start: int, stop: int, length: int) -> NDArray[np.intp]:
     """Return the source positions of ``start - PADDING`` to ``stop + PADDING``.
 
-    Positions outside 0 to ``length`` are reflected at the outermost pixel, to and fro where the
-    picture is smaller than the padding, as ``numpy.pad(mode="reflect")`` does. The native
-    programs do the same for larger pictures and read beyond the buffer for smaller ones.
+    Positions outside 0 to ``length`` are reflected at the outermost pixel, repeatedly where the
+    picture is smaller than the padding, as ``numpy.pad(mode="reflect")`` does. The native programs
+    do the same, but read outside the buffer for pictures smaller than the padding.
     """
     positions = np.arange(start - PADDING, stop + PADDING)
     if length == 1:

@@ -1,4 +1,4 @@
-"""One task inside the worker: tiles are read, enlarged and written, several at once."""
+"""One task inside the worker: tiles are read, enlarged and written, several in parallel."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected
 from upscaled.engines.engine import UpscaleTask
 
 OnTile = Callable[[int, int, int], None]
-"""Called after a tile with those done, all there are, and the source rows, from the task's top
-on, that are wholly written. Calls come one at a time and never go back."""
+"""Called after each tile with: tiles done, tiles in total, and how many source rows from the task's
+top are completely written. Calls never overlap, and the numbers never decrease."""
 
 
 def upscale(
     network: Network, task: UpscaleTask, tile: int, on_tile: OnTile, *, workers: int = 1
 ) -> None:
-    """Do ``task`` with tiles of ``tile`` pixels, ``workers`` of them at once.
+    """Do ``task`` with tiles of ``tile`` pixels a side, ``workers`` of them in parallel.
 
-    Each worker reads, enlarges, checks, rounds and writes a tile by itself, so that the network
-    waits for none of that. A failure ends the task as soon as the others have done their tiles.
-    Memory holds one enlarged tile a worker, whatever the picture's size.
+    Each worker reads, enlarges, checks, rounds and writes its tile, so the network waits for none
+    of this. After a failure the other workers finish their tile and the task ends. Memory holds one
+    enlarged tile for each worker, whatever the picture's size.
 
     Raises:
-        InferenceError: as `Network.run`, or the output has not the promised size.
+        InferenceError: as `Network.run`, or the output does not have the expected size.
         OSError: source or target can't be read or written.
     """
     source = os.open(task.source.path, os.O_RDONLY)
     try:
         target = os.open(task.target.path, os.O_WRONLY)
         try:
-            _Upscaling(network, task, tile, on_tile, source, target).run(workers)
+            _TaskRun(network, task, tile, on_tile, source, target).run(workers)
         finally:
             os.close(target)
     finally:
         os.close(source)
 
 
-class _Upscaling:
-    """A task under way, shared by its workers."""
+class _TaskRun:
+    """A running task, shared by its workers."""
 
     def __init__(
         self,
@@ -76,18 +76,20 @@ class _Upscaling:
             return
         with ThreadPoolExecutor(workers, thread_name_prefix="tiles") as pool:
             working = [pool.submit(self._work) for _ in range(workers)]
-        while working:  # an error must not reach itself through them: it keeps a network's memory
+        while (
+            working
+        ):  # an error must not refer to itself through them: it keeps a network's memory
             working.pop().result()
 
     def _work(self) -> None:
-        """Do tiles until none is left or somebody failed."""
+        """Do tiles until none is left or a worker has failed."""
         try:
-            while (place := self._next()) is not None:
-                planes = self._infer(_read(self._source, self._task, place))
-                _check(planes, self._task, place)
-                _write(self._target, self._task, place, to_bytes(planes))
+            while (tile := self._next()) is not None:
+                planes = self._infer(_read(self._source, self._task, tile))
+                _check(planes, self._task, tile)
+                _write(self._target, self._task, tile, to_bytes(planes))
                 del planes  # before the next tile's are made
-                self._note(place)
+                self._record(tile)
         except BaseException:
             with self._lock:
                 self._waiting = iter(())
@@ -97,10 +99,10 @@ class _Upscaling:
         with self._lock:
             return next(self._waiting, None)
 
-    def _note(self, place: Tile) -> None:
+    def _record(self, tile: Tile) -> None:
         with self._lock:
             self._done += 1
-            self._missing[place.top] -= 1
+            self._missing[tile.top] -= 1
             while (
                 self._finished_rows < len(self._missing)
                 and self._missing[self._tops[self._finished_rows]] == 0
@@ -108,15 +110,15 @@ class _Upscaling:
                 self._finished_rows += 1
             whole = self._tops[self._finished_rows] - self._task.top
             self._on_tile(self._done, self._total, whole)
-            if self._missing[place.top] == 0 and self._done < self._total:
-                memory.give_back()  # or a huge picture's holes would add up
+            if self._missing[tile.top] == 0 and self._done < self._total:
+                memory.trim()  # fragmentation would add up over a huge picture
 
 
-def _read(source: int, task: UpscaleTask, place: Tile) -> Pixels:
-    """Read a tile with its padding: (height, width, 3) bytes."""
+def _read(source: int, task: UpscaleTask, tile: Tile) -> Pixels:
+    """Read a tile with its padding: (height + 2 × PADDING, width + 2 × PADDING, 3) bytes."""
     size, stride = task.source.size, task.source.row_bytes
-    xs = reflected(place.left, place.right, size.width)
-    ys = reflected(place.top, place.bottom, size.height)
+    xs = reflected(tile.left, tile.right, size.width)
+    ys = reflected(tile.top, tile.bottom, size.height)
     left, right = int(xs.min()), int(xs.max()) + 1
     top, bottom = int(ys.min()), int(ys.max()) + 1
     part = np.empty((bottom - top, right - left, 3), np.uint8)
@@ -137,25 +139,25 @@ def _read_all(source: int, task: UpscaleTask, buffer: memoryview, offset: int) -
         offset += got
 
 
-def _check(planes: Floats, task: UpscaleTask, place: Tile) -> None:
-    """Refuse an enlarged tile that has not the promised size.
+def _check(planes: Floats, task: UpscaleTask, tile: Tile) -> None:
+    """Check the shape of an enlarged tile.
 
     Raises:
-        InferenceError: it has another.
+        InferenceError: it is not the tile's size times the native scale.
     """
     scale = task.model.native_scale
-    expected = (3, (place.bottom - place.top) * scale, (place.right - place.left) * scale)
+    expected = (3, (tile.bottom - tile.top) * scale, (tile.right - tile.left) * scale)
     if planes.shape != expected:
         raise InferenceError(
             "failed", f"The network returned {planes.shape} values, {expected} were expected."
         )
 
 
-def _write(target: int, task: UpscaleTask, place: Tile, pixels: Pixels) -> None:
+def _write(target: int, task: UpscaleTask, tile: Tile, pixels: Pixels) -> None:
     scale = task.model.native_scale
     stride = task.target.row_bytes
-    offset = place.top * scale * stride + place.left * scale * 3
-    if place.left == 0 and pixels.shape[1] * 3 == stride:
+    offset = tile.top * scale * stride + tile.left * scale * 3
+    if tile.left == 0 and pixels.shape[1] * 3 == stride:
         _write_all(target, pixels.data.cast("B"), offset)
         return
     for number, line in enumerate(pixels):

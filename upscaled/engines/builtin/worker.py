@@ -1,9 +1,9 @@
-"""The resident worker of the builtin engine: keeps networks loaded, answers requests.
+"""The worker process of the builtin engine: keeps networks loaded and answers requests.
 
     python -m upscaled.engines.builtin.worker PARENT_PID --device cpu|INDEX --threads N
 
-Requests, by their ``op``: ``upscale`` (a task; an event a tile), ``inspect`` (a network)
-and ``devices`` (lists the Vulkan devices). `messages` makes and reads them.
+Requests, by their ``op``: ``upscale`` (a task; sends an event after each tile), ``inspect`` (a
+network) and ``devices`` (lists the Vulkan devices). `messages` encodes and decodes them.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ import ncnn
 from upscaled.engines import memory
 from upscaled.engines.builtin import inspection, upscaling
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.loader import Identity, Loader, UnfitError
-from upscaled.engines.builtin.memory_budget import TooLittleError
-from upscaled.engines.builtin.memory_gate import Needs, Sharing
+from upscaled.engines.builtin.loader import Identity, LibraryRejectedError, Loader
+from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
+from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
 from upscaled.engines.builtin.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
 from upscaled.engines.builtin.network import InferenceError, Network
-from upscaled.engines.builtin.parallelism import Crew
-from upscaled.engines.builtin.tile_plan import Plan, plan_on_cpu, plan_on_gpu
+from upscaled.engines.builtin.parallelism import Parallelism
+from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.engine import ModelFiles, UpscaleTask
 from upscaled.workers.server import Message, RefusedError, serve
 
 _HUGE_PAGES_NEED = 2.0
-"""Times the memory that tasks take must be there for huge pages. Layers are 4 to 8 % quicker in
-them, but the kernel fills the holes between layers too: 950 MiB were held where 694 were meant."""
+"""Huge pages are used while the limit is at least this many times the tasks' memory. They make
+layers 4 to 8 % faster, but they also back the gaps between layers: 950 MiB were held where 694 were
+planned."""
 _GPU_SHARE = 0.8
-"""Part of the free video memory."""
+"""Part of the free video memory that tiles may take."""
 _GPU_ON_CPU = 3
-"""`GpuInfo.type` of a CPU that poses as a GPU."""
+"""`GpuInfo.type` of a software driver, which runs on the CPU."""
 _GPU_INTEGRATED = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class _Key:
-    """A loaded network: how its weights are laid out depends on the threads it is run by."""
+    """Identifies a loaded network. The layout of its weights depends on the number of threads."""
 
     files: Identity
     threads: int
@@ -55,11 +56,18 @@ class _Key:
 class _Loaded:
     network: Network
     weights: int
-    """Bytes that it takes without any tile."""
+    """Bytes that it takes without tiles."""
 
 
 class Worker:
-    """Answers the requests. ``device`` is a Vulkan index or None for the CPU."""
+    """Answers requests.
+
+    Args:
+        device: a Vulkan index; None: the CPU.
+        threads: of inference; 0: one for each core.
+        memory_limit_mb: MiB that the process may hold; None: half of the machine's.
+        library: the preferred library on the CPU.
+    """
 
     def __init__(
         self,
@@ -73,12 +81,12 @@ class Worker:
         self._loader = Loader(device, self._threads, library)
         self._limit = memory.ceiling(memory_limit_mb)
         self._networks: OrderedDict[_Key, _Loaded] = OrderedDict()
-        self._changing = threading.Lock()
-        self._resting = threading.Lock()
-        self._sharing: Sharing[_Key] = Sharing()
+        self._loading = threading.Lock()
+        self._releasing = threading.Lock()
+        self._gate: MemoryGate[_Key] = MemoryGate()
 
     def handle(self, message: Message, send: Callable[[Message], None]) -> Message:
-        """Do one request; `answering.serve` calls this."""
+        """Answer one request; `upscaled.workers.server.serve` calls this."""
         try:
             match message["op"]:
                 case "upscale":
@@ -91,7 +99,7 @@ class Worker:
                     raise RefusedError("unknown_request", f"There is no request {other!r}.")
         except InferenceError as error:
             raise RefusedError(error.kind, str(error)) from None
-        except TooLittleError as error:
+        except TooLittleMemoryError as error:
             raise RefusedError("too_little_memory", str(error)) from None
         except MemoryError:
             raise RefusedError("failed", "There is not enough memory for this tile.") from None
@@ -115,9 +123,9 @@ class Worker:
         while True:
             try:
                 return self._attempt(task, files, send)
-            except UnfitError as error:
+            except LibraryRejectedError as error:
                 note = str(error)
-            memory.give_back()  # of the refused network too, which went with the error
+            memory.trim()  # the rejected network was freed with the error
             send({"note": note})
 
     def _attempt(
@@ -125,14 +133,16 @@ class Worker:
     ) -> Message:
         plan = self._plan(task, files)
         tile, library = plan.tile, plan.library.with_version()
-        # Nobody else wants the other cores while it is alone.
-        alone = Crew(1, self._threads) if plan.crew.workers == 1 else plan.crew
-        with self._sharing.taking(
-            _needs(files, plan, plan.crew), _needs(files, plan, alone)
-        ) as taken:
+        # While it is the only task, it may use all cores.
+        exclusive = (
+            Parallelism(1, self._threads) if plan.parallelism.workers == 1 else plan.parallelism
+        )
+        with self._gate.reserve(
+            _need(files, plan, plan.parallelism), _need(files, plan, exclusive)
+        ) as reserved:
             send({"begun": True})
-            with self._changing:
-                network = self._network(task.model, taken, plan)
+            with self._loading:
+                network = self._network(task.model, reserved, plan)
             try:
                 upscaling.upscale(
                     network,
@@ -141,16 +151,16 @@ class Worker:
                     lambda done, total, rows: send(
                         {"done": done, "of": total, "rows": rows, "tile": tile, "library": library}
                     ),
-                    workers=plan.crew.workers,
+                    workers=plan.parallelism.workers,
                 )
             finally:
-                with self._resting:
-                    empty = network.rest()
-                    self._sharing.keeps(taken.network, 0 if empty else taken.tiles)
-                memory.give_back()
+                with self._releasing:
+                    empty = network.release_memory()
+                    self._gate.set_cached(reserved.network, 0 if empty else reserved.tiles)
+                memory.trim()
         return {"tile_size": tile}
 
-    def _plan(self, task: UpscaleTask, files: Identity) -> Plan:
+    def _plan(self, task: UpscaleTask, files: Identity) -> TilePlan:
         picture, tile, free = task.source.size, task.tile_size, self._free()
         if self._device is not None:
             return plan_on_gpu(task.model, picture, tile=tile, threads=self._threads, free=free)
@@ -166,34 +176,34 @@ class Worker:
             library=self._loader.library_for(files),
         )
 
-    def _network(self, model: ModelFiles, needs: Needs[_Key], plan: Plan) -> Network:
-        """Return a loaded network; others, not in use, go where there is no room beside."""
-        key = needs.network
-        in_use = self._sharing.networks()
+    def _network(self, model: ModelFiles, need: MemoryNeed[_Key], plan: TilePlan) -> Network:
+        """Return the loaded network; unload others where memory or `MODELS_KEPT` demands it."""
+        key = need.network
+        in_use = self._gate.networks_in_use()
         for other in [other for other in self._networks if other not in in_use]:
             models = {known.files for known in [*self._networks, key]}
-            full = self._device is None and self._taken() > plan.memory
+            full = self._device is None and self._used() > plan.memory_limit
             if not full and len(models) <= MODELS_KEPT:
                 break
             del self._networks[other]
-            memory.give_back()
-        memory.use_huge_pages(_HUGE_PAGES_NEED * self._taken() <= self._limit)
+            memory.trim()
+        memory.use_huge_pages(_HUGE_PAGES_NEED * self._used() <= self._limit)
         loaded = self._networks.get(key)
         if loaded is None:
             files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
             network = self._loader.load(files, key.files, plan, threads=key.threads)
-            loaded = self._networks[key] = _Loaded(network, needs.weights)
+            loaded = self._networks[key] = _Loaded(network, need.weights)
         self._networks.move_to_end(key)
         return loaded.network
 
-    def _taken(self) -> int:
-        """Return the bytes that tasks under way and networks that are not in use take."""
-        in_use = self._sharing.networks()
+    def _used(self) -> int:
+        """Return the bytes that running tasks and unused networks take."""
+        in_use = self._gate.networks_in_use()
         idle = sum(one.weights for key, one in self._networks.items() if key not in in_use)
-        return idle + self._sharing.taken()
+        return idle + self._gate.used()
 
     def _free(self) -> int:
-        """Return the bytes that tiles may take as things are now."""
+        """Return the bytes that are free for tiles now."""
         if self._device is None:
             return memory.available()
         kind = ncnn.get_gpu_info(self._device).type()
@@ -207,13 +217,13 @@ def _identity(model: ModelFiles) -> Identity:
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
 
 
-def _needs(files: Identity, plan: Plan, crew: Crew) -> Needs[_Key]:
-    """Return what a task takes that is done as planned, but by ``crew``."""
-    return Needs(
-        _Key(files, crew.threads, plan.library),
+def _need(files: Identity, plan: TilePlan, parallelism: Parallelism) -> MemoryNeed[_Key]:
+    """Return the memory of a planned task, run with ``parallelism``."""
+    return MemoryNeed(
+        _Key(files, parallelism.threads, plan.library),
         weights=plan.weight_memory,
         tiles=plan.tile_memory,
-        room=plan.weight_memory + plan.room,
+        limit=plan.weight_memory + plan.tile_memory_limit,
     )
 
 

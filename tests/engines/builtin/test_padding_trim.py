@@ -1,4 +1,4 @@
-"""Networks that leave padding out: the tile's own pixels stay what they are."""
+"""Networks that trim padding: the tile's own pixels stay what they are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from testkit.networks import photo, shipped, write_network, write_weights
 from upscaled.engines.builtin import inspection, ncnn_network
 from upscaled.engines.builtin.graph import UnknownGraphError, operations, read_graph
 from upscaled.engines.builtin.messages import NetworkFiles
-from upscaled.engines.builtin.narrowing import Narrowed, narrowed
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
-from upscaled.engines.builtin.network import Floats, InferenceError, without_margin
+from upscaled.engines.builtin.network import Floats, InferenceError, crop_margin
+from upscaled.engines.builtin.padding_trim import TrimmedNetwork, trim_padding
 from upscaled.engines.engine import PADDING, ModelFiles
 from upscaled.pictures import Size
 
@@ -29,12 +29,12 @@ def both(
 ) -> tuple[Floats, Floats]:
     """Return what becomes of a tile, without its padding: with nothing left out, and as it is.
 
-    The network is narrowed if it is ``known``, and only then.
+    The network is trim_padding if it is ``known``, and only then.
     """
     files = files_of(model)
     tile = photo(width + 2 * padding, height + 2 * padding)
     planes = NcnnNetwork(files, device=None, threads=2, padding=0).run(tile)
-    whole = without_margin(planes, padding * planes.shape[-1] // tile.shape[1])
+    whole = crop_margin(planes, padding * planes.shape[-1] // tile.shape[1])
     network = NcnnNetwork(files, device=None, threads=2, padding=padding, **options)
     assert (network._margin is not None) == known
     return whole, network.run(tile)
@@ -77,7 +77,7 @@ def test_less_is_calculated(models_dir: Path, stem: str, left: float) -> None:
     files = files_of(shipped(models_dir, stem))
     layers = read_graph(files.param, files.bin)
     tile = Size(64 + 2 * PADDING, 64 + 2 * PADDING)
-    shorter = narrowed(layers, files.input_blob, files.output_blob, PADDING).layers
+    shorter = trim_padding(layers, files.input_blob, files.output_blob, PADDING).layers
     part = operations(shorter, "data", tile) / operations(layers, "data", tile)
     assert left - 0.02 < part < left
 
@@ -122,19 +122,22 @@ def test_so_do_others(tmp_path: Path, layers: tuple[str, ...], padding: int) -> 
 @pytest.mark.parametrize(
     ("layers", "complaint"),
     [
-        (SHRUNK, "It makes parts of pixels"),
-        (("Interp a 1 1 data output 0=1 1=1.0e+12 2=1.0e+12",), "or far too many"),
-        (("Split s 1 2 data a b", "BinaryOp b 2 1 a b a 0=0"), "Two of its blobs have one name"),
+        (SHRUNK, "It has a fractional or very large scale"),
+        (("Interp a 1 1 data output 0=1 1=1.0e+12 2=1.0e+12",), "or very large scale"),
+        (
+            ("Split s 1 2 data a b", "BinaryOp b 2 1 a b a 0=0"),
+            "Two of its blobs have the same name",
+        ),
         (("Input more 0 1 more", "BinaryOp b 2 1 data more output 0=0"), "more than one input"),
         (("PixelShuffle b 1 1 data made 0=2",), "It has no output output"),
     ],
 )
-def test_what_can_not_be_narrowed_is_refused(
+def test_what_can_not_be_trimmed_is_refused(
     tmp_path: Path, layers: tuple[str, ...], complaint: str
 ) -> None:
     model = write_network(tmp_path, "n", *layers)
     with pytest.raises(UnknownGraphError, match=complaint):
-        narrowed(read_graph(model.param, None), "data", "output", PADDING)
+        trim_padding(read_graph(model.param, None), "data", "output", PADDING)
 
 
 def test_a_network_that_would_make_another_picture_of_tiles_is_refused(
@@ -143,14 +146,14 @@ def test_a_network_that_would_make_another_picture_of_tiles_is_refused(
     files = files_of(shipped(models_dir, "realesr-animevideov3-x2"))
     assert inspection.inspect(files, threads=2).native_scale == 2
 
-    def shifted(*given: Any) -> Narrowed:
-        made = narrowed(*given)
+    def shifted(*given: Any) -> TrimmedNetwork:
+        made = trim_padding(*given)
         layers = list(made.layers)
         place = next(n for n, layer in enumerate(layers) if layer.kind == "Crop")
         values = {**layers[place].values, 0: (0,), 6: (18,)}  # all of it off the right
         layers[place] = dataclasses.replace(layers[place], values=values)
-        return Narrowed(tuple(layers), made.margin)
+        return TrimmedNetwork(tuple(layers), made.margin)
 
-    monkeypatch.setattr(ncnn_network, "narrowed", shifted)
+    monkeypatch.setattr(ncnn_network, "trim_padding", shifted)
     with pytest.raises(InferenceError, match="makes another picture of a tile"):
         inspection.inspect(files, threads=2)
