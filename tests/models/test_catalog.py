@@ -160,7 +160,7 @@ async def test_what_is_no_network_is_left_out(tmp_path: Path, content: bytes, re
         (["Interp wide 1 1 data output 0=1 1=1.0 2=2.0"], "not a whole multiple"),
         (
             ["Interp fixed 1 1 data output 0=1 3=88 4=66"],
-            "66×88 of 64×64 pixels, not a whole multiple",
+            "64×64 into 66×88 pixels, not a whole multiple",
         ),
         (["Split s 1 2 data a b", "Concat c 2 1 a b output 0=0"], "not RGB"),
         (["Flatten f 1 1 data output"], "not RGB"),

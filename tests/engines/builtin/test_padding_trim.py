@@ -140,7 +140,7 @@ def test_what_can_not_be_trimmed_is_refused(
         trim_padding(read_graph(model.param, None), "data", "output", PADDING)
 
 
-def test_a_network_that_would_make_another_picture_of_tiles_is_refused(
+def test_a_network_that_would_give_a_different_picture_of_tiles_is_refused(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = files_of(shipped(models_dir, "realesr-animevideov3-x2"))
@@ -155,5 +155,5 @@ def test_a_network_that_would_make_another_picture_of_tiles_is_refused(
         return TrimmedNetwork(tuple(layers), made.margin)
 
     monkeypatch.setattr(ncnn_network, "trim_padding", shifted)
-    with pytest.raises(InferenceError, match="makes another picture of a tile"):
+    with pytest.raises(InferenceError, match="gives a different picture"):
         inspection.inspect(files, threads=2)
