@@ -37,6 +37,8 @@ class PictureFormat:
     """Encoded with loss, and without on request."""
     has_alpha: bool = False
     """Holds transparency."""
+    has_grey: bool = False
+    """Holds pictures of one channel."""
     segment_bytes: int = 0
     """Most bytes of EXIF data; 0: no limit that matters."""
 
@@ -51,6 +53,7 @@ PNG = PictureFormat(
     largest_side=2**31 - 1,  # PNG specification, IHDR
     banded=True,
     has_alpha=True,
+    has_grey=True,
 )
 JPEG = PictureFormat(
     name="jpeg",
@@ -63,6 +66,7 @@ JPEG = PictureFormat(
     largest_side=65_500,  # its field holds 65,535, libjpeg's JPEG_MAX_DIMENSION is 65,500
     banded=True,
     has_quality=True,
+    has_grey=True,
     segment_bytes=65_533,
 )
 WEBP = PictureFormat(

@@ -106,7 +106,7 @@ async def test_colour_under_transparent_pixels_does_not_bleed(
     native = enlarged(prepared, 4)
     done = await finished(imaging, prepared, native, tmp_path, FinishOptions("png", native.size))
     with Image.open(done.path) as result:
-        made = np.asarray(result)
+        made = np.asarray(result.convert("RGBA"))  # white alone is grey
     assert made[..., :3][made[..., 3] > 0].min() >= 254
     assert (made[60:130, 60:130, 3] == 255).all()
     assert (made[:40, :40, 3] == 0).all()
@@ -169,7 +169,7 @@ async def test_the_background_is_the_colour_that_was_named_also_in_a_wide_profil
 ) -> None:
     upload = tmp_path / "upload"
     clear = Image.new("RGBA", (24, 24), (0, 0, 0, 0))
-    clear.putpixel((0, 0), (255, 255, 255, 255))
+    clear.putpixel((0, 0), (255, 250, 200, 255))
     clear.save(upload, "PNG", icc_profile=makers.WIDE)
     prepared = await imaging.prepare(upload, tmp_path)
     native = enlarged(prepared)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from upscaled.pictures import RawImage
 
@@ -41,6 +42,12 @@ def read_rows(raw: RawImage, top: int, bottom: int) -> Pixels:
     if pixels.size != count:
         raise EOFError(f"{raw.path.name} ends after {raw.path.stat().st_size} bytes")
     return pixels.reshape(bottom - top, raw.size.width, raw.channels)
+
+
+def picture(pixels: Pixels) -> Image.Image:
+    """Return pixels, rows × columns or rows × columns × channels, as Pillow's picture of them."""
+    one_channel = pixels.ndim == 3 and pixels.shape[2] == 1
+    return Image.fromarray(pixels[..., 0] if one_channel else pixels)
 
 
 class RowWriter:

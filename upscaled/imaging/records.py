@@ -58,6 +58,8 @@ class Prepared:
     """What of the upload survives beside its pixels, as short phrases."""
     lost: tuple[str, ...] = ()
     """What of the upload cannot be carried over, as short phrases."""
+    grey: bool = False
+    """Every pixel of the source is grey, and so must those of the result be."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` takes back."""
@@ -67,6 +69,7 @@ class Prepared:
             "sidecar": str(self.sidecar) if self.sidecar else None,
             "kept": list(self.kept),
             "lost": list(self.lost),
+            "grey": self.grey,
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class Prepared:
             Path(document["sidecar"]) if document["sidecar"] else None,
             tuple(document["kept"]),
             tuple(document["lost"]),
+            document.get("grey", False),
         )
 
 

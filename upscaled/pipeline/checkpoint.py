@@ -34,9 +34,11 @@ class Checkpoint:
     """What ran the network, with versions, as far as that is known."""
 
 
-def work_key(param_sha256: str, bin_sha256: str, native_scale: int) -> str:
+def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:
     """Return the `Checkpoint.work` of a network, and of this program."""
-    return f"{__version__} {param_sha256} {bin_sha256} {native_scale}"
+    key = f"{__version__} {param_sha256} {bin_sha256} {native_scale}"
+    # Results of grey pictures had three channels at first.
+    return f"{key} grey" if grey else key
 
 
 async def save(folder: Path, checkpoint: Checkpoint) -> None:

@@ -150,7 +150,7 @@ class Pipeline:
         native = RawImage(folder / "native.rgb", prepared.source.size.times(model.native_scale))
         param_sha256 = await self._digest(model.param)
         bin_sha256 = await self._digest(model.bin)
-        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale)
+        key = checkpoint.work_key(param_sha256, bin_sha256, model.native_scale, grey=prepared.grey)
         making = PipelineRun(job, prepared, native, model, folder, key, param_sha256, bin_sha256)
         earlier = await checkpoint.load(folder, key) if job.runs else None
         if earlier is not None:

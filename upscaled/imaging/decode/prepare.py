@@ -10,8 +10,9 @@ from PIL import Image
 
 from upscaled.errors import UnusablePictureError
 from upscaled.imaging import alpha as alphas
-from upscaled.imaging.decode.colour import Colours
+from upscaled.imaging.decode.colour import Colours, profile_to_srgb
 from upscaled.imaging.decode.reader import Opened, broken, open_picture
+from upscaled.imaging.grey import CONVERTED_SPREAD, converted_levels, make_grey, spread
 from upscaled.imaging.raw import RowWriter, read_rows, strips
 from upscaled.imaging.records import Prepared
 from upscaled.imaging.sidecar import Sidecar, tidied
@@ -48,7 +49,8 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
         _turn(opened)
         colours = Colours(opened)
         source = RawImage(workdir / "source.rgb", size)
-        alpha = _write(colours, source, workdir / "source.alpha")
+        alpha, channel_spread = _write(colours, source, workdir / "source.alpha")
+        grey = _made_grey(colours, source, channel_spread)
     kept, lost = colours.kept, opened.lost + colours.lost
     exif = _tidied(opened.exif, kept, lost)
     if opened.image.info.get("xmp") or opened.image.info.get("XML:com.adobe.xmp"):
@@ -59,7 +61,7 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
         Sidecar(colours.icc, exif).save(sidecar)
     if alpha is not None:
         kept.append("transparency")
-    return Prepared(source, alpha, sidecar, tuple(kept), tuple(lost))
+    return Prepared(source, alpha, sidecar, tuple(kept), tuple(lost), grey)
 
 
 def _decode(opened: Opened) -> None:
@@ -97,15 +99,38 @@ def _tidied(exif: bytes, kept: list[str], lost: list[str]) -> bytes:
     return block
 
 
-def _write(colours: Colours, source: RawImage, alpha_path: Path) -> RawImage | None:
-    """Write the source's rows; return its alpha channel if it has one that matters."""
+def _made_grey(colours: Colours, source: RawImage, channel_spread: int) -> bool:
+    """Tell whether the picture is grey; if so, its pixels are exactly that afterwards, in sRGB."""
+    if channel_spread > (CONVERTED_SPREAD if colours.opened.one_channel else 0):
+        return False
+    levels = None
+    if colours.icc:
+        levels = converted_levels(profile_to_srgb(colours.icc))
+        if levels is None:
+            return False
+        colours.icc = b""
+        colours.kept[colours.kept.index("ICC profile")] = (
+            "grey converted from the file's RGB profile to sRGB"
+        )
+    if levels is not None or channel_spread:
+        make_grey(source, levels)
+    return True
+
+
+def _write(colours: Colours, source: RawImage, alpha_path: Path) -> tuple[RawImage | None, int]:
+    """Write the source's rows.
+
+    Returns:
+        Its alpha channel if it has one that matters, and the `spread` of its visible colours.
+    """
     alpha = RawImage(alpha_path, source.size, 1)
-    opaque, seen = True, False
+    opaque, seen, widest = True, False, 0
     blocks = []
     with RowWriter(source.path) as colour_file, RowWriter(alpha_path) as alpha_file:
         for top, bottom in strips(source.size.height, 4 * source.size.width, alphas.BLOCK):
             rgb, part = colours.rgb_and_alpha(top, bottom)
             colour_file.write(rgb)
+            widest = max(widest, spread(rgb if part is None else rgb * (part > 0)[..., None]))
             if part is not None:
                 seen = True
                 alpha_file.write(part)
@@ -113,7 +138,7 @@ def _write(colours: Colours, source: RawImage, alpha_path: Path) -> RawImage | N
                 blocks.append(alphas.coarse(rgb, part))
     if not seen or opaque:
         alpha_path.unlink()
-        return None
+        return None, widest
     behind = alphas.fill(np.concatenate(blocks))
     with source.path.open("r+b") as colour_file:
         for top, bottom in strips(source.size.height, 4 * source.size.width, alphas.BLOCK):
@@ -121,4 +146,4 @@ def _write(colours: Colours, source: RawImage, alpha_path: Path) -> RawImage | N
             near = behind[top // alphas.BLOCK : -(-bottom // alphas.BLOCK)]
             colour_file.seek(top * source.row_bytes)
             colour_file.write(alphas.bleed(rgb, part, near).tobytes())
-    return alpha
+    return alpha, widest

@@ -48,6 +48,12 @@ _MPO_SERIES = frozenset(
 _MAX_PNG_CHUNKS = 1_000_000
 
 
+_ONE_CHANNEL = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
+"""Pillow's modes without colour."""
+_PNG_GREY = frozenset({0, 4})
+"""Colour types (PNG specification, 11.2.1)."""
+
+
 @dataclass
 class Opened:
     """A picture whose header was read; ``image`` is not decoded yet."""
@@ -61,6 +67,14 @@ class Opened:
     depth: int
     """Bits per sample in the file."""
     lost: list[str]
+    grey_png: bool = False
+    """A PNG whose colour type is grey, or grey and alpha."""
+
+    @property
+    def one_channel(self) -> bool:
+        """Its samples are grey, whatever a profile makes of them."""
+        # Pillow has no 16-bit grey with alpha: it opens such PNGs as RGBA.
+        return self.image.mode in _ONE_CHANNEL or self.grey_png
 
     @property
     def size(self) -> Size:
@@ -109,6 +123,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
         # Pillow turns TIFF pictures by itself.
         orientation = 1 if kind is TIFF else _orientation(exif, lost)
         depth = _depth(image, path, kind)
+        grey_png = kind is PNG and _first_bytes(path, 26)[25] in _PNG_GREY
     except UnusablePictureError:
         image.close()
         raise
@@ -120,7 +135,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
     except Exception as error:
         image.close()
         raise UnusablePictureError(f"image decode failed: {broken(kind, error)}.") from error
-    return Opened(image, kind, orientation, exif, icc, depth, lost)
+    return Opened(image, kind, orientation, exif, icc, depth, lost, grey_png)
 
 
 def broken(kind: PictureFormat, error: Exception) -> str:
@@ -234,12 +249,16 @@ def _orientation(exif: bytes, lost: list[str]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _first_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
 def _depth(image: Image.Image, path: Path, kind: PictureFormat) -> int:
     """Return the bits per sample in the file."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
+    head = _first_bytes(path, 1 << 16)
     if kind is PNG:
         return head[24]
     if kind is AVIF:  # AV1 Image File Format, av1C: high_bitdepth and twelve_bit

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from upscaled.imaging.raw import Pixels
+from upscaled.imaging.raw import Pixels, picture
 
 _CELL = 32
 """Side of the blocks whose means are compared, in pixels."""
@@ -20,8 +19,8 @@ class Fingerprint:
 
     @classmethod
     def of(cls, pixels: Pixels) -> Fingerprint:
-        """Return the fingerprint of RGB or RGBA pixels, rows × columns × channels."""
-        image = Image.fromarray(pixels)
+        """Return the fingerprint of grey, RGB or RGBA pixels, rows × columns × channels."""
+        image = picture(pixels)
         if image.mode == "RGBA":
             image = image.convert("RGBa")
         return cls(np.asarray(image.reduce(_CELL), np.float32))

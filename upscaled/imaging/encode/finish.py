@@ -66,7 +66,15 @@ def finish_band(
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    score = verify_rows(prepared.source, native, band.top, band.bottom, band.limit, threads=threads)
+    score = verify_rows(
+        prepared.source,
+        native,
+        band.top,
+        band.bottom,
+        band.limit,
+        grey=prepared.grey,
+        threads=threads,
+    )
     written = replace(written, source_rows=band.bottom, score=min(written.score, score))
     last = band.bottom == prepared.source.size.height
     beside = _Metadata(prepared, options)
@@ -125,7 +133,7 @@ def _encoder(rows: ResultRows, options: FinishOptions, beside: _Metadata) -> Str
         return PngEncoder(options.size, rows.channels, beside.icc, beside.exif)
     quality = quality_of(options)
     allowed = mean_error_allowed(quality)
-    return JpegEncoder(options.size, quality, allowed, beside.icc, beside.exif)
+    return JpegEncoder(options.size, rows.channels, quality, allowed, beside.icc, beside.exif)
 
 
 def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 from upscaled.errors import EngineError
 from upscaled.imaging.encode.encoder import EncodedStrip
 from upscaled.imaging.encode.fingerprint import Fingerprint
-from upscaled.imaging.raw import Pixels
+from upscaled.imaging.raw import Pixels, picture
 from upscaled.pictures import Size
 
 _BLOCK = 8
@@ -32,6 +32,7 @@ class JpegEncoder:
 
     Args:
         size: of the picture.
+        channels: 1 for grey, 3 for RGB.
         quality: 1 to 100.
         mean_error: levels by which a local mean may move.
         icc: colour profile, or nothing.
@@ -43,9 +44,10 @@ class JpegEncoder:
     start = 0
 
     def __init__(
-        self, size: Size, quality: int, mean_error: float, icc: bytes, exif: bytes
+        self, size: Size, channels: int, quality: int, mean_error: float, icc: bytes, exif: bytes
     ) -> None:
         self._size = size
+        self._channels = channels
         self._quality = quality
         self._mean_error = mean_error
         self._beside: dict[str, Any] = {}
@@ -56,14 +58,14 @@ class JpegEncoder:
 
     def head(self) -> bytes:
         """Return what stands before the pixels: that of a small picture, with our height in it."""
-        small = np.zeros((_BLOCK, self._size.width, 3), np.uint8)
+        small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
         head, _ = _split(self._encoded(small, self._beside))
         at = _segment(head, _START_OF_FRAME)
         height = struct.pack(">H", self._size.height)  # behind length and precision
         return head[: at + 5] + height + head[at + 7 :]
 
     def strip(self, pixels: Pixels, top: int) -> EncodedStrip:
-        """Encode ``pixels``, rows × columns × 3, which begin at row ``top``.
+        """Encode ``pixels``, rows × columns × channels, which begin at row ``top``.
 
         Raises:
             EngineError: decoded again it differs more than its quality makes it.
@@ -91,7 +93,7 @@ class JpegEncoder:
     def _encoded(self, pixels: Pixels, beside: dict[str, Any]) -> bytes:
         file = io.BytesIO()
         # Full colour resolution: halved, red lines and text fray.
-        Image.fromarray(pixels).save(
+        picture(pixels).save(
             file,
             "JPEG",
             quality=self._quality,

@@ -21,7 +21,7 @@ from upscaled.imaging.raw import Pixels
 from upscaled.pictures import Size
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPE = {3: 2, 4: 6}  # by channels; PNG specification, 11.2.1
+_COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels; PNG specification, 11.2.1
 _NO_FILTER, _UP = 0, 2
 _LEVEL = 1
 _RAW_DEFLATE = -15
@@ -31,7 +31,7 @@ _ADLER_BASE = 65521
 
 
 class PngEncoder:
-    """Makes the parts of a PNG file of ``size`` with 3 or 4 ``channels`` (see `StripEncoder`)."""
+    """Makes the parts of a PNG file of ``size`` with 1 to 4 ``channels`` (see `StripEncoder`)."""
 
     multiple = 1
     start = 1  # of an Adler-32

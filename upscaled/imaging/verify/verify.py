@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from upscaled.imaging.grey import luminance
 from upscaled.imaging.raw import read_rows, strips
 from upscaled.imaging.records import TRUSTED_LIMIT, UnlikeError
 from upscaled.imaging.verify.comparison import BLOCK, compare
@@ -24,6 +25,7 @@ def verify_rows(
     bottom: int,
     limit: float = TRUSTED_LIMIT,
     *,
+    grey: bool = False,
     threads: int = 1,
 ) -> float:
     """Compare rows ``top`` to ``bottom`` of ``source`` with what ``native`` has there.
@@ -34,6 +36,7 @@ def verify_rows(
         top: first row of the source to compare.
         bottom: row after the last.
         limit: `TRUSTED_LIMIT`, or `CONFIRMABLE_LIMIT` for a picture that was confirmed.
+        grey: the source is grey, and of the engine's picture only the luminance is used.
         threads: how many strips are compared at a time at most.
 
     Returns:
@@ -54,7 +57,8 @@ def verify_rows(
     def worst_of(strip: tuple[int, int]) -> tuple[float, int, int]:
         first, last = strip
         enlarged = read_rows(native, first * scale, last * scale)
-        reduced = np.asarray(Image.fromarray(enlarged).reduce(scale))
+        picture = Image.fromarray(luminance(enlarged) if grey else enlarged).reduce(scale)
+        reduced = np.asarray(picture.convert("RGB"))
         share, row, column = compare(read_rows(source, first, last), reduced).worst()
         return share, column * BLOCK, first + row * BLOCK
 
