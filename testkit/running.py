@@ -126,6 +126,7 @@ class Caller:
         async with self._session.request(method, self.server.url + path, **options) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             answer = Answer(response.status, headers, await response.read())
+        assert headers["server"] == "upscaled"
         contract.check(method, path.partition("?")[0], answer)
         return answer
 

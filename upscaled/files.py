@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +33,24 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_private(path: Path) -> bool:
+    """Take group's and others' permissions away from a file or folder; blocking.
+
+    Returns:
+        False if they remain, because another user owns ``path``.
+
+    Raises:
+        OSError: ``path`` is not there.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        try:
+            path.chmod(mode & 0o700)
+        except PermissionError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

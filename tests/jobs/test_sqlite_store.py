@@ -109,3 +109,16 @@ async def test_one_failing_write_reports_to_its_caller(tmp_path: Path) -> None:
     await store.put(job)
     assert await store.get(job.id) == job
     await store.close()
+
+
+async def test_nobody_else_may_read_the_records(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    file.touch(0o644)
+    file.chmod(0o644)
+    store = SqliteJobStore(file)
+    await store.open()
+    await store.put(make_job())
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    await store.close()
+    assert modes.pop("jobs.sqlite3") == "0o600"
+    assert set(modes.values()) <= {"0o600"}, modes

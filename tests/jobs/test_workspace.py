@@ -90,3 +90,20 @@ async def test_an_upload_that_vanished_is_reported_and_leaves_nothing(tmp_path: 
         <= os.statvfs(tmp_path).f_frsize * os.statvfs(tmp_path).f_blocks
     )
     workspace.close()
+
+
+def _mode(path: Path) -> str:
+    return oct(path.stat().st_mode & 0o777)
+
+
+async def test_a_data_folder_that_was_open_to_others_is_closed_to_them(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+    (data / "jobs").mkdir()
+    (data / "jobs").chmod(0o775)
+    workspace = Workspace(data)
+    await workspace.open()
+    workspace.close()
+    assert {_mode(data), _mode(data / "jobs"), _mode(data / "incoming")} == {"0o700"}
+    assert _mode(data / "lock") == "0o600"

@@ -34,6 +34,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 DOCS_ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/docs", docs.page),
+    ("GET", "/docs/", docs.without_slash),
     ("GET", "/docs/{name}", docs.asset),
 )
 OPEN_PATHS = ("/health", "/openapi.yaml", "/docs")

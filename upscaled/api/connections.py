@@ -75,6 +75,7 @@ class Connections:
                 server,
                 loop=loop,
                 keepalive_timeout=_IDLE_SECONDS,
+                auto_decompress=False,  # compressed requests are refused, see `upload.check_head`
                 access_log=cast(logging.Logger, access_log),  # None is taken, though not annotated
             )
 

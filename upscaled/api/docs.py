@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ _FROM_SWAGGER_UI = frozenset(
     }
 )
 _OWN = "docs.js"
+_NAMES = _FROM_SWAGGER_UI | {_OWN}
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -51,7 +52,7 @@ _POLICY = (
 )
 
 
-@cache
+@lru_cache(1)
 def document(prefix: str) -> bytes:
     """Return openapi.yaml for a server whose endpoints live under ``prefix``."""
     text = (_WEB / "openapi.yaml").read_text("utf-8")
@@ -76,6 +77,11 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/yaml")
 
 
+async def without_slash(_: web.Request) -> web.Response:
+    """``GET /docs/``: a redirect to ``/docs``, relative so that it works under any path."""
+    return web.Response(status=301, headers={"Location": "../docs"})
+
+
 async def page(_: web.Request) -> web.Response:
     """``GET /docs``: Swagger UI."""
     return web.Response(
@@ -83,19 +89,18 @@ async def page(_: web.Request) -> web.Response:
     )
 
 
-@cache
-def _asset(name: str) -> bytes | None:
-    if name == _OWN:
-        return (_WEB / _OWN).read_bytes()
-    return (swagger_ui() / name).read_bytes() if name in _FROM_SWAGGER_UI else None
+@lru_cache(len(_NAMES))
+def _asset(name: str) -> bytes:
+    """Return one of the files in `_NAMES`; no other name may be asked for."""
+    return (_WEB / name if name == _OWN else swagger_ui() / name).read_bytes()
 
 
 async def asset(request: web.Request) -> web.Response:
     """``GET /docs/{name}``: a file of the page."""
     name = request.match_info["name"]
-    body = await asyncio.to_thread(_asset, name)
-    if body is None:
+    if name not in _NAMES:
         raise web.HTTPNotFound
+    body = await asyncio.to_thread(_asset, name)
     return web.Response(
         body=body,
         content_type=_TYPES[Path(name).suffix],

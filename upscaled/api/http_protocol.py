@@ -33,13 +33,16 @@ class Protocol(web.RequestHandler):
         Raises:
             ConnectionError: an answer has begun, so there can be no other.
         """
+        begun = request.writer.output_size > 0
+        if begun and isinstance(exc, ConnectionError):
+            raise exc  # logged where it was found
         kind = type(exc).__name__
         if status < 500 and isinstance(exc, HttpProcessingError):
             # Neither the exception's text nor its context: both quote what was sent.
             log.info("malformed request refused", extra={"peer": request.remote, "reason": kind})
         else:
             log.error("request failed", exc_info=exc, extra={"peer": request.remote})
-        if request.writer.output_size > 0:
+        if begun:
             raise ConnectionError("an answer has begun; the connection can only be ended")
         if status >= 500:
             sentence = "Something went wrong in the server; its log tells what."

@@ -16,7 +16,7 @@ from upscaled.api.connections import Connection
 from upscaled.api.keys import CALL, Call
 from upscaled.api.origins import Origins, asks_first, let_read, permission
 from upscaled.api.request_ids import HEADER, id_of
-from upscaled.api.responses import Handler, add_security_headers, answer_to_error
+from upscaled.api.responses import Handler, add_security_headers, answer_to_error, end_begun_answer
 from upscaled.clients import Client
 from upscaled.logs import request_id
 
@@ -56,6 +56,8 @@ class Gate:
             call.client = self._callers.caller(request)
             return await handler(request)
         except Exception as error:
+            if request.writer.output_size > 0:
+                end_begun_answer(request, error)
             return answer_to_error(request, error)
         finally:
             if connection is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from email.message import Message
 from urllib.parse import unquote
 
 from upscaled.errors import BadRequestError
@@ -31,9 +30,10 @@ def boundary_of(content_type: str) -> bytes:
     Raises:
         BadRequestError: it names none, or one that cannot be.
     """
-    header = Message()
-    header["Content-Type"] = content_type
-    boundary = header.get_boundary("").encode("utf-8", "surrogateescape")
+    # Not by the standard library: that looks up whatever codec `boundary*=` names.
+    _, semicolon, rest = content_type.partition(";")
+    text = _parameters(semicolon + rest).get("boundary", "").rstrip()
+    boundary = text.encode("utf-8", "surrogateescape")
     if not 0 < len(boundary) <= _MAX_BOUNDARY_BYTES:
         raise BadRequestError(
             "The Content-Type header names no usable boundary; "

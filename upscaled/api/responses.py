@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -122,9 +122,26 @@ def answer_to_error(request: web.Request, error: Exception) -> web.Response:
     return response
 
 
+def end_begun_answer(request: web.Request, error: Exception) -> NoReturn:
+    """Break the connection of a request that failed after its answer had begun.
+
+    A second answer would become part of the first one's body.
+
+    Raises:
+        ConnectionError: always; it makes aiohttp give the request up.
+    """
+    extra = {"method": request.method, "path": request.path}
+    if isinstance(error, ConnectionError):
+        log.info("the caller went away during the answer", extra=extra)
+    else:
+        log.error("request failed during the answer", exc_info=error, extra=extra)
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionAbortedError("the answer had begun") from error
+
+
 def add_security_headers(response: web.StreamResponse) -> None:
-    """Put `SECURITY_HEADERS` on an answer that has not got them from `answer_with`."""
+    """Put `SECURITY_HEADERS` on a response that has not got them from `answer_with`."""
     headers = response.headers
     if "X-Frame-Options" not in headers:
-        for name, value in SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
+        headers.update(SECURITY_HEADERS)

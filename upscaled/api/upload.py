@@ -40,10 +40,19 @@ def check_head(request: web.Request, max_bytes: int) -> None:
     """Refuse, before the body is read, what the request's headers already give away.
 
     Raises:
-        BodyTypeError: not multipart/form-data.
+        BodyTypeError: not multipart/form-data, or compressed.
         TooManyBytesError: longer than ``max_bytes``.
     """
-    if request.content_type != "multipart/form-data":
+    encoding = ", ".join(request.headers.getall("Content-Encoding", ())).strip()
+    if encoding.lower() not in {"", "identity"}:
+        # A few bytes could unpack to any number of them.
+        raise BodyTypeError(
+            f"The request body has the Content-Encoding {encoding[:64]!r}; send it uncompressed, "
+            "without that header."
+        )
+    # Not `request.content_type`: it looks up whatever codec a `name*=` parameter names.
+    media_type = request.headers.get("Content-Type", "").partition(";")[0]
+    if media_type.strip().lower() != "multipart/form-data":
         raise BodyTypeError(
             "Send the request as multipart/form-data with the picture as the file `image`, "
             "as `curl -F image=@photo.jpg` does."
@@ -98,6 +107,7 @@ class _Reception:
         self.allowed = (IMAGE, *allowed)
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
+        self._seen: set[str] = set()
         self._open: str | None = None
         self._text = bytearray()
         self._image_bytes = 0
@@ -113,8 +123,9 @@ class _Reception:
             raise BadRequestError(
                 f"There is no field {part.name[:64]!r}; allowed are {', '.join(self.allowed)}."
             )
-        if part.name in self.fields or (part.name == IMAGE and self.filename is not None):
+        if part.name in self._seen:
             raise BadRequestError(f"The field {part.name!r} was sent twice; send it once.")
+        self._seen.add(part.name)
         self._open = part.name
         self._text.clear()
         if part.name == IMAGE:
@@ -128,9 +139,11 @@ class _Reception:
         """
         if self._open is not None and self._open != IMAGE:
             try:
-                self.fields[self._open] = self._text.decode()
+                value = self._text.decode()
             except UnicodeDecodeError:
                 raise BadRequestError(f"The field {self._open!r} is not UTF-8 text.") from None
+            if value.strip():  # a blank input of an HTML form or PHP's false: not given
+                self.fields[self._open] = value
         self._open = None
 
     def text(self, piece: bytes) -> None:
@@ -154,12 +167,15 @@ class _Reception:
         """Take note of bytes of the picture."""
         self._image_bytes += count
 
-    def check_complete(self) -> None:
-        """Check that a picture came.
+    def check_complete(self, picture_needed: bool) -> None:
+        """Check that a picture came, or that it may be missing.
 
         Raises:
-            BadRequestError: none did, or it is empty.
+            BadRequestError: it is missing or empty.
         """
+        if not picture_needed and not self.filename and not self._image_bytes:
+            self.filename = None  # a file input that was left blank is not a picture
+            return
         if self.filename is None:
             raise BadRequestError(
                 "The field `image` is missing; send the picture as a file under that name."
@@ -253,8 +269,7 @@ async def receive(
                     got.count_image(len(event))
                     await file.take(event)
             got.end()
-            if picture_needed or got.filename is not None:
-                got.check_complete()
+            got.check_complete(picture_needed)
             await file.end()
     except OSError as error:
         if error.errno in OUT_OF_SPACE:

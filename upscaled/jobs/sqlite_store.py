@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -11,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar, cast
 
-from upscaled import serial
+from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs.job import Job, JobState
 
@@ -65,6 +67,11 @@ class SqliteJobStore:
 
     def _connect(self) -> sqlite3.Connection:
         try:
+            # SQLite gives its other files (-wal, -shm) the permissions of this one.
+            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    files.make_private(self._file.with_name(self._file.name + suffix))
             connection = sqlite3.connect(
                 self._file, isolation_level=None, check_same_thread=False, timeout=10
             )
@@ -76,7 +83,7 @@ class SqliteJobStore:
             except sqlite3.DatabaseError:
                 connection.close()
                 raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise ConfigError(f"The job records in {self._file} can't be used: {error}.") from None
         return connection
 

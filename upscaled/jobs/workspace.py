@@ -60,6 +60,13 @@ class Workspace:
                 self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A folder that was there before may be open to others.
+            if not (files.make_private(self.data_dir) & files.make_private(self._jobs)):
+                log.warning(
+                    "Other users can read storage.data_dir (%s), which another user owns: "
+                    "run chmod 700 on it.",
+                    self.data_dir,
+                )
         except BlockingIOError:
             self.close()
             raise ConfigError(
