@@ -59,7 +59,10 @@ class Checkout:
     def run(
         self, script: str, *arguments: str, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script with another working directory than the checkout."""
+        """Run a script with another working directory than the checkout.
+
+        It is a process group of its own, as in a terminal.
+        """
         return subprocess.run(
             [self.root / script, *arguments],
             env={
@@ -70,6 +73,7 @@ class Checkout:
             },
             cwd=self.root.parent,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
             capture_output=True,
             text=True,
             timeout=60,

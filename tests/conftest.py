@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def thumbnail(tmp_path: Path) -> Path:
     with Image.open(DATA / "coffee.jpg") as photo:
         photo.resize((48, 32)).save(path)
     return path
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children be interrupted: a shell has what runs in the background ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

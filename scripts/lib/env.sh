@@ -185,8 +185,12 @@ prepare_environment() {
     say "Waiting for another script that is preparing .venv"
     flock 9
   fi
+  # Ctrl-C ends the script, not only the step it meets: pip turns it into a failure of its own.
+  trap 'say "Stopped before the installation was complete; the next start goes on with it."; exit 130' INT
+  trap 'exit 143' TERM
   make_environment
   install_project "$@"
   if [ $# -eq 0 ]; then install_openvino; fi # the tests have it among what they need
+  trap - INT TERM
   exec 9<&-
 }

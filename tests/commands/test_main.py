@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -84,6 +86,51 @@ def serving(*arguments: str | Path, env: Mapping[str, str]) -> Iterator[tuple[st
             server.send_signal(signal.SIGTERM)
             _, errors = server.communicate(timeout=60)
         assert server.returncode == 0, errors
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_tells_what_it_waits_for_and_a_second_one_ends_it_at_once(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((2400, 1600)).save(tmp_path / "big.png")
+    command = [sys.executable, "-m", "upscaled", "serve", "--port", "0", "--data-dir"]
+    command.append(str(tmp_path))
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        assert server.stderr
+        url = server.stdout.readline().split()[-1]
+        sent = subprocess.run(
+            ["curl", "--silent", "-F", f"image=@{tmp_path}/big.png", f"{url}/api/v1/upscale"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        job_id = json.loads(sent.stdout)["job_id"]
+        next(line for line in server.stderr if "job started" in line)
+        server.send_signal(signal.SIGINT)
+        told = next(line for line in server.stderr if "Stopping" in line)
+        assert "waiting up to 20 s for 1 running job. A second Ctrl-C stops at once" in told
+        server.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        server.communicate(timeout=60)
+        assert server.returncode == 0
+        assert time.monotonic() - began < 15  # of the 20 s that it would have waited
+    with serving("--port", "0", "--data-dir", tmp_path, env=env) as (url, _):
+        status = subprocess.run(
+            ["curl", "--silent", f"{url}/api/v1/status/{job_id}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(status.stdout)["status"] in {"queued", "processing"}
+        subprocess.run(
+            ["curl", "--silent", "-X", "POST", f"{url}/api/v1/cancel/{job_id}"],
+            check=True,
+            capture_output=True,
+        )
 
 
 def test_version_is_the_packages() -> None:
@@ -228,14 +275,6 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
     assert percents == sorted(percents)
     assert percents[-1] == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let children be interrupted: a shell has what runs in the background ignore that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

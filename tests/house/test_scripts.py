@@ -102,6 +102,25 @@ def test_a_start_without_openvino_is_a_start(checkout: Checkout) -> None:
     assert not [call for call in checkout.calls() if " openvino>=" in call]
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_while_openvino_is_installed_starts_no_server(checkout: Checkout) -> None:
+    # Like pip: Ctrl-C ends it with a status of its own.
+    interrupted = STAND_IN.replace(
+        '*" openvino>="*)',
+        '*" openvino>="*) trap "exit 1" INT; kill -INT 0; sleep 5;;\n  *" x>="*)',
+    )
+    checkout.put("python3", interrupted)
+    done = checkout.run("scripts/serve", env={"OPENVINO": "yes"})
+    assert done.returncode == 130
+    assert "Stopped before the installation was complete" in done.stderr
+    assert "could not be installed" not in done.stderr
+    assert not [call for call in checkout.calls() if "upscaled serve" in call]
+    checkout.put("python3", STAND_IN)
+    shutil.copy(checkout.tools / "python3", checkout.root / ".venv/bin/python")
+    assert checkout.run("scripts/serve", env={"OPENVINO": "yes"}).returncode == 0
+    assert [call for call in checkout.calls() if " openvino>=" in call]  # it is tried again
+
+
 def test_openvino_is_for_processors_with_avx512_that_have_no_gpu_beside(checkout: Checkout) -> None:
     suits = "avx512f" in Path("/proc/cpuinfo").read_text() and not list(
         Path("/dev").glob("dri/renderD*")

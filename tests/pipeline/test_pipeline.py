@@ -84,6 +84,24 @@ class FaultyEngine:
         await self._real.close()
 
 
+class WrappingProgram(BinaryEngine):
+    """The real native program, whose darkest samples come out white although it exits with 0.
+
+    Mesa's lavapipe 22 does so by itself; newer versions do not.
+    """
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        outcome = await super().upscale(task, on_progress)
+        await asyncio.to_thread(self._wrap, task.target.path)
+        return outcome
+
+    @staticmethod
+    def _wrap(path: Path) -> None:
+        samples = np.fromfile(path, np.uint8)
+        samples[samples < 30] = 255
+        samples.tofile(path)
+
+
 def out_of_memory(task: UpscaleTask) -> None:
     if task.tile_size == 0 or task.tile_size > 32:
         raise EngineError("vkAllocateMemory failed -2")
@@ -313,10 +331,9 @@ async def test_percentages_never_go_back_within_an_attempt_and_stay_below_100(
 async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_comes_out_right(
     bench: Bench, tmp_path: Path
 ) -> None:
-    # Not a stand-in: on lavapipe the native program exits 0 with a picture whose darkest parts
-    # have wrapped around to white.
-    env = parts.lavapipe_env()
-    engine = BinaryEngine(parts.native_binary(), None, flavour=Flavour.UPSCAYL, env=env)
+    engine = WrappingProgram(
+        parts.native_binary(), None, flavour=Flavour.UPSCAYL, env=parts.lavapipe_env()
+    )
     small = tmp_path / "small.png"
     with Image.open(DATA / "astronaut.png") as image:
         image.convert("RGB").resize((64, 64)).save(small)

@@ -93,6 +93,12 @@ class Connections:
         for connection in self._open:
             connection.end_wait()
 
+    def abort(self) -> None:
+        """Cut every connection off, whatever it is sending or receiving."""
+        for connection in list(self._open):
+            if connection.transport is not None:
+                connection.transport.abort()
+
     def remove(self, connection: Connection) -> bool:
         """Count a connection no longer; False if it never was."""
         if connection not in self._open:

@@ -98,13 +98,27 @@ def _make_workplace(source: Path, target: Path) -> Path:
             raise ConfigError(f"There is no file {source}.")
         if target.is_dir():
             raise ConfigError(f"{target} is a folder; name a file.")
-        if target.exists() and target.samefile(source):
+        if _exists(target) and target.samefile(source):
             raise ConfigError(f"{target} is the picture itself; name another file for the result.")
         with source.open("rb"):
             pass
         return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=target.absolute().parent))
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}.") from None
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether ``path`` is there.
+
+    Raises:
+        OSError: it can't be, since its name is too long, for instance. `Path.exists` returns
+            False for that since Python 3.14.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 async def _ended(service: Service, job: Job, on_progress: Callable[[int], None]) -> Job:

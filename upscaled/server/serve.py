@@ -13,10 +13,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from upscaled.api.app import make_app
+from upscaled.api.connections import Connections
 from upscaled.api.keys import CONNECTIONS
 from upscaled.config.settings import Config, warnings
 from upscaled.errors import ConfigError, UpscaledError
-from upscaled.server import open_files, sd_notify
+from upscaled.server import open_files, process_limits, room, sd_notify
 from upscaled.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,20 @@ _BACKLOG = 1024
 """Connections that wait to be accepted; of those beyond, each would try again after a second."""
 
 
+class _Stop:
+    """What SIGTERM and Ctrl-C ask for: the first to stop, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def signal(self) -> None:
+        """Take note of a signal."""
+        (self.at_once if self.asked.is_set() else self.asked).set()
+
+
 async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; a second one ends the wait for running jobs.
 
     Args:
         config: the settings.
@@ -38,61 +51,120 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
         ConfigError: something the settings demand is not there.
         UpscaledError: the address can't be listened on.
     """
-    too_few = open_files.make_room(config.server.max_connections)
-    for sentence in [*warnings(config), *filter(None, [too_few])]:
+    for sentence in await asyncio.to_thread(_warnings, config):
         log.warning(sentence)
-    stopping = asyncio.Event()
+    stop = _Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop.signal)
     # The address first: a second server must not get as far as taking up the first one's jobs.
     listeners = await _listeners(config.server.host, config.server.port)
     try:
         service = Service(config)
-        await service.start()
-        try:
-            service.watch_health()
-            app = make_app(service)
-            runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
-            await runner.setup()
-            sites: list[asyncio.Server] = []
+        if await _started(service, stop):
             try:
-                assert runner.server is not None  # noqa: S101 - it is set up
-                factory = app[CONNECTIONS].factory(
-                    runner.server,
-                    access_log=logging.getLogger("aiohttp.access")
-                    if config.logging.access
-                    else None,
-                )
-                for listener in listeners:
-                    site = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
-                    sites.append(site)
-                # What there is now stays: looking through it for garbage again and again took an
-                # eighth of the server's time for small pictures.
-                gc.collect()
-                gc.freeze()
-                on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
-                supervised = asyncio.create_task(_supervised(service), name="supervised")
-                try:
-                    await stopping.wait()
-                    sd_notify.notify("STOPPING=1", "STATUS=Letting running jobs finish.")
-                    log.info("Stopping.")
-                    # Until what runs has ended, callers are still told how it goes.
-                    await service.drain()
-                finally:
-                    supervised.cancel()
-                    await asyncio.wait([supervised])
+                await _answer(config, service, listeners, stop, on_ready)
             finally:
-                for site in sites:
-                    site.close()
-                await runner.cleanup()
-        finally:
-            await service.stop()
+                await service.stop()
     finally:
         for listener in listeners:
             listener.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _warnings(config: Config) -> list[str]:
+    """Return sentences about settings and limits with which some requests can't be served."""
+    too_few = open_files.make_room(config.server.max_connections)
+    return [
+        *warnings(config),
+        *filter(None, [too_few]),
+        *process_limits.complaints(config),
+        *room.complaints(config),
+    ]
+
+
+async def _started(service: Service, stop: _Stop) -> bool:
+    """Start the service; give up and return False where the stop is asked for meanwhile."""
+    starting = asyncio.create_task(service.start(), name="start")
+    asked = asyncio.create_task(stop.asked.wait(), name="stop asked")
+    try:
+        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        if not starting.done():
+            log.info("Stopping.")
+            starting.cancel()
+            await asyncio.wait([starting])
+    if starting.cancelled():
+        return False
+    await starting
+    return True
+
+
+async def _answer(
+    config: Config,
+    service: Service,
+    listeners: list[socket.socket],
+    stop: _Stop,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Answer requests until the stop is asked for and running jobs have had their time."""
+    service.watch_health()
+    app = make_app(service)
+    runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
+    await runner.setup()
+    sites: list[asyncio.Server] = []
+    cut_off = asyncio.create_task(_cut_off(app[CONNECTIONS], stop), name="cut off")
+    try:
+        assert runner.server is not None  # noqa: S101 - it is set up
+        factory = app[CONNECTIONS].factory(
+            runner.server,
+            access_log=logging.getLogger("aiohttp.access") if config.logging.access else None,
+        )
+        for listener in listeners:
+            site = await asyncio.get_running_loop().create_server(
+                factory, sock=listener, backlog=_BACKLOG
+            )
+            sites.append(site)
+        # What there is now stays: looking through it for garbage again and again took an
+        # eighth of the server's time for small pictures.
+        gc.collect()
+        gc.freeze()
+        on_ready(_url(config.server.host, listeners[0].getsockname()[1]))
+        supervised = asyncio.create_task(_supervised(service), name="supervised")
+        try:
+            await stop.asked.wait()
+            sd_notify.notify("STOPPING=1", "STATUS=Letting running jobs finish.")
+            log.info(_farewell(service.jobs_running, config.server.drain_seconds))
+            # Until what runs has ended, callers are still told how it goes.
+            await service.drain(stop.at_once)
+        finally:
+            supervised.cancel()
+            await asyncio.wait([supervised])
+    finally:
+        for site in sites:
+            site.close()
+        await runner.cleanup()
+        cut_off.cancel()
+
+
+async def _cut_off(connections: Connections, stop: _Stop) -> None:
+    """End all connections when the stop is wanted at once."""
+    await stop.at_once.wait()
+    log.info("Stopping at once; unfinished jobs go on at the next start.")
+    connections.abort()
+
+
+def _farewell(running: int, drain_seconds: float) -> str:
+    """Return what the stop waits for, for how long, and how to end that wait."""
+    if not running or not drain_seconds:
+        return "Stopping."
+    jobs = "1 running job" if running == 1 else f"{running} running jobs"
+    return (
+        f"Stopping: waiting up to {drain_seconds:g} s for {jobs}. A second Ctrl-C stops at "
+        "once; unfinished jobs go on at the next start."
+    )
 
 
 async def _supervised(service: Service) -> None:

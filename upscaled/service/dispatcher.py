@@ -123,10 +123,14 @@ class Dispatcher:
         """Begin to feed."""
         self._feeder = asyncio.create_task(self._feed(), name="dispatcher")
 
-    async def stop(self, drain_seconds: float = 0.0) -> None:
+    async def stop(self, drain_seconds: float = 0.0, hurry: asyncio.Event | None = None) -> None:
         """Begin nothing more; let jobs under way finish for a while, put the rest back.
 
         Those put back are queued again in the store, for the next start.
+
+        Args:
+            drain_seconds: how long jobs under way may take to finish.
+            hurry: ends that wait when it is set.
         """
         if self._feeder is not None:
             self._feeder.cancel()
@@ -137,7 +141,18 @@ class Dispatcher:
             if job is None or job.state is JobState.QUEUED:
                 self._tasks[job_id].cancel()
         if self._tasks and drain_seconds > 0:
-            await asyncio.wait(self._tasks.values(), timeout=drain_seconds)
+            ended: asyncio.Future[Any] = asyncio.gather(
+                *self._tasks.values(), return_exceptions=True
+            )
+            hurried: asyncio.Future[Any] = asyncio.create_task(
+                (hurry or asyncio.Event()).wait(), name="hurry"
+            )
+            try:
+                await asyncio.wait(
+                    [ended, hurried], timeout=drain_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                hurried.cancel()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -185,12 +185,21 @@ class Service:
             closing.push_async_callback(_end_task, janitor)
             self._closing = closing.pop_all()
 
-    async def drain(self) -> None:
-        """Take nothing more; let running jobs finish for ``server.drain_seconds``."""
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Take nothing more; let running jobs finish for ``server.drain_seconds``.
+
+        Args:
+            hurry: ends that wait when it is set; the jobs go on at the next start.
+        """
         running = self._running
         running.intake.close()
         await running.recovery.end()  # first, or jobs would be ended that are being put back
-        await running.dispatcher.stop(self.config.server.drain_seconds)
+        await running.dispatcher.stop(self.config.server.drain_seconds, hurry)
+
+    @property
+    def jobs_running(self) -> int:
+        """How many jobs are being worked on now."""
+        return sum(job.state is JobState.PROCESSING for job in self._registry.active())
 
     async def stop(self) -> None:
         """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
