@@ -10,7 +10,7 @@ from pathlib import Path
 
 from upscaled.config.settings import Config
 from upscaled.config.sources import load
-from upscaled.jobs.job import Job
+from upscaled.jobs.job import Job, JobState
 from upscaled.service.service import Service
 
 FAST = {"model_name": "realesr-animevideov3", "scale": "2"}
@@ -50,7 +50,8 @@ async def submit(service: Service, picture: Path, **fields: str) -> Job:
 
 async def until_processing(service: Service, job_id: str) -> Job:
     """Wait until a job holds a slot, then return it."""
-    async with asyncio.timeout(60):
-        while (job := await service.job(job_id)).state == "queued":
-            await asyncio.wait([asyncio.ensure_future(service.job(job_id))])
-    return job
+    async with asyncio.timeout(60), service.subscribe(job_id) as updates:
+        async for update in updates:
+            if update.job.state is not JobState.QUEUED:
+                break
+    return update.job

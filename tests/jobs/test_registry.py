@@ -102,11 +102,14 @@ async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
 
 class _FullDisk(SqliteJobStore):
     full = False
-    refused = 0
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.refusing = asyncio.Event()
 
     async def put(self, job: object) -> None:
         if self.full:
-            self.refused += 1
+            self.refusing.set()
             raise OSError(28, "No space left on device")
         await super().put(job)  # type: ignore[arg-type]
 
@@ -132,8 +135,7 @@ async def test_a_beginning_is_recorded_as_soon_as_the_disk_has_room_again(
     await book.add(job)
     store.full = True
     book.begin(job.id, runs=1)
-    while not store.refused:
-        await asyncio.sleep(0.001)
+    await store.refusing.wait()
     store.full = False
     while book._recording:
         await asyncio.wait(book._recording)

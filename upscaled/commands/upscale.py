@@ -16,8 +16,6 @@ from upscaled.formats import by_alias
 from upscaled.jobs.job import Job, JobState
 from upscaled.service.service import Service
 
-_POLL_SECONDS = 0.2
-
 
 async def upscale_file(
     config: Config,
@@ -122,16 +120,12 @@ def _exists(path: Path) -> bool:
 
 
 async def _ended(service: Service, job: Job, on_progress: Callable[[int], None]) -> Job:
-    """Wait for the job's end, passing its percentage on."""
-    end = asyncio.create_task(service.wait(job.id), name=f"end of job {job.id}")
+    """Wait for the job's end and pass its progress on."""
     shown = -1
-    try:
-        while not end.done():
-            job = await service.job(job.id)
+    async with service.subscribe(job.id) as updates:
+        async for update in updates:
+            job = update.job
             if job.progress != shown:
                 shown = job.progress
                 on_progress(shown)
-            await asyncio.wait([end], timeout=_POLL_SECONDS)
-        return await end
-    finally:
-        end.cancel()
+    return job

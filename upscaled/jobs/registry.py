@@ -1,38 +1,44 @@
-"""The book of jobs: those that are under way in memory, all of them in the store."""
+"""The job registry: active jobs in memory, all jobs in the store."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.jobs.store import JobStore
+from upscaled.jobs.updates import Stage, Subscription, Updates
 
 log = logging.getLogger(__name__)
 
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
 
-
 _RECORD_AGAIN_SECONDS = 1.0
 _REMEMBERED = 512
 """Ended jobs that are kept in memory; older ones are read from the store when they are asked for.
 Reading one takes two changes of thread, more time than all else about a status request."""
+_UNTIDY = 1024
+"""Ended jobs whose files are still to be tidied. Those beyond are tidied at the next start."""
+
+_Tidy = Callable[[], Awaitable[object]]
 
 
 class NotUnderWayError(Exception):
-    """The job has ended, or is just being ended by somebody else."""
+    """The job has ended, or somebody else is ending it."""
 
 
 class JobRegistry:
-    """The one place where a job's state changes.
+    """The one place where a job changes, and where its changes are told.
 
-    A change of state is decided in memory, at once and once (so that of a cancellation and a
-    completion only one wins), and then written down. Progress is kept in memory only.
+    A change of state is decided in memory, at once and once, so that of a cancellation and a
+    completion only one wins. It is then recorded in the store, and told after that. Progress is
+    kept in memory only.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -41,40 +47,47 @@ class JobRegistry:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._recording: set[asyncio.Task[None]] = set()
         self._unrecorded: dict[str, Job] = {}
-        self._ends: dict[str, asyncio.Event] = {}
+        self._untold: set[str] = set()
+        """Active jobs whose state is being recorded; nothing of them is told until it is."""
+        self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
+        self._updates = Updates()
 
     async def load(self) -> list[Job]:
-        """Take up the unfinished jobs of an earlier run; return them, oldest first."""
+        """Load the unfinished jobs of an earlier run; return them, oldest first."""
         jobs = await self._store.in_states(ACTIVE)
         self._active = {job.id: job for job in jobs}
         return jobs
 
     def count(self, state: JobState) -> int:
-        """Return how many jobs under way are in ``state``."""
+        """Return how many active jobs are in ``state``."""
         return sum(job.state is state for job in self._active.values())
 
     def count_of(self, client: str) -> int:
-        """Return how many jobs under way are ``client``'s."""
+        """Return how many active jobs are ``client``'s."""
         return sum(job.client == client for job in self._active.values())
 
     def active(self) -> list[Job]:
-        """Return the jobs under way, oldest first."""
+        """Return the active jobs, oldest first."""
         return sorted(self._active.values(), key=lambda job: job.created)
 
     async def add(self, job: Job) -> None:
-        """Enter a new job; it is on the disk when this returns."""
+        """Add a new job; it is on the disk when this returns."""
         self._active[job.id] = job
+        self._untold.add(job.id)
         try:
             await self._store.put(job)
         except asyncio.CancelledError:
-            # It may be written all the same, but nobody will be told of the job.
+            # The record may be written all the same, but no caller gets the job's id.
             self._active.pop(job.id, None)
             await asyncio.shield(self._store.delete(job.id))
             raise
         except BaseException:
             self._active.pop(job.id, None)
             raise
+        finally:
+            self._untold.discard(job.id)
+        self._updates.tell(job, state=True)
 
     async def get(self, job_id: str) -> Job:
         """Return the job.
@@ -90,7 +103,7 @@ class JobRegistry:
         return job
 
     def peek(self, job_id: str) -> Job | None:
-        """Return the job if it is under way, else None."""
+        """Return the job if it is active, else None."""
         return self._active.get(job_id)
 
     async def advance(
@@ -101,26 +114,39 @@ class JobRegistry:
         tidy: Callable[[], Awaitable[object]] | None = None,
         **changes: Any,
     ) -> Job:
-        """Bring a job that is under way into its next state.
+        """Bring an active job into its next state.
 
-        An end is shown to callers only when it is on the disk; meanwhile nothing else may
-        happen to the job. ``tidy`` cleans up after an end: when the end is on the disk, so that
-        a crash loses nothing, and before it is shown. An end that was begun comes to its end even
-        if the caller is cancelled.
+        Callers see an end only when it is on the disk. Until then nothing else can happen to the
+        job. An end is carried through even if the caller is cancelled.
+
+        Args:
+            job_id: the job.
+            state: its next state.
+            tidy: deletes files that the ended job does not need. It runs after the end is on the
+                disk, so that a crash loses nothing, and before callers see it. When it fails, the
+                end stands, and `tidy_again` repeats it.
+            changes: further fields of the job.
 
         Raises:
-            NotUnderWayError: it has ended, or is just being ended.
+            NotUnderWayError: it has ended, or somebody else is ending it.
             ValueError: ``state`` cannot follow its present one.
+            NoSpaceError: the state can't be recorded.
         """
         before = self._active.get(job_id)
         if before is None or job_id in self._ending:
             raise NotUnderWayError(job_id)
         if state in TERMINAL:
-            changes["client"] = ""  # counts no longer; an address is kept no longer than needed
+            changes["client"] = ""  # an address is kept no longer than needed
         job = before.to(state, **changes)
         if state not in TERMINAL:
             self._active[job_id] = job
-            await self._store.put(job)
+            self._updates.set_stage(job, None)
+            self._untold.add(job_id)
+            try:
+                await self._store.put(job)
+            finally:
+                # Told even when it can't be recorded: the next start puts the job there too.
+                self._tell_recorded(job_id)
             return job
         ending = asyncio.create_task(self._end(job, tidy), name=f"end-{job_id}")
         self._ending[job_id] = ending
@@ -129,25 +155,27 @@ class JobRegistry:
         return job
 
     def begin(self, job_id: str, **changes: Any) -> None:
-        """Show a job that is under way as processing; its record follows by itself.
+        """Mark a queued job as processing; its record follows in the background.
 
-        Work does not wait for the disk here. Until the record is there, a moment later, a death of
-        the server leaves a job that is queued and was never begun.
+        Work does not wait for the disk here. If the server dies before the record is written, the
+        job is found queued.
 
         Raises:
-            NotUnderWayError: it has ended, or is just being ended.
+            NotUnderWayError: it has ended, or somebody else is ending it.
             ValueError: it is not queued.
         """
         before = self._active.get(job_id)
         if before is None or job_id in self._ending:
             raise NotUnderWayError(job_id)
         self._active[job_id] = before.to(JobState.PROCESSING, **changes)
+        self._untold.add(job_id)
+        self._updates.set_position(before, None)
         recording = asyncio.create_task(self._record(job_id), name=f"record-{job_id}")
         self._recording.add(recording)
         recording.add_done_callback(self._recording.discard)
 
     async def _record(self, job_id: str) -> None:
-        """Write down that a job is processing, again and again until that is done or over."""
+        """Record that a job is processing; try until that succeeds or the job's state changes."""
         while (
             (job := self._active.get(job_id)) is not None
             and job.state is JobState.PROCESSING
@@ -160,42 +188,72 @@ class JobRegistry:
                     "job's beginning can't be recorded yet",
                     extra={"job": job_id, "reason": str(error)},
                 )
+                # Told all the same: on a disk that stays full, progress would go untold.
+                self._tell_recorded(job_id)
                 await asyncio.sleep(_RECORD_AGAIN_SECONDS)
             else:
+                self._tell_recorded(job_id)
                 return
 
-    async def _end(self, job: Job, tidy: Callable[[], Awaitable[object]] | None) -> None:
+    def _tell_recorded(self, job_id: str) -> None:
+        """Tell an active job's state, and what changed while it was being recorded."""
+        if job_id in self._untold:
+            self._untold.discard(job_id)
+            if (job := self._active.get(job_id)) is not None:
+                self._updates.tell(job, state=True)
+
+    async def _end(self, job: Job, tidy: _Tidy | None) -> None:
         await self._store.put(job)
-        if tidy is not None:
-            await tidy()
-        del self._active[job.id]
-        self._remember(job)
-        if (end := self._ends.pop(job.id, None)) is not None:
-            end.set()
+        # The end is on the disk. Nothing may undo it from here on: memory follows the disk.
+        try:
+            if tidy is not None and not await _succeeds(tidy, job.id):
+                self._untidy[job.id] = tidy
+                if len(self._untidy) > _UNTIDY:
+                    self._untidy.popitem(last=False)
+        finally:
+            self._active.pop(job.id, None)
+            self._untold.discard(job.id)
+            self._remember(job)
+            self._updates.set_stage(job, None)
+            self._updates.set_position(job, None)
+            self._updates.tell(job, state=True)
+            self._updates.forget(job.id)
+
+    async def tidy_again(self) -> None:
+        """Repeat what failed of tidying up after ended jobs."""
+        for job_id, tidy in list(self._untidy.items()):
+            if await _succeeds(tidy, job_id):
+                self._untidy.pop(job_id, None)
 
     async def still_under_way(self, job_id: str) -> bool:
-        """Wait for an end that somebody has begun; true when it failed, or there was none."""
+        """Wait for an end that somebody has begun; return whether the job is active after it."""
         while (ending := self._ending.get(job_id)) is not None:
             await asyncio.wait([ending])
         return job_id in self._active
 
     async def ends_done(self) -> None:
-        """Wait until all ends that were begun have come to their end; leave beginnings be."""
+        """Wait for all ends that were begun; stop recording that jobs are processing."""
         for recording in self._recording:
             recording.cancel()
         while writing := {*self._ending.values(), *self._recording}:
             await asyncio.wait(writing)
 
     def amend(self, job_id: str, **changes: Any) -> None:
-        """Change what a job under way shows beside its state; written with its next state."""
+        """Change other fields of an active job than its state; recorded with its next state."""
         if (job := self._active.get(job_id)) is not None:
-            self._active[job_id] = replace(job, **changes)
+            self._change(replace(job, **changes))
+
+    def _change(self, job: Job) -> None:
+        self._active[job.id] = job
+        if job.id not in self._untold:
+            self._updates.tell(job)
 
     async def rewrite(self, job_id: str, **changes: Any) -> None:
-        """Change what is recorded of a job under way beside its state; on the disk at once.
+        """Change other fields of an active job than its state, and record them.
 
         Raises:
-            NotUnderWayError: it has ended, or is just being ended.
+            NotUnderWayError: it has ended, or somebody else is ending it.
+            NoSpaceError: they can't be recorded.
         """
         if job_id not in self._active or job_id in self._ending:
             raise NotUnderWayError(job_id)
@@ -203,13 +261,82 @@ class JobRegistry:
         await self._store.put(self._active[job_id])
 
     def report_progress(self, job_id: str, percent: int) -> None:
-        """Move a job's percentage up to ``percent``; it never goes back and stops at 99."""
+        """Raise a job's progress to ``percent``; it never goes back and stops at 99."""
         job = self._active.get(job_id)
-        if job is not None and job.progress < percent:
-            self._active[job_id] = replace(job, progress=min(percent, 99))
+        if job is not None and job.progress < min(percent, 99):
+            self._change(replace(job, progress=min(percent, 99)))
+
+    def report_stage(self, job_id: str, stage: Stage) -> None:
+        """Tell what is being done for an active job."""
+        job = self._active.get(job_id)
+        if job is not None and self._updates.set_stage(job, stage) and job_id not in self._untold:
+            self._updates.tell(job)
+
+    def report_positions(self, positions: Mapping[str, int]) -> None:
+        """Tell the positions of queued jobs, by job id, to those who listen to them."""
+        for job in self._updates.listened_to(self._active.values()):
+            position = positions.get(job.id)
+            if self._updates.set_position(job, position) and job.id not in self._untold:
+                self._updates.tell(job)
+
+    async def listened(self, on_listener: Callable[[], None]) -> None:
+        """Wait until somebody listens to more than changes of state.
+
+        Args:
+            on_listener: called for each who begins to; the last one that was given counts.
+        """
+        self._updates.on_listener = on_listener
+        await self._updates.listened.wait()
+
+    @contextlib.asynccontextmanager
+    async def subscribe(
+        self, job_id: str, *, states_only: bool = False
+    ) -> AsyncIterator[Subscription]:
+        """Listen to a job: first as it is now, then each change, the last one being its end.
+
+        A change of state is told after it is on the disk. A listener that reads slowly may miss
+        changes in between, never the end.
+
+        Args:
+            job_id: the job; one that has ended is told once.
+            states_only: leave out everything but changes of state.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+        """
+        subscription = Subscription(job_id, states_only=states_only)
+        async with self._subscribed(subscription):
+            job = await self.get(job_id)
+            if job_id not in self._untold and subscription.empty:
+                subscription.offer(self._updates.latest(job))
+            yield subscription
+
+    @contextlib.asynccontextmanager
+    async def subscribe_all(
+        self, owner: str | None = None, *, states_only: bool = False
+    ) -> AsyncIterator[Subscription]:
+        """Listen to all jobs of ``owner`` (None: of everybody): the active ones, then each change.
+
+        The iteration has no end. It raises `LaggedError` when the listener falls so far behind
+        that ends of jobs would be lost.
+        """
+        subscription = Subscription(owner=owner, states_only=states_only)
+        for job in self.active():
+            if job.id not in self._untold and (owner is None or owner == job.owner):
+                subscription.offer(self._updates.latest(job))
+        async with self._subscribed(subscription):
+            yield subscription
+
+    @contextlib.asynccontextmanager
+    async def _subscribed(self, subscription: Subscription) -> AsyncIterator[None]:
+        self._updates.open(subscription)
+        try:
+            yield
+        finally:
+            self._updates.close(subscription)
 
     def progress(self, job_id: str) -> int:
-        """Return the percentage of a job under way; 0 for any other."""
+        """Return the progress of an active job in percent; 0 for any other."""
         job = self._active.get(job_id)
         return job.progress if job is not None else 0
 
@@ -219,14 +346,15 @@ class JobRegistry:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        while job_id in self._active:
-            await self._ends.setdefault(job_id, asyncio.Event()).wait()
-        return await self.get(job_id)
+        async with self.subscribe(job_id, states_only=True) as updates:
+            async for update in updates:
+                job = update.job
+        return job
 
     async def mark_result_gone(self, job: Job, why: str) -> Job:
         """Record that the result of a completed job was deleted, and why.
 
-        Callers are told so at once, even while the disk is too full to write it down.
+        Callers see it at once, even while the disk is too full to record it.
 
         Raises:
             NoSpaceError: it is; `unrecorded` has the job until this is done again.
@@ -236,6 +364,8 @@ class JobRegistry:
         await self._store.put(job)
         self._remember(job)
         self._unrecorded.pop(job.id, None)
+        self._updates.tell(job)
+        self._updates.forget(job.id)
         return job
 
     async def forget(self, job_id: str) -> None:
@@ -244,7 +374,7 @@ class JobRegistry:
         await self._store.delete(job_id)
 
     def _remember(self, job: Job) -> None:
-        """Keep what was just recorded of an ended job: its caller is about to ask for it."""
+        """Keep an ended job in memory: its caller is about to ask for it."""
         self._ended[job.id] = job
         self._ended.move_to_end(job.id)
         if len(self._ended) > _REMEMBERED:
@@ -253,3 +383,12 @@ class JobRegistry:
     def unrecorded(self) -> list[Job]:
         """Return jobs whose result is gone, which could not be recorded yet."""
         return list(self._unrecorded.values())
+
+
+async def _succeeds(tidy: _Tidy, job_id: str) -> bool:
+    try:
+        await tidy()
+    except Exception as error:
+        log.warning("job's files can't be tidied yet", extra={"job": job_id, "reason": str(error)})
+        return False
+    return True

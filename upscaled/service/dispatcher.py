@@ -23,12 +23,13 @@ from upscaled.imaging import Prepared
 from upscaled.jobs.job import Attempt, Job, JobState
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
+from upscaled.jobs.updates import Stage
 from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.footprint import TimeLimit, disk_bytes
 from upscaled.pipeline.pipeline import Pipeline, Watch
 from upscaled.pipeline.receipt import write_receipt
-from upscaled.pipeline.run import Product, Timings
+from upscaled.pipeline.run import UPSCALED, Product, Timings
 from upscaled.service import prefetch
 from upscaled.service.health import Health
 from upscaled.service.prefetch import Prefetcher
@@ -289,6 +290,7 @@ class Dispatcher:
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
 
     async def _prepare(self, job: Job, timings: Timings) -> Prepared:
+        self._registry.report_stage(job.id, Stage.PREPARING)
         await self._workspace.begin(job.id)
         try:
             return await self._pipeline.prepare(job, timings)
@@ -315,6 +317,7 @@ class Dispatcher:
         def started(place: Place) -> None:
             ahead.leave()
             self._foresight.begun(job.id, place)
+            self._registry.report_stage(job.id, Stage.UPSCALING)
             current = self._registry.peek(job.id)
             if current is not None and current.state is JobState.PROCESSING:
                 self._registry.amend(job.id, device=place.device.id)
@@ -344,11 +347,12 @@ class Dispatcher:
             if current is not None:
                 self._registry.amend(job.id, attempts=(*current.attempts, attempt))
 
-        return Watch(
-            started=started,
-            progress=lambda percent: self._registry.report_progress(job.id, percent),
-            attempted=attempted,
-        )
+        def progressed(percent: int) -> None:
+            self._registry.report_progress(job.id, percent)
+            if percent >= UPSCALED:
+                self._registry.report_stage(job.id, Stage.FINISHING)
+
+        return Watch(started=started, progress=progressed, attempted=attempted)
 
     async def _complete(self, job: Job, product: Product) -> None:
         finished = product.finished

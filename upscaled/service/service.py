@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
 from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.updates import JobUpdate
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.footprint import TimeLimit
@@ -37,6 +39,7 @@ from upscaled.service.admission import Admission
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.health import Health, HealthState
+from upscaled.service.positions import report_positions
 from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
 from upscaled.service.submission import Submissions
@@ -181,6 +184,10 @@ class Service:
             closing.push_async_callback(self.drain)
             keeper = asyncio.create_task(foresight.run(), name="foresight")
             closing.push_async_callback(_end_task, keeper)
+            positions = asyncio.create_task(
+                report_positions(self._registry, queue, foresight.forecaster), name="positions"
+            )
+            closing.push_async_callback(_end_task, positions)
             janitor = asyncio.create_task(self._janitor.run(), name="janitor")
             closing.push_async_callback(_end_task, janitor)
             self._closing = closing.pop_all()
@@ -241,6 +248,25 @@ class Service:
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job is to be ready; None for one that is not under way."""
         return self._running.foresight.outlook(job_id)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(
+        self, job_id: str, owner: str | None = None
+    ) -> AsyncIterator[AsyncIterator[JobUpdate]]:
+        """Listen to a job, see `JobRegistry.subscribe`; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+        """
+        await self.job(job_id, owner)
+        async with self._registry.subscribe(job_id) as updates:
+            yield updates
+
+    def subscribe_all(
+        self, owner: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[JobUpdate]]:
+        """Listen to all jobs of ``owner``, see `JobRegistry.subscribe_all`."""
+        return self._registry.subscribe_all(owner)
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.

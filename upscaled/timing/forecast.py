@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from upscaled.jobs.queue import JobQueue
@@ -74,24 +74,23 @@ class Forecaster:
         self._expected: dict[str, _Expected] = {}
         self._taken: dict[str, None] = {}
         self._running: dict[str, bool] = {}
-        self._outlooks: dict[str, tuple[int | None, float]] = {}
+        self._outlooks: dict[str, tuple[int, float]] = {}
         self._next_start = 0.0
         self._last_start = 0.0
         self._made = float("-inf")
         self._cost = 0.0
         self._seen = -1
-        self._changes = 0
 
     def expect(self, job_id: str, estimate: Estimate, *, small: bool = False) -> None:
         """Take note of a job that was queued; a small one can share a slot with others like it."""
         self._expected[job_id] = _Expected(estimate, small)
-        self._changes += 1
+        self._queue.touch()
 
     def taken(self, job_id: str) -> None:
         """Take note that a job has left the queue and is prepared."""
         if job_id in self._expected:
             self._taken[job_id] = None
-            self._changes += 1
+            self._queue.touch()
 
     def set_aside(self, job_id: str) -> None:
         """Take note that a job waits for something else than a slot."""
@@ -99,7 +98,7 @@ class Forecaster:
         self._taken.pop(job_id, None)
         self._running.pop(job_id, None)
         self._crowd_seen = self._crowd()
-        self._changes += 1
+        self._queue.touch()
 
     def begun(self, job_id: str, *, in_slot: bool = True) -> None:
         """Take note that a job is worked on; in one of the slots, or elsewhere."""
@@ -111,7 +110,7 @@ class Forecaster:
             expected.worked = self._work()
             expected.progress = self._progress(job_id)
             self._crowd_seen = self._crowd()
-            self._changes += 1
+            self._queue.touch()
 
     def gone(self, job_id: str) -> None:
         """Forget a job that has ended."""
@@ -119,7 +118,7 @@ class Forecaster:
         for known in (self._expected, self._taken, self._running, self._outlooks):
             known.pop(job_id, None)
         self._crowd_seen = self._crowd()
-        self._changes += 1
+        self._queue.touch()
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return what a job has to expect; None for one that is not under way."""
@@ -133,6 +132,16 @@ class Forecaster:
             estimate = self._expected[job_id].estimate
             found = len(self._outlooks) + 1, self._last_start + estimate.total
         return Outlook(found[0], max(0.0, found[1] - self._clock()))
+
+    def positions(self) -> Mapping[str, int]:
+        """Return the positions of the jobs that wait, by id; as of the last forecast."""
+        self._refresh()
+        return {job_id: place for job_id, (place, _) in self._outlooks.items()}
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether nothing has changed since the last forecast."""
+        return self._seen == self._queue.version
 
     def last_start(self) -> float:
         """Return in how many seconds a job that came now and were last would get a slot."""
@@ -205,7 +214,7 @@ class Forecaster:
     def _refresh(self, *, anew: bool = False) -> None:
         now = self._clock()
         age = now - self._made
-        seen = self._queue.version + self._changes
+        seen = self._queue.version
         changed = seen != self._seen or age >= _STALE_SECONDS
         due = changed and age >= max(_FRESH_SECONDS, self._cost / _MOST_SHARE)
         if not (due or anew):

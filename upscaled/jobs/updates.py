@@ -1,0 +1,199 @@
+"""Updates: each change of a job, told to any number of listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from upscaled.jobs.job import TERMINAL, Job
+
+_PENDING = 256
+"""Updates that wait for a slow listener. Beyond that only the latest of each job is kept."""
+
+
+class Stage(StrEnum):
+    """What is being done for a job that has left the queue."""
+
+    PREPARING = "preparing"
+    """The picture is decoded."""
+    UPSCALING = "upscaling"
+    """The job holds a slot; finished bands are verified and encoded meanwhile."""
+    FINISHING = "finishing"
+    """The slot is given back; the last bands are verified and encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobUpdate:
+    """A job as it is after a change."""
+
+    sequence: int
+    """Grows with every change of any job, also across restarts while the clock is not set back.
+    Two updates of a job with the same number show the same change."""
+    job: Job
+    stage: Stage | None = None
+    """None before the job leaves the queue, and after its end."""
+    position: int | None = None
+    """1: the next to get a slot; None: the job does not wait, or its position is not known yet."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is the job's last update."""
+        return self.job.state in TERMINAL
+
+
+class LaggedError(Exception):
+    """The listener reads so slowly that ends of jobs would be lost; it must subscribe anew."""
+
+
+class Subscription:
+    """What one listener has not read yet, as an async iterator for one reader.
+
+    Args:
+        job_id: the job to listen to, after whose end the iteration stops; None: all jobs.
+        owner: tell only this owner's jobs; None: everybody's.
+        states_only: tell only changes of state.
+    """
+
+    def __init__(
+        self, job_id: str | None = None, owner: str | None = None, *, states_only: bool = False
+    ) -> None:
+        self.job_id = job_id
+        self.owner = owner
+        self.states_only = states_only
+        self._pending: deque[JobUpdate] = deque()
+        self._arrived = asyncio.Event()
+        self._lagged = False
+        self._ended = False
+
+    def offer(self, update: JobUpdate) -> None:
+        """Add an update. A listener that is far behind loses intermediate ones, never an end."""
+        if len(self._pending) >= _PENDING:
+            latest = list({waiting.job.id: waiting for waiting in self._pending}.values())
+            if len(latest) >= _PENDING:
+                latest = [waiting for waiting in latest if waiting.ended]
+            self._pending = deque(latest)
+            self._lagged |= len(self._pending) >= _PENDING
+        if self._lagged:
+            self._pending.clear()
+        else:
+            self._pending.append(update)
+        self._arrived.set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the listener has read everything."""
+        return not self._pending
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> JobUpdate:
+        if self._ended:
+            raise StopAsyncIteration
+        while not self._pending:
+            if self._lagged:
+                raise LaggedError
+            self._arrived.clear()
+            await self._arrived.wait()
+        update = self._pending.popleft()
+        self._ended = self.job_id is not None and update.ended
+        return update
+
+
+class Updates:
+    """Numbers changes and hands them to the subscriptions that want them."""
+
+    def __init__(self) -> None:
+        # Microseconds: a server that restarts begins above all numbers that it gave before.
+        self._sequence = time.time_ns() // 1000
+        self._of_job: dict[str, int] = {}
+        self._stages: dict[str, Stage] = {}
+        self._positions: dict[str, int] = {}
+        self._by_job: dict[str, list[Subscription]] = {}
+        self._of_all: list[Subscription] = []
+        self.listened = asyncio.Event()
+        """Set while somebody listens to more than changes of state."""
+        self.on_listener: Callable[[], None] = lambda: None
+        """Called for each of those who do."""
+
+    def open(self, subscription: Subscription) -> None:
+        """Begin to offer updates to ``subscription``."""
+        self._siblings(subscription).append(subscription)
+        if not subscription.states_only:
+            self.listened.set()
+            self.on_listener()
+
+    def close(self, subscription: Subscription) -> None:
+        """Offer ``subscription`` nothing more."""
+        siblings = self._siblings(subscription)
+        siblings.remove(subscription)
+        if subscription.job_id is not None and not siblings:
+            del self._by_job[subscription.job_id]
+        if all(other.states_only for other in self._subscriptions()):
+            self.listened.clear()
+
+    def _siblings(self, subscription: Subscription) -> list[Subscription]:
+        if subscription.job_id is None:
+            return self._of_all
+        return self._by_job.setdefault(subscription.job_id, [])
+
+    def _subscriptions(self) -> Iterator[Subscription]:
+        yield from self._of_all
+        for siblings in self._by_job.values():
+            yield from siblings
+
+    def latest(self, job: Job) -> JobUpdate:
+        """Return the update that shows ``job`` as it is now."""
+        sequence = self._of_job.get(job.id, self._sequence)
+        return JobUpdate(sequence, job, self._stages.get(job.id), self._positions.get(job.id))
+
+    def tell(self, job: Job, *, state: bool = False) -> None:
+        """Number a change of ``job`` and tell it; ``state``: it is a change of its state."""
+        self._sequence += 1
+        self._of_job[job.id] = self._sequence
+        if not self._by_job and not self._of_all:
+            return
+        update = self.latest(job)
+        for subscription in (*self._by_job.get(job.id, ()), *self._of_all):
+            if (state or not subscription.states_only) and (
+                subscription.owner is None or subscription.owner == job.owner
+            ):
+                subscription.offer(update)
+
+    def set_stage(self, job: Job, stage: Stage | None) -> bool:
+        """Note a job's stage; tell whether it is another one than before."""
+        changed = self._stages.get(job.id) is not stage
+        if stage is None:
+            self._stages.pop(job.id, None)
+        else:
+            self._stages[job.id] = stage
+        return changed
+
+    def set_position(self, job: Job, position: int | None) -> bool:
+        """Note a job's position; tell whether it is another one than before."""
+        changed = self._positions.get(job.id) != position
+        if position is None:
+            self._positions.pop(job.id, None)
+        else:
+            self._positions[job.id] = position
+        return changed
+
+    def forget(self, job_id: str) -> None:
+        """Keep nothing of a job that has ended."""
+        for known in (self._of_job, self._stages, self._positions):
+            known.pop(job_id, None)
+
+    def listened_to(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return those of ``jobs`` whose progress somebody listens to."""
+        owners = {s.owner for s in self._of_all if not s.states_only}
+        return [
+            job
+            for job in jobs
+            if None in owners
+            or job.owner in owners
+            or any(not s.states_only for s in self._by_job.get(job.id, ()))
+        ]

@@ -1,0 +1,24 @@
+"""Tells the positions of queued jobs to those who listen to them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from upscaled.jobs.queue import JobQueue
+from upscaled.jobs.registry import JobRegistry
+from upscaled.timing.forecast import Forecaster
+
+_PERIOD_SECONDS = 0.25
+"""Positions are told this often at most: one change of the queue moves every job in it."""
+
+
+async def report_positions(registry: JobRegistry, queue: JobQueue, forecaster: Forecaster) -> None:
+    """Report positions whenever the queue changes and somebody listens; runs until cancelled."""
+    while True:
+        await registry.listened(queue.changed.set)
+        await queue.changed.wait()
+        queue.changed.clear()
+        registry.report_positions(forecaster.positions())
+        if not forecaster.up_to_date:  # forecasts of long queues are made less often
+            queue.changed.set()
+        await asyncio.sleep(_PERIOD_SECONDS)
