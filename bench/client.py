@@ -1,4 +1,4 @@
-"""A client of the service: submits, asks, downloads, over a connection that stays open."""
+"""A client of the service that keeps its connection open."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _POLL_SECONDS = 0.025
 
 
 class Client:
-    """Talks to one server.
+    """Client of one server.
 
     Args:
         session: for the connections.
         url: where the endpoints are.
-        poll: seconds between two questions for a job's status; None: one question waits for the
+        poll: seconds between two status requests for a job; None: one request waits for the
             job's end.
     """
 
@@ -35,8 +35,8 @@ class Client:
         self._session = session
         self._url = url
         self._poll = poll
-        self.questions = 0
-        """How often a job's status was asked for, while waiting for it."""
+        self.status_requests = 0
+        """How many status requests `until` has sent."""
 
     async def submit(self, content: bytes | Path, fields: Mapping[str, str]) -> str:
         """Submit a picture and return its job's id.
@@ -53,16 +53,16 @@ class Client:
             return str((await answer.json())["job_id"])
 
     async def ask(self, what: str, job_id: str) -> dict[str, Any]:
-        """Return the answer to ``GET /<what>/<job_id>``; ``job_id`` may have a query behind it.
+        """Return the answer to ``GET /<what>/<job_id>``; ``job_id`` may end in a query.
 
         Raises:
-            ServerError: it is not 200.
+            ServerError: the status is not 200.
         """
         async with self._session.get(f"{self._url}/{what}/{job_id}") as answer:
             if answer.status != 200:
                 raise ServerError(f"{what}: {answer.status} {await answer.text()}")
-            told: dict[str, Any] = await answer.json()
-            return told
+            content: dict[str, Any] = await answer.json()
+            return content
 
     async def until(self, job_id: str, progress: int = 100) -> dict[str, Any]:
         """Wait until the job is ``progress`` percent done and return its status.
@@ -72,20 +72,20 @@ class Client:
         """
         waits = self._poll is None and progress == 100
         while True:
-            told = await self.ask("status", f"{job_id}?wait=60" if waits else job_id)
-            self.questions += 1
-            if told["status"] in {"failed", "cancelled"}:
-                raise ServerError(f"job {job_id}: {told}")
-            if told["status"] == "completed" or (progress < 100 and told["progress"] >= progress):
-                return told
+            status = await self.ask("status", f"{job_id}?wait=60" if waits else job_id)
+            self.status_requests += 1
+            if status["status"] in {"failed", "cancelled"}:
+                raise ServerError(f"job {job_id}: {status}")
+            if status["status"] == "completed" or progress <= status.get("progress", 0) < 100:
+                return status
             if not waits:
                 await asyncio.sleep(self._poll or _POLL_SECONDS)
 
     async def download(self, job_id: str, target: Path | None = None) -> int:
-        """Download the result, into ``target`` or nowhere; return how many bytes it has.
+        """Download the result, into ``target`` or to discard it; return its size in bytes.
 
         Raises:
-            ServerError: the answer is not 200.
+            ServerError: the status is not 200.
         """
         size = 0
         async with self._session.get(f"{self._url}/download/{job_id}") as answer:
@@ -101,7 +101,7 @@ class Client:
         return size
 
     async def whole(self, content: bytes | Path, fields: Mapping[str, str]) -> tuple[str, float]:
-        """Submit, wait and download; return the job and the seconds to the last byte."""
+        """Submit, wait and download; return the job's id and the seconds to the last byte."""
         began = time.perf_counter()
         job_id = await self.submit(content, fields)
         await self.until(job_id)
@@ -116,7 +116,7 @@ class Client:
 
 @asynccontextmanager
 async def connect(server: ServerProcess, poll: float | None = None) -> AsyncIterator[Client]:
-    """Make a client for the length of the block."""
+    """Open a client of ``server`` for the length of the block."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:

@@ -1,4 +1,4 @@
-"""The runtimes that `bench.runtimes` compares, each in a process of its own, on the same tiles."""
+"""The runtimes that `bench.runtimes` compares; each runs in its own process, on the same tiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import nets
+from bench import network_export
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.graph import read_graph
 from upscaled.engines.builtin.loader import Loader
@@ -29,12 +29,12 @@ from upscaled.engines.engine import PADDING
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Run = Callable[[Pixels], Floats]
-"""From a padded tile to the planes of the tile alone, as `Network.run` does it."""
+"""Takes a padded tile and returns the planes of the tile without padding, as `Network.run` does."""
 
 OURS, OURS_IN_32 = "the builtin engine", "ours in 32 bits"
 CORES = len(os.sched_getaffinity(0))
 BF16_DB, F32_DB = 40.0, 50.0
-"""What a picture must agree to with ours, in dB, before the runtime is timed."""
+"""PSNR in dB that a runtime's result must reach against ours before it is timed."""
 _READY_SECONDS = 300.0
 
 
@@ -43,17 +43,18 @@ def _planes(pixels: Pixels) -> Floats:
 
 
 def _tile(planes: Floats, pixels: Pixels, padding: int = PADDING) -> Floats:
-    """Return a view of planes without the padding that is still around them."""
+    """Return a view of ``planes`` without the padding that they still have."""
     whole = pixels.shape[1] - 2 * (PADDING - padding)
     return crop_margin(planes, padding * planes.shape[-1] // whole)
 
 
-def layers_of(param: Path) -> nets.Layers:
+def layers_of(param: Path) -> network_export.Layers:
+    """Return the layers of an ncnn network."""
     return read_graph(param, param.with_suffix(".bin"))
 
 
 def our_library(param: Path) -> CpuLibrary:
-    """Return what the builtin engine runs a network on here."""
+    """Return the library on which the builtin engine runs a network on this machine."""
     return Loader(None, CORES, choose_library("auto")).library_for(((str(param), 0, 0),))
 
 
@@ -102,7 +103,7 @@ def _onnxruntime(param: Path, shape: tuple[int, int], threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    content = nets.onnx_bytes(layers_of(param), *shape)
+    content = network_export.onnx_bytes(layers_of(param), *shape)
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     return lambda pixels: _tile(session.run(None, {"data": _planes(pixels)})[0][0], pixels)
 
@@ -112,13 +113,15 @@ def _torch(param: Path, shape: tuple[int, int], threads: int, *, bf16: bool = Fa
 
     torch.set_num_threads(threads)
     kind = torch.bfloat16 if bf16 else torch.float32
-    module = nets.torch_module(layers_of(param)).to(kind).to(memory_format=torch.channels_last)
+    module = (
+        network_export.torch_module(layers_of(param)).to(kind).to(memory_format=torch.channels_last)
+    )
     example = torch.zeros(1, 3, *shape, dtype=kind).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         traced = _traced(torch, module, example)
 
     def run(pixels: Pixels) -> Floats:
-        torch.set_num_threads(threads)  # it is each thread's own
+        torch.set_num_threads(threads)  # the setting is per thread
         with torch.inference_mode():
             data = torch.from_numpy(_planes(pixels)).to(kind)
             made = traced(data.to(memory_format=torch.channels_last))
@@ -136,7 +139,7 @@ def _torch_bf16(param: Path, shape: tuple[int, int], threads: int) -> Run:
 
 
 def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f32") -> Run:
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # it would report its use
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # else it sends usage reports
     import openvino  # noqa: PLC0415
 
     core = openvino.Core()
@@ -145,7 +148,7 @@ def _openvino(param: Path, shape: tuple[int, int], threads: int, kind: str = "f3
         "INFERENCE_NUM_THREADS": str(CORES),
         "NUM_STREAMS": str(CORES // threads),
     }
-    content = nets.onnx_bytes(layers_of(param), *shape)
+    content = network_export.onnx_bytes(layers_of(param), *shape)
     model = core.compile_model(core.read_model(content), "CPU", settings)
     requests = [model.create_infer_request() for _ in range(CORES // threads)]
 
@@ -173,7 +176,7 @@ class Runtime:
 
 RUNTIMES = (
     Runtime(OURS, _ours),
-    Runtime("ours, nothing left out", _ours_whole),
+    Runtime("ours, with the whole padding", _ours_whole),
     Runtime(OURS_IN_32, _ours_f32),
     Runtime("ncnn f32", _ncnn),
     Runtime("onnxruntime f32", _onnxruntime),
@@ -185,34 +188,34 @@ RUNTIMES = (
 
 
 class NotReadyError(Exception):
-    """A runtime can't be timed; the message says why."""
+    """A runtime cannot be timed; the message says why."""
 
 
 @dataclass
 class Contender:
-    """A runtime, with all cores on a tile or a tile for each of them."""
+    """A runtime, with all cores on one tile or with one tile per core."""
 
     runtime: Runtime
     threads: int
-    """Of them on a tile."""
+    """Threads on one tile."""
     seconds: list[float] = field(default_factory=list)
-    """Of every turn so far."""
+    """Duration of each turn so far."""
     agreement: float = 0.0
-    """With our picture, dB."""
+    """PSNR of its result against ours, in dB."""
     _pipe: Connection | None = None
 
     @contextmanager
     def started(self, param: Path, tile: Pixels) -> Iterator[Floats]:
-        """Have it ready, in a process, for the length of the block; yield its picture.
+        """Run it in a process for the length of the block; yield its result for ``tile``.
 
         Raises:
-            NotReadyError: it does not get that far.
+            NotReadyError: it is not installed, crashes, or takes too long.
         """
         self._pipe, there = multiprocessing.Pipe()
         arguments = (there, self.runtime, param, tile, self.threads)
         child = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
         kept = dict(os.environ)
-        os.environ.update(worker_env())  # threads and allocator read it as the process starts
+        os.environ.update(worker_env())  # threads and allocator read it when the process starts
         try:
             child.start()
         finally:
@@ -240,7 +243,7 @@ class Contender:
         return picture
 
     def turn(self) -> float:
-        """Do as many tiles as there are cores; return the seconds."""
+        """Process as many tiles as there are cores; return the seconds."""
         assert self._pipe is not None
         self._pipe.send("go")
         self.seconds.append(self._pipe.recv())
@@ -248,12 +251,12 @@ class Contender:
 
     @property
     def median(self) -> float:
-        """Of all its turns, seconds."""
+        """The median duration of its turns, in seconds."""
         return statistics.median(self.seconds)
 
 
 def _serve(pipe: Connection, runtime: Runtime, param: Path, tile: Pixels, threads: int) -> None:
-    """The child: makes the runtime ready, sends a picture, then the seconds of each turn."""
+    """Run in the child: load the runtime, send its result, then the seconds of each turn."""
     try:
         run = runtime.make(param, tile.shape[:2], threads)
         pipe.send(run(tile).astype(np.float32))

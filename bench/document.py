@@ -1,7 +1,7 @@
-"""The measured tables of docs/performance.md, rewritten from the result files.
+"""Rewrite the measured tables of docs/performance.md from the result files.
 
-A table stands between ``<!-- bench NAME -->`` and ``<!-- /bench -->``; whatever stands outside is
-written by hand and left alone.
+A table is between ``<!-- bench NAME -->`` and ``<!-- /bench -->``; the text outside is written by
+hand and stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLACE = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Return a result file's content; None: there is none."""
+    """Return a result file's content, None if the file does not exist."""
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -29,22 +29,34 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """Return what a machine is, in a line."""
-    return (
-        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, Python {machine['python']}, "
-        f"ncnn {machine['ncnn']}, load {machine['load']}"
-    )
+    """Return date, commit and machine in one line.
+
+    Results of older versions lack some of it.
+    """
+    parts = [
+        str(machine["date"]),
+        machine.get("commit") and f"commit {machine['commit']}",
+        machine["processor"],
+        machine.get("instructions"),
+        f"{machine['cores']} cores",
+        f"{machine['memory_gib']} GiB",
+        f"Linux {machine['kernel']}",
+        f"Python {machine['python']}",
+        f"ncnn {machine['ncnn']}",
+        machine.get("openvino") and f"OpenVINO {machine['openvino']}",
+        f"load {machine['load']}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """Return what stands between the marks: command, machine, table."""
+    """Return the text between the marks: command, table, machine."""
     table = figure_table(figures_of(result))
     return f"\n    {result['command']}\n\n{table}\n\n{machine_line(result['machine'])}\n\n"
 
 
 def rewritten(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return ``text`` with the tables of ``results``, by bench; others stay as they are."""
+    """Return ``text`` with the tables of ``results`` (by bench) replaced."""
 
     def replace(found: re.Match[str]) -> str:
         begin, name, end = found.groups()
@@ -54,6 +66,6 @@ def rewritten(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rewrite(names: Iterable[str], folder: Path = RESULTS) -> None:
-    """Put the results of ``names`` that there are into the document."""
+    """Write the results of ``names``, where they exist, into the document."""
     results = {name: result for name in names if (result := load(folder / f"{name}.json"))}
     DOCUMENT.write_text(rewritten(DOCUMENT.read_text("utf-8"), results), "utf-8")

@@ -1,9 +1,9 @@
-"""How well the time of a job is foreseen after ten jobs of mixed sizes.
+"""Error of the estimated job time after ten jobs of mixed sizes.
 
     python -m bench.estimates [--model realesr-animevideov3] [--learn 10] [--asked 15] [--quick]
 
-Runs pictures of mixed sizes one at a time through the real service. Before each, notes the
-estimate; prints the median error of the later ones (target: under 25 %).
+Pictures of mixed sizes go through the real service one at a time; before each, the estimate is
+recorded. The median error of the jobs after the first ten counts (target: under 25 %).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from bench.report import Report, table
-from bench.workplace import make_parser
+from bench.setup import make_parser
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit
 from upscaled.models.install import install
@@ -27,7 +27,7 @@ TARGET = 25.0
 
 
 async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple[float, float]]:
-    """Return the foreseen and the real seconds of each job, from submission to result."""
+    """Return the estimated and the actual seconds of each job, from submission to result."""
     rng = random.Random(seed)
     models = folder / "models"
     await asyncio.to_thread(install, models)
@@ -54,8 +54,8 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
 def main() -> None:
     parser = make_parser("estimates", __doc__, device=False)
     parser.add_argument("--model", default="realesr-animevideov3")
-    parser.add_argument("--learn", type=int, default=10)
-    parser.add_argument("--asked", type=int)
+    parser.add_argument("--learn", type=int, default=10, help="jobs before the first that counts")
+    parser.add_argument("--asked", type=int, help="jobs that count")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.asked = options.asked or (5 if options.quick else 15)
@@ -63,13 +63,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         count = options.learn + options.asked
         pairs = asyncio.run(measure(options.model, count, Path(folder), options.seed))
-    errors = [abs(foreseen / real - 1) for foreseen, real in pairs]
+    errors = [abs(estimated / real - 1) for estimated, real in pairs]
     rows = [
-        (number, f"{foreseen:.2f} s", f"{real:.2f} s", f"{error:.0%}")
-        for number, ((foreseen, real), error) in enumerate(zip(pairs, errors, strict=True), 1)
+        (number, f"{estimated:.2f} s", f"{real:.2f} s", f"{error:.0%}")
+        for number, ((estimated, real), error) in enumerate(zip(pairs, errors, strict=True), 1)
     ]
-    print(table(["job", "foreseen", "took", "error"], rows))
-    report.add(f"median error of the time foreseen, after {options.learn} jobs",
+    print(table(["job", "estimated", "actual", "error"], rows))
+    report.add(f"median error of the estimated time, after {options.learn} jobs",
                100 * statistics.median(errors[options.learn :]),
                "%", target=None if options.quick else TARGET, sense="under")  # fmt: skip
     report.details = {"model": options.model, "seconds": pairs}

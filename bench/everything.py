@@ -1,10 +1,11 @@
-"""Runs all benches one after another, each in a process of its own.
+"""Run all benches one after another, each in its own process.
 
     bench/all [--quick] [NAME …]
 
-Prints every figure with its target at the end. A whole run also puts the tables into
-docs/performance.md; a quick one leaves the document alone, since its pictures are smaller and its
-rounds fewer. ``--document`` does nothing but that, from the results there are.
+At the end it prints every figure that has a target. A full run also writes the tables into
+docs/performance.md; a quick one does not, since it uses smaller pictures and fewer rounds.
+``--document`` only writes the tables, from the results of earlier runs. `bench.compare` shows the
+results of two versions side by side.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Bench:
-    """One bench: its module's name and its arguments in a whole and in a quick run."""
+    """One bench, with its arguments in a full and in a quick run."""
 
     name: str
-    whole: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
     quick: tuple[str, ...] = ("--quick",)
     module: str = ""
-    """Where it is not called like the bench."""
+    """The module that implements it, if that has another name."""
     by_name: bool = False
-    """It takes so long that it is only run when it is named."""
+    """It takes so long that it only runs when it is named."""
 
 
 BENCHES = (
@@ -54,12 +55,12 @@ BENCHES = (
     Bench("estimates"),
     Bench("gpu"),
 )
-"""In the order of issue and document: speed, memory, the HTTP side, the order, GPUs."""
+"""In the order of docs/performance.md: speed, memory, HTTP, scheduling, GPUs."""
 
 
 def run(bench: Bench, quick: bool) -> bool:
-    """Run one bench, its output going through; tell whether it came to its end."""
-    arguments = bench.quick if quick else bench.whole
+    """Run one bench and show its output; tell whether it succeeded."""
+    arguments = bench.quick if quick else bench.full
     print(f"\n## {bench.name} {' '.join(arguments)}\n", flush=True)
     began = time.monotonic()
     command = [sys.executable, "-m", f"bench.{bench.module or bench.name}", *arguments]
@@ -67,7 +68,7 @@ def run(bench: Bench, quick: bool) -> bool:
         try:
             ended = process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # it stops its server and takes its folder away
+            process.terminate()  # it stops its server and deletes its folder
             raise
     print(f"\n{time.monotonic() - began:.0f} s, status {ended}", flush=True)
     return ended == 0
@@ -76,7 +77,7 @@ def run(bench: Bench, quick: bool) -> bool:
 def summary(names: Sequence[str], failed: Sequence[str], folder: Path) -> tuple[str, bool]:
     """Return a table of all figures that have a target, and whether all were met.
 
-    What has failed or could not be measured is in the table too.
+    Benches that failed and figures that could not be measured are in the table too.
     """
     rows: list[list[str]] = []
     good = not failed
@@ -103,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"{', '.join(names)}; if none is named, all but those that take half an hour",
+        help=f"{', '.join(names)}; default: all but gigapixel, which takes half an hour",
     )
-    parser.add_argument("--quick", action="store_true", help="a few minutes; see each bench's")
-    parser.add_argument("--document", action="store_true", help="only rewrite the document")
+    parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer rounds")
+    parser.add_argument("--document", action="store_true", help="only write docs/performance.md")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(names):
         parser.error(f"there is no bench {', '.join(sorted(unknown))}; there are {names}")

@@ -1,11 +1,11 @@
-"""A Vulkan GPU: the native program against the resident engine, and where the time goes.
+"""A Vulkan GPU: the native program against the builtin engine, and where the time goes.
 
     python -m bench.gpu [--quick] [--device INDEX] [--model STEM] [--side PIXELS]
 
-Without ``--device`` the best real GPU is taken; where there is none, this says so and is done. A
-software device has to be named. Of each engine the first picture (cold: process, driver, network)
-and later ones (warm), the resident one with several tile sizes and with two jobs in flight; then a
-tile's way in parts. What is not there (a native program, say) is named and left out.
+Without ``--device`` it uses the best real GPU; without a GPU it says so and ends. A software device
+must be named. For each engine it measures the first picture (cold: process, driver, network) and
+later ones (warm), for the builtin engine also several tile sizes and two jobs at once, then the
+parts of one tile. A missing part, such as the native program, is named and left out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from bench.photos import photo
 from bench.report import Report
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit.networks import make_task
+from testkit.photos import photo
 from upscaled.engines import devices
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import PADDING, Device, Engine, ModelFiles, UpscaleTask
@@ -29,7 +30,6 @@ from upscaled.engines.native import program as native_program
 from upscaled.engines.native.engine import BinaryEngine
 from upscaled.errors import EngineError
 from upscaled.models.official import official_findings
-from upscaled.pictures import RawImage, Size
 from upscaled.workers import processes
 
 TILES = (100, 200, 400)
@@ -45,16 +45,8 @@ def _files(models: Path, stem: str) -> ModelFiles:
 
 
 def _task(folder: Path, model: ModelFiles, side: int, tile: int = 0) -> UpscaleTask:
-    """Make a photo of ``side`` pixels and the place for its enlargement."""
     folder.mkdir(exist_ok=True)
-    size = Size(side, side)
-    source, target = (
-        RawImage(folder / "s.rgb", size),
-        RawImage(folder / "t.rgb", size.times(model.native_scale)),
-    )
-    source.path.write_bytes(photo(side, side).tobytes())
-    target.path.write_bytes(bytes(target.total_bytes))
-    return UpscaleTask(source, target, model, 0, side, tile, workdir=folder)
+    return make_task(folder, photo(side, side), model, tile_size=tile)
 
 
 async def _seconds(engine: Engine, task: UpscaleTask) -> float:
@@ -68,13 +60,13 @@ async def _warm(engine: Engine, task: UpscaleTask, rounds: int) -> float:
 
 
 async def measure(
-    report: Report, device: Device, place: Workplace, options: argparse.Namespace
+    report: Report, device: Device, setup: BenchSetup, options: argparse.Namespace
 ) -> None:
-    """Add all figures of one device."""
-    model = _files(place.models, options.model)
+    """Measure one device and add all its figures."""
+    model = _files(setup.models, options.model)
     side = options.side or (128 if options.quick else 1024)
     rounds = 1 if options.quick else 5
-    task = await asyncio.to_thread(_task, place.folder / "one", model, side)
+    task = await asyncio.to_thread(_task, setup.folder / "one", model, side)
     pixels = side * side / 1e6
     async with AsyncExitStack() as stack:
         builtin, second = BuiltinEngine(device), BuiltinEngine(device)
@@ -89,32 +81,32 @@ async def measure(
         for tile in TILES:
             if tile > side:
                 continue
-            fixed = await asyncio.to_thread(_task, place.folder / "tiled", model, side, tile)
+            fixed = await asyncio.to_thread(_task, setup.folder / "tiled", model, side, tile)
             try:
                 taken = await _warm(builtin, fixed, rounds)
             except EngineError as error:
                 report.add(f"builtin engine, tile {tile}", None, note=error.message)
             else:
                 report.add(f"builtin engine, tile {tile}", taken, "s")
-        other = await asyncio.to_thread(_task, place.folder / "two", model, side)
+        other = await asyncio.to_thread(_task, setup.folder / "two", model, side)
         await second.upscale(other, lambda _: None)
         began = time.perf_counter()
         await asyncio.gather(_seconds(builtin, task), _seconds(second, other))
         both = time.perf_counter() - began
-        report.add("two jobs in flight, against one after the other", both / (2 * warm))
+        report.add("two jobs at once, against one after the other", both / (2 * warm))
     await asyncio.to_thread(_parts, report, device, model, min(side, 200), rounds)
 
 
 async def _native(
     report: Report, device: Device, task: UpscaleTask, rounds: int, cold: float, warm: float
 ) -> None:
-    """Add the native program's figures; every picture of it is a cold one."""
+    """Add the native program's figures; it starts anew for every picture."""
     root = Path(__file__).parent.parent
     program = native_program.find_program("", root / "bin") or native_program.find_program(
         "", root / ".tools"
     )
     if program is None:
-        report.add("binary engine", None, note="there is no native program in bin/ or in PATH")
+        report.add("binary engine", None, note="there is no native program in bin/ or PATH")
         return
     engine = BinaryEngine(program, device)
     try:
@@ -130,7 +122,7 @@ async def _native(
 
 
 def _parts(report: Report, device: Device, model: ModelFiles, tile: int, rounds: int) -> None:
-    """Add where a tile's time goes, as a process of its own measures it."""
+    """Add the parts of a tile's time, measured in a separate process."""
     command = [sys.executable, "-m", "bench.gpu_parts", str(device.index), str(model.param)]
     command += [str(tile + 2 * PADDING), str(rounds)]
     done = subprocess.run(
@@ -143,7 +135,7 @@ def _parts(report: Report, device: Device, model: ModelFiles, tile: int, rounds:
         cwd=Path(__file__).parent.parent,
     )
     if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or ["no word"]
+        words = done.stderr.strip().splitlines() or ["no output"]
         report.add("where the time goes", None, note=f"status {done.returncode}: {words[-1]}")
         return
     for line in done.stdout.splitlines():
@@ -151,7 +143,7 @@ def _parts(report: Report, device: Device, model: ModelFiles, tile: int, rounds:
         report.add(f"tile {tile}: {name}", float(seconds) * 1000, "ms")
 
 
-async def _run(options: argparse.Namespace, place: Workplace, report: Report) -> None:
+async def _run(options: argparse.Namespace, setup: BenchSetup, report: Report) -> None:
     found = await devices.list_devices()
     names = ", ".join(f"{one.index} ({one.name})" for one in found) or "none"
     if options.device >= 0:
@@ -167,7 +159,7 @@ async def _run(options: argparse.Namespace, place: Workplace, report: Report) ->
             return
     report.details["device"] = {"name": device.name, "kind": device.kind.value}
     print(f"{device.name} ({device.kind.value})", flush=True)
-    await measure(report, device, place, options)
+    await measure(report, device, setup, options)
 
 
 def main() -> None:
@@ -176,8 +168,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=0, help="pixels of the photo's side")
     options = parser.parse_args()
     report = Report("gpu", options.quick)
-    with workplace(options) as place:
-        asyncio.run(_run(options, place, report))
+    with bench_setup(options) as setup:
+        asyncio.run(_run(options, setup, report))
     report.finish()
 
 

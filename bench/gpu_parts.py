@@ -1,11 +1,9 @@
-"""Where a tile's time goes on a Vulkan device; `bench.gpu` runs this in a process of its own.
+"""Where a tile's time goes on a Vulkan device; `bench.gpu` runs this in a separate process.
 
     python -m bench.gpu_parts DEVICE PARAM SIDE ROUNDS
 
-Prints a line a part, its name and its seconds. The library hands over whole tiles only: upload,
-computation and download are one call for it, so they are told apart by a network that does nothing
-but pass its input on, enlarged and without padding: what that takes is the way to the device and
-back.
+Prints one line per part: its name and its seconds. In the library, upload, computation and download
+of a tile are one call. A network that only repeats pixels shows what upload and download take.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from pathlib import Path
 import ncnn
 import numpy as np
 
-from bench.photos import photo
+from testkit.networks import write_repeater
+from testkit.photos import photo
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import to_bytes
@@ -33,17 +32,6 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _enlarger(folder: Path, scale: int) -> NetworkFiles:
-    param, weights = folder / "pass.param", folder / "pass.bin"
-    param.write_text(
-        "7767517\n2 2\nInput data 0 1 data\n"
-        f"Interp up 1 1 data output 0=1 1={scale}.0 2={scale}.0\n",
-        "ascii",
-    )
-    weights.write_bytes(b"")
-    return NetworkFiles(param, weights, "data", "output")
-
-
 def main() -> None:
     device, param, side, rounds = int(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
     began = time.perf_counter()
@@ -52,7 +40,7 @@ def main() -> None:
     files = NetworkFiles(param, param.with_suffix(".bin"), "data", "output")
     began = time.perf_counter()
     network = NcnnNetwork(files, device=device, threads=1)
-    print("loading the network and making its shaders", time.perf_counter() - began)
+    print("loading the network and compiling its shaders", time.perf_counter() - began)
     tile = photo(side, side)
     planes = network.run(tile)
     print(
@@ -61,19 +49,21 @@ def main() -> None:
     )
     scale = planes.shape[1] // (side - 2 * PADDING)
     with tempfile.TemporaryDirectory() as folder:
-        way = NcnnNetwork(_enlarger(Path(folder), scale), device=device, threads=1)
-        way.run(tile)
-        both = statistics.median(_timed(lambda: way.run(tile)) for _ in range(rounds))
-    print("of that, up to the device and back", both)
+        repeater = write_repeater(Path(folder), "repeater", scale)
+        files = NetworkFiles(repeater.param, repeater.bin, "data", "output")
+        transfer = NcnnNetwork(files, device=device, threads=1)
+        transfer.run(tile)
+        both = statistics.median(_timed(lambda: transfer.run(tile)) for _ in range(rounds))
+    print("of that, upload and download", both)
     bytes_ = statistics.median(_timed(lambda: to_bytes(planes)) for _ in range(rounds))
-    print("turning the floats into bytes", bytes_)
+    print("converting floats to bytes", bytes_)
     pixels = to_bytes(planes)
     with tempfile.TemporaryFile() as file:
         written = statistics.median(
             _timed(lambda: (file.seek(0), file.write(np.ascontiguousarray(pixels).data)))
             for _ in range(rounds)
         )
-    print("writing them", written)
+    print("writing the bytes", written)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Rate of ``GET /status`` against an empty aiohttp handler's.
+"""Requests per second of ``GET /status``, against an empty aiohttp handler.
 
     python -m bench.http [--seconds 2] [--rounds 5] [--quick]
 
-Both run in one server process, on a port each; callers in this process keep 16 connections busy
-with one request after the other. The two are asked by turns and the medians compared (target: at
-least 0.6), once for a job that runs and once for one that has ended, whose record is in the store.
+Both run in one server process, each on its own port; clients in this process keep 16 connections
+busy with one request after another. Measurements of the two alternate and their medians are
+compared (target: at least 0.6), for a running job and for a finished one, whose record is in the
+store.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bench.report import Report
-from bench.workplace import make_parser
+from bench.setup import make_parser
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_processing
 from upscaled.api.app import make_app
@@ -42,7 +43,7 @@ async def listen(app: web.Application) -> tuple[web.AppRunner, int]:
 
 
 async def serve(folder: Path, pipe: Connection) -> None:
-    """Serve both, tell the addresses, and stop when told to."""
+    """Serve both, send their ports and the jobs through ``pipe``, and stop on an answer."""
     models = folder / "models"
     await asyncio.to_thread(install, models)
     plain = web.Application()
@@ -50,7 +51,7 @@ async def serve(folder: Path, pipe: Connection) -> None:
     async with running(make_config(folder / "data", models, upscaler__threads="1")) as service:
         small = await submit(service, DATA / "chelsea.webp")
         await service.wait(small.id)
-        # One that runs, on one thread: the other processors are left to server and callers.
+        # A running job on one thread: the other cores are for the server and the clients.
         held = await submit(service, DATA / "astronaut.png", model_name="realesrgan-x4plus",
                             scale="4")  # fmt: skip
         await until_processing(service, held.id)
@@ -67,7 +68,7 @@ def server(folder: str, pipe: Connection) -> None:
 
 
 async def rate(port: int, path: str, seconds: float) -> float:
-    """Return the requests a second that are answered with 200."""
+    """Return how many requests per second are answered with 200."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
     answered = 0
     end = time.perf_counter() + seconds
@@ -118,8 +119,8 @@ def main() -> None:
             ports, under_way, ended = ours.recv()
             paths = {
                 "empty handler": (0, "/"),
-                "a job under way": (1, f"/api/v1/status/{under_way}"),
-                "an ended job": (1, f"/api/v1/status/{ended}"),
+                "a running job": (1, f"/api/v1/status/{under_way}"),
+                "a finished job": (1, f"/api/v1/status/{ended}"),
             }
             rates = asyncio.run(measure(ports, paths, options.seconds, options.rounds))
         finally:
@@ -127,10 +128,10 @@ def main() -> None:
             process.join()
     bare = rates.pop("empty handler")
     for name, value in rates.items():
-        report.add(f"rate of `GET /status` of {name}, against an empty handler",
+        report.add(f"rate of `GET /status` of {name} against an empty handler",
                    value / bare, target=TARGET, sense="at least")  # fmt: skip
     for name, value in {"an empty handler": bare, **rates}.items():
-        report.add(f"requests for {name}", value, "a second")
+        report.add(f"requests for {name}", value, "per second")
     report.finish()
 
 

@@ -1,16 +1,15 @@
-"""A huge picture: memory, time against bare inference, and going on after a SIGKILL.
+"""A huge picture: memory, time against bare inference, and resuming after a SIGKILL.
 
     python -m bench.huge [--side 5000] [--killed] [--quick]
 
 Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3 into a PNG, with
-``upscaler.memory_limit_mb`` at 1,144 MiB, which is 1.2 GB.
-Memory is that of the server and all of its descendants, sampled every 0.2 s from submission until
-the download has ended. Bare inference is the plain loop (`bench.plain`) over rows of tiles spread
-over the picture, measured right after and scaled to all of them. The result is read strip by strip
-and compared with the source.
+``upscaler.memory_limit_mb`` at 1,144 MiB, which is 1.2 GB. Memory is that of the server and all its
+descendants, sampled every 0.2 s from submission to the end of the download. Bare inference is the
+plain loop (`bench.plain`) over some rows of tiles, measured right after and scaled to the whole
+picture. The result is read strip by strip and compared with the source.
 
-``--killed``: once more, with the server killed (SIGKILL) at 60 % and started again; the bytes must
-be the undisturbed run's. With ``--side 10000`` the result has 1.6 gigapixels.
+``--killed`` repeats the job, kills the server (SIGKILL) at 60 % and starts it again; the result
+must have the same bytes. With ``--side 10000`` the result has 1.6 gigapixels.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import photos
 from bench.client import FAST, connect
 from bench.plain import PlainLoop, tiles_of
 from bench.report import Report
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit import photos
 from testkit.memory import MIB, MemoryWatch
 from testkit.png_rows import png_size, png_strips
 from testkit.server_process import ServerProcess, server_process
@@ -42,15 +41,15 @@ OF_BARE = 1.15
 KILLED_AT = 60
 WHOLE_SIDE = 5000
 _POLL = 0.25
-_PREPARED = 1  # percent, before any work is told
+_PREPARED = 1  # percent: the progress of a job whose first tile is not done
 _LARGEST_MEAN_DIFFERENCE = 12.0  # levels; strips of different pictures differ by 40
-_ROUNDED = 2  # percent, by which a progress may be off
+_ROUNDED = 2  # percent: rounding error of two progress values
 _BARE_PIXELS = 4_000_000
-"""Source pixels that bare inference is measured on at least, where the picture has as many."""
+"""Source pixels on which bare inference is measured at least, if the picture has as many."""
 
 
 @dataclass(frozen=True)
-class Undisturbed:
+class Uninterrupted:
     """Seconds from submission to the last byte, and the tile's side in pixels."""
 
     seconds: float
@@ -58,7 +57,7 @@ class Undisturbed:
 
 
 def difference(result: Path, source: photos.Pixels) -> float:
-    """Return the largest mean difference of a strip, reduced, from the source, in levels.
+    """Return the largest mean difference of a reduced strip from the source, in levels.
 
     Raises:
         PngError: the result is damaged.
@@ -77,7 +76,7 @@ def difference(result: Path, source: photos.Pixels) -> float:
 
 
 def bare_seconds(loop: PlainLoop, picture: photos.Pixels, side: int) -> float:
-    """Return the seconds that all tiles would take, by those of some rows."""
+    """Return the seconds that all tiles would take, extrapolated from some rows."""
     height, width, _ = picture.shape
     tiles = tiles_of(picture, side)
     across = math.ceil(width / side)
@@ -90,14 +89,14 @@ def bare_seconds(loop: PlainLoop, picture: photos.Pixels, side: int) -> float:
     return seconds / share
 
 
-async def undisturbed(
-    server: ServerProcess, place: Workplace, side: int, device: int, report: Report
-) -> Undisturbed:
-    """Measure a run that nothing disturbs."""
+async def uninterrupted(
+    server: ServerProcess, setup: BenchSetup, side: int, device: int, report: Report
+) -> Uninterrupted:
+    """Measure a run without interruption."""
     name = f"{side:,}×{side:,}"
     picture = photos.photo(side, side)
-    source = photos.save(picture, _source(place, side))
-    result = _result(place, side)
+    source = photos.save(picture, _source(setup, side))
+    result = _result(setup, side)
     async with connect(server, _POLL) as client:
         with MemoryWatch(server.pid) as watch:
             began = time.perf_counter()
@@ -107,7 +106,7 @@ async def undisturbed(
             seconds = time.perf_counter() - began
         receipt = await client.ask("receipt", job_id)
     tile = int(receipt["engine"]["tile_size"])
-    loop = PlainLoop(place.models, f"{FAST}-x{SCALE}", device)
+    loop = PlainLoop(setup.models, f"{FAST}-x{SCALE}", device)
     bare = await asyncio.to_thread(bare_seconds, loop, picture, tile)
     different = await asyncio.to_thread(difference, result, picture)
     report.add(f"{name}: peak memory, shared pages counted once",
@@ -127,18 +126,18 @@ async def undisturbed(
         "processes": watch.peak.processes,
         "server_mib": watch.peak.root / MIB,
     }
-    return Undisturbed(seconds, tile)
+    return Uninterrupted(seconds, tile)
 
 
 async def killed(
-    server: ServerProcess, place: Workplace, side: int, whole: Undisturbed, report: Report
+    server: ServerProcess, setup: BenchSetup, side: int, whole: Uninterrupted, report: Report
 ) -> None:
-    """Kill the server at 60 % and look how the job goes on."""
+    """Kill the server at 60 %, start it again, and measure how the job resumes."""
     name = f"{side:,}×{side:,}, killed"
-    result = place.folder / "result-killed.png"
+    result = setup.folder / "result-killed.png"
     async with connect(server, _POLL) as client:
-        job_id = await client.submit(_source(place, side), FIELDS)
-        told = await client.until(job_id, KILLED_AT)
+        job_id = await client.submit(_source(setup, side), FIELDS)
+        before = await client.until(job_id, KILLED_AT)
     _, alive = await server.end(signal.SIGKILL)
     began = time.perf_counter()
     await server.start()
@@ -149,26 +148,26 @@ async def killed(
         await client.download(job_id, result)
         rest = time.perf_counter() - began
     same = await asyncio.to_thread(_digest, result) == await asyncio.to_thread(
-        _digest, _result(place, side)
+        _digest, _result(setup, side)
     )
-    report.add(f"{name}: progress when killed", told["progress"], "%")
-    # Not yet recorded: the band that the network was at, and the one that was being written.
-    kept = told["progress"] - 2 * 100 * whole.tile / side - _ROUNDED
-    report.add(f"{name}: progress told first after the restart",
+    report.add(f"{name}: progress when killed", before["progress"], "%")
+    # Two bands are lost at most: the one in the network and the one being written.
+    kept = before["progress"] - 2 * 100 * whole.tile / side - _ROUNDED
+    report.add(f"{name}: first progress after the restart",
                after["progress"], "%", target=kept, sense="at least")  # fmt: skip
-    report.add(f"{name}: from the restart to the last byte, of an undisturbed run",
+    report.add(f"{name}: from restart to last byte, as a share of an uninterrupted run",
                rest / whole.seconds, target=0.6 if side >= WHOLE_SIDE else None)  # fmt: skip
-    report.add(f"{name}: bytes are those of the undisturbed run", int(same),
+    report.add(f"{name}: same bytes as the uninterrupted run", int(same),
                target=1, sense="at least", note="1: yes")  # fmt: skip
     report.add(f"{name}: processes that outlived the server", len(alive), target=0)
 
 
-def _source(place: Workplace, side: int) -> Path:
-    return place.folder / f"source-{side}.png"
+def _source(setup: BenchSetup, side: int) -> Path:
+    return setup.folder / f"source-{side}.png"
 
 
-def _result(place: Workplace, side: int) -> Path:
-    return place.folder / f"result-{side}.png"
+def _result(setup: BenchSetup, side: int) -> Path:
+    return setup.folder / f"result-{side}.png"
 
 
 def _digest(path: Path) -> str:
@@ -176,30 +175,30 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
-    """Fill ``report``."""
-    settings = place.settings | {
+async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Run all cases and fill ``report``."""
+    settings = setup.settings | {
         "server.max_request_size_mb": 1000,
         "upscaler.memory_limit_mb": int(MEMORY_MIB),
     }
-    async with server_process(place.folder / "server", place.models, settings) as server:
+    async with server_process(setup.folder / "server", setup.models, settings) as server:
         async with connect(server) as client:  # loads the model
             await client.whole(photos.png(photos.photo(256, 256)), FIELDS)
-        alone = await undisturbed(server, place, options.side, options.device, report)
+        alone = await uninterrupted(server, setup, options.side, options.device, report)
         if options.killed:
-            await killed(server, place, options.side, alone, report)
+            await killed(server, setup, options.side, alone, report)
 
 
 def main() -> None:
     parser = make_parser("huge", __doc__)
     parser.add_argument("--side", type=int, help=f"pixels, {WHOLE_SIDE}")
-    parser.add_argument("--killed", action="store_true", help="with a SIGKILL at 60 %% too")
+    parser.add_argument("--killed", action="store_true", help="repeat with a SIGKILL at 60 %%")
     options = parser.parse_args()
     options.side = options.side or (1200 if options.quick else WHOLE_SIDE)
     name = "huge" if options.side <= WHOLE_SIDE else "gigapixel"
     report = Report(name, options.quick or options.side < WHOLE_SIDE)
-    with workplace(options) as place:
-        asyncio.run(measure(place, options, report))
+    with bench_setup(options) as setup:
+        asyncio.run(measure(setup, options, report))
     report.finish()
 
 

@@ -1,9 +1,9 @@
-"""Memory of server and all descendants while they work under ``memory_limit_mb``.
+"""Memory of the server and its descendants under ``memory_limit_mb``.
 
     python -m bench.limited [--quick]
 
-For each limit a server of its own upscales a photo; what it and all its descendants hold is sampled
-every 0.1 s. The last limit is that of a machine with 2 GB, with the model that takes most.
+For each limit, a separate server upscales a photo; its memory and that of all its descendants is
+sampled every 0.1 s. The last limit suits a machine with 2 GB, with the model that needs most.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import argparse
 import asyncio
 from dataclasses import dataclass
 
-from bench import photos
 from bench.client import FAST, SLOW, connect
 from bench.report import Report
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit import photos
 from testkit.memory import MIB, MemoryWatch
 from testkit.server_process import server_process
 
 SETTING = "upscaler.memory_limit_mb"
 _TWO_GB = 2_000_000_000 // MIB
 _SYSTEM = 400
-"""MiB that a machine of 2 GB needs for itself."""
+"""MiB that the system itself needs on a machine with 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ WHOLE = (
 QUICK = (Case(800, FAST, 600), Case(_TWO_GB - _SYSTEM, SLOW, 128))
 
 
-async def limited(case: Case, place: Workplace, report: Report) -> None:
-    """Add what one case comes to."""
+async def limited(case: Case, setup: BenchSetup, report: Report) -> None:
+    """Measure one case and add its figures."""
     name = f"{case.model}, {case.side}×{case.side}, limit {case.limit} MiB"
-    settings = place.settings | {SETTING: case.limit}
+    settings = setup.settings | {SETTING: case.limit}
     content = photos.png(photos.photo(case.side, case.side))
     fields = {"model_name": case.model, "scale": "4", "format": "png"}
     async with (
         server_process(
-            place.folder / f"{case.model}-{case.limit}", place.models, settings
+            setup.folder / f"{case.model}-{case.limit}", setup.models, settings
         ) as server,
         connect(server) as client,
     ):
@@ -65,18 +65,18 @@ async def limited(case: Case, place: Workplace, report: Report) -> None:
     report.details[name] = {"summed_mib": watch.peak.summed / MIB, "receipt": receipt}
 
 
-async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
-    """Fill ``report``."""
+async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Measure all cases and fill ``report``."""
     for case in QUICK if options.quick else WHOLE:
-        await limited(case, place, report)
+        await limited(case, setup, report)
 
 
 def main() -> None:
     parser = make_parser("limited", __doc__)
     options = parser.parse_args()
     report = Report("limited", options.quick)
-    with workplace(options) as place:
-        asyncio.run(measure(place, options, report))
+    with bench_setup(options) as setup:
+        asyncio.run(measure(setup, options, report))
     report.finish()
 
 

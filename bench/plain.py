@@ -1,8 +1,8 @@
-"""The plain loop that the service is measured against: ncnn, numpy and nothing else.
+"""The plain loop that the service is compared with: ncnn, numpy and nothing else.
 
-It has the picture's pixels already and throws the result away; it neither decodes nor encodes nor
-verifies. Tiles and padding are the service's, ncnn's options are the library's own, and floats
-become bytes as one writes it in numpy.
+It starts from decoded pixels and discards the result: it does not decode, encode or verify. Tiles
+and padding are those of the service, ncnn's options are the library's defaults, and numpy converts
+floats to bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 
 class PlainLoop:
-    """A network, loaded once, on all cores or on the Vulkan device ``device``."""
+    """A network, loaded once, on all cores (-1) or on the Vulkan device ``device``."""
 
     def __init__(self, models: Path, name: str, device: int = -1) -> None:
         self._net = ncnn.Net()
@@ -35,7 +35,7 @@ class PlainLoop:
             raise OSError(f"{models / name} can't be loaded.")
 
     def tile(self, picture: Pixels, place: Tile) -> Pixels:
-        """Upscale one tile of ``picture``, its padding cut off again."""
+        """Upscale one tile of ``picture`` with padding; return it without the padding."""
         height, width, _ = picture.shape
         rows = reflected(place.top, place.bottom, height)
         columns = reflected(place.left, place.right, width)
@@ -61,13 +61,13 @@ class PlainLoop:
 
 
 def tiles_of(picture: Pixels, side: int) -> list[Tile]:
-    """Return all tiles of ``picture``, those of a row after those of the row above."""
+    """Return all tiles of ``picture``, row by row."""
     height, width, _ = picture.shape
     return [place for row in plan_tiles(width, 0, height, side) for place in row]
 
 
 def area(tiles: Sequence[Tile]) -> int:
-    """Return how many pixels the network sees in ``tiles``, padding included."""
+    """Return how many pixels the network computes for ``tiles``, padding included."""
     return sum(
         (place.right - place.left + 2 * PADDING) * (place.bottom - place.top + 2 * PADDING)
         for place in tiles

@@ -1,4 +1,4 @@
-"""What a bench found: figures with their targets, as a table on the screen and as a JSON file."""
+"""The figures of a bench with their targets, as a table on the screen and as a JSON file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Figure:
 
     Args:
         what: what was measured, in a few words.
-        value: what it is; None: it could not be measured, and ``note`` says why.
-        unit: printed behind it; empty for a ratio.
-        target: what it must reach; None: it is told for information.
-        sense: on which side of the target it must lie.
-        note: how it came about, where that needs saying.
+        value: None if it could not be measured; ``note`` says why.
+        unit: printed after the value; empty for a ratio.
+        target: what the value must reach; None: it is for information.
+        sense: on which side of the target the value must be.
+        note: how it was measured, where that is needed to understand it.
     """
 
     what: str
@@ -48,7 +48,7 @@ class Figure:
         }[self.sense]
 
     def cells(self) -> list[str]:
-        """Return the table's cells: what, target, measured, whether it was met."""
+        """Return the cells of the figure's row: what, target, measured, whether it was met."""
         target = "" if self.target is None else f"{self.sense} {number(self.target, self.unit)}"
         value = "not measured" if self.value is None else number(self.value, self.unit)
         met = {True: "met", False: "**missed**", None: ""}[self.met]
@@ -58,9 +58,9 @@ class Figure:
 
 @dataclass
 class Report:
-    """The outcome of one run of the bench ``name``.
+    """The result of one run of the bench ``name``.
 
-    ``details`` holds whatever else is worth keeping: it goes into the JSON file only.
+    ``details`` goes into the JSON file only.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def path(self) -> Path:
-        """The JSON file. Quick runs have a folder of their own and replace no whole run's."""
+        """The JSON file. Quick runs have their own folder, and replace no result of a full run."""
         return (RESULTS / "quick" if self.quick else RESULTS) / f"{self.name}.json"
 
     def finish(self) -> None:
@@ -83,7 +83,7 @@ class Report:
         print(figure_table(self.figures))
         document = {
             "name": self.name,
-            # One module may be several benches.
+            # The module, not the bench: one module may implement several benches.
             "command": " ".join([f"python -m bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
             "quick": self.quick,
             "machine": machine(),
@@ -104,7 +104,7 @@ def figures_of(document: Mapping[str, Any]) -> list[Figure]:
 
 
 def figure_table(figures: Iterable[Figure]) -> str:
-    """Return figures as a Markdown table, targets beside them."""
+    """Return figures with their targets as a Markdown table."""
     return table(["what", "target", "measured", ""], [figure.cells() for figure in figures])
 
 
@@ -115,7 +115,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """Return a number with about three digits that count."""
+    """Return a number with about three significant digits."""
     if unit == "%":
         return f"{value:.1f} %"
     size = abs(value)

@@ -1,19 +1,20 @@
-"""The builtin engine's rate against other runtimes' on the same networks.
+"""The builtin engine against other runtimes on the same networks.
 
     python -m bench.runtimes [--quick] [--sittings N] [--rounds N]
 
-Each runtime gets the networks from the same files, in a process of its own (`bench.contenders`),
-and makes of the same padded tiles of a photo the tiles enlarged without padding: all cores on one
-tile, or a tile for each core at the same time. (Others run the network whole and have the padding
-cut off; that ours leaves out what is cut off is part of its rate, and so is that it calculates in
-bfloat16 where the engine does.) Its pictures must agree with
-ours to 50 dB (32 bits) or 40 dB (16) before it is timed. A few turns of all tell which way is the
-quicker one of each. From then on only that is timed, between two turns of ours whose mean it is
-held against, since machines change their pace from one second to the next; the median of these
-ratios counts. All are started anew several times, since processes of one program differ as well.
-Runtimes that are not installed are named (the dependency group ``bench`` has them). The whole
-engine is timed on a photo too, and its arithmetic held against what the processor does on a matrix
-product. A quick run tries one way only, and reaches no target on its small tiles.
+Each runtime gets the networks from the same files, in its own process (`bench.contenders`), and
+turns the same padded tiles of a photo into enlarged tiles without padding: with all cores on one
+tile, or with one tile per core. (The others compute the whole padding and cut it off; the engine
+does not compute what is cut off, and uses bfloat16 where it does so in service. Both are part of
+its rate.) A runtime's result must agree with ours to 50 dB (32 bits) or 40 dB (16 bits) before it
+is timed.
+
+A few turns of all show the faster way of each runtime. From then on only that one is timed, between
+two turns of ours, and compared with their mean, since the speed of a machine changes from second to
+second; the median of these ratios counts. All runtimes are started several times, since processes
+of the same program differ too. Runtimes that are not installed are named (the dependency group
+``bench`` has them). The whole engine is also timed on a photo, and its arithmetic compared with a
+matrix product. A quick run tries one way only, and its small tiles reach no target.
 """
 
 from __future__ import annotations
@@ -43,53 +44,45 @@ from bench.contenders import (
     layers_of,
     our_library,
 )
-from bench.photos import photo
 from bench.report import Report, table
-from bench.workplace import make_parser, workplace
+from bench.setup import bench_setup, make_parser
+from testkit.networks import make_task, psnr
+from testkit.photos import photo
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.graph import operations
+from upscaled.engines.builtin.network import to_bytes
 from upscaled.engines.builtin.padding_trim import trim_padding
-from upscaled.engines.engine import CPU, PADDING, ModelFiles, UpscaleTask
-from upscaled.pictures import RawImage, Size
+from upscaled.engines.engine import CPU, PADDING, ModelFiles
+from upscaled.pictures import Size
 
 TILES = {"realesr-animevideov3-x4": 256, "realesrgan-x4plus": 76}
 """Tile sides without padding."""
 ROUNDS = {"realesr-animevideov3-x4": 6, "realesrgan-x4plus": 3}
 _SITTINGS = 4
-"""Starts of all runtimes, with ``ROUNDS`` each."""
+"""How often all runtimes are started, for ``ROUNDS`` turns each."""
 PHOTOS = {"realesr-animevideov3-x4": (1600, 1200), "realesrgan-x4plus": (256, 256)}
 _TRIALS = 3
 
 
 def _has_bf16() -> bool:
-    """Tell whether the processor multiplies bfloat16; without that it is several times slower."""
+    """Tell whether the processor multiplies bfloat16; if not, bfloat16 is several times slower."""
     return "bf16" in Path("/proc/cpuinfo").read_text("utf-8")
-
-
-def _bytes(planes: Floats) -> Floats:
-    made: Floats = np.floor(np.clip(planes * 255 + 0.5, 0, 255))
-    return made
-
-
-def _likeness(one: Floats, other: Floats) -> float:
-    error = float(np.mean((_bytes(one) - _bytes(other)) ** 2))
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @dataclass
 class Comparison:
-    """What came of the runtimes on one network."""
+    """The results of all runtimes on one network."""
 
     contenders: list[Contender] = field(default_factory=list)
-    """Each runtime in each way."""
+    """Each runtime, once per way."""
     missing: list[str] = field(default_factory=list)
-    """A sentence for each that could not be timed."""
+    """A sentence for each runtime that could not be timed."""
     ratios: dict[str, list[float]] = field(default_factory=dict)
-    """Of the quicker way of each other runtime: its seconds, against ours right beside them."""
+    """For the faster way of each other runtime: its seconds divided by ours."""
 
     def quickest(self, name: str) -> Contender:
-        """Return the quicker way of a runtime."""
+        """Return the faster way of a runtime."""
         ways = [one for one in self.contenders if one.runtime.name == name]
         return min(ways, key=lambda way: way.median)
 
@@ -101,10 +94,10 @@ def compare(
 
     Args:
         param: the network.
-        side: of a tile, without its padding.
-        ways: the numbers of threads on a tile.
-        sittings: how often all are started.
-        rounds: turns of each in a sitting.
+        side: side of a tile without padding.
+        ways: numbers of threads per tile.
+        sittings: how often all runtimes are started.
+        rounds: turns of each per start.
     """
     tile = photo(side + 2 * PADDING, side + 2 * PADDING)
     found = _tried(param, tile, ways)
@@ -127,13 +120,13 @@ def compare(
 
 
 def _tried(param: Path, tile: Pixels, ways: Sequence[int]) -> Comparison:
-    """Find out what there is, whether its pictures are right, and which way is the quicker one."""
+    """Find the installed runtimes, check their results, and time each way a few times."""
     found = Comparison()
     reference: Floats | None = None
     with ExitStack() as stack:
         for runtime in RUNTIMES:
             if runtime.name == OURS_IN_32 and our_library(param) is not CpuLibrary.OPENVINO_BF16:
-                continue  # it is what ours is anyway
+                continue  # ours is in 32 bits anyway
             if runtime.least_db < F32_DB and not _has_bf16():
                 found.missing.append(f"{runtime.name}: the processor has no 16-bit floating point")
                 continue
@@ -145,10 +138,10 @@ def _tried(param: Path, tile: Pixels, ways: Sequence[int]) -> Comparison:
                     found.missing.append(f"{runtime.name}: {error}")
                     break
                 reference = picture if reference is None else reference
-                one.agreement = _likeness(picture, reference)
+                one.agreement = psnr(to_bytes(picture), to_bytes(reference))
                 if one.agreement < runtime.least_db:
                     found.missing.append(
-                        f"{runtime.name}: its picture differs ({one.agreement:.1f} dB)"
+                        f"{runtime.name}: its result differs ({one.agreement:.1f} dB)"
                     )
                     break
                 found.contenders.append(one)
@@ -159,9 +152,9 @@ def _tried(param: Path, tile: Pixels, ways: Sequence[int]) -> Comparison:
 
 
 def _peak() -> float:
-    """Return GFLOP/s of matrix products: the best of many, in one thread's call and in one a core.
+    """Return the best GFLOP/s of many matrix products, one at a time and one per core.
 
-    Which of the two is better depends on how many threads the library under numpy takes itself.
+    Which is faster depends on how many threads numpy's library uses.
     """
     side = 2048
     left = np.random.default_rng(1).random((side, side), np.float32)
@@ -176,13 +169,9 @@ def _peak() -> float:
 
 
 async def _whole_engine(param: Path, size: Size, folder: Path, rounds: int) -> float:
-    """Return the engine's seconds for a photo, from raw pixels to raw pixels; the median."""
+    """Return the engine's median seconds for a photo, from raw pixels to raw pixels."""
     model = ModelFiles(param, param.with_suffix(".bin"), 4, "data", "output", _appetite(param))
-    source = RawImage(folder / "source.rgb", size)
-    target = RawImage(folder / "native.rgb", size.times(4))
-    source.path.write_bytes(photo(size.width, size.height).tobytes())
-    target.path.write_bytes(bytes(target.total_bytes))
-    task = UpscaleTask(source, target, model, 0, size.height)
+    task = make_task(folder, photo(size.width, size.height), model)
     engine = BuiltinEngine(CPU, library=our_library(param))
     try:
         await engine.upscale(task, lambda _: None)
@@ -209,30 +198,30 @@ def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float
     pixels = CORES * (side + 2 * PADDING) ** 2
     rows = []
     for one in found.contenders:
-        way = "one tile, all cores" if one.threads == CORES else "a tile a core"
+        way = "one tile, all cores" if one.threads == CORES else "one tile per core"
         rate = one.median / pixels * 1e6
         turns = str(len(one.seconds))
         rows.append([one.runtime.name, way, turns, f"{rate:.2f} µs", f"{one.agreement:.1f} dB"])
-    print(f"\n{stem}, tiles of {side} px with padding around\n")
-    print(table(["runtime", "way", "turns", "a padded pixel", "agrees to"], rows))
+    print(f"\n{stem}, tiles of {side} px plus padding\n")
+    print(table(["runtime", "way", "turns", "per padded pixel", "agrees to"], rows))
     for sentence in found.missing:
         print(f"\n{sentence}")
         report.add(f"{stem}: {sentence.split(':')[0]}", None, note=sentence)
     for name, ratios in found.ratios.items():
-        target = 1.0 if "f32" in name and not quick else None  # of ours whole there is none
+        target = 1.0 if "f32" in name and not quick else None  # none for our own variants
         report.add(f"{stem}: our rate against {name}", statistics.median(ratios),
                    target=target, sense="at least")  # fmt: skip
     seconds = found.quickest(OURS).median
     padded = Size(side + 2 * PADDING, side + 2 * PADDING)
     layers = trim_padding(layers_of(param), "data", "output", PADDING).layers
     work = CORES * operations(layers, "data", padded) / seconds / 1e9
-    report.add(f"{stem}: arithmetic, convolutions taken literally", work, "GFLOP/s")
-    report.add(f"{stem}: the same against a matrix product's {peak:.0f} GFLOP/s", work / peak)
+    report.add(f"{stem}: arithmetic, counted without Winograd", work, "GFLOP/s")
+    report.add(f"{stem}: the same against {peak:.0f} GFLOP/s of a matrix product", work / peak)
     size = Size(*(length // 4 for length in PHOTOS[stem])) if quick else Size(*PHOTOS[stem])
     with tempfile.TemporaryDirectory() as folder:
         seconds = asyncio.run(_whole_engine(param, size, Path(folder), 1 if quick else 3))
     rate = seconds / size.pixels * 1e6
-    report.add(f"{stem}: the whole engine on {size.width}×{size.height}", rate, "µs a pixel")
+    report.add(f"{stem}: the whole engine on {size.width}×{size.height}", rate, "µs per pixel")
     report.details[stem] = {
         "tile": side,
         "ways": rows,
@@ -244,15 +233,15 @@ def _report(report: Report, param: Path, sittings: int, rounds: int, peak: float
 def main() -> None:
     parser = make_parser("runtimes", __doc__, device=False)
     parser.add_argument("--sittings", type=int, help="how often all runtimes are started")
-    parser.add_argument("--rounds", type=int, help="turns of each other runtime in a sitting")
+    parser.add_argument("--rounds", type=int, help="turns of each other runtime per start")
     options = parser.parse_args()
     report = Report("runtimes", options.quick)
     sittings = options.sittings or (1 if options.quick else _SITTINGS)
-    with workplace(options) as place:
+    with bench_setup(options) as setup:
         peak = _peak()
         for stem in TILES:
             rounds = options.rounds or (2 if options.quick else ROUNDS[stem])
-            _report(report, place.models / f"{stem}.param", sittings, rounds, peak)
+            _report(report, setup.models / f"{stem}.param", sittings, rounds, peak)
     report.finish()
 
 

@@ -1,10 +1,11 @@
-"""Waiting times of a synthetic day: the fair order against first come, first served.
+"""Waiting times of a simulated day: the fair order against first come, first served.
 
     python -m bench.scheduling [--seed N] [--slots N] [--models-kept N]
 
-Discrete events around the service's own `JobQueue`: nothing is upscaled, a job holds a slot for the
-seconds its size takes. As in the service, jobs are taken from the queue a few seconds before a slot
-becomes free, ``slots + 1`` at most, and a slot keeps the models used last loaded.
+A discrete-event simulation around the service's own `JobQueue`: nothing is upscaled, a job holds a
+slot for as many seconds as its size needs. As in the service, at most ``slots + 1`` jobs are taken
+from the queue a few seconds before a slot is free, and a slot keeps the recently used models
+loaded.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from collections import deque
 from dataclasses import dataclass
 
 from bench.report import Report, table
-from bench.workplace import make_parser
+from bench.setup import make_parser
 from upscaled.jobs.order import LoadedModels, Waiting, make_order
 from upscaled.jobs.queue import JobQueue
 from upscaled.service.prefetch import AHEAD_SECONDS
 
 DAY = 24 * 3600.0
 
-# Seconds a million source pixels take on two cores without a GPU, tiles' padding included
-# (docs/engines.md), and what loading takes.
+# Seconds per million source pixels on two cores without a GPU, the tiles' padding included
+# (docs/engines.md), and seconds to load each model.
 ANIME, PHOTO = "realesr-animevideov3", "realesrgan-x4plus"
 RATES = {ANIME: 3.5, PHOTO: 150.0, "realesrgan-x4plus-anime": 45.0, "remacri": 150.0}
 LOADS = {ANIME: 0.02, PHOTO: 0.3, "realesrgan-x4plus-anime": 0.15, "remacri": 0.3}
@@ -34,7 +35,7 @@ FIXED = 0.03
 
 @dataclass(frozen=True)
 class Arrival:
-    """A job that comes: its class, and what the queue is told of it."""
+    """A job that arrives: its class, and what the queue knows of it."""
 
     kind: str
     job: Waiting
@@ -48,22 +49,22 @@ def job(
 
 
 def a_day(seed: int) -> list[Arrival]:
-    """Return a day's jobs in the order they come."""
+    """Return a day's jobs in the order in which they arrive."""
     rng = random.Random(seed)
     found: list[Arrival] = []
 
     def add(kind: str, client: str, moment: float, megapixels: float, model: str) -> None:
         found.append(job(len(found), kind, client, moment, megapixels, model))
 
-    # One client with ten thousand thumbnails, all at nine in the morning, ten a second.
+    # One client with ten thousand thumbnails from nine in the morning, ten per second.
     for n in range(10_000):
         add("thumbnail", "gallery", 9 * 3600 + n / 10, rng.uniform(0.02, 0.12), ANIME)
-    # One with huge scans, a folder of six at a time, before and in the working day.
+    # One client with huge scans, six at a time, three times a day.
     for start in (8.9, 13.0, 16.0):
         for _ in range(6):
             add("huge scan", "archive", start * 3600 + rng.uniform(0, 120), rng.uniform(60, 100),
                 ANIME)  # fmt: skip
-    # People with a few photos each, at any time between eight and eight.
+    # People with a few photos each, at any time from 8:00 to 20:00.
     for person in range(200):
         for _ in range(rng.randint(2, 8)):
             moment = rng.uniform(8, 20) * 3600
@@ -78,7 +79,7 @@ def a_day(seed: int) -> list[Arrival]:
 
 
 async def simulate(day: list[Arrival], scheduling: str, slots: int, kept: int) -> dict[str, float]:
-    """Return by job the seconds from its coming to its slot."""
+    """Return the seconds from arrival to slot, by job."""
     queue = JobQueue(make_order(scheduling, kept))
     loaded = [LoadedModels(kept) for _ in range(slots)]
     free = list(range(slots))
@@ -88,7 +89,7 @@ async def simulate(day: list[Arrival], scheduling: str, slots: int, kept: int) -
     now = 0.0
 
     def next_slot() -> float:
-        """When a job that is taken now would get a slot."""
+        """Return when a job that is taken now would get a slot."""
         slot_ends = [now] * len(free) + [end for end, _ in ends]
         heapq.heapify(slot_ends)
         for waiting in ahead:
@@ -129,7 +130,7 @@ def described(values: list[float]) -> dict[str, float]:
     }
 
 
-async def play() -> None:
+async def run() -> None:
     parser = make_parser("scheduling", __doc__, device=False)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=1)
@@ -158,7 +159,8 @@ async def play() -> None:
     report = Report("scheduling", options.quick)
     for kind in counts:
         fair, fifo = results["fair"][kind]["p95"], results["fifo"][kind]["p95"]
-        report.add(f"{kind}: 95 % wait at most", fair, "s", note=f"{fifo:,.1f} s first come first")
+        report.add(f"{kind}: 95 % wait at most", fair, "s",
+                   note=f"first come, first served: {fifo:,.1f} s")  # fmt: skip
     report.details = {
         "seed": options.seed,
         "slots": options.slots,
@@ -171,7 +173,7 @@ async def play() -> None:
 
 
 def main() -> None:
-    asyncio.run(play())
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

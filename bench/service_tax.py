@@ -1,12 +1,12 @@
-"""What the service costs beside the network: submit to last byte, against a plain loop.
+"""The cost of the service beyond the network: submit to last byte, against a plain loop.
 
     python -m bench.service_tax [--rounds 5] [--quick]
 
 The same tiles go through the service (upload, decoding, verification, encoding, download and all)
-and through a plain loop of ncnn and numpy (`bench.plain`) that neither decodes nor encodes. The two
+and through a plain loop of ncnn and numpy (`bench.plain`) that does not decode or encode. The two
 alternate; the median of the ratios counts. Where the service runs networks on another library than
-ncnn, the quicker case is done a second time with ncnn in the service as well. What the service's
-time goes into is from its receipts; stages that overlap add up to more than the whole.
+ncnn, the faster case runs a second time with ncnn in the service too. The times of the stages come
+from the receipts; stages overlap, so they add up to more than the total.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import itertools
 import statistics
 from dataclasses import dataclass, replace
 
-from bench import photos
 from bench.client import FAST, SLOW, Client, connect
 from bench.plain import PlainLoop, area, tiles_of
 from bench.report import Report, table
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit import photos
 from testkit.server_process import server_process
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 
 _PAUSE = 0.5
-"""Seconds in which the threads of the one before stop spinning."""
+"""Seconds until the threads of the measurement before have stopped spinning."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: a picture's size, a model, and the ratio that is to be reached."""
+    """One comparison: a picture's size, a model, and the target of the ratio."""
 
     width: int
     height: int
@@ -42,7 +42,7 @@ class Case:
     """The setting ``upscaler.cpu_library`` of the service."""
 
     def __str__(self) -> str:
-        aside = "" if self.library == "auto" else f", the service on {self.library} too"
+        aside = "" if self.library == "auto" else f", service on {self.library} too"
         return f"{self.width}×{self.height}, {self.files}{aside}"
 
 
@@ -57,14 +57,14 @@ QUICK = (
 
 
 async def compare(
-    case: Case, client: Client, place: Workplace, options: argparse.Namespace, report: Report
+    case: Case, client: Client, setup: BenchSetup, options: argparse.Namespace, report: Report
 ) -> None:
-    """Add what one case comes to."""
+    """Measure one case and add its figures."""
     picture = photos.photo(case.width, case.height)
     content = photos.png(picture)
     fields = {"model_name": case.model, "scale": "4", "format": "png"}
-    loop = PlainLoop(place.models, case.files, options.device)
-    # The first job loads the model, and tells the tiles.
+    loop = PlainLoop(setup.models, case.files, options.device)
+    # The first job loads the model; its receipt has the tile size.
     job_id, _ = await client.whole(content, fields)
     engine = (await client.ask("receipt", job_id))["engine"]
     side = int(engine["tile_size"])
@@ -97,30 +97,34 @@ async def compare(
     }
 
 
-async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
-    """Fill ``report``."""
+async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Measure all cases and fill ``report``."""
     cases = list(QUICK if options.quick else WHOLE)
     if options.device < 0 and choose_library("auto") is not CpuLibrary.NCNN:
         cases.append(replace(cases[-1], library="ncnn"))
     for library, some in itertools.groupby(cases, lambda case: case.library):
-        settings = {**place.settings, "upscaler.cpu_library": library}
+        settings = {**setup.settings, "upscaler.cpu_library": library}
         async with (
-            server_process(place.folder / library, place.models, settings) as server,
+            server_process(setup.folder / library, setup.models, settings) as server,
             connect(server, options.poll) as client,
         ):
             for case in some:
-                await compare(case, client, place, options, report)
+                await compare(case, client, setup, options, report)
 
 
 def main() -> None:
     parser = make_parser("service_tax", __doc__)
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--poll", type=float, help="ask every so many seconds, instead of waiting")
+    parser.add_argument(
+        "--poll",
+        type=float,
+        help="seconds between status requests, instead of ?wait=",
+    )
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
     report = Report("service_tax", options.quick)
-    with workplace(options) as place:
-        asyncio.run(measure(place, options, report))
+    with bench_setup(options) as setup:
+        asyncio.run(measure(setup, options, report))
     report.finish()
 
 

@@ -1,9 +1,9 @@
-"""Memory after thousands of small jobs, against that after the first hundred.
+"""Memory after thousands of small jobs, against memory after the first hundred.
 
     python -m bench.steady [--jobs 2000] [--first 100] [--quick]
 
 Four clients send 64 × 64 crops of photos in different formats and sizes through one server. What
-the server and all of its descendants hold is read while nothing is under way, as the smallest of
+the server and all its descendants hold is read while no job runs, as the smallest of
 some samples.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import asdict
 
 from PIL import Image
 
-from bench import photos
 from bench.client import FAST, connect
 from bench.report import Report
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit import photos
 from testkit.memory import MIB, Memory, memory
 from testkit.server_process import ServerProcess, server_process
 
@@ -49,7 +49,7 @@ async def work(server: ServerProcess, first: int, last: int) -> None:
 
 
 async def settled(server: ServerProcess) -> Memory:
-    """Return what is held when nothing is under way."""
+    """Return the memory in use while no job runs."""
     await asyncio.sleep(_SETTLE_SECONDS)
     samples = []
     for _ in range(_SAMPLES):
@@ -58,9 +58,9 @@ async def settled(server: ServerProcess) -> Memory:
     return min(samples, key=lambda sample: sample.shared_once)
 
 
-async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
-    """Fill ``report``."""
-    async with server_process(place.folder / "server", place.models, place.settings) as server:
+async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Run all jobs and fill ``report``."""
+    async with server_process(setup.folder / "server", setup.models, setup.settings) as server:
         await work(server, 0, options.first)
         before = await settled(server)
         await work(server, options.first, options.jobs)
@@ -84,8 +84,8 @@ def main() -> None:
     options.jobs = options.jobs or (200 if options.quick else 2000)
     options.first = options.first or (50 if options.quick else 100)
     report = Report("steady", options.quick or options.jobs < 2000)
-    with workplace(options) as place:
-        asyncio.run(measure(place, options, report))
+    with bench_setup(options) as setup:
+        asyncio.run(measure(setup, options, report))
     report.finish()
 
 

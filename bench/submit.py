@@ -1,10 +1,10 @@
-"""What a submission costs with many records in the store, against one with few.
+"""Time of a submission with many records in the store, against one with few.
 
     python -m bench.submit [--many 10000] [--few 10] [--rounds 40] [--quick]
 
-Two services on the same disk, one with ``--many`` ended jobs in its store, both busy with a slow
-job; submissions of a small picture go to them by turns and are cancelled at once. Prints the ratio
-of the medians (target: 1.3 at most).
+Two services on the same disk, one with ``--many`` finished jobs in its store, both busy with a slow
+job. Submissions of a small picture alternate between them and are cancelled at once. The ratio of
+the medians counts (target: at most 1.3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.report import Report
-from bench.workplace import make_parser
+from bench.setup import make_parser
 from testkit.jobs import make_job
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_processing
@@ -31,7 +31,7 @@ TARGET = 1.3
 
 
 async def fill(data_dir: Path, count: int) -> None:
-    """Put ``count`` records of ended jobs into a fresh store."""
+    """Put ``count`` records of finished jobs into a new store."""
     data_dir.mkdir(parents=True)
     store = SqliteJobStore(data_dir / "jobs.sqlite3")
     await store.open()
@@ -75,7 +75,7 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
                 if number >= 5:  # the first few warm up
                     taken[count].append(seconds)
         for count, service in services.items():
-            await service.cancel(busy[count])  # it would be waited for
+            await service.cancel(busy[count])  # stopping the service would wait for it
     return taken
 
 

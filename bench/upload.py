@@ -1,10 +1,10 @@
-"""What a large upload adds to the server's memory.
+"""How much memory a large upload adds to the server.
 
     python -m bench.upload [--megabytes 500] [--quick]
 
-Sends an uncompressed picture (BMP) with more pixels than the server takes: it is written to the
-disk, looked at, and refused when its last byte has come. The kernel keeps the largest resident
-size of the server process; it is made to forget it before.
+Sends an uncompressed picture (BMP) with more pixels than the server accepts: the server writes it
+to the disk, inspects it, and refuses it after its last byte. The kernel records the largest
+resident size of the server process; the bench resets that record before.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import aiohttp
 
-from bench import photos
 from bench.client import FAST, connect
 from bench.report import Report
-from bench.workplace import Workplace, make_parser, workplace
+from bench.setup import BenchSetup, bench_setup, make_parser
+from testkit import photos
 from testkit.memory import MIB, MemoryWatch, forget_peak, memory, peak
 from testkit.server_process import ServerError, ServerProcess, server_process
 
@@ -30,7 +30,7 @@ _HEADERS = 54
 
 
 def sparse_bmp(path: Path, megabytes: int) -> Path:
-    """Write a black picture of ``megabytes`` (millions of bytes), which takes no room here."""
+    """Write a black picture of ``megabytes`` (millions of bytes) as a sparse file."""
     height = megabytes * 1_000_000 // (3 * _WIDTH)
     size = _HEADERS + 3 * _WIDTH * height
     with path.open("wb") as file:
@@ -41,10 +41,10 @@ def sparse_bmp(path: Path, megabytes: int) -> Path:
 
 
 async def send(server: ServerProcess, picture: Path) -> tuple[float, str]:
-    """Upload ``picture``; return the seconds and the refusal.
+    """Upload ``picture``; return the seconds and the error answer.
 
     Raises:
-        ServerError: it was not refused for what it is.
+        ServerError: the status is not 422.
     """
     form = aiohttp.FormData({"model_name": FAST, "scale": "2"})
     timeout = aiohttp.ClientTimeout(total=None)
@@ -55,27 +55,27 @@ async def send(server: ServerProcess, picture: Path) -> tuple[float, str]:
             aiohttp.ClientSession(timeout=timeout) as session,
             session.post(server.url + "/upscale", data=form) as answer,
         ):
-            told = await answer.text()
+            text = await answer.text()
             if answer.status != 422:
-                raise ServerError(f"upload: {answer.status} {told}")
-            return time.perf_counter() - began, told
+                raise ServerError(f"upload: {answer.status} {text}")
+            return time.perf_counter() - began, text
 
 
-async def measure(place: Workplace, options: argparse.Namespace, report: Report) -> None:
-    """Fill ``report``."""
-    picture = sparse_bmp(place.folder / "large.bmp", options.megabytes)
-    settings = place.settings | {
+async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Upload the picture and fill ``report``."""
+    picture = sparse_bmp(setup.folder / "large.bmp", options.megabytes)
+    settings = setup.settings | {
         "server.max_request_size_mb": options.megabytes + 10,
         "limits.max_input_megapixels": 10,
     }
-    async with server_process(place.folder / "server", place.models, settings) as server:
-        async with connect(server) as client:  # what a first request loads is no upload's
+    async with server_process(setup.folder / "server", setup.models, settings) as server:
+        async with connect(server) as client:  # load what every first request loads
             await client.whole(photos.png(photos.crop(1, 64)), {"model_name": FAST, "scale": "2"})
         family_before = memory(server.pid)
         forget_peak(server.pid)
         before = peak(server.pid)
         with MemoryWatch(server.pid, interval=0.05) as watch:
-            seconds, told = await send(server, picture)
+            seconds, text = await send(server, picture)
         added = peak(server.pid) - before
     what = f"upload of {options.megabytes} MB"
     report.add(f"{what}: added to the server process's memory", added / MIB, "MiB",
@@ -84,7 +84,7 @@ async def measure(place: Workplace, options: argparse.Namespace, report: Report)
                (watch.peak.shared_once - family_before.shared_once) / MIB, "MiB",
                note="shared pages counted once")  # fmt: skip
     report.add(f"{what}: rate", options.megabytes / seconds, "MB a second")
-    report.details = {"seconds": seconds, "answer": told, "server_mib": before / MIB}
+    report.details = {"seconds": seconds, "answer": text, "server_mib": before / MIB}
 
 
 def main() -> None:
@@ -93,8 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     options.megabytes = options.megabytes or (100 if options.quick else 500)
     report = Report("upload", options.quick or options.megabytes < 500)
-    with workplace(options) as place:
-        asyncio.run(measure(place, options, report))
+    with bench_setup(options) as setup:
+        asyncio.run(measure(setup, options, report))
     report.finish()
 
 

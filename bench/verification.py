@@ -1,4 +1,4 @@
-"""The experiment behind the limits of verification: no false alarm, every planted fault caught.
+"""Test the limits of verification: no false alarm, every planted fault found.
 
     python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …] [--side N]
 
@@ -37,9 +37,9 @@ from upscaled.models.install import OFFICIAL, install
 Pixels = NDArray[np.uint8]
 
 VISIBLE = 48.0
-"""Levels, root mean square over one block, from which a fault counts as visible."""
+"""A fault is visible from so many levels (root mean square over one block)."""
 TILE = 32
-"""Side of the tiles that faults befall, in source pixels."""
+"""Side of the tiles in which faults are planted, in source pixels."""
 SIDES = {"realesrgan-x4plus": 40, "realesrgan-x4plus-anime": 40}
 """Side of the gallery's pictures for the slow networks; `SIDE` for the others."""
 SIDE = 96
@@ -48,11 +48,11 @@ RESULTS = Path(__file__).parent / "results" / "verification.json"
 
 @dataclass
 class Tally:
-    """What came out for one model."""
+    """The results of one model."""
 
     pictures: int = 0
     doubted: list[str] = field(default_factory=list)
-    """Right pictures that a second process has to confirm."""
+    """Correct results that a second process must confirm."""
     false_alarms: list[str] = field(default_factory=list)
     worst: float = 0.0
     planted: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Tally:
 
 
 def enlarged(network: NcnnNetwork, pixels: Pixels) -> Pixels:
-    """Return what the network makes of a whole picture in one tile."""
+    """Return a picture enlarged by the network in one tile."""
     height, width = pixels.shape[:2]
     padded = pixels[reflected(0, height, height)[:, None], reflected(0, width, width)]
     return to_bytes(network.run(padded))
@@ -73,7 +73,7 @@ def reduced(made: Pixels, scale: int) -> Pixels:
 
 
 def planted(made: Pixels, scale: int, rng: np.random.Generator) -> Iterator[tuple[str, Pixels]]:
-    """Yield faulty versions of a right result."""
+    """Yield the names and pixels of faulty versions of a correct result."""
     height, width = made.shape[:2]
     side = TILE * scale
     down, across = -(-height // side), -(-width // side)
@@ -116,7 +116,7 @@ def planted(made: Pixels, scale: int, rng: np.random.Generator) -> Iterator[tupl
 def seen(source: Pixels, right: Pixels, faulty: Pixels) -> float:
     """Return by how many levels a fault changes the block that shows it best.
 
-    Noise does not count: blocks with more contrast from pixel to pixel than behind it.
+    Blocks of noise do not count: those with more contrast between neighbouring pixels than beyond.
     """
     sharp = source.astype(np.float32)
     grid = comparison.Grid(*source.shape[:2])
@@ -129,7 +129,7 @@ def seen(source: Pixels, right: Pixels, faulty: Pixels) -> float:
 
 
 def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
-    """Check one right result, and its faulty versions."""
+    """Check one correct result and its faulty versions."""
     scale = made.shape[0] // picture.pixels.shape[0]
     name = f"{picture.kind} {picture.number}"
     right = reduced(made, scale)
@@ -195,9 +195,9 @@ def table(tallies: dict[str, Tally]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="an eighth of the gallery")
-    parser.add_argument("--keep", type=Path, help="folder that keeps what the networks made")
+    parser.add_argument("--keep", type=Path, help="folder for the networks' results")
     parser.add_argument("--models", nargs="+", choices=list(OFFICIAL), default=list(OFFICIAL))
-    parser.add_argument("--side", type=int, help="of the pictures, for all networks; not kept")
+    parser.add_argument("--side", type=int, help="pictures' side, for all networks; keeps nothing")
     options = parser.parse_args()
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)

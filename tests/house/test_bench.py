@@ -15,9 +15,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from bench import document, photos, report
+from bench import compare, document, report
 from bench.everything import BENCHES, ROOT, main, summary
 from bench.report import Figure, Report, figures_of, number
+from testkit import photos
 from testkit.memory import memory, processor_seconds
 from testkit.png_rows import PngError, png_strips
 
@@ -124,6 +125,43 @@ def test_the_document_takes_the_tables_and_keeps_the_words(results: Path) -> Non
     assert new.startswith("Before.\n<!-- bench http -->\n")
     assert new.endswith("<!-- /bench -->\nAfter.\n<!-- bench gpu -->\nx\n<!-- /bench -->\n")
     assert document.rewritten(new, {"http": result}) == new
+
+
+def test_two_versions_are_compared_figure_by_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = {
+        "before": (Figure("rate", 0.8, target=0.6, sense="at least"), Figure("took", 2.0, "s")),
+        "after": (Figure("rate", 0.4, target=0.6, sense="at least"), Figure("duration", 2.1, "s")),
+    }
+    for version, figures in versions.items():
+        monkeypatch.setattr(report, "RESULTS", tmp_path / version)
+        a_result("http", *figures)
+        if version == "before":
+            a_result("huge", Figure("memory", 700.0, "MiB"))
+    capsys.readouterr()
+    assert compare.main([str(tmp_path / "before"), str(tmp_path / "after")]) == 0
+    text = capsys.readouterr().out
+    assert "| rate | 0.80 | 0.40 | 0.50 | **worse** |" in text
+    assert "| duration (was: took) | 2 s | 2.10 s | 1.05 |  |" in text
+    assert "## huge\n\nThere is no result after." in text
+    assert compare.main([str(tmp_path), str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cells"),
+    [
+        (Figure("x", 10.0, target=9.0), Figure("x", 8.0, target=9.0), ["0.80", "better"]),
+        (Figure("x", 10.0, "s"), Figure("x", 12.0, "s"), ["1.20", "changed"]),
+        (Figure("x", -1.0, "%"), Figure("x", 2.0, "%"), ["", ""]),
+        (Figure("x", None), Figure("x", 2.0), ["", ""]),
+        (None, Figure("x", 2.0), ["", ""]),
+    ],
+)
+def test_a_ratio_is_shown_where_it_means_something(
+    before: Figure | None, after: Figure, cells: list[str]
+) -> None:
+    assert compare.row(before, after, noise=10)[3:] == cells
 
 
 def test_a_result_is_read_in_strips_and_damage_is_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of any size, cut from real photos: the same ones every time."""
+"""Pictures of any size, cut from real photos: the same arguments give the same picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from testkit.paths import DATA
 
 Pixels = NDArray[np.uint8]
 
-_FOLDER = DATA
 _NAMES = ("astronaut.png", "coffee.jpg", "chelsea.webp")
 _PIECE = 256  # pixels
 
@@ -24,13 +23,13 @@ _PIECE = 256  # pixels
 def _photos() -> list[Pixels]:
     photos = []
     for name in _NAMES:
-        with Image.open(_FOLDER / name) as image:
+        with Image.open(DATA / name) as image:
             photos.append(np.asarray(image.convert("RGB")))
     return photos
 
 
 def crop(number: int, side: int) -> Pixels:
-    """Return the ``number``-th square of a photo; a thousand numbers give different ones."""
+    """Return a square of a photo; the first thousand numbers give different ones."""
     photos = _photos()
     source = photos[number % len(photos)]
     height, width, _ = source.shape
@@ -42,9 +41,9 @@ def crop(number: int, side: int) -> Pixels:
 def photo(width: int, height: int) -> Pixels:
     """Return a picture of this size with a photo's detail everywhere.
 
-    Up to 512 × 512 it is the middle of one photo. A larger one is made of many different pieces:
-    an enlarged photo would be smoother, and one that repeats quicker to compress, than pictures of
-    that size are.
+    Up to 512 × 512 it is the centre of one photo. A larger picture consists of many different
+    pieces: an enlarged photo would be smoother than real pictures of that size, and a repeated one
+    would compress better.
     """
     whole = _photos()[0]
     top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
@@ -60,7 +59,7 @@ def photo(width: int, height: int) -> Pixels:
 
 
 def save(pixels: Pixels, path: Path) -> Path:
-    """Write ``pixels`` to the file ``path``, lightly compressed, and return it."""
+    """Write ``pixels`` to ``path`` with light compression, and return ``path``."""
     Image.fromarray(pixels).save(path, compress_level=1)
     return path
 

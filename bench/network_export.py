@@ -1,4 +1,4 @@
-"""A network's ncnn files as models of other runtimes."""
+"""Convert ncnn networks into models of other runtimes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Layers = tuple[Layer, ...]
 
 
 def torch_module(layers: Layers) -> Any:
-    """Return the network as a module of PyTorch, with one input (1, 3, height, width)."""
-    import torch  # noqa: PLC0415 - not everybody has it
+    """Return the network as a PyTorch module with one input (1, 3, height, width)."""
+    import torch  # noqa: PLC0415 - optional
     from torch.nn import functional  # noqa: PLC0415
 
     class Module(torch.nn.Module):

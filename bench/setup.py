@@ -1,4 +1,4 @@
-"""What every bench's command line offers, and the folder that it works in."""
+"""What the benches share: command-line options, a temporary folder, the models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from upscaled.models.install import install
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """A temporary folder, the models, and settings that every server gets."""
+class BenchSetup:
+    """A temporary folder, the folder with the models, and settings for every server."""
 
     folder: Path
     models: Path
@@ -39,17 +39,17 @@ def make_parser(name: str, doc: str | None, *, device: bool = True) -> argparse.
 
 
 def _interrupted(number: int, _: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one would end the tidying up
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     raise KeyboardInterrupt
 
 
 @contextmanager
-def workplace(options: argparse.Namespace) -> Iterator[Workplace]:
-    """Make the folder and put the models there, for the length of the block."""
-    # Ended by somebody's patience, a bench stops its server and takes its folder away too.
+def bench_setup(options: argparse.Namespace) -> Iterator[BenchSetup]:
+    """Make a temporary folder with the models in it, for the length of the block."""
+    # On SIGTERM too, a bench stops its server and deletes its folder.
     signal.signal(signal.SIGTERM, _interrupted)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         install(folder / "models")
         device = getattr(options, "device", -1)
-        yield Workplace(folder, folder / "models", {"upscaler.gpu_ids": [device]})
+        yield BenchSetup(folder, folder / "models", {"upscaler.gpu_ids": [device]})
