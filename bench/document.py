@@ -1,4 +1,4 @@
-"""Rewrite the measured tables of docs/performance.md from the result files.
+"""Rewrite the measured tables in docs/ from the result files.
 
 A table is between ``<!-- bench NAME -->`` and ``<!-- /bench -->``; the text outside is written by
 hand and stays as it is.
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import RESULTS, figure_table, figures_of
+from testkit.paths import ROOT
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCUMENTS = tuple(ROOT / "docs" / name for name in ("performance.md", "scheduling.md"))
 
 _PLACE = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
@@ -51,7 +52,7 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 def section(result: Mapping[str, Any]) -> str:
     """Return the text between the marks: command, table, machine."""
-    table = figure_table(figures_of(result))
+    table = result.get("table") or figure_table(figures_of(result))
     return f"\n    {result['command']}\n\n{table}\n\n{machine_line(result['machine'])}\n\n"
 
 
@@ -66,6 +67,7 @@ def rewritten(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rewrite(names: Iterable[str], folder: Path = RESULTS) -> None:
-    """Write the results of ``names``, where they exist, into the document."""
+    """Write the results of ``names``, where they exist, into the documents."""
     results = {name: result for name in names if (result := load(folder / f"{name}.json"))}
-    DOCUMENT.write_text(rewritten(DOCUMENT.read_text("utf-8"), results), "utf-8")
+    for document in DOCUMENTS:
+        document.write_text(rewritten(document.read_text("utf-8"), results), "utf-8")

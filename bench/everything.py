@@ -3,7 +3,7 @@
     bench/all [--quick] [NAME …]
 
 At the end it prints every figure that has a target. A full run also writes the tables into
-docs/performance.md; a quick one does not, since it uses smaller pictures and fewer rounds.
+docs/; a quick one does not, since it uses smaller pictures and fewer rounds.
 ``--document`` only writes the tables, from the results of earlier runs. `bench.compare` shows the
 results of two versions side by side.
 """
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"{', '.join(names)}; default: all but gigapixel, which takes half an hour",
     )
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer rounds")
-    parser.add_argument("--document", action="store_true", help="only write docs/performance.md")
+    parser.add_argument("--document", action="store_true", help="only write the tables in docs/")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(names):
         parser.error(f"there is no bench {', '.join(sorted(unknown))}; there are {names}")

@@ -60,13 +60,14 @@ class Figure:
 class Report:
     """The result of one run of the bench ``name``.
 
-    ``details`` goes into the JSON file only.
+    ``details`` goes into the JSON file only; ``table`` stands for the figures in the documents.
     """
 
     name: str
     quick: bool = False
     figures: list[Figure] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    table: str = ""
 
     def add(self, what: str, value: float | None, unit: str = "", **more: Any) -> None:
         """Add a figure; arguments as `Figure`'s."""
@@ -89,6 +90,7 @@ class Report:
             "machine": machine(),
             "figures": [asdict(figure) | {"met": figure.met} for figure in self.figures],
             "details": self.details,
+            "table": self.table,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")

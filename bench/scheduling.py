@@ -1,6 +1,6 @@
 """Waiting times of a simulated day: the fair order against first come, first served.
 
-    python -m bench.scheduling [--seed N] [--slots N] [--models-kept N]
+    python -m bench.scheduling [--seed N] [--slots N …] [--models-kept N]
 
 A discrete-event simulation around the service's own `JobQueue`: nothing is upscaled, a job holds a
 slot for as many seconds as its size needs. As in the service, at most ``slots + 1`` jobs are taken
@@ -14,7 +14,7 @@ import asyncio
 import heapq
 import random
 import statistics
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from bench.report import Report, table
@@ -130,45 +130,49 @@ def described(values: list[float]) -> dict[str, float]:
     }
 
 
+async def both_orders(
+    day: list[Arrival], kinds: dict[str, str], slots: int, kept: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the waiting times by order and class."""
+    results = {}
+    for order in ("fifo", "fair"):
+        waits = await simulate(day, order, slots, kept)
+        results[order] = {
+            kind: described([wait for name, wait in waits.items() if kinds[name] == kind])
+            for kind in dict.fromkeys(kinds.values())
+        }
+    return results
+
+
 async def run() -> None:
     parser = make_parser("scheduling", __doc__, device=False)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models-kept", type=int, default=3)
     options = parser.parse_args()
     day = a_day(options.seed)
     kinds = {arrival.job.id: arrival.kind for arrival in day}
-    counts: dict[str, int] = {}
-    for kind in kinds.values():
-        counts[kind] = counts.get(kind, 0) + 1
-    busy = sum(arrival.job.seconds for arrival in day) / options.slots / DAY
-    results = {}
-    for order in ("fifo", "fair"):
-        waits = await simulate(day, order, options.slots, options.models_kept)
-        results[order] = {
-            kind: described([wait for name, wait in waits.items() if kinds[name] == kind])
-            for kind in counts
-        }
-    print(f"{len(day):,} jobs, {options.slots} slot(s), busy for {busy:.0%} of the day\n")
-    rows = [
-        (kind, f"{count:,}", order, *(f"{value:,.1f} s" for value in by_kind[kind].values()))
-        for kind, count in counts.items()
-        for order, by_kind in results.items()
-    ]
-    print(table(["class", "jobs", "order", "median", "95 %", "max"], rows))
+    counts = Counter(kinds.values())
     report = Report("scheduling", options.quick)
-    for kind in counts:
-        fair, fifo = results["fair"][kind]["p95"], results["fifo"][kind]["p95"]
-        report.add(f"{kind}: 95 % wait at most", fair, "s",
-                   note=f"first come, first served: {fifo:,.1f} s")  # fmt: skip
-    report.details = {
-        "seed": options.seed,
-        "slots": options.slots,
-        "models_kept": options.models_kept,
-        "busy": busy,
-        "jobs": counts,
-        "wait_seconds": results,
-    }
+    rows = []
+    for slots in options.slots:
+        busy = sum(arrival.job.seconds for arrival in day) / slots / DAY
+        print(f"{len(day):,} jobs, {slots} slot(s), busy for {busy:.0%} of the day")
+        results = await both_orders(day, kinds, slots, options.models_kept)
+        rows += [
+            [slots, kind, f"{count:,}", order]
+            + [f"{value:,.1f} s" for value in results[order][kind].values()]
+            for kind, count in counts.items()
+            for order in results
+        ]
+        for kind in counts:
+            fair, fifo = results["fair"][kind]["p95"], results["fifo"][kind]["p95"]
+            report.add(f"{slots} slot(s), {kind}: 95 % wait at most", fair, "s",
+                       note=f"first come, first served: {fifo:,.1f} s")  # fmt: skip
+        report.details[str(slots)] = {"busy": busy, "wait_seconds": results}
+    report.details |= {"seed": options.seed, "models_kept": options.models_kept, "jobs": counts}
+    report.table = table(["slots", "class", "jobs", "order", "median", "95 %", "max"], rows)
+    print(report.table)
     report.finish()
 
 

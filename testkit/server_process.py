@@ -30,6 +30,20 @@ class ServerError(Exception):
     """The server ended, refused a request, or is not healthy."""
 
 
+class _NoticeReader(asyncio.DatagramProtocol):
+    """Sets an event for each of the two notices that a server sends (sd_notify(3))."""
+
+    def __init__(self, ready: asyncio.Event, tested: asyncio.Event) -> None:
+        self._ready = ready
+        self._tested = tested
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if data.startswith(b"READY=1"):
+            self._ready.set()
+        elif data.startswith(b"STATUS="):
+            self._tested.set()
+
+
 class ServerProcess:
     """``upscaled serve`` on a free port, with its own data folder and log file.
 
@@ -67,7 +81,8 @@ class ServerProcess:
         self._config = folder / "config.yaml"
         self._config.write_text(json.dumps(sections), "utf-8")  # JSON is YAML
         self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._notices: asyncio.DatagramTransport | None = None
         self._ready = asyncio.Event()
         self._tested = asyncio.Event()
         self._crashed = asyncio.Event()
@@ -80,40 +95,30 @@ class ServerProcess:
         notices.setblocking(False)
         notices.bind(f"\0{address}")
         self._crashed.clear()
-        try:
-            with self.log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    # The launcher ends the server when this process ends, however that happens.
-                    sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
-                    sys.executable, "-m", "upscaled", "serve", "--config", str(self._config),
-                    stdout=log, stderr=log, env=env | {"NOTIFY_SOCKET": f"@{address}"},
-                )  # fmt: skip
-        except BaseException:
-            notices.close()
-            raise
-        self._reader = asyncio.create_task(self._read(notices, self._process), name="notices")
+        self._notices, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _NoticeReader(self._ready, self._tested), sock=notices
+        )
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                # The launcher ends the server when this process ends, however that happens.
+                sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
+                sys.executable, "-m", "upscaled", "serve", "--config", str(self._config),
+                stdout=log, stderr=log, env=env | {"NOTIFY_SOCKET": f"@{address}"},
+            )  # fmt: skip
+        self._watcher = asyncio.create_task(self._watch(self._process), name="server's end")
 
-    async def _read(self, notices: socket.socket, process: asyncio.subprocess.Process) -> None:
-        """Follow what one process reports, until it ends."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.create_task(process.wait(), name="server's end")
-        try:
-            while not ended.done():
-                notice = asyncio.create_task(loop.sock_recv(notices, 4096), name="notice")
-                await asyncio.wait({notice, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if not notice.done():
-                    notice.cancel()
-                    await asyncio.wait({notice})
-                elif notice.result().startswith(b"READY=1"):
-                    self._ready.set()
-                elif notice.result().startswith(b"STATUS="):
-                    self._tested.set()
-            self._ready.clear()
-            self._tested.clear()
-            self._crashed.set()
-        finally:
-            ended.cancel()
-            notices.close()
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Note an end of the process that `end` did not cause."""
+        await process.wait()
+        self._forget_notices()
+        self._crashed.set()
+
+    def _forget_notices(self) -> None:
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
+        self._ready.clear()
+        self._tested.clear()
 
     async def wait_until_ready(self) -> None:
         """Wait until it answers requests; while it is down, until it was started again.
@@ -137,13 +142,13 @@ class ServerProcess:
     async def _wait(self, event: asyncio.Event) -> None:
         waits = [asyncio.create_task(one.wait()) for one in (event, self._crashed)]
         try:
-            async with asyncio.timeout(_READY_SECONDS):
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
         if not event.is_set():
-            raise ServerError(f"The server ended:\n{self.log.read_text('utf-8')}")
+            how = "ended" if self._crashed.is_set() else f"did not report in {_READY_SECONDS} s"
+            raise ServerError(f"The server {how}:\n{self.log.read_text('utf-8')}")
 
     @property
     def pid(self) -> int:
@@ -162,25 +167,22 @@ class ServerProcess:
             The exit status, and child processes that outlived the server.
         """
         assert self._process is not None
-        assert self._reader is not None
         children = psutil.Process(self._process.pid).children(recursive=True)
-        await self._stop_reading()
+        await self._stop_watching()
         self._process.send_signal(number)
         status = await self._process.wait()
         _, alive = await asyncio.to_thread(psutil.wait_procs, children, _CHILDREN_END_SECONDS)
         return status, alive
 
-    async def _stop_reading(self) -> None:
-        assert self._reader is not None
-        self._reader.cancel()
-        await asyncio.wait({self._reader})
-        self._ready.clear()
-        self._tested.clear()
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait({self._watcher})
+        self._forget_notices()
 
     async def reap(self) -> None:
         """Make sure that the process is gone, whatever went wrong."""
-        if self._reader is not None:
-            await self._stop_reading()
+        await self._stop_watching()
         if self._process is None or self._process.returncode is not None:
             return
         try:
