@@ -86,7 +86,7 @@ class RequestHandler:
     def _probe(self, message: Message) -> dict[str, Any]:
         upload = Path(message["upload"])
         opened = open_picture(upload, self.formats, self.max_pixels)
-        with opened.image:
+        with opened:
             probe = opened.probe()
         prepared = None
         if "workdir" in message and probe.size.pixels <= message["most_pixels"]:

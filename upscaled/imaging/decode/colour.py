@@ -88,6 +88,8 @@ class Colours:
         image = self.opened.image
         strip = image.crop((0, top, image.width, bottom))
         alpha: Pixels | None = None
+        if self.opened.alpha is not None:
+            alpha = self.opened.alpha[top:bottom]
         key = image.info.get("transparency")
         if strip.mode in {"La", "RGBa"}:
             strip = strip.convert(strip.mode.upper())

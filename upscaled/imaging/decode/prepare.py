@@ -11,7 +11,7 @@ from PIL import Image
 from upscaled.errors import UnusablePictureError
 from upscaled.imaging import alpha as alphas
 from upscaled.imaging.decode.colour import Colours, profile_to_srgb
-from upscaled.imaging.decode.reader import Opened, broken, open_picture
+from upscaled.imaging.decode.reader import Opened, decoder_refusal, open_picture
 from upscaled.imaging.grey import CONVERTED_SPREAD, converted_levels, make_grey, spread
 from upscaled.imaging.raw import RowWriter, read_rows, strips
 from upscaled.imaging.records import Prepared
@@ -38,7 +38,7 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
         OSError: the files cannot be written.
     """
     opened = open_picture(upload, formats, max_pixels)
-    with opened.image:
+    with opened:
         expected = opened.size
         _decode(opened)
         size = opened.size
@@ -66,14 +66,15 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
 
 def _decode(opened: Opened) -> None:
     try:
-        opened.image.load()
+        opened.load()
     except MemoryError:
         raise UnusablePictureError(
             f"image decode failed: {opened.size} pixels need more memory than a picture may use."
         ) from None
+    except UnusablePictureError:
+        raise
     except Exception as error:  # decoders raise whatever broken bytes lead to
-        words = broken(opened.format, error)
-        raise UnusablePictureError(f"image decode failed: {words}.") from error
+        raise decoder_refusal(opened.format, error) from error
 
 
 def _turn(opened: Opened) -> None:
@@ -82,6 +83,9 @@ def _turn(opened: Opened) -> None:
         turned = opened.image.transpose(_TURN[opened.orientation])
         turned.info, turned.format = info, opened.image.format
         opened.image.close()
+        if opened.alpha is not None:
+            alpha = Image.fromarray(opened.alpha).transpose(_TURN[opened.orientation])
+            opened.alpha = np.asarray(alpha)
         opened.image, opened.orientation = turned, 1
 
 

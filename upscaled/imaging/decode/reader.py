@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin
 
 from upscaled.errors import UnusablePictureError
-from upscaled.formats import AVIF, PNG, TIFF, PictureFormat
+from upscaled.formats import AVIF, PNG, TIFF, WEBP, PictureFormat
+from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
+from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
+from upscaled.imaging.raw import Pixels
 from upscaled.imaging.records import Probe
 from upscaled.pictures import Size
 
@@ -28,13 +30,6 @@ MAX_METADATA_BYTES = 4 << 20
 
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
-
-# TIFF tags
-_NEW_SUBFILE_TYPE = 254
-_REDUCED_RESOLUTION = 1  # bit of NewSubfileType
-_BITS_PER_SAMPLE = 258
-_DNG_VERSION = 50706
-_MAX_TIFF_PAGES = 64
 
 # MP entry 0xB002: types of further pictures in a JPEG that make it a series (CIPA DC-007).
 _MPO_SERIES = frozenset(
@@ -56,19 +51,25 @@ _PNG_GREY = frozenset({0, 4})
 
 @dataclass
 class Opened:
-    """A picture whose header was read; ``image`` is not decoded yet."""
+    """A picture whose header was read. A context manager that closes it."""
 
     image: Image.Image
+    """Not decoded yet; of a TIFF, one pixel that stands for the picture until `load`."""
     format: PictureFormat
     orientation: int
     """EXIF orientation still to be applied, 1 to 8."""
     exif: bytes
+    """A TIFF structure, without its ``Exif`` marker."""
     icc: bytes
     depth: int
     """Bits per sample in the file."""
     lost: list[str]
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
+    page: TiffPage | None = None
+    """Of a TIFF."""
+    alpha: Pixels | None = None
+    """Transparency that is not part of ``image``, rows × columns."""
 
     @property
     def one_channel(self) -> bool:
@@ -80,72 +81,121 @@ class Opened:
     def size(self) -> Size:
         """After orientation."""
         width, height = self.image.size
+        if self.page is not None:
+            width, height = self.page.size.width, self.page.size.height
         return Size(height, width) if self.orientation in _TURNED else Size(width, height)
 
     @property
     def has_alpha(self) -> bool:
         """It may hold transparent pixels."""
+        if self.page is not None:
+            return self.page.has_alpha
         return self.image.has_transparency_data
 
     def probe(self) -> Probe:
         """Return what the header promises."""
         return Probe(self.format.name, self.size, self.has_alpha)
 
+    def load(self) -> None:
+        """Decode the pixels.
+
+        Raises:
+            UnusablePictureError: a TIFF is broken.
+            Exception: whatever Pillow's decoders raise about broken bytes.
+        """
+        if self.page is None:
+            self.image.load()
+            return
+        decoded = self.page.decode()
+        decoded.image.info, decoded.image.format = self.image.info, self.image.format
+        self.image, self.alpha = decoded.image, decoded.alpha
+        self.close()
+        self.page = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.image.close() if self.page is None else self.page.close()
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opened:
-    """Read the header of the picture at ``path``. The caller closes ``image``.
+    """Read the header of the picture at ``path``. The caller closes it.
 
     Raises:
         NotAPictureError: it is of none of ``formats``.
-        UnusablePictureError: broken, animated, of several pages, of too many pixels.
+        UnusablePictureError: broken, not supported, animated, of several pages, of too many
+            pixels.
     """
     kind = sniff(path, formats)
-    if kind.opens_whole:
-        _check_size(_webp_canvas(path), max_pixels)
     try:
-        image: Image.Image = Image.open(path, formats=[kind.plugin])
+        return _open_tiff(path, max_pixels) if kind is TIFF else _open(path, kind, max_pixels)
+    except UnusablePictureError:
+        raise
     except MemoryError:
         raise UnusablePictureError(
             "image decode failed: reading its header needs more memory than a picture may use."
         ) from None
     except Exception as error:  # decoders raise whatever a broken header leads to
-        raise UnusablePictureError(f"image decode failed: {broken(kind, error)}.") from error
+        raise decoder_refusal(kind, error) from error
+
+
+def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
+    if kind.opens_whole:
+        _check_size(_webp_canvas(path), max_pixels)
+    image: Image.Image = Image.open(path, formats=[kind.plugin])
     try:
         _check_size(Size(*image.size), max_pixels)
         lost: list[str] = []
         _refuse_series(image, lost)
-        exif = _exif(image, path)
-        icc = image.info.get("icc_profile") or b""
-        for name, block in (("EXIF", exif), ("ICC profile", icc)):
-            if len(block) > MAX_METADATA_BYTES:
-                lost.append(f"{name} of {len(block)} bytes is too large to be kept")
-        exif, icc = (b if len(b) <= MAX_METADATA_BYTES else b"" for b in (exif, icc))
-        # Pillow turns TIFF pictures by itself.
-        orientation = 1 if kind is TIFF else _orientation(exif, lost)
-        depth = _depth(image, path, kind)
+        exif, icc = _kept_blocks(_exif(image, path), image.info.get("icc_profile") or b"", lost)
+        orientation = _orientation(exif, lost)
+        depth = _depth(path, kind)
         grey_png = kind is PNG and _first_bytes(path, 26)[25] in _PNG_GREY
-    except UnusablePictureError:
+    except BaseException:
         image.close()
         raise
-    except MemoryError:
-        image.close()
-        raise UnusablePictureError(
-            "image decode failed: reading its header needs more memory than a picture may use."
-        ) from None
-    except Exception as error:
-        image.close()
-        raise UnusablePictureError(f"image decode failed: {broken(kind, error)}.") from error
     return Opened(image, kind, orientation, exif, icc, depth, lost, grey_png)
 
 
-def broken(kind: PictureFormat, error: Exception) -> str:
-    """Return what is wrong with a file of format ``kind``, by what its decoder raised."""
+def _open_tiff(path: Path, max_pixels: int) -> Opened:
+    page = open_tiff(path, lambda size: _check_size(size, max_pixels))
+    try:
+        lost = list(page.lost)
+        try:
+            exif = page.exif
+        except Exception:  # broken EXIF in a good picture is common; it is told
+            exif = b""
+            lost.append("EXIF, which is broken")
+        exif, icc = _kept_blocks(exif, page.icc, lost)
+        image = Image.new(page.mode, (1, 1))
+        image.format = TIFF.plugin
+        image.info.update(page.info)
+        orientation = page.orientation
+    except BaseException:
+        page.close()
+        raise
+    return Opened(image, TIFF, orientation, exif, icc, page.depth, lost, page=page)
+
+
+def _kept_blocks(exif: bytes, icc: bytes, lost: list[str]) -> tuple[bytes, bytes]:
+    for name, block in (("EXIF", exif), ("ICC profile", icc)):
+        if len(block) > MAX_METADATA_BYTES:
+            lost.append(f"{name} of {len(block)} bytes is too large to be kept")
+    kept_exif, kept_icc = (b if len(b) <= MAX_METADATA_BYTES else b"" for b in (exif, icc))
+    return kept_exif, kept_icc
+
+
+def decoder_refusal(kind: PictureFormat, error: Exception) -> UnusablePictureError:
+    """Return what is wrong with a file of format ``kind``, by what Pillow's decoder raised."""
     words = str(error).strip().rstrip(".")
     if isinstance(error, OSError) and "truncated" in words:
-        return f"the {kind.label} file is cut off before its end"
-    if not words or "cannot identify image file" in words:
-        return f"the {kind.label} file is broken"
-    return f"the {kind.label} file is broken ({re.sub(r'[^ -~]', '?', words)[:120]})"
+        return cut_off(kind)
+    return broken(kind, "" if "cannot identify image file" in words else words)
 
 
 def _check_size(size: Size, max_pixels: int) -> None:
@@ -172,13 +222,10 @@ def _webp_canvas(path: Path) -> Size:
     if len(head) >= 25 and kind == b"VP8L":
         bits = int.from_bytes(body[1:5], "little")
         return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    raise UnusablePictureError("image decode failed: the WebP file is cut off or broken.")
+    raise broken(WEBP, "its header")
 
 
 def _refuse_series(image: Image.Image, lost: list[str]) -> None:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _refuse_tiff_series(image, lost)
-        return
     frames: int = getattr(image, "n_frames", 1)
     if isinstance(image, MpoImagePlugin.MpoImageFile):
         entries = (image.mpinfo or {}).get(0xB002, [])
@@ -191,29 +238,8 @@ def _refuse_series(image: Image.Image, lost: list[str]) -> None:
         raise UnusablePictureError(f"The file is an animation of {frames} frames; send one frame.")
 
 
-def _refuse_tiff_series(image: TiffImagePlugin.TiffImageFile, lost: list[str]) -> None:
-    tags = image.tag_v2
-    if _DNG_VERSION in tags or tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION:
-        raise UnusablePictureError(
-            "The file is a camera raw, or starts with a preview of its picture; "
-            "develop it and send a PNG, TIFF or JPEG."
-        )
-    for page in range(1, _MAX_TIFF_PAGES):
-        try:
-            image.seek(page)
-        except EOFError:
-            break
-        if not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION:
-            raise UnusablePictureError("The file has several pages; send one page.")
-        if page == 1:
-            lost.append("reduced copies of the picture in the file")
-    image.seek(0)
-
-
 def _exif(image: Image.Image, path: Path) -> bytes:
     """Return the raw EXIF block, a TIFF structure, without its ``Exif`` marker."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return image.getexif().tobytes().removeprefix(b"Exif\x00\x00")
     in_png = image.format == "PNG"
     block: bytes = _png_exif(path) if in_png else image.info.get("exif") or b""
     while block.startswith(b"Exif\x00\x00"):
@@ -254,10 +280,8 @@ def _first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-def _depth(image: Image.Image, path: Path, kind: PictureFormat) -> int:
+def _depth(path: Path, kind: PictureFormat) -> int:
     """Return the bits per sample in the file."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
     head = _first_bytes(path, 1 << 16)
     if kind is PNG:
         return head[24]

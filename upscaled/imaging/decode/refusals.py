@@ -1,0 +1,30 @@
+"""Sentences for pictures that cannot be decoded: broken ones, and kinds that are not supported."""
+
+from __future__ import annotations
+
+import re
+
+from upscaled.errors import UnusablePictureError
+from upscaled.formats import PictureFormat
+
+
+def broken(kind: PictureFormat, what: str = "") -> UnusablePictureError:
+    """Return the error for a file of format ``kind`` that is damaged; ``what`` names the part."""
+    part = f" ({re.sub(r'[^ -~]', '?', what)[:160]})" if what else ""
+    return UnusablePictureError(f"image decode failed: the {kind.label} file is broken{part}.")
+
+
+def cut_off(kind: PictureFormat, where: str = "") -> UnusablePictureError:
+    """Return the error for a file of format ``kind`` that ends too early."""
+    part = f" ({where})" if where else ""
+    return UnusablePictureError(
+        f"image decode failed: the {kind.label} file is cut off before its end{part}."
+    )
+
+
+def unsupported(kind: PictureFormat, what: str) -> UnusablePictureError:
+    """Return the error for a valid file of format ``kind`` that has ``what``, which we lack."""
+    return UnusablePictureError(
+        f"The {kind.label} file has {what}, which is not supported; "
+        "save the picture as PNG with 8 or 16 bits a sample and send that."
+    )
