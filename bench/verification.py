@@ -2,20 +2,16 @@
 
     python -m bench.verification [--quick] [--keep FOLDER] [--models NAME …] [--side N]
 
-Every network enlarges the whole gallery. No result may exceed `CONFIRMABLE_LIMIT`; the few above
-`TRUSTED_LIMIT` are made a second time. Then faults are planted, and each visible one must exceed
-`TRUSTED_LIMIT`. With ``--keep``, what the networks made is kept in a folder, so that
-other limits can be tried without waiting for them again.
+Every network enlarges the whole gallery (``--quick``: an eighth of it). No correct result may
+exceed `CONFIRMABLE_LIMIT`; the few above `TRUSTED_LIMIT` are the ones that a second process must
+confirm. Then faults are planted, and each visible one must exceed `TRUSTED_LIMIT`. ``--keep``
+stores the networks' results in a folder, so that other limits can be tried without computing them
+again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.report import Report, table
+from bench.setup import bench_setup, make_parser
 from testkit.gallery import KINDS, Picture, gallery
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
@@ -32,7 +30,7 @@ from upscaled.engines.builtin.network import to_bytes
 from upscaled.engines.builtin.tiling import reflected
 from upscaled.imaging.records import CONFIRMABLE_LIMIT, TRUSTED_LIMIT
 from upscaled.imaging.verify import comparison
-from upscaled.models.install import OFFICIAL, install
+from upscaled.models.install import OFFICIAL
 
 Pixels = NDArray[np.uint8]
 
@@ -43,7 +41,6 @@ TILE = 32
 SIDES = {"realesrgan-x4plus": 40, "realesrgan-x4plus-anime": 40}
 """Side of the gallery's pictures for the slow networks; `SIDE` for the others."""
 SIDE = 96
-RESULTS = Path(__file__).parent / "results" / "verification.json"
 
 
 @dataclass
@@ -135,7 +132,7 @@ def judge(tally: Tally, picture: Picture, made: Pixels) -> None:
     right = reduced(made, scale)
     share = comparison.compare(picture.pixels, right).worst()[0]
     tally.pictures += 1
-    tally.worst = max(tally.worst, share)
+    tally.worst = max(tally.worst, float(share))
     if share > TRUSTED_LIMIT:
         tally.doubted.append(f"{name} ({share:.2f})")
     if share > CONFIRMABLE_LIMIT:
@@ -172,70 +169,53 @@ def experiment(
     return tally
 
 
-def table(tallies: dict[str, Tally]) -> str:
-    """Return the results as a table in Markdown."""
-    faults = list(dict.fromkeys(fault for t in tallies.values() for fault in t.planted))
-    lines = ["| | " + " | ".join(tallies) + " |", "|---|" + "---|" * len(tallies)]
-    rows = [("pictures", [str(t.pictures) for t in tallies.values()])]
-    rows.append(("false alarms", [str(len(t.false_alarms)) for t in tallies.values()]))
-    rows.append(
-        ("nearest to one", [f"{t.worst / CONFIRMABLE_LIMIT:.2f}" for t in tallies.values()])
-    )
-    rows.append(("settled by a second process", [str(len(t.doubted)) for t in tallies.values()]))
-    for fault in faults:
-        cells = []
-        for t in tallies.values():
-            caught = t.visible[fault] - len(t.missed.get(fault, []))
-            cells.append(f"{caught} of {t.visible[fault]}")
-        rows.append((fault, cells))
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]
-    return "\n".join(lines)
+def summary(tallies: dict[str, Tally]) -> str:
+    """Return a Markdown table with one column per model."""
+    columns = tallies.values()
+    rows: list[list[object]] = [
+        ["pictures", *(t.pictures for t in columns)],
+        ["false alarms", *(len(t.false_alarms) for t in columns)],
+        ["nearest to one", *(f"{t.worst / CONFIRMABLE_LIMIT:.2f}" for t in columns)],
+        ["confirmed by a second process", *(len(t.doubted) for t in columns)],
+    ]
+    for fault in dict.fromkeys(fault for t in columns for fault in t.planted):
+        found = (t.visible[fault] - len(t.missed.get(fault, [])) for t in columns)
+        visible = (t.visible[fault] for t in columns)
+        rows.append([fault, *(f"{n} of {all_}" for n, all_ in zip(found, visible, strict=True))])
+    return table(["", *tallies], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the gallery")
+    parser = make_parser("verification", __doc__, device=False)
     parser.add_argument("--keep", type=Path, help="folder for the networks' results")
     parser.add_argument("--models", nargs="+", choices=list(OFFICIAL), default=list(OFFICIAL))
     parser.add_argument("--side", type=int, help="pictures' side, for all networks; keeps nothing")
     options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    tallies: dict[str, Tally] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        install(Path(folder))
-        for model in options.models:
-            share = 0.125 if options.quick else 1.0
-            tallies[model] = experiment(
-                model, Path(folder), share, None if options.side else options.keep, options.side
-            )
-    print(table(tallies))
+    kept: Path | None = None if options.side else options.keep
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+    share = 0.125 if options.quick else 1.0
+    with bench_setup(options) as setup:
+        tallies = {
+            model: experiment(model, setup.models, share, kept, options.side)
+            for model in options.models
+        }
+    report = Report("verification", options.quick or options.models != list(OFFICIAL))
+    report.table = summary(tallies)
+    print(report.table)
     for model, tally in tallies.items():
         for alarm in tally.false_alarms:
             print(f"{model}: false alarm for {alarm}")
         for fault, names in tally.missed.items():
             print(f"{model}: missed {fault}: {', '.join(names)}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    report = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "seconds": round(time.monotonic() - started, 1),
-        "quick": options.quick,
+        report.add(f"{model}: false alarms", len(tally.false_alarms), target=0)
+        missed = sum(len(names) for names in tally.missed.values())
+        report.add(f"{model}: visible faults missed", missed, target=0)
+    report.details = {
         "gallery": {kind: count for kind, (count, _) in KINDS.items()},
-        "models": {
-            model: {
-                "pictures": t.pictures,
-                "doubted": t.doubted,
-                "false_alarms": t.false_alarms,
-                "worst_share": round(t.worst, 3),
-                "planted": t.planted,
-                "visible": t.visible,
-                "missed": t.missed,
-            }
-            for model, t in tallies.items()
-        },
+        "models": {model: vars(tally) for model, tally in tallies.items()},
     }
-    RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A pytest plugin for CI (``-p testkit.ci``): a skipped test is a failure there.
 
-On a user's machine a test whose part is missing (a browser, a native program) is skipped and
-says so. In CI every part is there, so a skip means that something was not tested.
+On a user's machine, a test whose part is missing (a browser, a native program) is skipped with a
+reason. In CI every part is present, so a skip means that something was not tested.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note a test that was skipped."""
+    """Record a skipped test."""
     _note(report)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Note a module that was skipped as a whole."""
+    """Record a module that was skipped as a whole."""
     _note(report)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Turn an otherwise green run with skips into a failure."""
+    """Fail a run that passed but skipped tests."""
     if _skipped and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the tests that were skipped."""
+    """List the skipped tests."""
     for nodeid in _skipped:
         terminalreporter.write_line(f"SKIPPED IN CI, which is a failure: {nodeid}", red=True)

@@ -1,4 +1,4 @@
-"""An eye for tests: how a file looks on a colour-managed screen, and how far looks differ."""
+"""How a file looks on a colour-managed screen, and how much two pictures differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testkit.zoo import in_srgb
 
 
 def seen(path: Path) -> tuple[Pixels, Pixels | None]:
-    """Return a result's sRGB pixels, turned and colour-managed, and its alpha."""
+    """Return a file's pixels in sRGB, rotated as EXIF says, and its alpha channel."""
     with Image.open(path) as image:
         turned = ImageOps.exif_transpose(image)
         alpha = np.asarray(turned.getchannel("A")) if "A" in turned.mode else None
@@ -24,7 +24,7 @@ def seen(path: Path) -> tuple[Pixels, Pixels | None]:
 
 
 def on_white(colour: Pixels, alpha: Pixels | None) -> Pixels:
-    """Lay a picture on white."""
+    """Return a picture on a white background."""
     if alpha is None:
         return colour
     share = alpha[..., None] / 255
@@ -44,12 +44,12 @@ def _lab(pixels: Pixels) -> NDArray[np.float64]:
 
 
 def mean_delta_e(first: Pixels, second: Pixels) -> float:
-    """Return the mean CIE 1976 colour difference of two sRGB pictures of one size."""
+    """Return the mean CIE 1976 colour difference of two sRGB pictures of the same size."""
     return float(np.sqrt(((_lab(first) - _lab(second)) ** 2).sum(axis=-1)).mean())
 
 
 def profile_name(path: Path) -> str | None:
-    """Return the description of a file's profile."""
+    """Return the description of a file's colour profile, None without one."""
     with Image.open(path) as image:
         block = image.info.get("icc_profile")
     if not block:

@@ -1,4 +1,4 @@
-"""Varied pictures, photos and made ones, for experiments that must hold for any picture."""
+"""Photos and generated pictures of many kinds, for tests that must hold for any picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORDS = "The quick brown fox jumps over 13 lazy dogs; ÄÖÜ ß été, 01234567
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the gallery: its kind, its number in it, and height × width × 3 bytes."""
+    """One picture: its kind, its number within the kind, and height × width × 3 bytes."""
 
     kind: str
     number: int
@@ -192,11 +192,11 @@ KINDS: dict[str, tuple[int, Draw]] = {
     "pixel art": (12, _pixel_art),
     "screen shot": (12, _screen),
 }
-"""Kind → how many of it are in the whole gallery, and how one is made."""
+"""By kind: how many pictures the whole gallery has, and the function that makes one."""
 
 
 def gallery(side: int, *, share: float = 1.0, seed: int = 20) -> Iterator[Picture]:
-    """Yield the gallery's pictures, ``side`` pixels wide and high but for the thin ones.
+    """Yield the gallery's pictures, ``side`` pixels wide and high except for the thin ones.
 
     The same arguments give the same pictures.
     """

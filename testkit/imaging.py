@@ -1,4 +1,4 @@
-"""A stand-in for inference, and small tools for the imaging tests."""
+"""A substitute for inference, and helpers for the imaging tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stored(pixels: Pixels, path: Path) -> RawImage:
 
 
 def enlarged(prepared: Prepared, scale: int = 2) -> RawImage:
-    """Do what an engine does to ``prepared``, by plain Lanczos."""
+    """Enlarge ``prepared`` as an engine does, but with Lanczos."""
     source = Image.fromarray(pixels_of(prepared.source))
     size = (source.width * scale, source.height * scale)
     native = np.asarray(source.resize(size, Image.Resampling.LANCZOS))
@@ -39,7 +39,7 @@ def enlarged(prepared: Prepared, scale: int = 2) -> RawImage:
 async def finished(
     imaging: Imaging, prepared: Prepared, native: RawImage, folder: Path, options: FinishOptions
 ) -> Finished:
-    """Have a picture finished that is one band."""
+    """Finish a picture that consists of one band."""
     band = Band(0, prepared.source.size.height)
     written = await imaging.finish(prepared, native, folder, options, band)
     assert written.finished is not None

@@ -1,4 +1,4 @@
-"""Makers of the plain objects that tests need."""
+"""Jobs for tests."""
 
 from __future__ import annotations
 

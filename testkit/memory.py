@@ -1,4 +1,4 @@
-"""Memory and processor time of a server and all of its descendants, from outside."""
+"""Memory and processor time of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a family of processes holds.
+    """Memory of a process and its descendants, in bytes.
 
     Attributes:
-        shared_once: sum of proportional sizes (PSS): a page that several processes share, as
-            forked ones do, counts once.
-        summed: sum of resident sizes (RSS): such a page counts for each.
-        root: resident size of the first process alone.
-        processes: how many there are.
+        shared_once: sum of proportional set sizes (PSS): a page that several processes share
+            counts once.
+        summed: sum of resident set sizes (RSS): a shared page counts for each process.
+        root: resident set size of the first process alone.
+        processes: number of processes.
     """
 
     shared_once: int = 0
@@ -32,7 +32,7 @@ class Memory:
     processes: int = 0
 
     def largest(self, other: Memory) -> Memory:
-        """Return the larger of each."""
+        """Return the larger value of each attribute."""
         return Memory(
             max(self.shared_once, other.shared_once),
             max(self.summed, other.summed),
@@ -42,7 +42,7 @@ class Memory:
 
 
 def family(pid: int) -> list[int]:
-    """Return ``pid`` and all its descendants that live now."""
+    """Return the ids of ``pid`` and all its current descendants."""
     try:
         root = psutil.Process(pid)
         return [pid, *(child.pid for child in root.children(recursive=True))]
@@ -51,7 +51,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> Memory:
-    """Return what ``pid`` and its descendants hold now; those that end meanwhile hold nothing."""
+    """Return the current memory of ``pid`` and its descendants."""
     shared_once = summed = root = processes = 0
     for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
@@ -95,7 +95,7 @@ class MemoryWatch:
 
 
 def forget_peak(pid: int) -> None:
-    """Make the kernel forget the largest resident size that ``pid`` had."""
+    """Reset the kernel's record of the largest resident size of ``pid``."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
 
 
@@ -118,10 +118,9 @@ def _role(process: psutil.Process, root: int) -> str:
 
 
 def processor_seconds(pid: int) -> dict[str, float]:
-    """Return seconds of processor time so far, by what the process is for.
+    """Return the seconds of processor time so far, by room.
 
-    Of children that have ended, their time is in "… (ended children)" of the one they had as
-    parent.
+    The time of children that ended counts as "… (ended children)" of their parent.
     """
     seconds: dict[str, float] = defaultdict(float)
     for member in family(pid):

@@ -1,4 +1,4 @@
-"""Tasks for engines, made of arrays; and little networks that need no weights."""
+"""Tasks for engines, made of arrays, and small networks without weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 
 
 def photo(width: int, height: int, *, left: int = 130, top: int = 60) -> Pixels:
-    """Return a piece of a cat's face."""
+    """Return a part of the photo of a cat's face."""
     with Image.open(DATA / "chelsea.webp") as picture:
         piece = picture.convert("RGB").crop((left, top, left + width, top + height))
         return np.asarray(piece)
@@ -44,19 +44,19 @@ def make_task(
 
 
 def result(task: UpscaleTask) -> Pixels:
-    """Return what stands in the target."""
+    """Return the pixels in the task's target."""
     size = task.target.size
     return np.fromfile(task.target.path, np.uint8).reshape(size.height, size.width, 3)
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
-    """Return the likeness of two pictures in dB, 99 for equal ones."""
+    """Return the PSNR of two pictures in dB, 99 for equal ones."""
     error = float(np.mean((one.astype(np.float64) - other) ** 2))
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def enlarged_plainly(pixels: Pixels, factor: int) -> Pixels:
-    """Return each pixel as a square of ``factor`` pixels: what `write_repeater` does."""
+    """Return each pixel as a square of ``factor`` pixels, as `write_repeater`'s network does."""
     return pixels.repeat(factor, 0).repeat(factor, 1)
 
 

@@ -1,6 +1,6 @@
-"""Parts that some tests need and Python packages do not bring: `scripts/fetch-test-parts` does.
+"""Programs and drivers that some tests need; `scripts/fetch-test-parts` installs them.
 
-A part that is missing skips the test on a user's machine and fails it in CI (``CI=true``).
+A test whose part is missing is skipped on a user's machine and fails in CI (``CI=true``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LAVAPIPE = tuple(
 
 
 def missing(part: str) -> NoReturn:
-    """Skip the test because ``part`` is not there, or fail it in CI."""
+    """Skip the test because ``part`` is missing, or fail it in CI."""
     sentence = f"{part} is missing: run scripts/fetch-test-parts"
     if os.environ.get("CI") == "true":
         pytest.fail(sentence, pytrace=False)
@@ -37,7 +37,7 @@ def missing(part: str) -> NoReturn:
 
 @functools.cache
 def _runs(program: Path) -> bool:
-    """Tell whether the program starts: 255 is what ``-h`` ends with, 127 a missing library."""
+    """Tell whether the program starts: ``-h`` ends with 255, a missing library with 127."""
     try:
         done = subprocess.run([program, "-h"], capture_output=True, timeout=30, check=False)
     except OSError:
@@ -46,7 +46,7 @@ def _runs(program: Path) -> bool:
 
 
 def native_binary() -> Path:
-    """Return upscayl-bin: the one ``TEST_NATIVE_BINARY`` names, or the one in ``.tools``."""
+    """Return upscayl-bin: the one that ``TEST_NATIVE_BINARY`` names, or the one in ``.tools``."""
     if platform.machine() != "x86_64":
         pytest.skip("upscayl-bin exists for x86-64 only")
     named = os.environ.get("TEST_NATIVE_BINARY")
@@ -66,13 +66,13 @@ def _driver(name: str, candidates: Sequence[str]) -> dict[str, str]:
 
 
 def swiftshader_env() -> dict[str, str]:
-    """Return the variables that make SwiftShader (right, but slow) the only Vulkan device."""
+    """Return the variables that make SwiftShader (correct but slow) the only Vulkan device."""
     return _driver("SwiftShader", _SWIFTSHADER)
 
 
 def lavapipe_env() -> dict[str, str]:
     """Return the variables that make lavapipe the only Vulkan device.
 
-    The native programs corrupt animevideov3 pictures on some of its versions and exit 0.
+    On some of its versions the native programs corrupt animevideov3 results and exit with 0.
     """
     return _driver("lavapipe", _LAVAPIPE)

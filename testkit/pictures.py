@@ -1,4 +1,4 @@
-"""Files that no encoder at hand writes: PNGs of any kind, colour profiles, EXIF blocks."""
+"""Files that common encoders do not write: PNGs of any kind, colour profiles, EXIF blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def header(width: int, height: int, depth: int, colour_type: int, interlaced: int = 0) -> bytes:
-    """Return a PNG's mark and IHDR chunk."""
+    """Return a PNG's signature and IHDR chunk."""
     body = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
     return PNG_MARK + chunk(b"IHDR", body)
 
@@ -42,7 +42,7 @@ def png(
 ) -> bytes:
     """Return a PNG of ``samples``, rows × columns × channels, with ``depth`` bits each.
 
-    ``before`` and ``after`` are chunks that go before and after the pixels.
+    ``before`` and ``after`` are chunks to put before and after the pixels.
     """
     height, width, channels = samples.shape
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -79,7 +79,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def exif(orientation: int = 1, *, thumbnail: bool = False) -> bytes:
-    """Return an EXIF block as cameras write it, with sizes that will be wrong later."""
+    """Return an EXIF block as cameras write it; its sizes do not match the picture."""
     tags = Image.Exif()
     tags[0x0112] = orientation
     tags[0x010F] = "Maker"
@@ -149,7 +149,7 @@ GREY = _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _gamma(1.5)})
 
 
 def _cmyk_profile() -> bytes:
-    """A press profile of sixteen corners: plausible inks, black not quite black."""
+    """Return a printing profile with 16 grid points: plausible inks, a black not quite black."""
     corners = b""
     for cyan, magenta, yellow, black in product((0, 1), repeat=4):
         share = (1 - 0.9 * black) * (1 - 0.35 * cyan) * (1 - 0.45 * magenta) * (1 - 0.08 * yellow)
@@ -165,7 +165,7 @@ CMYK = _cmyk_profile()
 
 
 def mpo(kind: int) -> bytes:
-    """Return a JPEG with a second picture behind it, of the MP type ``kind``."""
+    """Return an MPO file: a JPEG followed by a second picture of the MP type ``kind``."""
     first, second = (Image.effect_noise((64, 48), 30 + 9 * n).convert("RGB") for n in (0, 1))
     data = bytearray(encoded(first, "MPO", save_all=True, append_images=[second]))
     # The MP entry of the second picture: its attributes hold the type in the low 24 bits.

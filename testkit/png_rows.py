@@ -1,4 +1,4 @@
-"""Reading a PNG of any size in strips of rows, so that no check holds a huge result in memory."""
+"""Read a PNG of any size in strips of rows, without holding all of it in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _READ = 1 << 20
 
 
 class PngError(Exception):
-    """The file is no whole PNG of the kind that is read here."""
+    """The file is not a complete 8-bit RGB PNG without interlacing."""
 
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the chunks, IDAT ones in pieces; checksums are compared."""
+    """Yield the chunks, IDAT chunks in pieces, and check the checksums."""
     with path.open("rb") as file:
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
-            raise PngError("The file is no PNG.")
+            raise PngError("The file is not a PNG.")
         kind = b""
         while kind != b"IEND":
             head = file.read(8)
@@ -51,7 +51,7 @@ def png_size(path: Path) -> tuple[int, int]:
     """Return width and height.
 
     Raises:
-        PngError: it is not 8-bit RGB without interlacing.
+        PngError: the file is not 8-bit RGB without interlacing.
     """
     for kind, content in _chunks(path):
         if kind == b"IHDR":
@@ -65,15 +65,15 @@ def png_size(path: Path) -> tuple[int, int]:
 def png_strips(path: Path, rows: int) -> Iterator[Pixels]:
     """Yield the picture in strips of ``rows`` rows; the last one may have fewer.
 
-    Filters refer to the row above, so each strip is wrapped as a small PNG of its own that
-    begins with the last row of the strip before, unfiltered, and an ordinary decoder reads it.
+    PNG filters refer to the row above. So each strip becomes a small PNG that begins with the last
+    row of the strip before, unfiltered, and an ordinary decoder reads it.
 
     Raises:
-        PngError: the file is damaged, cut short, or of another kind.
+        PngError: the file is damaged, incomplete, or of another kind.
     """
     width, height = png_size(path)
     stride = 1 + 3 * width
-    above = bytes(stride)  # filter 0, and zeros: what the first row refers to
+    above = bytes(stride)  # filter 0 and zeros, which the first row refers to
     inflate = zlib.decompressobj()
     held = bytearray()
     done = 0

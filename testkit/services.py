@@ -1,4 +1,4 @@
-"""Makers of services for tests: the real thing, in a folder of its own."""
+"""Real services for tests and benches, each in its own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zoo's other house: files that must be refused, each with its error and words of it."""
+"""Files that the service must refuse, each with its error and words of the error's sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledErro
 
 @dataclass(frozen=True)
 class Trap:
-    """A file, the error it must lead to, and words that the sentence must hold."""
+    """A file, the error that it must cause, and words that the error's sentence must contain."""
 
     name: str
     data: bytes
@@ -27,8 +27,8 @@ class Trap:
     words: str
 
 
-def _strangers() -> Iterator[Trap]:
-    """Files of formats that are not taken."""
+def _unsupported_formats() -> Iterator[Trap]:
+    """Yield files of unsupported formats."""
     for name, data, words in (
         ("text", b"This is not a picture at all, just words.\n", "plain text"),
         ("html", b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
@@ -55,8 +55,8 @@ def _strangers() -> Iterator[Trap]:
     yield Trap("empty", b"", UnusablePictureError, "empty")
 
 
-def _broken() -> Iterator[Trap]:
-    """Pictures that are not whole."""
+def _damaged() -> Iterator[Trap]:
+    """Yield damaged and incomplete pictures."""
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP"):
         data = encoded(CARD, kind)
         for share in (0.03, 0.6, 0.95):
@@ -75,7 +75,7 @@ def _broken() -> Iterator[Trap]:
 
 
 def _series() -> Iterator[Trap]:
-    """Files of more than one picture."""
+    """Yield files with more than one picture."""
     frames = [CARD, CARD.rotate(180), CARD.rotate(90)]
     more = {"save_all": True, "append_images": frames[1:]}
     for kind in ("PNG", "WEBP", "AVIF"):
@@ -102,7 +102,7 @@ def _tiff_pages(count: int) -> bytes:
 
 
 def _bombs() -> Iterator[Trap]:
-    """Small files that ask for much."""
+    """Yield small files that need much memory or time."""
     rows = zlib.compress(bytes(3_000_000))
     huge = header(100_000, 100_000, 8, 2) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     yield Trap("PNG 100,000 x 100,000", huge, UnusablePictureError, "megapixels")
@@ -131,14 +131,14 @@ def _bombs() -> Iterator[Trap]:
 
 def traps() -> Iterator[Trap]:
     """Yield every file that must be refused."""
-    yield from _strangers()
-    yield from _broken()
+    yield from _unsupported_formats()
+    yield from _damaged()
     yield from _series()
     yield from _bombs()
 
 
 def harmless_monsters() -> Iterator[tuple[str, bytes]]:
-    """Yield pictures with monstrous metadata, which must come through without it."""
+    """Yield pictures with broken or huge metadata: they must be accepted and lose the metadata."""
     looped = b"II*\x00" + struct.pack("<IHHHIII", 8, 1, 0x8769, 4, 1, 8, 8)
     yield "EXIF that points to itself", encoded(CARD, "JPEG", exif=b"Exif\x00\x00" + looped)
     wide = b"II*\x00" + struct.pack("<IH", 8, 5000)
