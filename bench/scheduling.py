@@ -167,7 +167,8 @@ async def run() -> None:
         ]
         for kind in counts:
             fair, fifo = results["fair"][kind]["p95"], results["fifo"][kind]["p95"]
-            report.add(f"{slots} slot(s), {kind}: 95 % wait at most", fair, "s",
+            prefix = f"{slots} slots, " if slots > 1 else ""
+            report.add(f"{prefix}{kind}: 95 % wait at most", fair, "s",
                        note=f"first come, first served: {fifo:,.1f} s")  # fmt: skip
         report.details[str(slots)] = {"busy": busy, "wait_seconds": results}
     report.details |= {"seed": options.seed, "models_kept": options.models_kept, "jobs": counts}

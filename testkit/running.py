@@ -16,10 +16,10 @@ from PIL import Image
 
 from testkit import contract
 from testkit.contract import Answer
+from testkit.services import make_config
 from upscaled.api.app import make_app
 from upscaled.api.keys import CONNECTIONS
 from upscaled.config.settings import Config
-from upscaled.config.sources import load
 from upscaled.jobs.job import Job
 from upscaled.service.service import Service
 
@@ -184,12 +184,5 @@ def a_picture(width: int = 24, height: int = 16, kind: str = "PNG") -> bytes:
 
 def configured(data_dir: Path, models_dir: Path, **settings: str) -> Config:
     """Return a configuration for tests; ``server__auth_token="x"`` sets ``server.auth_token``."""
-    flags = {
-        "storage.data_dir": str(data_dir),
-        "upscaler.models_path": str(models_dir),
-        "upscaler.engine": "builtin",
-        "upscaler.gpu_ids": "-1",
-        "server.drain_seconds": "0",
-    }
-    flags |= {name.replace("__", "."): value for name, value in settings.items()}
-    return load(environ={}, flags=flags)
+    chosen = {"upscaler__gpu_ids": "-1", "server__drain_seconds": "0"} | settings
+    return make_config(data_dir, models_dir, **chosen)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from testkit import parts
+from testkit.memory import peak
 from testkit.networks import (
     enlarged_plainly,
     make_task,
@@ -101,13 +102,6 @@ async def test_a_picture_smaller_than_a_tile_is_one_tile(tmp_path: Path) -> None
     assert [(one.share, one.rows, one.tile_size) for one in told] == [(1.0, 40, 70)]
 
 
-def peak_of(engine: BuiltinEngine) -> int:
-    """Return the most memory that the engine's process has held, in KiB."""
-    status = Path(f"/proc/{engine.pid}/status").read_text("ascii")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1])
-
-
 def small_tasks(folder: Path, model: ModelFiles, sizes: list[tuple[int, int]]) -> list[UpscaleTask]:
     """Return tasks on pictures of several sizes that may share an engine of two places."""
     tasks = []
@@ -159,7 +153,8 @@ async def test_a_memory_limit_is_kept(
     told: list[Progress] = []
     async with engine_on(memory_limit_mb=limit_mb, library=library) as engine:
         outcome = await engine.upscale(task, told.append)
-        assert peak_of(engine) < limit_mb * 1024
+        assert engine.pid is not None
+        assert peak(engine.pid) < limit_mb << 20
     assert outcome.tile_size >= 32
     fits = (stem, limit_mb) != ("realesrgan-x4plus", 400)  # that is ncnn's, and lean
     expected = runs(library, stem) if fits else CpuLibrary.NCNN
@@ -186,7 +181,8 @@ async def test_networks_kept_make_room_for_the_one_that_is_wanted(
         for stem in ("realesrgan-x4plus-anime", "realesrgan-x4plus"):
             task = make_task(tmp_path, photo(34, 20), shipped(models_dir, stem))
             await engine.upscale(task, by(library, stem))
-        assert peak_of(engine) < 620 * 1024
+        assert engine.pid is not None
+        assert peak(engine.pid) < 620 << 20
 
 
 @LIBRARIES
@@ -202,7 +198,8 @@ async def test_two_networks_at_once_keep_to_one_limit(
         await asyncio.gather(
             *(engine.upscale(task, by(library, task.model.stem)) for task in tasks)
         )
-        assert peak_of(engine) < 900 * 1024
+        assert engine.pid is not None
+        assert peak(engine.pid) < 900 << 20
     assert np.array_equal(result(plus[0]), result(plus[1]))
 
 
@@ -218,7 +215,8 @@ async def test_pictures_of_many_sizes_leave_nothing_behind(
             await engine.upscale(task, by(library))
             held.append(psutil.Process(engine.pid).memory_info().rss)
         assert held[-1] < held[len(tasks)] + (40 << 20)
-        assert peak_of(engine) < 600 * 1024
+        assert engine.pid is not None
+        assert peak(engine.pid) < 600 << 20
 
 
 @LIBRARIES
@@ -233,7 +231,8 @@ async def test_networks_that_are_idle_count_beside_those_that_begin_together(
         await engine.upscale(plus[0], by(library, DEEP))  # loaded for both threads
         await asyncio.gather(*(engine.upscale(task, by(library, DEEP)) for task in plus[1:]))
         await asyncio.gather(*(engine.upscale(task, by(library)) for task in anime[:2]))
-        assert peak_of(engine) < 1100 * 1024
+        assert engine.pid is not None
+        assert peak(engine.pid) < 1100 << 20
 
 
 @pytest.mark.parametrize(("limit_mb", "taken"), [(4000, 1), (700, 0)])
