@@ -13,7 +13,7 @@ from upscaled.errors import EngineError
 from upscaled.imaging import Band, Piece, Written
 from upscaled.pictures import RawImage, Size
 from upscaled.pipeline import checkpoint
-from upscaled.pipeline.bands import Finishing, band_end, task_rows
+from upscaled.pipeline.bands import BandFinisher, band_end, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 
 ROW = 1 << 20
@@ -56,9 +56,11 @@ class Record:
             raise self.error
         self.bands.append((band.top, band.bottom))
 
-    def finishing(self, *, top: int = 0, one_band: int | None = None) -> Finishing:
+    def finishing(self, *, top: int = 0, one_band: int | None = None) -> BandFinisher:
         native = RawImage(Path("native.rgb"), Size(ROW // 12, 800))  # of a source of 200 rows
-        return Finishing("finish-test", native, 200, top=top, one_band=one_band, finish=self.finish)
+        return BandFinisher(
+            "finish-test", native, 200, top=top, one_band=one_band, finish=self.finish
+        )
 
 
 async def test_bands_are_finished_while_later_rows_are_still_made() -> None:

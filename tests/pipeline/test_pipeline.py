@@ -1,4 +1,4 @@
-"""The way of one job, its ladder above all: what fails is tried again elsewhere, or told."""
+"""The way of one job, its retries above all: what fails is tried again elsewhere, or told."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from upscaled.jobs.job import Attempt, Job, JobRequest
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import Size
-from upscaled.pipeline.pipeline import Pipeline, Watch
-from upscaled.pipeline.run import Product, Timings
+from upscaled.pipeline.pipeline import Pipeline
+from upscaled.pipeline.result import RunResult, Watch
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 FAST = "realesr-animevideov3"
@@ -141,7 +141,7 @@ class Bench:
         self._pools.append(EnginePool(places, spares))
         return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
 
-    async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> Product:
+    async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> RunResult:
         return await self.go_on(pipeline, await self.job(picture, tile_size))
 
     async def job(self, picture: Path, tile_size: int = 0) -> Job:
@@ -162,15 +162,15 @@ class Bench:
         await self.workspace.adopt(upload, job.id)
         return job
 
-    async def go_on(self, pipeline: Pipeline, job: Job) -> Product:
+    async def go_on(self, pipeline: Pipeline, job: Job) -> RunResult:
         def started(_: Place) -> None:
             pass
 
         self.attempts, self.percents = [], []
-        timings = Timings()
-        prepared = await pipeline.prepare(job, timings)
         watch = Watch(started, self.percents.append, self.attempts.append)
-        return await pipeline.produce(job, prepared, watch, timings)
+        run = pipeline.run(job, watch)
+        await run.prepare()
+        return await run.produce()
 
     async def close(self) -> None:
         for pool in self._pools:
@@ -211,14 +211,14 @@ async def test_a_tile_too_large_for_the_device_is_halved_until_it_fits(
     bench: Bench, photo: Path
 ) -> None:
     engine = FaultyEngine(out_of_memory)
-    product = await bench.run(bench.pipeline([engine]), photo)
+    result = await bench.run(bench.pipeline([engine]), photo)
     assert engine.tiles == [0, 100, 50, 32]
     assert [attempt.outcome for attempt in bench.attempts] == [
         *["vkAllocateMemory failed -2"] * 3,
         "ok",
     ]
-    assert product.tile_size == 32
-    assert likeness(product.finished.path, photo) > 24
+    assert result.tile_size == 32
+    assert likeness(result.path, photo) > 24
 
 
 async def test_the_tile_that_worked_is_remembered_for_the_next_job(
@@ -246,11 +246,11 @@ async def test_a_broken_gpu_gives_way_to_the_next_and_then_to_the_cpu(
     pipeline = bench.pipeline(
         [FaultyEngine(broken), FaultyEngine(broken, other)], lambda: BuiltinEngine(CPU)
     )
-    product = await bench.run(pipeline, photo)
+    result = await bench.run(pipeline, photo)
     tried = [(attempt.device, attempt.outcome == "ok") for attempt in bench.attempts]
     assert tried == [*[("vulkan:0", False)] * 4, *[("vulkan:1", False)] * 4, ("cpu", True)]
-    assert product.place.device is CPU
-    assert likeness(product.finished.path, photo) > 24
+    assert result.place.device is CPU
+    assert likeness(result.path, photo) > 24
 
 
 async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) -> None:
@@ -258,10 +258,10 @@ async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) ->
         await bench.run(bench.pipeline([FaultyEngine(black)]), photo)
     assert failed.value.code == "unlike_source"
     pipeline = bench.pipeline([FaultyEngine(black)], lambda: BuiltinEngine(CPU))
-    product = await bench.run(pipeline, photo)
-    assert product.place.device is CPU
+    result = await bench.run(pipeline, photo)
+    assert result.place.device is CPU
     assert len(bench.attempts) == 5
-    assert likeness(product.finished.path, photo) > 24
+    assert likeness(result.path, photo) > 24
 
 
 async def test_what_a_network_really_makes_of_odd_pictures_is_confirmed_not_refused(
@@ -272,10 +272,10 @@ async def test_what_a_network_really_makes_of_odd_pictures_is_confirmed_not_refu
     pictures = gallery(96, share=1.0)
     crumbs = next(p for p in pictures if (p.kind, p.number) == ODD)
     Image.fromarray(crumbs.pixels).save(odd)
-    product = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), odd)
+    result = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), odd)
     assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
     assert "unlike its source" in bench.attempts[0].outcome
-    assert product.finished.score == 0
+    assert result.finished.score == 0
 
 
 async def test_a_cpu_that_makes_two_different_doubtful_pictures_is_not_believed(
@@ -309,12 +309,12 @@ async def test_a_picture_too_wide_for_one_engine_goes_to_the_next_at_once(
 ) -> None:
     narrow = FaultyEngine(right)
     monkeypatch.setattr(narrow, "max_rows", lambda _width, _scale: 0)
-    product = await bench.run(bench.pipeline([narrow], lambda: BuiltinEngine(CPU)), photo)
+    result = await bench.run(bench.pipeline([narrow], lambda: BuiltinEngine(CPU)), photo)
     assert [(attempt.device, attempt.outcome) for attempt in bench.attempts] == [
         ("vulkan:0", "The picture is too wide for this engine."),
         ("cpu", "ok"),
     ]
-    assert product.place.device is CPU
+    assert result.place.device is CPU
     assert narrow.tiles == []
 
 
@@ -338,12 +338,12 @@ async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_
     with Image.open(DATA / "astronaut.png") as image:
         image.convert("RGB").resize((64, 64)).save(small)
     pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
-    product = await bench.run(pipeline, small)
+    result = await bench.run(pipeline, small)
     assert [attempt.engine for attempt in bench.attempts] == [*["binary"] * 4, "builtin"]
     assert "is unlike its source" in bench.attempts[0].outcome
     assert bench.attempts[-1].outcome == "ok"
-    assert product.place.device is CPU
-    assert likeness(product.finished.path, small) > 24
+    assert result.place.device is CPU
+    assert likeness(result.path, small) > 24
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ class InterruptedRunError(Exception):
 
 async def test_a_later_run_goes_on_where_the_last_one_ended(bench: Bench, tall: Path) -> None:
     whole = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), tall, tile_size=32)
-    wanted = whole.finished.path.read_bytes()
+    wanted = whole.path.read_bytes()
     assert not whole.resumed
 
     def interrupt(task: UpscaleTask) -> None:
@@ -375,12 +375,12 @@ async def test_a_later_run_goes_on_where_the_last_one_ended(bench: Bench, tall: 
     job = await bench.job(tall, tile_size=32)
     with pytest.raises(InterruptedRunError):
         await bench.go_on(bench.pipeline([first]), job)
-    product = await bench.go_on(bench.pipeline([second]), replace(job, runs=1))
+    result = await bench.go_on(bench.pipeline([second]), replace(job, runs=1))
     assert first.rows == [(0, 32), (32, 64), (64, 96)]
     assert second.rows[0][0] in (32, 64)  # the second band may have been finished, or just not
     assert bench.percents[0] >= 1 + 94 // 5
-    assert product.finished.path.read_bytes() == wanted
-    assert product.resumed
+    assert result.path.read_bytes() == wanted
+    assert result.resumed
 
 
 async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path) -> None:
@@ -395,10 +395,10 @@ async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path)
     engine = FaultyEngine(spoil)
     engine.most_rows = 32
     pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
-    product = await bench.run(pipeline, tall, tile_size=32)
+    result = await bench.run(pipeline, tall, tile_size=32)
     assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
     assert engine.rows.count((0, 32)) == engine.rows.count((32, 64)) == 1
-    assert likeness(product.finished.path, tall) > 24
+    assert likeness(result.path, tall) > 24
 
 
 async def test_a_doubtful_band_is_settled_by_itself(
@@ -411,8 +411,8 @@ async def test_a_doubtful_band_is_settled_by_itself(
     odd = tmp_path / "odd.png"
     Image.fromarray(np.concatenate((calm, crumbs.pixels, calm))).save(odd)
     engine = FaultyEngine(right, CPU)
-    product = await bench.run(bench.pipeline([engine]), odd, tile_size=96)
+    result = await bench.run(bench.pipeline([engine]), odd, tile_size=96)
     assert [attempt.outcome == "ok" for attempt in bench.attempts] == [False, True]
     assert engine.rows == [(0, 288), (96, 192), (192, 288)]
-    assert product.finished.score == 0
-    assert likeness(product.finished.path, odd) > 20
+    assert result.finished.score == 0
+    assert likeness(result.path, odd) > 20

@@ -27,7 +27,8 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.pictures import Size
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.footprint import TimeLimit, disk_bytes, memory_bytes
-from upscaled.service import dispatcher
+from upscaled.pipeline.run import PipelineRun
+from upscaled.service import disk_room
 from upscaled.service.service import Service
 
 COFFEE = DATA / "coffee.jpg"
@@ -190,7 +191,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "_ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(disk_room, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr("upscaled.service.admission.DISK_RESERVE", 0)
 
 
@@ -223,7 +224,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
         owner: object = {
             "begin": service._workspace,
             "prepare": service._imaging,
-            "upscale": service._running.dispatcher._pipeline,
+            "upscale": PipelineRun,
             "finish": service._imaging,
             "record": service._registry,
         }[stage]

@@ -44,7 +44,7 @@ def thumbnails(tmp_path: Path) -> list[Path]:
 
 
 def the_engine(service: Service) -> BuiltinEngine:
-    (station,) = service._running.dispatcher._pipeline._pool._posts[0].stations
+    (station,) = service._running.dispatcher._pipeline._shared.pool._posts[0].stations
     assert isinstance(station.engine, BuiltinEngine)
     return station.engine
 

@@ -72,6 +72,10 @@ class JobRequest:
     keep_metadata: bool = True
     """Put the colour profile and EXIF of the upload into the result."""
 
+    def factor(self, source: Size) -> float:
+        """Return how many times as wide as ``source`` the result is."""
+        return self.output_size.width / source.width
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -116,6 +120,11 @@ class Job:
     """What its share of the queue is counted by, until it has ended."""
     result_gone: str | None = None
     """Why there is no file any more: ``downloaded``, ``expired`` or ``lost``."""
+
+    @property
+    def factor(self) -> float:
+        """How many times as wide as the picture the result is."""
+        return self.request.factor(self.input_size)
 
     @property
     def duration(self) -> float | None:

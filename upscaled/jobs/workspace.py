@@ -18,7 +18,7 @@ from upscaled.jobs.job import is_job_id
 
 log = logging.getLogger(__name__)
 
-_UPLOAD = "upload"
+UPLOAD = "upload"
 _BEGUN = "begun"
 
 
@@ -107,7 +107,7 @@ class Workspace:
 
     def upload_of(self, job_id: str) -> Path:
         """Return where the job's upload lies."""
-        return self.folder(job_id) / _UPLOAD
+        return self.folder(job_id) / UPLOAD
 
     async def adopt(self, upload: Path, job_id: str) -> None:
         """Make the job's folder and move the upload into it; `flush` brings it to the disk.
@@ -133,7 +133,7 @@ class Workspace:
             raise NoSpaceError(f"The upload can't be stored: {error.strerror}.") from error
 
     def _flush(self, folder: Path) -> None:
-        for path in (folder / _UPLOAD, folder, self._jobs):
+        for path in (folder / UPLOAD, folder, self._jobs):
             files.sync(path)
 
     async def remove(self, job_id: str) -> None:
@@ -186,7 +186,7 @@ class Workspace:
 
 def _adopt(upload: Path, folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    upload.rename(folder / _UPLOAD)
+    upload.rename(folder / UPLOAD)
 
 
 def _delete(paths: Iterable[Path]) -> None:

@@ -45,7 +45,7 @@ def band_end(top: int, height: int, tile: int, native_row_bytes: int) -> int:
     return height if top + rows + _LEAST_ROWS > height else top + rows
 
 
-class Finishing:
+class BandFinisher:
     """Finishes bands as an engine gets through with their rows; a context manager.
 
     Args:
@@ -135,7 +135,7 @@ class Finishing:
             await self._finish(band)
             self.top = band.bottom
 
-    async def __aenter__(self) -> Finishing:
+    async def __aenter__(self) -> BandFinisher:
         return self
 
     async def __aexit__(

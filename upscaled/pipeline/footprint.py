@@ -11,7 +11,6 @@ from upscaled.pictures import Size
 _START_SECONDS = 120.0
 """Every job has so long, for loading a network and waiting for a busy disk."""
 _TTA_TIMES = 8
-_LARGEST_NATIVE_SCALE = 4
 
 _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
@@ -53,7 +52,7 @@ class TimeLimit:
         return f"The job took longer than {seconds:g} seconds ({why}) and was ended."
 
 
-def disk_bytes(source: Size, output: Size, native_scale: int = _LARGEST_NATIVE_SCALE) -> int:
+def disk_bytes(source: Size, output: Size, native_scale: int) -> int:
     """Return the bytes a job takes on the disk: source, native output and result, all raw."""
     return 3 * (source.pixels + source.times(native_scale).pixels + output.pixels)
 

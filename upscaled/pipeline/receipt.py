@@ -9,12 +9,12 @@ from typing import Any
 from upscaled import __version__
 from upscaled.files import sha256_of
 from upscaled.jobs.job import Job
-from upscaled.pipeline.run import Product
+from upscaled.pipeline.result import RunResult
 
 
-async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, Any]:
+async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, Any]:
     """Return the receipt as plain data; sizes in pixels and bytes, times in seconds."""
-    finished, place = product.finished, product.place
+    finished, place, model = result.finished, result.place, result.model
     return {
         "version": __version__,
         "input": {
@@ -32,20 +32,20 @@ async def write_receipt(job: Job, product: Product, upload: Path) -> dict[str, A
         },
         "model": {
             "name": job.request.model_name,
-            "native_scale": product.model.native_scale,
-            "param_sha256": product.param_sha256,
-            "bin_sha256": product.bin_sha256,
+            "native_scale": model.files.native_scale,
+            "param_sha256": model.param_sha256,
+            "bin_sha256": model.bin_sha256,
         },
         "engine": {
             "name": place.engine,
-            "binary_sha256": product.program_sha256,
-            "library": " and ".join(product.libraries) or None,
+            "binary_sha256": result.program_sha256,
+            "library": " and ".join(result.libraries) or None,
             "device": place.device.id,
             "device_name": place.device.name,
-            "tile_size": product.tile_size,
+            "tile_size": result.tile_size,
             "tta": job.request.tta,
         },
-        "seconds": {stage: round(s, 4) for stage, s in product.timings.stages.items()},
+        "seconds": {stage: round(s, 4) for stage, s in result.seconds.stages.items()},
         "metadata": {"kept": list(finished.kept), "lost": list(finished.lost)},
         "verification_score": round(finished.score, 4),
     }

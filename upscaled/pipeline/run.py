@@ -1,83 +1,109 @@
-"""A result in the making: what it is made from and with, and how far it is."""
+"""One job's run through the pipeline: prepare, then upscale and finish band by band."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from upscaled.engines.engine import ModelFiles, is_small
-from upscaled.engines.pool import Place
-from upscaled.errors import NoSpaceError
-from upscaled.imaging import NOTHING_WRITTEN, Finished, FinishOptions, Prepared, Written
-from upscaled.jobs.job import Job
+from upscaled.digests import Digests
+from upscaled.engines.engine import ModelFiles, Progress, UpscaleTask, is_small
+from upscaled.engines.pool import EnginePool, Place, Slot
+from upscaled.errors import EngineError, NoSpaceError
+from upscaled.imaging import (
+    CONFIRMABLE_LIMIT,
+    NOTHING_WRITTEN,
+    Band,
+    FinishOptions,
+    Imaging,
+    Prepared,
+    UnlikeError,
+)
+from upscaled.jobs.job import Attempt, Job
+from upscaled.jobs.workspace import Workspace, claim
+from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import RawImage
 from upscaled.pipeline import checkpoint
+from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation
+from upscaled.pipeline.result import IdentifiedModel, RunResult, StageSeconds, Watch
+from upscaled.pipeline.retries import AttemptPlan, Retries
 
-# Where in the percentage the stages end. Inference is nearly all of the time of nearly all jobs.
-_PREPARED = 1
-UPSCALED = 95
+log = logging.getLogger(__name__)
+
+_PREPARED_PERCENT = 1
+UPSCALED_PERCENT = 95
+"""The percentages at which stages end. Inference takes most of the time of nearly all jobs."""
+
+_SCARCE_BYTES = 1 << 20
+"""With less free disk than this, a failed attempt is the disk's fault."""
+
+_TILE_SIZES = 256
+"""Tile sizes that are remembered: one for each place, network and power of two of pixels."""
 
 
-@dataclass
-class Timings:
-    """Seconds by stage."""
+class TileSizes:
+    """Tile sizes that worked where the engine's own choice had failed; the oldest goes first."""
 
-    stages: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Place, Path, int], int] = OrderedDict()
 
-    def add(self, stage: str, since: float) -> None:
-        """Add the time from ``since`` (of `time.monotonic`) until now to a stage."""
-        self.stages[stage] = self.stages.get(stage, 0.0) + time.monotonic() - since
+    def get(self, place: Place, model: ModelFiles, pixels: int) -> int:
+        """Return the tile size for a picture of about ``pixels``; 0 if none is known."""
+        return self._known.get((place, model.param, pixels.bit_length()), 0)
+
+    def remember(self, place: Place, model: ModelFiles, pixels: int, tile_size: int) -> None:
+        """Use ``tile_size`` for pictures like this one from now on."""
+        key = (place, model.param, pixels.bit_length())
+        self._known[key] = tile_size
+        self._known.move_to_end(key)
+        if len(self._known) > _TILE_SIZES:
+            self._known.popitem(last=False)
 
 
 @dataclass(frozen=True)
-class Product:
-    """A verified result and how it came about."""
+class SharedParts:
+    """What all runs use and what outlives them."""
 
-    finished: Finished
-    model: ModelFiles
-    place: Place
-    param_sha256: str
-    bin_sha256: str
-    program_sha256: str | None
-    """Of the native program, where it was the engine."""
-    tile_size: int
-    timings: Timings
-    libraries: tuple[str, ...]
-    """Names and versions of what ran the network, where the engine was our own."""
-    engine_seconds: float
-    """What it took of the engine's time, as `UpscaleOutcome` counts it."""
-    resumed: bool
-    """An earlier run of the server did part of it."""
+    imaging: Imaging
+    pool: EnginePool
+    models: ModelCatalog
+    workspace: Workspace
+    digests: Digests = field(default_factory=Digests)
+    tile_sizes: TileSizes = field(default_factory=TileSizes)
 
 
 class PipelineRun:
-    """One job's result in the making."""
+    """Does the work of one job, once. Call `prepare` (unless that was done), then `produce`.
+
+    Args:
+        shared: what all runs use.
+        job: the job; its upload is in its folder.
+        watch: is told how the run goes.
+        prepared: the decoded picture, if the upload was decoded on arrival.
+        rank: order in which slots are given to waiting runs: the smaller number is first.
+    """
 
     def __init__(
         self,
+        shared: SharedParts,
         job: Job,
-        prepared: Prepared,
-        native: RawImage,
-        model: ModelFiles,
-        folder: Path,
-        key: str,
-        param_sha256: str,
-        bin_sha256: str,
+        watch: Watch,
+        *,
+        prepared: Prepared | None = None,
+        rank: int = 0,
     ) -> None:
-        self.job = job
-        self.prepared = prepared
-        self.native = native
-        self.model = model
-        self.folder = folder
-        self.key = key
-        self.param_sha256 = param_sha256
-        self.bin_sha256 = bin_sha256
-        self.program_sha256: str | None = None
         request = job.request
-        self.options = FinishOptions(
+        self._shared = shared
+        self._job = job
+        self._watch = watch
+        self._rank = rank
+        self._folder = shared.workspace.folder(job.id)
+        self._options = FinishOptions(
             format=request.format,
             size=request.output_size,
             quality=request.quality,
@@ -85,77 +111,307 @@ class PipelineRun:
             background=request.background,
             keep_metadata=request.keep_metadata,
         )
-        self.doubts = Confirmation(native, model.native_scale)
-        self.careful = False
+        self._prepared = prepared
+        self._seconds = StageSeconds()
+        self._engine_seconds = 0.0
+        self._written = NOTHING_WRITTEN
+        self._tile_size = 0
+        """Of the bands that are finished."""
+        self._resumed_rows = 0
+        """Source rows that an earlier run finished."""
+        self._libraries: tuple[str, ...] = ()
+        self._program_sha256: str | None = None
+        self._retries: Retries | None = None
+        self._bands: BandFinisher | None = None
+        self._failed = False
+        """The last attempt failed, so the next one needs a fresh process."""
+        self._one_band_at_a_time = False
         """A band was doubted: none is begun before the one before it is finished."""
-        self.written = NOTHING_WRITTEN
-        self.tile_size = 0
-        """What the bands that are done were made with."""
-        self.began = 0
-        """Rows of the source that an earlier run has done."""
-        self.engine_seconds = 0.0
-        self.libraries: tuple[str, ...] = ()
 
-    @property
-    def height(self) -> int:
-        """Rows of the source."""
-        return self.prepared.source.size.height
+    async def prepare(self) -> None:
+        """Decode the upload into raw files, unless that was done on arrival.
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the picture can share an engine with others like it."""
-        return is_small(self.prepared.source.size)
+        Raises:
+            UnusablePictureError: it does not decode.
+            NoSpaceError: the disk is full.
+        """
+        if self._prepared is not None:
+            return
+        began = time.monotonic()
+        workspace = self._shared.workspace
+        await workspace.begin(self._job.id)
+        try:
+            upload = workspace.upload_of(self._job.id)
+            self._prepared = await self._shared.imaging.prepare(upload, self._folder)
+        finally:  # only the server's death leaves the note
+            await workspace.end(self._job.id)
+        self._end_stage("prepare", began)
 
-    def percent(self, rows: float) -> int:
-        """Return the percentage of a job that has so many rows of its source."""
-        return _PREPARED + int(rows / self.height * (UPSCALED - _PREPARED))
+    async def produce(self) -> RunResult:
+        """Turn the prepared picture into a verified result, from where an earlier run ended.
 
-    def kind(self, place: Place) -> tuple[Place, Path, int]:
-        """Return what such work is alike in: pictures of about a size have about the needs."""
-        return place, self.model.param, self.prepared.source.size.pixels.bit_length()
+        Raises:
+            EngineError: no attempt succeeded; the last engine's own words.
+            UpscaledError: what no other attempt could change.
+        """
+        await self._begin()
+        while self._written.finished is None:
+            try:
+                await self._attempt()
+            except EngineError as error:
+                await self._plan_retry(error)
+        return self._result()
 
-    def go_on_from(self, earlier: Checkpoint) -> None:
-        """Take over what an earlier run has done."""
-        self.written, self.tile_size = earlier.written, earlier.tile_size
-        self.began = earlier.written.source_rows
-        self.libraries = earlier.libraries
+    async def _begin(self) -> None:
+        """Open the files of the run and take up what an earlier one left.
 
-    def is_run_by(self, library: str | None) -> None:
-        """Take note of what runs the network."""
-        if library is not None and library not in self.libraries:
-            self.libraries = (*self.libraries, library)
+        Raises:
+            EngineError: the network's files can't be read.
+            NoSpaceError: the disk has no room for the pixels.
+        """
+        assert self._prepared is not None, "prepare was not called"  # noqa: S101
+        self._source = self._prepared.source
+        self._model = await self._identify_model()
+        scale = self._model.files.native_scale
+        self._native = RawImage(self._folder / "native.rgb", self._source.size.times(scale))
+        self._confirmation = Confirmation(self._native, scale)
+        self._work = checkpoint.work_key(
+            self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
+        )
+        if self._job.runs and (earlier := await checkpoint.load(self._folder, self._work)):
+            self._written, self._tile_size = earlier.written, earlier.tile_size
+            self._resumed_rows = earlier.written.source_rows
+            self._libraries = earlier.libraries
+            await self._save()
+            log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
+        await claim(self._native.path, self._native.total_bytes, keep=self._resumed_rows > 0)
+        self._report(self._written.source_rows)
 
-    async def done(self, written: Written, tile_size: int) -> None:
-        """Take note that another band is finished."""
-        self.written, self.tile_size = written, tile_size
-        if written.finished is None:
-            await self.save()
+    async def _attempt(self) -> None:
+        """Upscale and finish the rows that are left, or one band where bands go one by one.
 
-    async def save(self) -> None:
-        """Note on the disk how far this is.
+        The slot is free again while the last bands are finished.
+        """
+        waiting = time.monotonic()
+        self._bands = None
+        plan = self._retries.plan if self._retries else None
+        small = plan is None and is_small(self._source.size)  # a retry has the engine to itself
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._shared.pool.slot(
+                self._rank, plan.place if plan else None, small=small
+            ) as slot:
+                self._seconds.add("wait", waiting)
+                plan = await self._take(slot)
+                self._bands = await stack.enter_async_context(self._band_finisher(plan))
+                await self._upscale(slot, self._bands, plan)
+            await self._finish(self._bands)
+        self._failed = False
+        if self._written.finished is not None:
+            self._report_attempt(plan.place, self._bands.tile_size, "ok")
+            self._remember_tile_size(plan)
+
+    async def _take(self, slot: Slot) -> AttemptPlan:
+        """Make the slot's engine ready and return the plan of the attempt."""
+        self._watch.started(slot.place)
+        if self._retries is None:
+            self._retries = self._plan_retries(slot.place)
+        elif self._failed:
+            await slot.engine.reset()
+        # Before the work: a program that is replaced meanwhile took no part in it.
+        program = slot.engine.program
+        self._program_sha256 = None if program is None else await self._digest(program)
+        return self._retries.plan
+
+    def _plan_retries(self, first: Place) -> Retries:
+        request = self._job.request
+        known = self._tile_size or self._shared.tile_sizes.get(
+            first, self._model.files, self._source.size.pixels
+        )
+        # Other GPUs before the CPU, wherever the job began.
+        others = sorted(self._shared.pool.all_places, key=lambda place: place.is_cpu)
+        plan = AttemptPlan(first, request.tile_size or known)
+        return Retries(plan, others, fixed_tile=request.tile_size > 0)
+
+    def _band_finisher(self, plan: AttemptPlan) -> BandFinisher:
+        return BandFinisher(
+            f"finish-{self._job.id}",
+            self._native,
+            self._source.size.height,
+            top=self._written.source_rows,
+            one_band=plan.tile_size if self._one_band_at_a_time else None,
+            finish=self._finish_band,
+        )
+
+    async def _upscale(self, slot: Slot, bands: BandFinisher, plan: AttemptPlan) -> None:
+        """Have the slot's engine do the rows that ``bands`` waits for."""
+        began = time.monotonic()
+        try:
+            await bands.beside(self._infer(slot, bands, plan.tile_size))
+        except EngineError:
+            await bands.done()  # bands whose rows came before the failure count
+            raise
+        self._end_stage("upscale", began, slot.place)
+
+    async def _infer(self, slot: Slot, bands: BandFinisher, tile_size: int) -> None:
+        """Give the engine tasks, each of as many rows as it can do at once."""
+        model = self._model.files
+        most = slot.engine.max_rows(self._source.size.width, model.native_scale)
+        if most < 1:
+            raise EngineError("The picture is too wide for this engine.", tile_matters=False)
+        for top, bottom in task_rows(bands.top, bands.end, most, tile_size):
+
+            def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
+                self._note_library(progress.library)
+                bands.reached(top + progress.rows, progress.tile_size)
+                self._report(top + progress.share * (bottom - top))
+
+            task = UpscaleTask(
+                source=self._source,
+                target=self._native,
+                model=model,
+                top=top,
+                bottom=bottom,
+                tile_size=tile_size,
+                tta=self._job.request.tta,
+                workdir=self._folder,
+                shares=slot.shares,
+            )
+            outcome = await slot.engine.upscale(task, on_progress)
+            self._engine_seconds += outcome.seconds
+            tile_size = tile_size or outcome.tile_size
+            bands.reached(bottom, outcome.tile_size)
+
+    async def _finish_band(self, band: Band) -> None:
+        """Verify, encode and read back a band whose rows the engine has done."""
+        assert self._prepared and self._retries and self._bands  # noqa: S101 - an attempt runs
+        tile_size = self._bands.tile_size
+        if await self._confirmation.settled(self._retries.plan.place, tile_size, band):
+            band = replace(band, limit=CONFIRMABLE_LIMIT)
+        self._written = await self._shared.imaging.finish(
+            self._prepared, self._native, self._folder, self._options, band, self._written
+        )
+        self._tile_size = tile_size
+        if self._written.finished is None:
+            await self._save()
+
+    async def _finish(self, bands: BandFinisher) -> None:
+        """Wait for the bands that are still being finished."""
+        began = time.monotonic()
+        await bands.done()
+        self._end_stage("finish", began)
+
+    async def _plan_retry(self, error: EngineError) -> None:
+        """Plan the attempt after a failed one.
+
+        Raises:
+            EngineError: ``error``, if there is none.
+            NoSpaceError: the disk was to blame.
+        """
+        if self._retries is None:
+            raise error
+        if await self._shared.workspace.free_bytes() < _SCARCE_BYTES:
+            raise NoSpaceError(
+                "The server's disk was full while this picture was worked on."
+            ) from error
+        self._failed = True
+        plan, bands = self._retries.plan, self._bands
+        self._report_attempt(plan.place, plan.tile_size, error.message)
+        log.warning(
+            "attempt failed",
+            extra={
+                "job": self._job.id,
+                "device": plan.place.device.id,
+                "engine": plan.place.engine,
+                "tile": plan.tile_size,
+                "reason": error.message,
+            },
+        )
+        used = bands.tile_size if bands else 0
+        if (
+            isinstance(error, UnlikeError)
+            and bands is not None
+            and await self._confirmation.can_be_settled(plan.place, used, bands.band)
+        ):
+            self._one_band_at_a_time = True
+            self._retries.repeat(used)
+        elif not error.retryable or not (
+            self._retries.smaller_tile_or_next_place(used)
+            if error.tile_matters
+            else self._retries.next_place()
+        ):
+            raise error
+
+    async def _save(self) -> None:
+        """Write the checkpoint.
 
         Raises:
             NoSpaceError: the disk is full.
         """
-        now = Checkpoint(self.key, self.tile_size, self.written, self.began, self.libraries)
+        now = Checkpoint(
+            self._work, self._tile_size, self._written, self._resumed_rows, self._libraries
+        )
         try:
-            await checkpoint.save(self.folder, now)
+            await checkpoint.save(self._folder, now)
         except OSError as error:
             raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
 
-    def product(self, place: Place, tile_size: int, timings: Timings) -> Product:
-        """Return the finished result, and how it came about."""
-        assert self.written.finished is not None  # noqa: S101 - the caller saw to it
-        return Product(
-            finished=self.written.finished,
-            model=self.model,
-            place=place,
-            param_sha256=self.param_sha256,
-            bin_sha256=self.bin_sha256,
-            program_sha256=self.program_sha256,
-            tile_size=tile_size,
-            timings=timings,
-            libraries=self.libraries,
-            engine_seconds=self.engine_seconds,
-            resumed=self.began > 0,
+    async def _identify_model(self) -> IdentifiedModel:
+        files = self._shared.models.get(self._job.request.model_name).files_for(self._job.factor)
+        return IdentifiedModel(
+            files, await self._digest(files.param), await self._digest(files.bin)
+        )
+
+    async def _digest(self, path: Path) -> str:
+        try:
+            return await self._shared.digests.of(path)
+        except OSError as error:
+            raise EngineError(
+                f"{path.name} can't be read: {error.strerror}.", retryable=False
+            ) from error
+
+    def _remember_tile_size(self, plan: AttemptPlan) -> None:
+        """Keep a tile size that worked where the engine's own choice had failed."""
+        assert self._bands is not None  # noqa: S101 - an attempt has succeeded
+        chosen_by_retries = plan.tile_size != 0 and self._job.request.tile_size == 0
+        if chosen_by_retries and not self._one_band_at_a_time and not self._resumed_rows:
+            self._shared.tile_sizes.remember(
+                plan.place,
+                self._model.files,
+                self._source.size.pixels,
+                self._bands.tile_size or plan.tile_size,
+            )
+
+    def _note_library(self, library: str | None) -> None:
+        if library is not None and library not in self._libraries:
+            self._libraries = (*self._libraries, library)
+
+    def _report(self, rows: float) -> None:
+        """Report the percentage of a job of which so many source rows are done."""
+        span = UPSCALED_PERCENT - _PREPARED_PERCENT
+        self._watch.progress(_PREPARED_PERCENT + int(rows / self._source.size.height * span))
+
+    def _report_attempt(self, place: Place, tile_size: int, outcome: str) -> None:
+        self._watch.attempted(Attempt(place.engine, place.device.id, tile_size, outcome))
+
+    def _end_stage(self, stage: str, began: float, place: Place | None = None) -> None:
+        """Add the time since ``began`` (of `time.monotonic`) to a stage and log it."""
+        seconds = round(self._seconds.add(stage, began), 2)
+        where = {"device": place.device.id} if place else {}
+        log.info(
+            "stage done", extra={"job": self._job.id, "stage": stage, **where, "seconds": seconds}
+        )
+
+    def _result(self) -> RunResult:
+        assert self._written.finished and self._retries and self._bands  # noqa: S101 - all is done
+        return RunResult(
+            path=self._written.finished.path,
+            finished=self._written.finished,
+            model=self._model,
+            place=self._retries.plan.place,
+            program_sha256=self._program_sha256,
+            tile_size=self._bands.tile_size,
+            seconds=self._seconds,
+            libraries=self._libraries,
+            engine_seconds=self._engine_seconds,
+            resumed=self._resumed_rows > 0,
         )

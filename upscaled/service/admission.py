@@ -338,8 +338,7 @@ class Admission:
 
     async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
         """Refuse what disk or memory would not hold."""
-        factor = request.output_size.width / probe.size.width
-        native = model.files_for(factor).native_scale
+        native = model.files_for(request.factor(probe.size)).native_scale
         memory = memory_bytes(probe.size, request.output_size, request.format)
         most = self._config.limits.imaging_memory_mb << 20
         if memory > most:

@@ -1,12 +1,14 @@
-"""The dispatcher: which jobs are under way, and what becomes of them."""
+"""The dispatcher: starts queued jobs and brings each to its end."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from upscaled.engines.engine import is_small
@@ -24,65 +26,94 @@ from upscaled.jobs.job import Attempt, Job, JobState
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.updates import Stage
-from upscaled.jobs.workspace import Workspace
+from upscaled.jobs.workspace import UPLOAD, Workspace
 from upscaled.pipeline import checkpoint
-from upscaled.pipeline.footprint import TimeLimit, disk_bytes
-from upscaled.pipeline.pipeline import Pipeline, Watch
+from upscaled.pipeline.footprint import TimeLimit
+from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.receipt import write_receipt
-from upscaled.pipeline.run import UPSCALED, Product, Timings
-from upscaled.service import prefetch
+from upscaled.pipeline.result import RunResult, Watch
+from upscaled.pipeline.run import UPSCALED_PERCENT
+from upscaled.service.disk_room import DiskRoom
 from upscaled.service.health import Health
-from upscaled.service.prefetch import Prefetcher
+from upscaled.service.prefetch import Prefetcher, Turn
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
 
 _RECORD_RETRY_SECONDS = 1.0
 _FEED_AGAIN_SECONDS = 1.0
-_ROOM_SECONDS = 5.0
-"""How often a job that waits for a full disk looks whether there is room again."""
-_REFUSALS = 3
+_CANCEL_SECONDS = 30.0
+"""How long a cancellation waits for a job's processes to end; the kernel may hold them longer."""
+_DISK_REFUSALS = 3
 """Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
+_SYSTEM_REFUSALS = 60
+_SYSTEM_RETRY_SECONDS = 5.0
+"""How often, and after which pause, a job is tried again that the system refused something."""
+_SYSTEM_SHORT = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENOBUFS}
+)
+"""What the system says when it is short of something. The picture is never to blame for it."""
+
+
+@dataclass(eq=False)
+class _UnderWay:
+    """A job that has left the queue: its task, its turn, and its permit."""
+
+    task: asyncio.Task[None]
+    turn: Turn
+    _permits: asyncio.Semaphore
+    _left: bool = False
+
+    def leave(self) -> None:
+        """Give turn and permit back; may be called more than once."""
+        self.turn.leave()
+        if not self._left:
+            self._left = True
+            self._permits.release()
 
 
 class Dispatcher:
-    """Feeds queued jobs to the pipeline and writes their fates into the book.
+    """Feeds queued jobs to the pipeline and records how each of them ends.
 
-    A job shows as processing once it holds a slot. While others hold the slots, the next jobs
-    are decoded already, and those before are encoded still. Both are bounded: what was taken from
-    the queue can't be overtaken any more, and raw pixels take room on the disk.
+    A job shows as processing once it holds a slot. While others hold the slots, the next jobs are
+    decoded already, and those before are still encoded. Both are bounded: no job can overtake one
+    that has left the queue, and raw pixels take room on the disk. A job that waits for room on the
+    disk takes part in neither bound.
     """
 
     def __init__(
         self,
-        book: JobRegistry,
+        registry: JobRegistry,
         queue: JobQueue,
         pipeline: Pipeline,
         workspace: Workspace,
         health: Health,
         *,
-        foresight: JobTiming,
+        timing: JobTiming,
         slots: int,
         time_limit: TimeLimit,
     ) -> None:
-        self._registry = book
+        self._registry = registry
         self._queue = queue
         self._pipeline = pipeline
         self._workspace = workspace
         self._health = health
-        self._foresight = foresight
-        self._forecaster = foresight.forecaster
+        self._timing = timing
+        self._forecaster = timing.forecaster
         self._time_limit = time_limit
-        self._room = asyncio.Semaphore(2 * slots + 2)
-        self._lookahead = Prefetcher(slots, foresight.forecaster)
+        self._permits = asyncio.Semaphore(2 * slots + 2)
+        self._prefetcher = Prefetcher(slots, timing.forecaster)
+        self._disk_room = DiskRoom(workspace, timing.disk_bytes, self._writing)
         self._feeder: asyncio.Task[None] | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._under_way: dict[str, _UnderWay] = {}
+        self._set_aside: dict[str, asyncio.Task[None]] = {}
+        self._refusals: dict[str, int] = {}
         self._prepared: dict[str, Prepared] = {}
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Take up a job of an earlier run; one that was begun too often fails."""
         if job.state is JobState.PROCESSING or await self._workspace.is_begun(job.id):
-            # A run that got on is no sign that the picture brings the server down.
+            # If the run advanced, the picture is not what brought the server down.
             folder = self._workspace.folder(job.id)
             crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
             if crashes >= max_attempts:
@@ -98,14 +129,14 @@ class Dispatcher:
         await self.enqueue(job)
 
     async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
-        """Have a job wait for its turn; one whose model is gone fails.
+        """Put a job into the queue; one whose model is gone fails.
 
         Args:
             job: the job.
-            prepared: its picture, where that is decoded already.
+            prepared: its picture, if that is decoded already.
         """
         try:
-            waiting, estimate = await self._foresight.waiting(job)
+            waiting, estimate = await self._timing.waiting(job)
         except UpscaledError as error:
             await self._fail(job.id, error.message)
             return
@@ -117,15 +148,15 @@ class Dispatcher:
 
     @property
     def feeding(self) -> bool:
-        """Whether jobs that are queued are brought on their way."""
+        """Whether queued jobs are started."""
         return self._feeder is not None and not self._feeder.done()
 
     def start(self) -> None:
-        """Begin to feed."""
+        """Begin to start queued jobs."""
         self._feeder = asyncio.create_task(self._feed(), name="dispatcher")
 
     async def stop(self, drain_seconds: float = 0.0, hurry: asyncio.Event | None = None) -> None:
-        """Begin nothing more; let jobs under way finish for a while, put the rest back.
+        """Start no more jobs; let those under way finish for a while, put the rest back.
 
         Those put back are queued again in the store, for the next start.
 
@@ -137,37 +168,24 @@ class Dispatcher:
             self._feeder.cancel()
             await asyncio.wait([self._feeder])
             self._feeder = None
-        for job_id in list(self._tasks):
+        for job_id, entry in self._under_way.items():
             job = self._registry.peek(job_id)
             if job is None or job.state is JobState.QUEUED:
-                self._tasks[job_id].cancel()
-        if self._tasks and drain_seconds > 0:
-            ended: asyncio.Future[Any] = asyncio.gather(
-                *self._tasks.values(), return_exceptions=True
-            )
-            hurried: asyncio.Future[Any] = asyncio.create_task(
-                (hurry or asyncio.Event()).wait(), name="hurry"
-            )
-            try:
-                await asyncio.wait(
-                    [ended, hurried], timeout=drain_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                hurried.cancel()
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                entry.task.cancel()
+        tasks = [entry.task for entry in self._under_way.values()]
+        if tasks and drain_seconds > 0:
+            await _ended(tasks, drain_seconds, hurry or asyncio.Event())
+        await _cancelled([*tasks, *self._set_aside.values()])
         await self._registry.ends_done()
         for job in self._registry.active():
             if job.state is JobState.PROCESSING:
                 await self._put_back(job.id)
 
     async def _put_back(self, job_id: str, **changes: Any) -> None:
-        """Bring a job back into the queue.
+        """Return a job to the state of the queue.
 
-        Where the disk is full its record still says that it was being worked on. The next start
-        comes to the same end, so that is no reason to fail.
+        If the disk is full, its record still says that it was being worked on. The next start
+        takes it up all the same, so that is no reason to fail.
         """
         job = self._registry.peek(job_id)
         if job is None:
@@ -180,7 +198,7 @@ class Dispatcher:
                     job_id, JobState.QUEUED, progress=0, device=None, **changes
                 )
         except NotUnderWayError:
-            return  # being cancelled just now
+            return  # it is being cancelled
         except NoSpaceError as error:
             log.error(
                 "job's record can't be brought up to date",
@@ -189,33 +207,52 @@ class Dispatcher:
 
     async def _feed(self) -> None:
         while True:
-            await self._room.acquire()
+            await self._permits.acquire()
+            turn: Turn | None = None
             try:
-                await self._lookahead.wait()
+                turn = await self._prefetcher.next_turn()
                 job_id = (await self._queue.take()).id
-            except Exception:
-                # Without its feeder the service would take jobs and do none.
-                self._room.release()
+            except BaseException as error:
+                self._permits.release()
+                if turn is not None:
+                    turn.leave()
+                if not isinstance(error, Exception):
+                    raise
+                # Without its feeder the service would accept jobs and do none.
                 log.exception("The queue can't be read; it is tried again.")
                 await asyncio.sleep(_FEED_AGAIN_SECONDS)
                 continue
-            ahead = self._lookahead.place()
             self._forecaster.taken(job_id)
-            task = asyncio.create_task(self._work(job_id, ahead), name=f"job-{job_id}")
-            self._tasks[job_id] = task
-            task.add_done_callback(functools.partial(self._done, job_id, ahead))
+            task = asyncio.create_task(self._work(job_id, turn), name=f"job-{job_id}")
+            entry = _UnderWay(task, turn, self._permits)
+            self._under_way[job_id] = entry
+            task.add_done_callback(functools.partial(self._work_ended, job_id, entry))
 
-    def _done(self, job_id: str, ahead: prefetch.Place, task: asyncio.Task[None]) -> None:
-        del self._tasks[job_id]
-        ahead.leave()
-        self._forecaster.gone(job_id)
-        self._lookahead.look()
-        self._room.release()
+    def _work_ended(self, job_id: str, entry: _UnderWay, task: asyncio.Task[None]) -> None:
+        entry.leave()
+        if self._under_way.get(job_id) is entry:
+            del self._under_way[job_id]
+        if job_id not in self._set_aside:
+            self._forget(job_id)
+        self._disk_room.forget(job_id)
+        self._prefetcher.job_ended()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job's task broke", extra={"job": job_id}, exc_info=error)
 
+    def _forget(self, job_id: str) -> None:
+        self._prepared.pop(job_id, None)
+        self._refusals.pop(job_id, None)
+        self._forecaster.gone(job_id)
+
+    def _writing(self) -> list[Job]:
+        """Return the jobs that write files now."""
+        jobs = (self._registry.peek(job_id) for job_id in self._under_way)
+        return [job for job in jobs if job is not None]
+
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; nothing of it runs any more and its files are gone when this returns.
+
+        Only a process that the kernel does not let end may still be there; it has no job any more.
 
         Raises:
             UnknownJobError: there is none of this id.
@@ -230,157 +267,186 @@ class Dispatcher:
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
         self._queue.remove(job_id)
-        self._prepared.pop(job_id, None)
-        self._forecaster.gone(job_id)
-        if (task := self._tasks.get(job_id)) is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        entry, waiting = self._under_way.get(job_id), self._set_aside.get(job_id)
+        tasks = [*([entry.task] if entry else []), *([waiting] if waiting else [])]
+        if await _cancelled(tasks) and entry is not None:
+            log.error("job's processes can't be ended", extra={"job": job_id})
+            entry.leave()
+            self._under_way.pop(job_id, None)
+        self._forget(job_id)
+        self._disk_room.forget(job_id)
         await self._workspace.remove(job_id)
         log.info("job cancelled", extra={"job": job_id})
         return job
 
-    async def _work(self, job_id: str, ahead: prefetch.Place) -> None:
-        """Bring one job to its end, whatever that is."""
-        refusals = 0
+    async def _work(self, job_id: str, turn: Turn) -> None:
+        """Bring one job to its end, whatever that is, or set it aside."""
         while (job := self._registry.peek(job_id)) is not None:  # else cancelled meanwhile
             try:
-                product = await self._through(job, ahead)
+                result = await self._run(job, turn)
                 self._registry.report_progress(job_id, 99)
-                await self._complete(job, product)
+                await self._complete(job, result)
             except NotUnderWayError:
                 if await self._registry.still_under_way(job_id):
                     continue  # a cancellation could not be recorded
+            except NoMemoryError as error:
+                await self._fail(job_id, error.message)
+            except NoSpaceError as error:
+                self._put_aside(job, functools.partial(self._wait_for_room, job, error))
             except UpscaledError as error:
-                if isinstance(error, NoSpaceError) and not isinstance(error, NoMemoryError):
-                    ahead.leave()
-                    log.warning(
-                        "job waits for room on the disk",
-                        extra={"job": job_id, "reason": error.message},
-                    )
-                    refusals = 0 if await self._room_was_made(job) else refusals + 1
-                    if refusals < _REFUSALS:
-                        continue
                 await self._fail(job_id, error.message)
                 if isinstance(error, EngineError | JobTimeoutError):
                     self._health.doubt()
-            except Exception:
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _SYSTEM_SHORT:
+                    self._put_aside(job, functools.partial(self._wait_for_system, job, error))
+                    return
                 log.exception("job met an unexpected error", extra={"job": job_id})
                 await self._fail(
                     job_id, "An internal error ended the job; the server's log has more."
                 )
             return
 
-    async def _through(self, job: Job, ahead: prefetch.Place) -> Product:
+    async def _run(self, job: Job, turn: Turn) -> RunResult:
         """Do all of a job's work once."""
-        timings = Timings()
-        prepared = self._prepared.pop(job.id, None) or await self._prepare(job, timings)
-        await ahead.turn()
         try:
             async with asyncio.timeout(None) as deadline:
-                return await self._pipeline.produce(
+                run = self._pipeline.run(
                     job,
-                    prepared,
-                    self._watch(job, deadline, ahead),
-                    timings,
-                    rank=ahead.rank,
+                    self._watch(job, deadline, turn),
+                    prepared=self._prepared.pop(job.id, None),
+                    rank=turn.rank,
                 )
+                self._registry.report_stage(job.id, Stage.PREPARING)
+                await run.prepare()
+                await turn.come()
+                return await run.produce()
         except TimeoutError:
             if not deadline.expired():
                 raise
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
 
-    async def _prepare(self, job: Job, timings: Timings) -> Prepared:
-        self._registry.report_stage(job.id, Stage.PREPARING)
-        await self._workspace.begin(job.id)
-        try:
-            return await self._pipeline.prepare(job, timings)
-        finally:  # only a death of the server leaves the note
-            await self._workspace.end(job.id)
+    def _put_aside(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
+        """Let a job wait outside the queue, without turn and permit, and queue it again after that.
 
-    async def _room_was_made(self, job: Job) -> bool:
-        """Wait until the disk has the room that the job needs; tell if there was any waiting.
-
-        The job was accepted, so a full disk delays it; its intermediate files make room meanwhile.
+        It was accepted, so what is short delays it and does not end it. If ``wait`` returns False,
+        it has failed meanwhile.
         """
-        await self._put_back(job.id)
         self._forecaster.set_aside(job.id)
-        await self._workspace.keep_only(job.id, "upload")
-        need = disk_bytes(job.input_size, job.request.output_size)
-        waited = False
-        while await self._workspace.free_bytes() < need:
-            waited = True
-            await asyncio.sleep(_ROOM_SECONDS)
-        self._forecaster.taken(job.id)
-        return waited
+        task = asyncio.create_task(self._aside(job, wait), name=f"aside-{job.id}")
+        self._set_aside[job.id] = task
+        task.add_done_callback(lambda _: self._set_aside.pop(job.id))
 
-    def _watch(self, job: Job, deadline: asyncio.Timeout, ahead: prefetch.Place) -> Watch:
-        def started(place: Place) -> None:
-            ahead.leave()
-            self._foresight.begun(job.id, place)
-            self._registry.report_stage(job.id, Stage.UPSCALING)
-            current = self._registry.peek(job.id)
-            if current is not None and current.state is JobState.PROCESSING:
-                self._registry.amend(job.id, device=place.device.id)
-                return
-            seconds = self._time_limit.seconds(job)
-            deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-            self._registry.begin(
-                job.id,
-                started=time.time(),
-                device=place.device.id,
-                runs=(current or job).runs + 1,
-            )
-            waited = round(time.time() - job.created, 2)
-            log.info(
-                "job started",
-                extra={
-                    "job": job.id,
-                    "device": place.device.id,
-                    "engine": place.engine,
-                    "run": job.runs + 1,
-                    "waited": waited,
-                },
-            )
+    async def _aside(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            await self._put_back(job.id)
+            again = await wait()
+        except Exception:
+            log.exception("job met an unexpected error while it waited", extra={"job": job.id})
+            await asyncio.sleep(_SYSTEM_RETRY_SECONDS)
+            again = True
+        current = self._registry.peek(job.id)
+        if again and current is not None:
+            await self.enqueue(current)
+        else:
+            self._forget(job.id)
 
+    async def _wait_for_room(self, job: Job, error: NoSpaceError) -> bool:
+        """Wait until the disk has room for a job that met a full one; False: it has failed."""
+        log.warning(
+            "job waits for room on the disk", extra={"job": job.id, "reason": error.message}
+        )
+        # Its files make room meanwhile.
+        await self._workspace.keep_only(job.id, UPLOAD)
+        if await self._disk_room.wait(job):
+            self._refusals.pop(job.id, None)
+            return True
+        return await self._may_try_again(job, _DISK_REFUSALS, error.message)
+
+    async def _wait_for_system(self, job: Job, error: OSError) -> bool:
+        """Wait a while after the system refused something; False: the job has failed."""
+        reason = f"The server's system refused what the job needs: {error.strerror}."
+        log.warning("job waits for the system", extra={"job": job.id, "reason": reason})
+        await asyncio.sleep(_SYSTEM_RETRY_SECONDS)
+        return await self._may_try_again(job, _SYSTEM_REFUSALS, reason)
+
+    async def _may_try_again(self, job: Job, most: int, reason: str) -> bool:
+        """Count a refusal without a visible cause; at the last one the job fails."""
+        self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
+        if self._refusals[job.id] < most:
+            return True
+        await self._fail(job.id, reason)
+        return False
+
+    def _watch(self, job: Job, deadline: asyncio.Timeout, turn: Turn) -> Watch:
         def attempted(attempt: Attempt) -> None:
-            current = self._registry.peek(job.id)
-            if current is not None:
+            if (current := self._registry.peek(job.id)) is not None:
                 self._registry.amend(job.id, attempts=(*current.attempts, attempt))
 
-        def progressed(percent: int) -> None:
+        def progress(percent: int) -> None:
             self._registry.report_progress(job.id, percent)
-            if percent >= UPSCALED:
+            if percent >= UPSCALED_PERCENT:
                 self._registry.report_stage(job.id, Stage.FINISHING)
 
-        return Watch(started=started, progress=progressed, attempted=attempted)
+        return Watch(
+            started=functools.partial(self._started, job, deadline, turn),
+            progress=progress,
+            attempted=attempted,
+        )
 
-    async def _complete(self, job: Job, product: Product) -> None:
-        finished = product.finished
-        receipt = await write_receipt(job, product, self._workspace.upload_of(job.id))
+    def _started(self, job: Job, deadline: asyncio.Timeout, turn: Turn, place: Place) -> None:
+        """Show a job that got a slot as processing; its time runs from the first one on."""
+        turn.leave()
+        self._timing.begun(job.id, place)
+        self._registry.report_stage(job.id, Stage.UPSCALING)
+        current = self._registry.peek(job.id)
+        if current is not None and current.state is JobState.PROCESSING:
+            self._registry.amend(job.id, device=place.device.id)
+            return
+        deadline.reschedule(asyncio.get_running_loop().time() + self._time_limit.seconds(job))
+        now, runs = time.time(), (current or job).runs + 1
+        self._registry.begin(job.id, started=now, device=place.device.id, runs=runs)
+        log.info(
+            "job started",
+            extra={
+                "job": job.id,
+                "device": place.device.id,
+                "engine": place.engine,
+                "run": runs,
+                "waited": round(now - job.created, 2),
+            },
+        )
+
+    async def _complete(self, job: Job, result: RunResult) -> None:
+        receipt = await write_receipt(job, result, self._workspace.upload_of(job.id))
         if (current := self._registry.peek(job.id)) is not None:
-            await self._foresight.learn(current, product)
-        now = time.time()
+            await self._learn(current, result)
         if await self._end(
             job.id,
             JobState.COMPLETED,
-            lambda: self._workspace.keep_only(job.id, finished.path.name),
+            lambda: self._workspace.keep_only(job.id, result.path.name),
             progress=100,
-            finished=now,
-            file_size_bytes=finished.file_size_bytes,
+            finished=time.time(),
+            file_size_bytes=result.finished.file_size_bytes,
             receipt=receipt,
         ):
-            seconds = sum(product.timings.stages.values())
-            self._health.worked(product.place)
+            self._health.worked(result.place)
             log.info(
                 "job completed",
                 extra={
                     "job": job.id,
-                    "device": product.place.device.id,
-                    "engine": product.place.engine,
-                    "seconds": round(seconds, 2),
-                    "bytes": finished.file_size_bytes,
+                    "device": result.place.device.id,
+                    "engine": result.place.engine,
+                    "seconds": round(result.seconds.total, 2),
+                    "bytes": result.finished.file_size_bytes,
                 },
             )
+
+    async def _learn(self, job: Job, result: RunResult) -> None:
+        try:
+            await self._timing.learn(job, result)
+        except Exception:  # the result counts, the estimates of later jobs do not
+            log.exception("nothing was learned from a job", extra={"job": job.id})
 
     async def _fail(self, job_id: str, sentence: str) -> None:
         if await self._end(
@@ -399,9 +465,10 @@ class Dispatcher:
         tidy: Callable[[], Awaitable[object]],
         **changes: object,
     ) -> bool:
-        """Write down an end; False when a cancellation came first.
+        """Record the end of a job; False if it was cancelled first.
 
-        While the disk is full it is tried again and again: the work is done, and must not be lost.
+        While that is not possible (a full disk, too many open files) it is tried again and again:
+        the work is done and must not be lost.
         """
         while True:
             try:
@@ -409,11 +476,35 @@ class Dispatcher:
             except NotUnderWayError:
                 if not await self._registry.still_under_way(job_id):
                     return False
-            except NoSpaceError as error:
+            except (NoSpaceError, OSError) as error:
                 log.error(
-                    "job's end can't be recorded yet",
-                    extra={"job": job_id, "reason": error.message},
+                    "job's end can't be recorded yet", extra={"job": job_id, "reason": str(error)}
                 )
                 await asyncio.sleep(_RECORD_RETRY_SECONDS)
             else:
                 return True
+
+
+async def _ended(
+    tasks: Collection[asyncio.Task[None]], seconds: float, hurry: asyncio.Event
+) -> None:
+    """Wait until all tasks have ended, for some seconds or until ``hurry`` is set."""
+    ended = asyncio.create_task(asyncio.wait(tasks), name="drain")
+    hurried = asyncio.create_task(hurry.wait(), name="hurry")
+    try:
+        await asyncio.wait(
+            [ended, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        ended.cancel()
+        hurried.cancel()
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Cancel tasks and wait until they have ended; return those that take too long."""
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return set()
+    _, left = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+    return left

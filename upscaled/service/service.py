@@ -154,7 +154,7 @@ class Service:
                 pipeline,
                 self._workspace,
                 health,
-                foresight=foresight,
+                timing=foresight,
                 slots=pool.most_at_once,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from upscaled.jobs.queue import JobQueue
-from upscaled.pipeline.run import UPSCALED
+from upscaled.pipeline.run import UPSCALED_PERCENT
 from upscaled.timing.estimator import Estimate
 
 _MOST_SHARE = 0.02
@@ -198,7 +198,7 @@ class Forecaster:
 
     def _is_upscaled(self, job_id: str) -> bool:
         progress = self._progress(job_id)
-        return progress >= UPSCALED and progress > self._expected[job_id].progress
+        return progress >= UPSCALED_PERCENT and progress > self._expected[job_id].progress
 
     def _crowd(self) -> float:
         """Return how many jobs share a slot, and so take as many times their seconds."""

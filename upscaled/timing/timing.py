@@ -19,7 +19,7 @@ from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
-from upscaled.pipeline.run import Product
+from upscaled.pipeline.result import RunResult
 from upscaled.timing.estimator import Estimate, Estimator, RateStore, Work
 from upscaled.timing.forecast import Forecaster, Outlook
 
@@ -65,9 +65,8 @@ class JobTiming:
             UnknownModelError: its model is gone.
         """
         request = job.request
-        factor = request.output_size.width / job.input_size.width
         return Work(
-            model=self._models.get(request.model_name).files_for(factor),
+            model=self._models.get(request.model_name).files_for(job.factor),
             source=job.input_size,
             output=request.output_size,
             input_format=job.input_format,
@@ -99,17 +98,17 @@ class JobTiming:
         """Take note that a job works at ``place``."""
         self.forecaster.begun(job_id, in_slot=place in self._places)
 
-    async def learn(self, job: Job, product: Product) -> None:
+    async def learn(self, job: Job, result: RunResult) -> None:
         """Learn from a job's time, if its first attempt was the only one."""
-        if len(job.attempts) != 1 or product.resumed:
+        if len(job.attempts) != 1 or result.resumed:
             return
         with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
             # The registry may have found other networks for its scale meanwhile.
-            work = replace(self.work_of(job), model=product.model)
+            work = replace(self.work_of(job), model=result.model.files)
             await self._estimator.meet(work)
             # Those that share an engine take longer by the clock, but not of its time.
-            seconds = {**product.timings.stages, "upscale": product.engine_seconds}
-            self._estimator.observe(work, product.place, seconds, product.tile_size)
+            seconds = {**result.seconds.stages, "upscale": result.engine_seconds}
+            self._estimator.observe(work, result.place, seconds, result.tile_size)
 
     async def quote(self, job: Job) -> Quote:
         """Return what ``job`` would take, which is not queued.
@@ -126,8 +125,17 @@ class JobTiming:
                 self._estimator.inference_bytes(work),
                 memory_bytes(work.source, work.output, work.format),
             ),
-            disk_bytes=disk_bytes(work.source, work.output, work.model.native_scale),
+            disk_bytes=self.disk_bytes(job),
         )
+
+    def disk_bytes(self, job: Job) -> int:
+        """Return the bytes that the job takes on the disk.
+
+        Raises:
+            UnknownModelError: its model is gone.
+        """
+        model = self._models.get(job.request.model_name).files_for(job.factor)
+        return disk_bytes(job.input_size, job.request.output_size, model.native_scale)
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job is to be ready; None for one that is not under way."""

@@ -1,0 +1,74 @@
+"""What a run of the pipeline reports while it works, and what it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upscaled.engines.engine import ModelFiles
+from upscaled.engines.pool import Place
+from upscaled.imaging import Finished
+from upscaled.jobs.job import Attempt
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Callbacks of a run."""
+
+    started: Callable[[Place], None]
+    """The job got a slot; called again for every attempt."""
+    progress: Callable[[int], None]
+    """Percent, 0 to 99."""
+    attempted: Callable[[Attempt], None]
+
+
+@dataclass
+class StageSeconds:
+    """Seconds by stage: ``prepare``, ``wait`` (for a slot), ``upscale``, ``finish``, ``resumed``.
+
+    ``resumed`` is what earlier runs of the server spent on the job, all stages together.
+    """
+
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, since: float) -> float:
+        """Add the time from ``since`` (of `time.monotonic`) until now to a stage; return it."""
+        seconds = time.monotonic() - since
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+        return seconds
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.stages.values())
+
+
+@dataclass(frozen=True)
+class IdentifiedModel:
+    """A network's files with their SHA-256."""
+
+    files: ModelFiles
+    param_sha256: str
+    bin_sha256: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A verified result file and how it was made."""
+
+    path: Path
+    finished: Finished
+    model: IdentifiedModel
+    place: Place
+    program_sha256: str | None
+    """Of the native program, if that was the engine."""
+    tile_size: int
+    seconds: StageSeconds
+    libraries: tuple[str, ...]
+    """Names and versions of what ran the network in the builtin engine."""
+    engine_seconds: float
+    """Engine time, as `UpscaleOutcome` counts it."""
+    resumed: bool
+    """An earlier run of the server did part of the work."""

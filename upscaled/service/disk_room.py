@@ -1,0 +1,89 @@
+"""DiskRoom: lets jobs that met a full disk wait until there is room for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from upscaled.jobs.job import Job
+from upscaled.jobs.workspace import Workspace
+
+_LOOK_SECONDS = 5.0
+"""How often a waiting job checks the disk; nothing else tells of room that others made."""
+_BLOCK_BYTES = 512
+"""The unit of ``st_blocks`` (stat(2))."""
+
+
+class DiskRoom:
+    """Tells waiting jobs, one at a time, that the disk has room for them.
+
+    Room counts as taken as soon as a job is told, and until `forget`: the job is yet to write its
+    files. What it has written counts once.
+
+    Args:
+        workspace: has the files of jobs.
+        need: returns the bytes that a job takes on the disk in all.
+        under_way: returns the jobs that write files now.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        need: Callable[[Job], int],
+        under_way: Callable[[], Iterable[Job]],
+    ) -> None:
+        self._workspace = workspace
+        self._need = need
+        self._under_way = under_way
+        self._told: dict[str, Job] = {}
+        self._looking = asyncio.Lock()
+        self._job_ended = asyncio.Event()
+
+    async def wait(self, job: Job) -> bool:
+        """Wait until the disk has room for ``job``; True if it had none at first.
+
+        Raises:
+            UnknownModelError: the job's model is gone, so what it needs is unknown.
+        """
+        waited = False
+        while not await self._take(job):
+            waited = True
+            self._job_ended.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._job_ended.wait()
+        return waited
+
+    def forget(self, job_id: str) -> None:
+        """A job has ended, or waits again: its room is free."""
+        self._told.pop(job_id, None)
+        self._job_ended.set()
+
+    async def _take(self, job: Job) -> bool:
+        async with self._looking:
+            need = self._need(job)
+            others = {other.id: other for other in (*self._under_way(), *self._told.values())}
+            others.pop(job.id, None)
+            expected = [
+                (self._workspace.folder(other.id), self._need(other)) for other in others.values()
+            ]
+            free = await self._workspace.free_bytes()
+            if free < need + await asyncio.to_thread(_unwritten, expected):
+                return False
+            self._told[job.id] = job
+            return True
+
+
+def _unwritten(expected: list[tuple[Path, int]]) -> int:
+    """Return the bytes that jobs are yet to write, by their folders and needs."""
+    return sum(max(0, need - _used(folder)) for folder, need in expected)
+
+
+def _used(folder: Path) -> int:
+    used = 0
+    with contextlib.suppress(OSError):  # files come and go
+        for path in folder.iterdir():
+            used += path.stat().st_blocks * _BLOCK_BYTES
+    return used
