@@ -311,13 +311,11 @@ class Dispatcher:
         """Do all of a job's work once."""
         try:
             async with asyncio.timeout(None) as deadline:
-                run = self._pipeline.run(
-                    job,
-                    self._watch(job, deadline, turn),
-                    prepared=self._prepared.pop(job.id, None),
-                    rank=turn.rank,
-                )
-                self._registry.report_stage(job.id, Stage.PREPARING)
+                watch = self._watch(job, deadline, turn)
+                prepared = self._prepared.pop(job.id, None)
+                run = self._pipeline.run(job, watch, prepared=prepared, rank=turn.rank)
+                if prepared is None:
+                    self._registry.report_stage(job.id, Stage.PREPARING)
                 await run.prepare()
                 await turn.come()
                 return await run.produce()
@@ -492,9 +490,7 @@ async def _ended(
     ended = asyncio.create_task(asyncio.wait(tasks), name="drain")
     hurried = asyncio.create_task(hurry.wait(), name="hurry")
     try:
-        await asyncio.wait(
-            [ended, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait([ended, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ended.cancel()
         hurried.cancel()
