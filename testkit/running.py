@@ -18,7 +18,8 @@ from testkit import contract
 from testkit.contract import Answer
 from testkit.services import make_config
 from upscaled.api.app import make_app
-from upscaled.api.keys import CONNECTIONS
+from upscaled.api.connections import Connections
+from upscaled.api.context import CONNECTIONS
 from upscaled.config.settings import Config
 from upscaled.jobs.job import Job
 from upscaled.service.service import Service
@@ -59,6 +60,7 @@ class Server:
             self.service.watch_health()
             await self.service.health_known()
         app = make_app(self.service)
+        self._connections = app[CONNECTIONS]
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
         assert self._runner.server is not None
@@ -93,6 +95,10 @@ class Server:
     async def ended(self, job_id: str) -> Job:
         """Wait until a job has ended."""
         return await asyncio.wait_for(asyncio.wrap_future(self.call(self.service.wait(job_id))), 90)
+
+    def connections(self) -> Connections:
+        """Return the server's open connections."""
+        return self._connections
 
     def uploads(self) -> list[Path]:
         """Return the files of submissions that are being received, or were left behind."""

@@ -100,6 +100,15 @@ class Proxies:
     def _trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
+    def trusts(self, peer: str | None) -> bool:
+        """Tell whether the other end of a connection is one of them.
+
+        Args:
+            peer: its address; None on a Unix socket.
+        """
+        address = _address(peer or "") if self._networks else None
+        return address is not None and self._trusted(address)
+
     def address_of(self, peer: str | None, forwarded: Iterable[str]) -> str:
         """Return the caller's address: of those on the way, the last that is no trusted proxy.
 

@@ -54,6 +54,13 @@ class UnauthorizedError(UpscaledError):
         super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="upscaled"'})
 
 
+class ForbiddenHostError(UpscaledError):
+    """The request addresses the server by a name that is not its own."""
+
+    code = "forbidden_host"
+    status = 403
+
+
 class ForbiddenOriginError(UpscaledError):
     """A web page of another site calls, which may not."""
 

@@ -23,5 +23,4 @@ schemathesis.openapi.media_type("image/webp", pictures("WEBP"))
 @schemathesis.hook
 def before_load_schema(_: object, raw_schema: dict[str, Any]) -> None:
     """Name the models that the server under test has, which the contract cannot know."""
-    fields = raw_schema["components"]["schemas"]["Submission"]["properties"]
-    fields["model_name"]["enum"] = ["realesrgan-x4plus", FAST_MODEL]
+    raw_schema["components"]["schemas"]["ModelName"]["enum"] = ["realesrgan-x4plus", FAST_MODEL]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from testkit.running import Caller, Server, a_picture
+from upscaled.api.auth import WRONG_TOKENS_PER_MINUTE
+from upscaled.api.rate_limit import RateLimit
 
 TOKEN = "a secret with ünïcode"
 NOBODYS = "1234567890123456789"
@@ -58,3 +60,27 @@ async def test_the_token_is_taken_from_either_header(
 ) -> None:
     async with Caller(serve(server__auth_token=TOKEN)) as api:
         assert (await api.get("/models", headers=headers)).status == status
+
+
+async def test_wrong_tokens_are_limited_and_the_right_one_is_not(
+    serve: Callable[..., Server],
+) -> None:
+    guarded = serve(server__auth_token=TOKEN)
+    async with Caller(guarded, TOKEN) as friend, Caller(guarded, "wrong") as stranger:
+        statuses = [(await stranger.get("/models")).status for _ in range(15)]
+        assert statuses == [401] * WRONG_TOKENS_PER_MINUTE + [429] * 5
+        refused = await stranger.post("/upscale")
+        assert (refused.status, refused.json["code"]) == (429, "rate_limited")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.json["error"].startswith("More than 10 wrong tokens in a minute;")
+        assert (await friend.get("/models")).status == 200
+        assert (await stranger.get("/health")).json["status"] == "starting"
+    async with Caller(guarded) as nobody:
+        assert (await nobody.get("/models")).status == 401
+
+
+async def test_addresses_that_try_tokens_are_remembered_up_to_a_bound() -> None:
+    limit = RateLimit(1, "wrong tokens")
+    for number in range(20_000):
+        limit.check(str(number))
+    assert len(limit._times) == 10_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.api.delivery import Deliveries, Delivery, Span
+from upscaled.api.delivery import Delivery, DeliveryTracker, Span
 from upscaled.api.download import RangeError, disposition, rest_from, wanted_span
 
 SIZE = 40
@@ -78,7 +78,7 @@ def test_only_an_open_range_asks_for_the_rest(header: str, start: int | None) ->
 
 
 def test_only_so_many_deliveries_are_remembered() -> None:
-    deliveries = Deliveries()
+    deliveries = DeliveryTracker()
     first = deliveries.of("0", SIZE)
     assert deliveries.of("0", SIZE) is first
     assert deliveries.of("0", SIZE + 1) is not first

@@ -51,7 +51,7 @@ def test_every_error_of_the_contract_has_the_one_shape() -> None:
 def test_the_examples_of_a_status_fit_their_schema() -> None:
     got = contract.document()["paths"]["/status/{job_id}"]["get"]["responses"]["200"]
     for example in got["content"]["application/json"]["examples"].values():
-        contract.validate(example["value"], "/components/schemas/Status")
+        contract.validate(example["value"], "/components/schemas/JobStatus")
 
 
 async def test_the_page_loads_only_what_this_server_has(api: Caller) -> None:

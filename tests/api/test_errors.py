@@ -81,7 +81,7 @@ async def test_a_bad_field_is_named_with_what_is_allowed(
 
 
 def test_the_contract_has_the_fields_that_the_service_takes() -> None:
-    described = contract.document()["components"]["schemas"]["Submission"]["properties"]
+    described = contract.document()["components"]["schemas"]["UpscaleRequest"]["properties"]
     assert set(described) == {"image", *FIELDS}
 
 

@@ -107,7 +107,7 @@ async def test_a_failure_after_the_answer_began_ends_the_connection(
     assert received.count(b"HTTP/1.1") <= 1, received
     assert b"internal_error" not in received
     (record,) = [record for record in caplog.records if record.exc_info]
-    assert record.getMessage() == "request failed during the answer"
+    assert record.getMessage() == "request failed during the response"
     monkeypatch.undo()
     assert server.result_file(job_id).exists()
     assert (await api.get(f"/download/{job_id}")).status == 200

@@ -1,10 +1,12 @@
-"""Web pages of elsewhere: kept out, or let in where the settings list them."""
+"""Web pages of other sites and names that are not the server's: kept out unless listed."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import aiohttp
+import pytest
 
 from testkit.running import Caller, Server
 
@@ -22,7 +24,7 @@ async def test_pages_of_other_sites_get_nothing_unless_they_are_listed(
     refused = await api.post("/estimate", headers=form)
     assert (refused.status, refused.json["code"]) == (403, "forbidden_origin")
     assert (await api.get("/models", headers=form)).status == 200
-    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    own = {"Origin": server.url.removesuffix("/api/v1"), "Sec-Fetch-Site": "same-origin"}
     assert (await api.post("/upscale", headers=own)).status == 415
 
 
@@ -48,3 +50,127 @@ async def test_a_listed_page_may_ask_first_and_then_call(serve: Callable[..., Se
         refused = await stranger.get("/models", headers=page)
         assert refused.status == 401, "being listed is no token"
         assert refused.headers["access-control-allow-origin"] == PAGE
+
+
+NOBODYS = "/cancel/1234567890123456789"
+"""Answered with 404 by the handler, with 403 before it."""
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),  # curl and the like
+        ({"Origin": "http://{host}:{port}"}, True),
+        ({"Origin": "HTTP://{host}:{port}"}, True),
+        ({"Origin": "http://{host}"}, False),  # another service of the same machine
+        ({"Origin": "http://{host}:1"}, False),
+        ({"Origin": "https://{host}:{port}"}, True),
+        ({"Origin": "http://localhost:{port}"}, False),  # not the host that was asked
+        ({"Origin": "http://localhost:{port}", "Host": "localhost:{port}"}, True),
+        ({"Origin": "http://nas", "Host": "nas"}, True),
+        ({"Origin": "http://nas:80", "Host": "nas"}, True),
+        ({"Origin": "https://nas", "Host": "nas"}, True),
+        ({"Origin": "http://[::1]:{port}", "Host": "[::1]:{port}"}, True),
+        ({"Origin": "http://evil.example"}, False),  # plain http: browsers send no Sec-Fetch-Site
+        ({"Origin": "http://evil.example", "X-Forwarded-Host": "evil.example"}, False),
+        ({"Origin": "http://{host}.evil.example:{port}"}, False),
+        ({"Origin": "null"}, False),  # a sandboxed frame, a file
+        ({"Origin": "null", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, True),  # Referrer-Policy
+        ({"Origin": ""}, False),
+        ({"Origin": "x" * 5000}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, True),
+    ],
+)
+async def test_only_the_servers_own_pages_may_change_something(
+    api: Caller, server: Server, headers: dict[str, str], allowed: bool
+) -> None:
+    sent = {n: v.format(host="127.0.0.1", port=server.port) for n, v in headers.items()}
+    answer = await api.post(NOBODYS, headers=sent)
+    code = "unknown_job" if allowed else "forbidden_origin"
+    assert (answer.status, answer.json["code"]) == (404 if allowed else 403, code)
+    if not allowed:
+        assert "server.cors_origins" in answer.json["error"]
+        assert len(answer.json["error"]) < 700
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:8089", True),
+        ("192.168.1.20:8089", True),
+        ("[fe80::1]:8089", True),
+        ("localhost", True),
+        ("LOCALHOST:8089", True),
+        ("upscaled.localhost:8089", True),
+        ("nas", True),
+        (socket.gethostname(), True),
+        (f"{socket.gethostname()}.local:8089", True),
+        ("evil.example", False),
+        ("evil.example:8089", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("1.2.3.4.5", False),
+        ("evil.example.", False),
+        ("x." * 2000 + "example", False),
+    ],
+)
+async def test_only_the_servers_own_names_are_answered(
+    api: Caller, host: str, allowed: bool
+) -> None:
+    for method, path in (("GET", "/models"), ("GET", "/health"), ("POST", NOBODYS)):
+        answer = await api.call(method, path, headers={"Host": host})
+        assert (answer.status != 403) == allowed, answer
+        if not allowed:
+            assert answer.json["code"] == "forbidden_host"
+            assert "server.allowed_hosts" in answer.json["error"]
+
+
+async def test_listed_names_are_answered(serve: Callable[..., Server]) -> None:
+    server = serve(server__allowed_hosts="photos.example,*.lan.example")
+    async with Caller(server) as api:
+        for host, status in (
+            ("photos.example", 200),
+            ("PHOTOS.example.:443", 200),
+            ("big.lan.example", 200),
+            ("lan.example", 403),
+            ("notphotos.example", 403),
+        ):
+            assert (await api.get("/models", headers={"Host": host})).status == status, host
+        # nginx rewrites Host by default: the listed name tells that the page is our own.
+        own = await api.post(NOBODYS, headers={"Origin": "https://photos.example"})
+        assert own.status == 404
+        other = await api.post(NOBODYS, headers={"Origin": "https://evil.example"})
+        assert other.status == 403
+
+
+async def test_any_name_may_be_listed_and_a_token_makes_names_harmless(
+    serve: Callable[..., Server],
+) -> None:
+    evil = {"Host": "evil.example"}
+    async with Caller(serve(server__allowed_hosts="*")) as api:
+        assert (await api.get("/models", headers=evil)).status == 200
+    async with Caller(serve(server__auth_token="secret"), "secret") as api:
+        assert (await api.get("/models", headers=evil)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("trusted", "headers", "status"),
+    [
+        ("127.0.0.1", {"X-Forwarded-Host": "photos.example", "Origin": PAGE}, 404),
+        ("127.0.0.1", {"X-Forwarded-Host": "photos.example:8443", "Origin": PAGE + ":8443"}, 404),
+        ("127.0.0.1", {"Host": "photos.example", "Origin": PAGE + ":8443"}, 404),
+        ("127.0.0.1", {"Host": "photos.example"}, 404),
+        ("127.0.0.1", {"X-Forwarded-Host": "photos.example", "Origin": "https://e.example"}, 403),
+        ("127.0.0.1", {"Origin": PAGE}, 403),
+        ("10.0.0.0/8", {"X-Forwarded-Host": "photos.example", "Origin": PAGE}, 403),
+        ("10.0.0.0/8", {"Host": "photos.example"}, 403),
+    ],
+)
+async def test_a_trusted_proxy_tells_the_public_name(
+    serve: Callable[..., Server], trusted: str, headers: dict[str, str], status: int
+) -> None:
+    async with Caller(serve(server__trusted_proxies=trusted)) as api:
+        assert (await api.post(NOBODYS, headers=headers)).status == status

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from testkit.running import Caller, Server, a_picture
 from upscaled.api.multipart import Part, boundary_of, parts
 from upscaled.errors import BadRequestError
+from upscaled.jobs.workspace import Workspace
 
 
 async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
@@ -159,7 +160,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
 ) -> None:
     full = tmp_path / "upload"
     full.symlink_to("/dev/full")  # every write to it fails as on a full disk
-    monkeypatch.setattr(server.service.intake, "reserve_upload", lambda: full)
+    monkeypatch.setattr(Workspace, "new_upload", lambda _: full)
     answer = await api.upscale(a_picture())
     assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
     assert not full.is_symlink()

@@ -18,6 +18,7 @@ OTHER_LISTS: dict[str, tuple[object, ...]] = {
     "server.tokens": (("laptop", HASH), ("phone", HASH)),
     "server.cors_origins": ("https://photos.example",),
     "server.trusted_proxies": ("10.0.0.0/8", "::1"),
+    "server.allowed_hosts": ("photos.example", "*.photos.example"),
     "features.input_formats": ("png", "jpeg"),
 }
 

@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: everybody, or whoever knows a token."""
+"""Authentication: who calls, and whether they may."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from upscaled.api.keys import CALL
+from upscaled.api.context import CONTEXT
+from upscaled.api.rate_limit import RateLimit
 from upscaled.clients import Client, Proxies, Tokens, share_of
 from upscaled.errors import UnauthorizedError
 
-_REMEMBERED = 4096  # addresses
+_CACHED = 4096  # addresses
+WRONG_TOKENS_PER_MINUTE = 10
+"""Of one address; more are answered with 429. The right token is never refused."""
 
 
 def client_of(request: web.Request) -> Client:
-    """Return who sent the request."""
-    return request[CALL].client
+    """Return the caller of a request that the middleware has let through."""
+    return request[CONTEXT].client
 
 
 def _presented(request: web.Request) -> list[str]:
-    """Return the tokens a request carries."""
+    """Return the tokens that a request carries."""
     found = []
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -30,49 +33,52 @@ def _presented(request: web.Request) -> list[str]:
     return [token for token in found if token]
 
 
-class Callers:
-    """Tells who calls; where there are tokens, nobody may without one.
+class Authenticator:
+    """Tells who calls; where there are tokens, refuses callers without one.
 
     Args:
-        tokens: those that open the server; with none it is open to all.
-        proxies: whose word is taken for whom they speak for.
-        open_paths: what needs no token, nor does what is below.
+        tokens: the valid tokens; with none the server is open to everybody.
+        proxies: those whose ``X-Forwarded-For`` is believed.
+        public_paths: paths that need no token, nor do those below them.
     """
 
-    def __init__(self, tokens: Tokens, proxies: Proxies, open_paths: Collection[str]) -> None:
+    def __init__(self, tokens: Tokens, proxies: Proxies, public_paths: Collection[str]) -> None:
         self._tokens = tokens
         self._proxies = proxies
-        self._open = tuple(open_paths)
-        self._below = tuple(path + "/" for path in open_paths)
-        self._direct = lru_cache(_REMEMBERED)(self._at)
+        self._public = frozenset(public_paths)
+        self._below = tuple(path.removesuffix("/") + "/" for path in public_paths)
+        self._wrong_tokens = RateLimit(WRONG_TOKENS_PER_MINUTE, "wrong tokens")
+        self._direct = lru_cache(_CACHED)(self._anonymous)
 
-    def caller(self, request: web.Request) -> Client:
-        """Return who sent a request.
+    def client(self, request: web.Request) -> Client:
+        """Return the caller.
 
         Raises:
-            UnauthorizedError: they may not.
+            UnauthorizedError: a token is needed, and there is none or a wrong one.
+            TooManyRequestsError: the token is wrong, as were many from this address.
         """
-        # Most come directly and again and again. Those of proxies are not remembered: what the
-        # header says may be long, and different in every request.
+        # Most calls come directly, again and again from the same address. Proxied ones are not
+        # cached: their header may be long, and different in every request.
         forwarded = request.headers.getall("X-Forwarded-For", ())
         peer = request.remote
-        anybody = self._at(peer, forwarded) if forwarded else self._direct(peer)
+        anonymous = self._anonymous(peer, forwarded) if forwarded else self._direct(peer)
         if not self._tokens:
-            return anybody
+            return anonymous
         presented = _presented(request)
         owner = self._tokens.owner(presented)
         if owner is not None:
-            return Client(owner, f"token {owner}" if owner else anybody.key)
+            return Client(owner, f"token {owner}" if owner else anonymous.key)
         path = request.path
-        if path in self._open or path.startswith(self._below):
-            return anybody
+        if path in self._public or path.startswith(self._below):
+            return anonymous
         if not presented:
             raise UnauthorizedError(
                 "This server asks for a token: send it as `Authorization: Bearer …` "
                 "or as `X-Auth-Token`."
             )
+        self._wrong_tokens.check(anonymous.key)
         raise UnauthorizedError("The token is not the right one.")
 
-    def _at(self, peer: str | None, forwarded: Iterable[str] = ()) -> Client:
-        """Return the client without a token behind a connection."""
+    def _anonymous(self, peer: str | None, forwarded: Iterable[str] = ()) -> Client:
+        """Return the client without a token at the other end of a connection."""
         return Client("", share_of(self._proxies.address_of(peer, forwarded)))

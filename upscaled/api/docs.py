@@ -1,4 +1,4 @@
-"""The contract: openapi.yaml as a file, and as a page for people (Swagger UI, from local files)."""
+"""openapi.yaml, as a file and as a page (Swagger UI, from local files)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from upscaled.api.keys import PREFIX
+from upscaled.api.context import PREFIX
 
 _WEB = files("upscaled") / "web"
 _SERVER_LINE = "  - url: /api/v1\n"
@@ -38,7 +38,7 @@ _PAGE = """<!doctype html>
 </head>
 <body>
 <div id="swagger-ui"></div>
-<noscript>The contract itself: <a href="openapi.yaml">openapi.yaml</a></noscript>
+<noscript>The contract: <a href="openapi.yaml">openapi.yaml</a></noscript>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/docs.js"></script>
 </body>
@@ -54,7 +54,7 @@ _POLICY = (
 
 @lru_cache(1)
 def document(prefix: str) -> bytes:
-    """Return openapi.yaml for a server whose endpoints live under ``prefix``."""
+    """Return openapi.yaml for a server whose endpoints are below ``prefix``."""
     text = (_WEB / "openapi.yaml").read_text("utf-8")
     return text.replace(_SERVER_LINE, f"  - url: {prefix}\n", 1).encode()
 

@@ -1,4 +1,4 @@
-"""Results: hand the file over, whole or by ranges, and let it go once every byte has arrived."""
+"""Downloads: send a result, whole or in ranges; delete it once every byte has arrived."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.delivery import Delivery, Receipt, Span
+from upscaled.api.context import DELIVERY_TRACKER, SERVICE
+from upscaled.api.delivery import Delivery, Span
 from upscaled.api.jobs import job_id_of
-from upscaled.api.keys import DELIVERIES, SERVICE
-from upscaled.api.responses import refusal
+from upscaled.api.responses import error_response
 from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
-_STALL_SECONDS = 60.0  # a caller that takes no byte for so long has gone
+_ACKNOWLEDGE_SECONDS = 60.0  # for the last bytes; `Connection` ends slower callers before that
 _SETTLE_SECONDS = 5.0
 
 
 class RangeError(Exception):
-    """The range that is asked for lies outside the file."""
+    """The requested range lies outside the file."""
 
 
 def wanted_span(header: str, size: int) -> Span | None:
-    """Return the bytes a ``Range`` header asks for; None where it is to be ignored (RFC 9110).
+    """Return the bytes that a ``Range`` header asks for; None if it is ignored (RFC 9110).
 
-    Several ranges at once are answered with the whole file, as the RFC allows.
+    A request for several ranges gets the whole file, as the RFC allows.
 
     Raises:
         RangeError: no byte of the file is in the range.
@@ -63,7 +64,7 @@ def rest_from(header: str, span: Span) -> int | None:
 def disposition(name: str) -> str:
     """Return the ``Content-Disposition`` that saves a download as ``name`` (RFC 6266).
 
-    Whatever could be taken for a path or break the header is replaced.
+    Characters that could form a path or end the header are replaced.
     """
     name = name.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
     name = re.sub(r'[\x00-\x1f\x7f/\\"<>:|?*]', "_", name).lstrip(".").strip() or "result"
@@ -79,12 +80,12 @@ async def download(request: web.Request) -> web.StreamResponse:
     job_id = job_id_of(request)
     owner = client_of(request).owner
     await service.job(job_id, owner)
-    await request.app[DELIVERIES].settle(job_id, _SETTLE_SECONDS)
+    await request.app[DELIVERY_TRACKER].settle(job_id, _SETTLE_SECONDS)
     result = await service.result(job_id, owner)
     try:
         file, facts = await asyncio.to_thread(_opened, result.path)
     except FileNotFoundError:
-        # Gone since we asked; asking again says why, unless somebody else deleted it.
+        # Deleted since the look-up above. Looking it up again says why, unless a person did it.
         await service.result(job_id, owner)
         raise gone("lost") from None
     try:
@@ -99,15 +100,15 @@ def _opened(path: Path) -> tuple[FileIO, os.stat_result]:
 
 
 async def _read(file: FileIO, start: int, count: int) -> bytes | memoryview:
-    """Return up to ``count`` bytes; what the system holds in memory at once, the rest in a thread.
+    """Return up to ``count`` bytes; at once if they are in the page cache, else by a thread.
 
-    Results are mostly fetched as soon as they are written, and a change of thread takes longer
-    than to copy them.
+    Most results are fetched as soon as they are written, and a change of thread takes longer
+    than copying them.
     """
     buffer = bytearray(count)
     try:
         found = os.preadv(file.fileno(), [buffer], start, os.RWF_NOWAIT)
-    except OSError:  # it would have to wait (EAGAIN), or this file system can't tell
+    except OSError:  # it would block (EAGAIN), or the file system does not support the flag
         return await asyncio.to_thread(os.pread, file.fileno(), count, start)
     return memoryview(buffer)[:found]
 
@@ -123,7 +124,7 @@ async def _hand_over(
         try:
             span = wanted_span(request.headers.get("Range", ""), size)
         except RangeError:
-            return refusal(
+            return error_response(
                 f"The file has {size} bytes; the range asked for lies outside.",
                 "range_not_satisfiable",
                 416,
@@ -136,7 +137,7 @@ async def _hand_over(
             "Content-Disposition": disposition(result.download_name),
             "Accept-Ranges": "bytes",
             "ETag": etag,
-            # RFC 9530: of the whole file, whichever part of it this answer carries.
+            # RFC 9530: of the whole file, whichever part of it this response carries.
             "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(result.sha256)).decode()}:",
             "Last-Modified": modified,
             "Cache-Control": "no-store",
@@ -151,11 +152,11 @@ async def _hand_over(
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    delivery = request.app[DELIVERIES].of(job_id, size)
+    delivery = request.app[DELIVERY_TRACKER].of(job_id, size)
     delivery.asked(rest_from(request.headers.get("Range", ""), span) if partial else None)
     try:
         if await _send(request, response, file, span, delivery):
-            request.app[DELIVERIES].forget(job_id)
+            request.app[DELIVERY_TRACKER].forget(job_id)
             await request.app[SERVICE].delivered(job_id)
     finally:
         delivery.settled.set()
@@ -169,9 +170,9 @@ async def _send(
     span: Span,
     delivery: Delivery,
 ) -> bool:
-    """Send ``span`` of ``file``; tell whether every byte of the file has now been delivered."""
+    """Send ``span`` of ``file``; return whether every byte of the file is delivered now."""
     await response.prepare(request)
-    receipt = Receipt(request.transport)
+    acknowledgement = Acknowledgement(request.transport)
     sent = span.start
     arrived = False
     try:
@@ -182,20 +183,19 @@ async def _send(
             sent += len(chunk)
             if sent == span.stop and delivery.would_complete(span):
                 delivery.settled.clear()
-            async with asyncio.timeout(_STALL_SECONDS):
-                await response.write(chunk)
+            await response.write(chunk)
         await response.write_eof()
-        await receipt.confirmed(_STALL_SECONDS)
+        await acknowledgement.wait(_ACKNOWLEDGE_SECONDS)
         arrived = True
     except (OSError, EOFError) as error:
-        # The answer has begun; all that is left is to break the connection, so that the caller
-        # does not take what has come for the whole. TimeoutError is an OSError too.
+        # The response has begun, so the connection is broken: the caller must not take what has
+        # come for the whole file.
         log.info("download broken off", extra={"bytes": sent - span.start, "reason": str(error)})
         response.force_close()
         if request.transport is not None:
             request.transport.abort()
     finally:
-        receipt.close()
+        acknowledgement.close()
         if arrived:
             delivery.add(span)
         else:

@@ -1,40 +1,24 @@
-"""Estimates: what a job would take, before anything is done, or even sent."""
+"""Estimates: what a job would take, without queueing it."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from upscaled.api import upload
-from upscaled.api.auth import client_of
-from upscaled.api.keys import RATES, SERVICE
-from upscaled.api.responses import answer
+from upscaled.api.context import SERVICE
+from upscaled.api.responses import json_response
 from upscaled.jobs.job import Job
 from upscaled.service.admission import FIELDS, SOURCE_FIELDS
 from upscaled.timing.timing import Quote
 
 
 async def estimate(request: web.Request) -> web.Response:
-    """``POST /estimate``: time, memory, disk and size of the job that a submission would make."""
-    service = request.app[SERVICE]
-    intake = service.intake
-    max_bytes = service.config.server.max_request_size_mb * 2**20
-    upload.check_head(request, max_bytes)
-    rates = request.app[RATES].check(client_of(request).key)
-    await intake.check_room(request.content_length or 0)
-    target = intake.reserve_upload()
-    try:
-        fields, filename = await upload.receive(
-            request,
-            target,
-            allowed=[*FIELDS, *SOURCE_FIELDS],
-            max_bytes=max_bytes,
-            seconds_per_mib=service.config.server.body_timeout_seconds,
-            picture_needed=False,
-        )
-        job, quote = await intake.quote(fields, None if filename is None else target)
-    finally:
-        await intake.discard_upload(target)
-    return answer(_describe(job, quote), headers=rates)
+    """``POST /estimate``: time, memory, disk and result size of a job."""
+    fields = [*FIELDS, *SOURCE_FIELDS]
+    async with upload.received(request, fields, queues=False) as form:
+        picture = None if form.filename is None else form.path
+        job, quote = await request.app[SERVICE].intake.quote(form.fields, picture)
+    return json_response(_describe(job, quote), headers=form.rate_headers)
 
 
 def _describe(job: Job, quote: Quote) -> dict[str, object]:
@@ -46,7 +30,7 @@ def _describe(job: Job, quote: Quote) -> dict[str, object]:
             "width": job.request.output_size.width,
             "height": job.request.output_size.height,
         },
-        # Tenths as in the status; a small picture takes more than none at all.
+        # Tenths, as in the status, but never zero.
         "seconds": max(0.1, round(quote.estimate.total, 1)),
         "wait_seconds": round(quote.wait_seconds, 1),
         "measured": quote.estimate.measured,

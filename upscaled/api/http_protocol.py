@@ -1,4 +1,4 @@
-"""The web server's protocol, with our answers to what is no HTTP."""
+"""The web server's protocol, with our responses to what is not HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from upscaled.api.responses import refusal
+from upscaled.api.responses import error_response
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 class Protocol(web.RequestHandler):
     """One connection's requests.
 
-    aiohttp's own answer to a malformed request is plain text without our headers, and its log
-    quotes the request, whose headers may hold a token.
+    aiohttp answers a malformed request in plain text without our headers, and its log quotes the
+    request, whose headers may hold a token.
     """
 
     __slots__ = ()
@@ -28,10 +28,10 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to a request that never reached the application, or broke it.
+        """Return the response to a request that never reached the application, or broke it.
 
         Raises:
-            ConnectionError: an answer has begun, so there can be no other.
+            ConnectionError: a response has begun, so the connection can only be ended.
         """
         begun = request.writer.output_size > 0
         if begun and isinstance(exc, ConnectionError):
@@ -43,15 +43,15 @@ class Protocol(web.RequestHandler):
         else:
             log.error("request failed", exc_info=exc, extra={"peer": request.remote})
         if begun:
-            raise ConnectionError("an answer has begun; the connection can only be ended")
+            raise ConnectionError("a response has begun; the connection can only be ended")
         if status >= 500:
             sentence = "Something went wrong in the server; its log tells what."
-            response = refusal(sentence, "internal_error", 500)
+            response = error_response(sentence, "internal_error", 500)
         elif isinstance(exc, LineTooLong):
             sentence = "The request's address or one of its headers is too long."
-            response = refusal(sentence, "bad_request", 400)
+            response = error_response(sentence, "bad_request", 400)
         else:
             sentence = "The request is not HTTP as this server understands it."
-            response = refusal(sentence, "bad_request", 400)
+            response = error_response(sentence, "bad_request", 400)
         response.force_close()
         return response

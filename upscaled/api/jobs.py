@@ -1,4 +1,4 @@
-"""Jobs: submit one, ask how it stands, cancel it."""
+"""Jobs: submit, status, cancel, receipt."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from aiohttp import web
 from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.connections import Connection
-from upscaled.api.keys import DESCRIPTIONS, PREFIX, RATES, SERVICE
-from upscaled.api.responses import answer, answer_with
+from upscaled.api.context import PREFIX, SERVICE, STATUS_RENDERER
+from upscaled.api.responses import json_body_response, json_response
 from upscaled.errors import BadRequestError, UnknownJobError, WrongStateError
 from upscaled.jobs.job import TERMINAL, Job, JobState, is_job_id
 from upscaled.service.admission import FIELDS
 
 _LONGEST_WAIT = 60
-"""Seconds. What lies between caller and server often ends a connection that is idle for longer."""
+"""Seconds. Proxies often close a connection that is idle for longer."""
 
 
 def job_id_of(request: web.Request) -> str:
     """Return the job id in the request's path.
 
     Raises:
-        UnknownJobError: it has not the form of one.
+        UnknownJobError: it does not look like one.
     """
     job_id = request.match_info["job_id"]
     if not is_job_id(job_id):
@@ -33,53 +33,35 @@ def job_id_of(request: web.Request) -> str:
 
 
 async def submit(request: web.Request) -> web.Response:
-    """``POST /upscale``: take a picture, answer 202 with the job's id."""
-    service = request.app[SERVICE]
-    intake = service.intake
-    max_bytes = service.config.server.max_request_size_mb * 2**20
-    upload.check_head(request, max_bytes)
-    client = client_of(request)
-    rates = request.app[RATES].check(client.key)
-    intake.check(client)
-    await intake.check_room(request.content_length or 0)
-    target = intake.reserve_upload()
-    try:
-        fields, filename = await upload.receive(
-            request,
-            target,
-            allowed=FIELDS,
-            max_bytes=max_bytes,
-            seconds_per_mib=service.config.server.body_timeout_seconds,
-        )
-    except BaseException:
-        await intake.discard_upload(target)
-        raise
-    job = await intake.submit(fields, target, filename or "", client)
+    """``POST /upscale``: take a picture; 202 with the job's id."""
+    intake = request.app[SERVICE].intake
+    async with upload.received(request, FIELDS, queues=True) as form:
+        job = await intake.submit(form.fields, form.path, form.filename or "", client_of(request))
     url = f"{request.app[PREFIX]}/status/{job.id}"
     content = {"success": True, "job_id": job.id, "status_url": url}
-    return answer(content, status=202, headers=rates)
+    return json_response(content, status=202, headers=form.rate_headers)
 
 
 async def status(request: web.Request) -> web.Response:
-    """``GET /status/{job_id}``: how the job stands; ``?wait=30``: once it has ended, or then."""
+    """``GET /status/{job_id}``; ``?wait=30`` answers when the job ends, after 30 s at most."""
     service, owner = request.app[SERVICE], client_of(request).owner
     job = await service.job(job_id_of(request), owner)
     if (seconds := _seconds_to_wait(request)) and job.state not in TERMINAL:
         await _until_ended(request, job, seconds)
         job = await service.job(job.id, owner)
-    return answer_with(request.app[DESCRIPTIONS].of(job))
+    return json_body_response(request.app[STATUS_RENDERER].render(job))
 
 
 def _seconds_to_wait(request: web.Request) -> int:
-    """Return the seconds of the query's ``wait``, 0 where it has none.
+    """Return the query's ``wait``, 0 if it has none.
 
     Raises:
-        BadRequestError: it is no such number.
+        BadRequestError: it is not a whole number of seconds, or too large.
     """
     if not request.query_string:
         return 0
     values = request.query.getall("wait", ["0"])
-    # A dozen digits at most: int() refuses thousands of them in its own words.
+    # int() refuses thousands of digits with a message of its own.
     number = re.fullmatch("[0-9]{1,12}", values[0])
     if len(values) > 1 or number is None or int(values[0]) > _LONGEST_WAIT:
         shown = ", ".join(values)[:64]
@@ -90,7 +72,7 @@ def _seconds_to_wait(request: web.Request) -> int:
 
 
 async def _until_ended(request: web.Request, job: Job, seconds: int) -> None:
-    """Wait for a job's end, as long as the caller is there and the server isn't stopping."""
+    """Wait for a job's end while the caller is connected and the server is not stopping."""
     ended = asyncio.create_task(request.app[SERVICE].wait(job.id), name=f"wait-{job.id}")
     assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
     await request.protocol.wait(ended, seconds)
@@ -99,12 +81,12 @@ async def _until_ended(request: web.Request, job: Job, seconds: int) -> None:
 async def cancel(request: web.Request) -> web.Response:
     """``POST /cancel/{job_id}``: stop a queued or running job."""
     job = await request.app[SERVICE].cancel(job_id_of(request), client_of(request).owner)
-    return answer({"success": True, "job_id": job.id, "status": job.state.value})
+    return json_response({"success": True, "job_id": job.id, "status": job.state.value})
 
 
 async def receipt(request: web.Request) -> web.Response:
-    """``GET /receipt/{job_id}``: how the result of a completed job came about."""
+    """``GET /receipt/{job_id}``: how the result of a completed job was made."""
     job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
     if job.state is not JobState.COMPLETED:
         raise WrongStateError(f"The job is {job.state.value}; only a completed job has a receipt.")
-    return answer({"job_id": job.id, **job.receipt})
+    return json_response({"job_id": job.id, **job.receipt})

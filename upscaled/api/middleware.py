@@ -1,8 +1,8 @@
-"""The gate: what every request passes on its way in, and every answer on its way out.
+"""What every request passes on its way in, and every response on its way out.
 
-One middleware and one hook call plain functions in order. A middleware for each of them would
-read better in a table, but each costs a coroutine, a wrapper and look-ups a request; five of them
-and three hooks took a fifth of the server's time for a status request.
+One middleware and one hook call plain functions in order. A middleware for each step would read
+better in a table, but each costs a coroutine, a wrapper and look-ups a request: five of them and
+three hooks took a fifth of the server's time for a status request.
 """
 
 from __future__ import annotations
@@ -11,66 +11,86 @@ from typing import cast
 
 from aiohttp import web
 
-from upscaled.api.auth import Callers
+from upscaled.api import request_ids
+from upscaled.api.auth import Authenticator
 from upscaled.api.connections import Connection
-from upscaled.api.keys import CALL, Call
-from upscaled.api.origins import Origins, asks_first, let_read, permission
-from upscaled.api.request_ids import HEADER, id_of
-from upscaled.api.responses import Handler, add_security_headers, answer_to_error, end_begun_answer
+from upscaled.api.context import CONTEXT, RequestContext
+from upscaled.api.hosts import HostPolicy
+from upscaled.api.origins import (
+    OriginPolicy,
+    add_cors_headers,
+    is_preflight,
+    preflight_response,
+)
+from upscaled.api.responses import (
+    Handler,
+    add_security_headers,
+    end_begun_response,
+    exception_response,
+)
+from upscaled.api.routes import check_query
 from upscaled.clients import Client
 from upscaled.logs import request_id
 
-_NOBODY = Client("", "")
+_UNKNOWN = Client("", "")
 
 
-class Gate:
-    """Lets requests through to their handlers, or answers them itself.
+class Middleware:
+    """Passes requests on to their handlers, or refuses them.
 
     Args:
-        origins: which pages of elsewhere may call.
-        callers: tells who calls.
+        hosts: names that the server may be addressed by; None: any.
+        origins: web pages that may call.
+        authenticator: tells who calls.
     """
 
-    def __init__(self, origins: Origins, callers: Callers) -> None:
+    def __init__(
+        self, hosts: HostPolicy | None, origins: OriginPolicy, authenticator: Authenticator
+    ) -> None:
+        self._hosts = hosts
         self._origins = origins
-        self._callers = callers
+        self._authenticator = authenticator
 
     @web.middleware
-    async def through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, whatever happens.
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return the response to a request, whatever happens.
 
-        Its connection counts as busy meanwhile. What is logged on its behalf carries its id:
-        aiohttp answers each request in a task of its own, so that the id ends with it.
+        The connection counts as busy meanwhile. Log lines carry the request's id: aiohttp
+        handles each request in a task of its own, so the context variable ends with it.
         """
-        call = request[CALL] = Call(id_of(request), _NOBODY, None)
-        request_id.set(call.request_id)
+        context = request[CONTEXT] = RequestContext(request_ids.id_of(request), _UNKNOWN, None)
+        request_id.set(context.request_id)
         # Tests may serve the application without our connections.
         connection = request.protocol if isinstance(request.protocol, Connection) else None
         if connection is not None:
             connection.request_begins()
         try:
-            origin = self._origins.allowed(request)
-            if origin is not None and asks_first(request):
-                return permission(origin)
-            call.origin = origin
-            call.client = self._callers.caller(request)
+            if self._hosts is not None:
+                self._hosts.check(request)
+            origin = self._origins.check(request)
+            if origin is not None and is_preflight(request):
+                return preflight_response(origin)
+            context.cors_origin = origin
+            context.client = self._authenticator.client(request)
+            if request.query_string:
+                check_query(request)
             return await handler(request)
         except Exception as error:
             if request.writer.output_size > 0:
-                end_begun_answer(request, error)
-            return answer_to_error(request, error)
+                end_begun_response(request, error)
+            return exception_response(request, error)
         finally:
             if connection is not None:
                 connection.request_ends()
 
-    async def dress(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Put on every answer what all have (a handler of ``on_response_prepare``).
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add the headers that all responses have (a handler of ``on_response_prepare``).
 
-        Those that are streamed and those that aiohttp gives of itself come by here too.
+        Streamed responses and aiohttp's own pass through here too.
         """
         add_security_headers(response)
-        call = cast("Call | None", request.get(CALL))
-        if call is not None:  # else aiohttp refused it before it came to the gate
-            response.headers[HEADER] = call.request_id
-            if call.origin is not None:
-                let_read(call.origin, response)
+        context = cast("RequestContext | None", request.get(CONTEXT))
+        if context is not None:  # else aiohttp refused it before the middleware
+            response.headers[request_ids.HEADER] = context.request_id
+            if context.cors_origin is not None:
+                add_cors_headers(context.cors_origin, response)

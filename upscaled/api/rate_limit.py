@@ -1,4 +1,4 @@
-"""How often one client may submit: a sliding minute per token or address."""
+"""How often one client may do something: a sliding window of a minute."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ _CLIENTS = 10_000  # remembered; beyond that the one that was idle longest is fo
 
 
 class RateLimit:
-    """At most ``per_minute`` submissions a minute and client; 0: no limit."""
+    """At most ``per_minute`` events a minute and client; 0: no limit.
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        per_minute: how many.
+        events: what is counted, in the plural, for messages and headers.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self, per_minute: int, events: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._per_minute = per_minute
+        self._events = events
         self._clock = clock
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def check(self, client: str) -> dict[str, str]:
-        """Count a submission of ``client``; return headers that tell what is left to it.
+        """Count an event of ``client``; return headers that tell what is left to it.
 
         Raises:
-            TooManyRequestsError: it has had its share of the last minute; this one is not
-                counted, so waiting as long as ``Retry-After`` says always helps.
+            TooManyRequestsError: the client has used up the last minute's share. This event is
+                not counted, so waiting as long as ``Retry-After`` says always helps.
         """
         if not self._per_minute:
             return {}
@@ -44,16 +53,17 @@ class RateLimit:
         headers = self._headers(self._per_minute - len(times), wait)
         if refused:
             raise TooManyRequestsError(
-                f"More than {self._per_minute} submissions in a minute; try again in {wait} s.",
+                f"More than {self._per_minute} {self._events} in a minute; try again in {wait} s.",
                 headers={"Retry-After": str(wait), **headers},
             )
         return headers
 
     def _headers(self, left: int, wait: int) -> dict[str, str]:
         """Return what is left, as draft-ietf-httpapi-ratelimit-headers has it, and as it had it."""
+        name = self._events.replace(" ", "-")
         return {
-            "RateLimit-Policy": f'"submissions";q={self._per_minute};w={_WINDOW:.0f}',
-            "RateLimit": f'"submissions";r={left};t={wait}',
+            "RateLimit-Policy": f'"{name}";q={self._per_minute};w={_WINDOW:.0f}',
+            "RateLimit": f'"{name}";r={left};t={wait}',
             "RateLimit-Limit": str(self._per_minute),
             "RateLimit-Remaining": str(left),
             "RateLimit-Reset": str(wait),

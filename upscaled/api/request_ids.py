@@ -1,4 +1,4 @@
-"""Request ids: what ties a caller's log, a proxy's and ours together."""
+"""Request ids, which connect the logs of a caller, a proxy and this server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aiohttp import web
 HEADER = "X-Request-ID"
 
 _random = random.Random()  # noqa: S311 - ids must differ, not be secret
-_SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=-]{0,127}")
+_ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=-]{0,127}")
 
 
 def id_of(request: web.Request) -> str:
-    """Return the id the caller or a proxy gave a request, or a fresh one.
+    """Return the id that the caller or a proxy sent, or a new one.
 
-    What could not be told from log text, or is too long for it, is no id.
+    An id that is too long, or that a log line could be forged with, is replaced.
     """
     given = request.headers.getall(HEADER, [])
-    if len(given) == 1 and _SANE.fullmatch(given[0]):
+    if len(given) == 1 and _ACCEPTED.fullmatch(given[0]):
         return given[0]
     return f"{_random.getrandbits(128):032x}"

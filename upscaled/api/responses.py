@@ -1,4 +1,4 @@
-"""What every answer has in common: compact JSON, the one error shape."""
+"""How responses are made: compact JSON, one shape for all errors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
-"""Headers of every answer."""
-
+"""Headers of every response."""
 
 _HEADERS: CIMultiDict[str] = CIMultiDict(
     {
@@ -42,14 +41,14 @@ def compact(content: Mapping[str, Any]) -> bytes:
     return _COMPACT.encode(content).encode("utf-8", "backslashreplace")
 
 
-def answer(
+def json_response(
     content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """Return ``content`` as JSON."""
-    return answer_with(compact(content), status=status, headers=headers)
+    return json_body_response(compact(content), status=status, headers=headers)
 
 
-def answer_with(
+def json_body_response(
     body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """Return ``body``, which is JSON."""
@@ -59,16 +58,16 @@ def answer_with(
     return response
 
 
-def refusal(
+def error_response(
     message: str, code: str, status: int, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return an error in the one shape all errors have."""
+    """Return an error response; all errors have this shape."""
     content = {"success": False, "error": message, "code": code}
-    return answer(content, status=status, headers=headers)
+    return json_response(content, status=status, headers=headers)
 
 
 def _of_http_exception(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Return what aiohttp itself refuses (no such path, wrong method, …) in our shape."""
+    """Return what aiohttp itself refuses (unknown path, wrong method) in our shape."""
     code = re.sub(r"[^a-z]+", "_", error.reason.lower()).strip("_")
     headers: dict[str, str] = {}
     if isinstance(error, web.HTTPMethodNotAllowed):
@@ -79,13 +78,13 @@ def _of_http_exception(request: web.Request, error: web.HTTPException) -> web.Re
         message = f"There is nothing at {request.path}."
     else:
         message = f"{error.reason}."
-    return refusal(message, code, error.status, headers)
+    return error_response(message, code, error.status, headers)
 
 
-def answer_to_error(request: web.Request, error: Exception) -> web.Response:
-    """Return what a request is answered that ended in ``error``.
+def exception_response(request: web.Request, error: Exception) -> web.Response:
+    """Return the response to a request that ended in ``error``.
 
-    An unexpected one is logged, never shown.
+    The text of an unexpected error goes to the log, never to the caller.
     """
     match error:
         case UpscaledError():
@@ -100,48 +99,48 @@ def answer_to_error(request: web.Request, error: Exception) -> web.Response:
                     "reason": error.message,
                 },
             )
-            response = refusal(error.message, error.code, error.status, error.headers)
+            response = error_response(error.message, error.code, error.status, error.headers)
         case web.HTTPException():
             response = _of_http_exception(request, error)
         case ConnectionError():
-            # The client is gone; nobody reads this answer, but aiohttp wants one.
-            response = refusal("The connection was lost.", "connection_lost", 400)
+            # The caller is gone and reads nothing, but aiohttp wants a response.
+            response = error_response("The connection was lost.", "connection_lost", 400)
         case _:
             log.error(
                 "request failed",
                 exc_info=error,
                 extra={"method": request.method, "path": request.path},
             )
-            response = refusal(
+            response = error_response(
                 "Something went wrong in the server; its log tells what.", "internal_error", 500
             )
     if request.can_read_body:
-        # The rest of the body is not wanted. aiohttp drains it for a while, so that the client
-        # gets to read this answer, and the connection ends after that.
+        # The rest of the body is not wanted. aiohttp reads and drops it for a while, so that the
+        # caller gets to read this response; then the connection ends.
         response.force_close()
     return response
 
 
-def end_begun_answer(request: web.Request, error: Exception) -> NoReturn:
-    """Break the connection of a request that failed after its answer had begun.
+def end_begun_response(request: web.Request, error: Exception) -> NoReturn:
+    """Break the connection of a request that failed after its response had begun.
 
-    A second answer would become part of the first one's body.
+    A second response would become part of the first one's body.
 
     Raises:
         ConnectionError: always; it makes aiohttp give the request up.
     """
     extra = {"method": request.method, "path": request.path}
     if isinstance(error, ConnectionError):
-        log.info("the caller went away during the answer", extra=extra)
+        log.info("the caller went away during the response", extra=extra)
     else:
-        log.error("request failed during the answer", exc_info=error, extra=extra)
+        log.error("request failed during the response", exc_info=error, extra=extra)
     if request.transport is not None:
         request.transport.abort()
-    raise ConnectionAbortedError("the answer had begun") from error
+    raise ConnectionAbortedError("the response had begun") from error
 
 
 def add_security_headers(response: web.StreamResponse) -> None:
-    """Put `SECURITY_HEADERS` on a response that has not got them from `answer_with`."""
+    """Put `SECURITY_HEADERS` on a response that has not got them from `json_body_response`."""
     headers = response.headers
     if "X-Frame-Options" not in headers:
         headers.update(SECURITY_HEADERS)

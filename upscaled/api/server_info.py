@@ -1,4 +1,4 @@
-"""What the server is and has: its models, its health."""
+"""The server: its models and its health."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from aiohttp import web
 
 from upscaled import __version__
-from upscaled.api.keys import SERVICE
-from upscaled.api.responses import answer
+from upscaled.api.context import SERVICE
+from upscaled.api.responses import json_response
 from upscaled.errors import BadRequestError
 
 
 def _wanted_scale(request: web.Request) -> int | None:
-    """Return the scale of the query, None where it has none.
+    """Return the query's ``scale``, None if it has none.
 
     Raises:
-        BadRequestError: it is no scale, or there are several.
+        BadRequestError: it is not a scale, or there are several.
     """
     values = request.query.getall("scale", [])
     if not values:
@@ -29,7 +29,7 @@ def _wanted_scale(request: web.Request) -> int | None:
 
 
 async def models(request: web.Request) -> web.Response:
-    """``GET /models``: the models there are now, all or those with a scale."""
+    """``GET /models``: the installed models, all or those with a native scale."""
     scale = _wanted_scale(request)
     registry = request.app[SERVICE].models
     await registry.rescan()
@@ -42,11 +42,11 @@ async def models(request: web.Request) -> web.Response:
         for model in registry.models
         if scale is None or scale in model.supported_scales
     ]
-    return answer({"version": __version__, "models": listed})
+    return json_response({"version": __version__, "models": listed})
 
 
 async def health(request: web.Request) -> web.Response:
-    """``GET /health``: whether work is worth sending here: 200 if so, else 503."""
+    """``GET /health``: 200 if pictures can be upscaled here, else 503."""
     told = await request.app[SERVICE].health()
     content = {"status": told["status"], "version": __version__, "time": int(time.time())}
-    return answer({**content, **told}, status=200 if told["status"] == "ok" else 503)
+    return json_response({**content, **told}, status=200 if told["status"] == "ok" else 503)

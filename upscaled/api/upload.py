@@ -1,10 +1,11 @@
-"""A submission: the fields of a multipart request, and its picture on its way to the disk."""
+"""Receives uploads: the fields of a multipart request, and the picture, written to the disk."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiofiles
@@ -12,6 +13,8 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from aiohttp import web
 
 from upscaled.api import multipart
+from upscaled.api.auth import client_of
+from upscaled.api.context import SERVICE, SUBMISSION_RATE
 from upscaled.api.multipart import Part
 from upscaled.errors import (
     OUT_OF_SPACE,
@@ -21,6 +24,7 @@ from upscaled.errors import (
     RequestTimeoutError,
     TooManyBytesError,
 )
+from upscaled.service.uploads import Upload
 
 IMAGE = "image"
 """Name of the part that holds the picture."""
@@ -36,8 +40,65 @@ class BodyTypeError(NotAPictureError):
     code = "unsupported_media_type"
 
 
+@dataclass(frozen=True)
+class ReceivedForm:
+    """A multipart request that has come whole."""
+
+    fields: Mapping[str, str]
+    filename: str | None
+    """Name of the picture, perhaps empty; None where there is no picture."""
+    path: Path
+    """Where the picture is, if there is one."""
+    rate_headers: Mapping[str, str]
+    """What is left of the client's rate, for the response."""
+
+
+@asynccontextmanager
+async def received(
+    request: web.Request, fields: Iterable[str], *, queues: bool
+) -> AsyncGenerator[ReceivedForm]:
+    """Receive a multipart request, bounded by what queue, disk and rate allow.
+
+    The picture's file is deleted at the end of the block, unless the block returns and
+    ``queues`` is set.
+
+    Args:
+        request: its body has not been read.
+        fields: names that are allowed beside `IMAGE`.
+        queues: the request is to become a job. Its picture must not be missing then.
+
+    Raises:
+        UpscaledError: the refusal.
+    """
+    service = request.app[SERVICE]
+    settings = service.config.server
+    max_bytes = settings.max_request_size_mb * 2**20
+    check_head(request, max_bytes)
+    client = client_of(request)
+    rate_headers = request.app[SUBMISSION_RATE].check(client.key)
+    upload = await service.intake.begin_upload(client, request.content_length, queues=queues)
+    keep = False
+    try:
+        try:
+            form, filename = await _receive(
+                request,
+                upload,
+                allowed=fields,
+                max_bytes=max_bytes,
+                seconds_per_mib=settings.body_timeout_seconds,
+                picture_needed=queues,
+            )
+        finally:
+            upload.end()
+        yield ReceivedForm(form, filename, upload.path, rate_headers)
+        keep = queues
+    finally:
+        if not keep:
+            await service.intake.discard_upload(upload.path)
+
+
 def check_head(request: web.Request, max_bytes: int) -> None:
-    """Refuse, before the body is read, what the request's headers already give away.
+    """Refuse a request for its headers, before its body is read.
 
     Raises:
         BodyTypeError: not multipart/form-data, or compressed.
@@ -75,7 +136,7 @@ async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGe
         RequestTimeoutError: waiting for one MiB of it took longer than ``seconds``.
     """
     if request.headers.get("Expect", "").lower() == "100-continue":
-        # Only now: who was refused before this point need not send the body at all.
+        # Not before: a caller that was refused need not send the body at all.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     loop = asyncio.get_running_loop()
@@ -100,8 +161,8 @@ async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGe
         yield chunk
 
 
-class _Reception:
-    """What has been received of a submission so far."""
+class _FormReader:
+    """What has been received of a form so far."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self.allowed = (IMAGE, *allowed)
@@ -113,7 +174,7 @@ class _Reception:
         self._image_bytes = 0
 
     def begin(self, part: Part) -> None:
-        """Take note that a part begins.
+        """Note that a part begins.
 
         Raises:
             BadRequestError: a field by that name was there already, or is not known.
@@ -132,7 +193,7 @@ class _Reception:
             self.filename = part.filename or ""
 
     def end(self) -> None:
-        """Take note that the part is complete.
+        """Note that the part is complete.
 
         Raises:
             BadRequestError: its text is no UTF-8.
@@ -147,7 +208,7 @@ class _Reception:
         self._open = None
 
     def text(self, piece: bytes) -> None:
-        """Take a piece of a field's text.
+        """Add a piece of a field's text.
 
         Raises:
             BadRequestError: it grows too long.
@@ -160,11 +221,11 @@ class _Reception:
 
     @property
     def in_image(self) -> bool:
-        """Tell whether the bytes that come are the picture's."""
+        """Tell whether the open part is the picture."""
         return self._open == IMAGE
 
     def count_image(self, count: int) -> None:
-        """Take note of bytes of the picture."""
+        """Count bytes of the picture."""
         self._image_bytes += count
 
     def check_complete(self, picture_needed: bool) -> None:
@@ -184,10 +245,10 @@ class _Reception:
             raise BadRequestError("The file in the field `image` is empty.")
 
 
-class _Target:
-    """The file that a picture is written to, a quarter of a MiB at a time.
+class _PictureFile:
+    """The file that a picture is written to, `_WRITE_BYTES` at a time.
 
-    Most pictures come to less: theirs is made, written and closed in one go.
+    Most pictures are smaller: their file is made, written and closed in one step.
     """
 
     def __init__(self, path: Path) -> None:
@@ -211,7 +272,7 @@ class _Target:
         """Write the rest and close the file.
 
         Raises:
-            OSError: the disk takes no more. It first takes what still fits, and only then says so.
+            OSError: the disk is full. A write first takes what still fits; the next one fails.
         """
         if self._file is None:
             await asyncio.to_thread(self._path.write_bytes, self._waiting)
@@ -231,19 +292,19 @@ class _Target:
             await self._file.close()
 
 
-async def receive(
+async def _receive(
     request: web.Request,
-    target: Path,
+    upload: Upload,
     *,
     allowed: Iterable[str],
     max_bytes: int,
     seconds_per_mib: float,
     picture_needed: bool = True,
 ) -> tuple[dict[str, str], str | None]:
-    """Write the picture of a multipart request to ``target``; return its fields and file name.
+    """Write the picture of a multipart request to its file; return the fields and its name.
 
-    The parts may come in any order; at most one of each name. On an exception ``target`` may
-    hold a part of the picture. The name is None, and ``target`` empty, when none was sent.
+    The parts may come in any order, each name once at most. On an exception the file may hold a
+    part of the picture. The name is None, and the file empty, when no picture was sent.
 
     Raises:
         BadRequestError: a part is unknown, doubled, too long or missing, or the body is broken.
@@ -253,8 +314,8 @@ async def receive(
         ConnectionError: the client went away.
     """
     boundary = multipart.boundary_of(request.headers.get("Content-Type", ""))
-    got = _Reception(allowed)
-    file = _Target(target)
+    got = _FormReader(allowed)
+    file = _PictureFile(upload.path)
     try:
         async with (
             aclosing(_body(request, max_bytes, seconds_per_mib)) as body,
@@ -267,6 +328,7 @@ async def receive(
                     got.text(event)
                 else:
                     got.count_image(len(event))
+                    await upload.write(len(event))
                     await file.take(event)
             got.end()
             got.check_complete(picture_needed)

@@ -55,10 +55,18 @@ class ServerSettings:
         "none.",
         check=allowed.origins,
     )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        "Names that the server may be addressed by, such as photos.example or *.photos.example, "
+        "beside localhost, addresses, names without a dot and this machine's own; * allows any. "
+        "Other names are refused where there is no token: a web page may use one to get around "
+        "the browser's protection (DNS rebinding).",
+        check=allowed.hosts,
+    )
     trusted_proxies: tuple[str, ...] = _setting(
         (),
-        "Networks of the proxies in front, such as 10.0.0.0/8: from these only is the caller's "
-        "address taken from X-Forwarded-For.",
+        "Networks of the proxies in front, such as 10.0.0.0/8. From these only are the caller's "
+        "address taken from X-Forwarded-For and the public name from X-Forwarded-Host.",
         check=allowed.networks,
     )
     max_connections: int = _setting(
@@ -73,6 +81,13 @@ class ServerSettings:
     body_timeout_seconds: float = _setting(
         60.0,
         "Seconds in which each MiB of a request's body must have come, else 408.",
+        minimum=0.1,
+        maximum=86_400,
+    )
+    send_timeout_seconds: float = _setting(
+        60.0,
+        "Seconds in which a caller must take each 256 KiB of a response, else the connection is "
+        "ended.",
         minimum=0.1,
         maximum=86_400,
     )

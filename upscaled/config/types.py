@@ -17,6 +17,7 @@ Tokens = tuple[tuple[str, str], ...]
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+\.?|\*\.[A-Za-z0-9_-]+")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
@@ -84,6 +85,19 @@ def origins(value: tuple[str, ...]) -> str | None:
     """Check web origins."""
     fine = all(_ORIGIN.fullmatch(origin) for origin in value)
     return None if fine else "a list of origins such as https://photos.example, without a path"
+
+
+def hosts(value: tuple[str, ...]) -> str | None:
+    """Check host names."""
+    fine = all(_HOST.fullmatch(host) for host in value)
+    return (
+        None
+        if fine
+        else (
+            "a list of names such as photos.example or *.photos.example, or * (those without a dot "
+            "need not be listed)"
+        )
+    )
 
 
 def networks(value: tuple[str, ...]) -> str | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from upscaled.api.app import make_app
 from upscaled.api.connections import Connections
-from upscaled.api.keys import CONNECTIONS
+from upscaled.api.context import CONNECTIONS
 from upscaled.config.settings import Config, warnings
 from upscaled.errors import ConfigError, UpscaledError
 from upscaled.server import open_files, process_limits, room, sd_notify

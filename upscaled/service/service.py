@@ -338,7 +338,7 @@ class Service:
         place = health.place
         on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
         return {
-            "status": health.state.value,
+            "status": health.state.value if self.intake.open else "draining",
             **({"reason": health.reason} if health.reason else {}),
             "engine": choice.engine,
             "devices": [device.name for device in choice.devices],

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from upscaled.clients import LOCAL, Client
 from upscaled.config.settings import LimitSettings
-from upscaled.errors import NoSpaceError, QueueFullError, ShuttingDownError
+from upscaled.errors import QueueFullError, ShuttingDownError
 from upscaled.imaging import Prepared
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.admission import DISK_RESERVE, Admission
 from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.uploads import Upload, UploadsInProgress
 from upscaled.timing.timing import JobTiming, Quote
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,18 @@ class Submissions:
         self._dispatcher = dispatcher
         self._foresight = foresight
         self._admitting: Counter[str] = Counter()
+        self._uploads = UploadsInProgress(workspace, limits.max_queue_size, DISK_RESERVE)
         self._open = True
 
     @property
     def open(self) -> bool:
         """Whether anything is taken."""
         return self._open
+
+    @property
+    def uploading(self) -> int:
+        """How many uploads are in progress."""
+        return len(self._uploads)
 
     def close(self) -> None:
         """Take nothing more."""
@@ -70,11 +77,12 @@ class Submissions:
         if not self._open:
             raise ShuttingDownError("The server is stopping; try again in a minute.",
                                     headers={"Retry-After": "60"})  # fmt: skip
-        waiting = self._registry.count(JobState.QUEUED) + self._admitting.total()
+        entering = self._admitting + self._uploads.queueing
+        waiting = self._registry.count(JobState.QUEUED) + entering.total()
         if waiting >= self._limits.max_queue_size:
             raise self._full(f"The queue is full ({waiting} jobs)")
         if self._limits.max_queue_per_client:
-            own = self._registry.count_of(client.key) + self._admitting[client.key]
+            own = self._registry.count_of(client.key) + entering[client.key]
             if own >= self._limits.max_queue_per_client:
                 raise self._full(f"You have {own} jobs in the queue, as many as one client may")
 
@@ -84,19 +92,22 @@ class Submissions:
             f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
         )
 
-    async def check_room(self, count: int) -> None:
-        """Refuse an upload of ``count`` bytes that the disk would not hold.
+    async def begin_upload(self, client: Client, length: int | None, *, queues: bool) -> Upload:
+        """Reserve room for an upload before it is read; end it before it is submitted.
+
+        Args:
+            client: the caller.
+            length: bytes, where the caller says so.
+            queues: it is to become a job, and takes a place in the queue.
 
         Raises:
-            NoSpaceError: it would not.
+            ShuttingDownError: the server is stopping.
+            QueueFullError: the queue is full, or the client's share of it.
+            NoSpaceError: the disk has no room for it.
         """
-        free = await self._workspace.free_bytes() - DISK_RESERVE
-        if count > free:
-            raise NoSpaceError(
-                f"The server's disk has {max(0, free) >> 20} MiB free for uploads, this one needs "
-                f"{-(-count >> 20)} MiB; make room in storage.data_dir.",
-                headers={"Retry-After": "60"},
-            )
+        if queues:
+            self.check(client)
+        return await self._uploads.begin(client, length, queues=queues)
 
     def reserve_upload(self) -> Path:
         """Return a fresh path to stream an upload to."""

@@ -1,4 +1,4 @@
-"""Jobs as ``GET /status`` shows them: JSON that is made once as long as the job stays the same."""
+"""Jobs as ``GET /status`` shows them. The JSON is cached while the job stays the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from upscaled.pictures import Size
 from upscaled.timing.forecast import Outlook
 
 _REMEMBERED = 1024
-"""Descriptions that are kept: a kilobyte each at most, but for jobs of many attempts."""
+"""Cached jobs, about a kilobyte each."""
 _FRESH_SECONDS = 0.1
-"""What a job has to expect is told in tenths of a second, so it need not be asked more often."""
+"""Estimates are shown in tenths of a second, so they are not computed more often."""
 
 
 @dataclass(slots=True)
 class _Made:
-    """What was told of a job, and until when it may be told again."""
+    """A job's JSON, and how long it may be used."""
 
     job: Job
     fixed: bytes
@@ -31,12 +31,12 @@ class _Made:
     until: float
 
 
-class Descriptions:
-    """Describes jobs.
+class StatusRenderer:
+    """Renders jobs as JSON.
 
     Args:
-        prefix: the path that all endpoints live under.
-        outlook: tells what a job under way has to expect.
+        prefix: the path that all endpoints are below.
+        outlook: estimates when a job will be ready; None for one that has ended.
         clock: seconds, never going back.
     """
 
@@ -51,10 +51,10 @@ class Descriptions:
         self._clock = clock
         self._made: OrderedDict[str, _Made] = OrderedDict()
 
-    def of(self, job: Job) -> bytes:
+    def render(self, job: Job) -> bytes:
         """Return a job as JSON."""
         made = self._made.get(job.id)
-        # Jobs are immutable: the very same one still reads the same.
+        # Jobs are immutable: the same object has the same JSON.
         if made is None or made.job is not job:
             made = self._describe(job)
         elif made.until <= self._clock():
@@ -78,8 +78,8 @@ class Descriptions:
 
 
 def _foreseen(outlook: Outlook) -> bytes:
-    """Return the last members of a status, and its end."""
-    # Tenths: no estimate is better, and a client sees that it goes down.
+    """Return the last members of a status and its closing brace."""
+    # Tenths: estimates are no better, and clients see them go down.
     seconds = f',"eta_seconds":{outlook.eta_seconds:.1f}}}'
     if outlook.position is None:
         return seconds.encode()
@@ -98,7 +98,7 @@ def _completed(job: Job, prefix: str) -> dict[str, Any]:
     return {
         "progress": job.progress,
         "download_url": f"{prefix}/download/{job.id}",
-        # Hundredths: finer than anybody's patience, coarser than the clock's noise.
+        # Hundredths: coarser than the clock's noise.
         "duration_seconds": round(job.duration or 0.0, 2),
         "input_size": _size(job.input_size),
         "output_size": _size(job.request.output_size),
@@ -124,7 +124,7 @@ _DETAILS: Mapping[JobState, Callable[[Job, str], dict[str, Any]]] = {
 
 
 def _additions(job: Job) -> Iterator[tuple[str, Any]]:
-    """Yield what the status tells beyond the guide, as far as there is something to tell."""
+    """Yield the members that are not in the API guide, as far as they have a value."""
     yield "model_name", job.request.model_name
     if job.request.scale is not None:
         yield "scale", job.request.scale

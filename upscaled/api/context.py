@@ -1,0 +1,38 @@
+"""What handlers find in the application and in a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from upscaled.api.connections import Connections
+    from upscaled.api.delivery import DeliveryTracker
+    from upscaled.api.rate_limit import RateLimit
+    from upscaled.api.status_json import StatusRenderer
+    from upscaled.clients import Client
+    from upscaled.service.service import Service
+
+SERVICE: web.AppKey[Service] = web.AppKey("service")
+PREFIX: web.AppKey[str] = web.AppKey("prefix", str)
+"""The path that all endpoints are below, such as ``/api/v1``."""
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
+DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
+STATUS_RENDERER: web.AppKey[StatusRenderer] = web.AppKey("status_renderer")
+SUBMISSION_RATE: web.AppKey[RateLimit] = web.AppKey("submission_rate")
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What the middleware knows about a request."""
+
+    request_id: str
+    client: Client
+    """The caller; has empty fields until the caller is authenticated."""
+    cors_origin: str | None
+    """Origin of the web page that may read the response; None: no page of another site."""
+
+
+CONTEXT: web.RequestKey[RequestContext] = web.RequestKey("context")

@@ -1,0 +1,120 @@
+"""The names that requests may address the server by: a defence against DNS rebinding.
+
+A web page can have its own name resolved to this server's address. Its requests then go to
+this server, and the browser lets the page read the responses. They carry the page's name as
+``Host``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Collection
+from functools import lru_cache
+
+from aiohttp import web
+
+from upscaled.clients import Proxies
+from upscaled.errors import ForbiddenHostError
+
+_CACHED = 256  # Host values, of `_LONGEST` characters at most
+_LONGEST = 260
+
+
+@lru_cache(_CACHED)
+def _split(authority: str) -> tuple[str, str]:
+    """Return host and port of ``host:port``; the port is empty where there is none."""
+    authority = authority.strip().lower()
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+        return host, port.removeprefix(":")
+    host, _, port = authority.partition(":")
+    return host.removesuffix("."), port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class HostPolicy:
+    """Decides whether a ``Host`` header names this server.
+
+    Always allowed are addresses and names without a dot, since no page can have such a name of
+    its own; localhost; the machine's host name; and the host that the server listens on.
+
+    Args:
+        listens_on: ``server.host``.
+        allowed: more names; ``*.example.com`` stands for all names below, ``*`` for any.
+        proxies: those whose ``X-Forwarded-Host`` is believed. A request from one of them may
+            have any ``Host``: which names reach the server is for the proxy to decide.
+    """
+
+    def __init__(self, listens_on: str, allowed: Collection[str], proxies: Proxies) -> None:
+        names = {name.lower().removesuffix(".") for name in allowed}
+        self._any = "*" in names
+        self._listed = frozenset(name for name in names if not name.startswith("*"))
+        self._listed_below = tuple(name[1:] for name in names if name.startswith("*."))
+        machine = socket.gethostname().lower()
+        self._own = frozenset({listens_on.lower(), machine, machine + ".local"})
+        self._proxies = proxies
+        self._allows = lru_cache(_CACHED)(self._is_allowed)
+
+    def check(self, request: web.Request) -> None:
+        """Refuse a request that addresses a name which is not the server's.
+
+        Raises:
+            ForbiddenHostError: it does; the message says what to set.
+        """
+        for authority in request.headers.getall("Host", ()):
+            short = len(authority) <= _LONGEST
+            if (short and self._allows(authority)) or self._proxies.trusts(request.remote):
+                continue
+            shown = _split(authority)[0] if short else authority[:64] + "…"
+            raise ForbiddenHostError(
+                f"This server is not known as {shown!r}; add that name to server.allowed_hosts, "
+                "or the proxy in front to server.trusted_proxies."
+            )
+
+    def _is_allowed(self, authority: str) -> bool:
+        host, _ = _split(authority)
+        return (
+            self._any
+            or "." not in host
+            or host in self._own
+            or host.endswith(".localhost")
+            or self.lists(host)
+            or _is_address(host)
+        )
+
+    def lists(self, host: str) -> bool:
+        """Tell whether the settings list a host name."""
+        return host in self._listed or host.endswith(self._listed_below)
+
+    def is_own_origin(self, request: web.Request, origin: str) -> bool:
+        """Tell whether a web page's origin is the very host that the request went to."""
+        scheme, separator, authority = origin.partition("://")
+        if not separator or len(authority) > _LONGEST:
+            return False
+        host, port = _split(authority)
+        if self.lists(host):
+            return True
+        default = {"http": "80", "https": "443"}.get(scheme.lower(), "")
+        if self._proxies.trusts(request.remote):
+            # Proxies may drop the port or change it, so the name alone must do.
+            names = [
+                _split(part)[0]
+                for header in ("X-Forwarded-Host", "Host")
+                for value in request.headers.getall(header, ())
+                for part in value.split(",")
+                if len(part) <= _LONGEST
+            ]
+            return host in names
+        requested = request.headers.get("Host", "")
+        if len(requested) > _LONGEST:
+            return False
+        name, at = _split(requested)
+        return (host, port or default) == (name, at or default)

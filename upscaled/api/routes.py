@@ -1,0 +1,74 @@
+"""The table of endpoints: one row for each method and path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from upscaled.api import docs, download, estimate, jobs, server_info
+from upscaled.api.responses import Handler
+from upscaled.config.settings import FeatureSettings
+from upscaled.errors import BadRequestError
+
+
+@dataclass(frozen=True)
+class Route:
+    """An endpoint."""
+
+    method: str
+    """A ``GET`` route answers ``HEAD`` too."""
+    path: str
+    """Below ``server.api_prefix``; ``{name}`` matches one segment."""
+    handler: Handler
+    query: frozenset[str] | None = frozenset()
+    """The query parameters that it takes; None: any, and it ignores them."""
+    public: bool = False
+    """Needs no token, because it shows nothing that belongs to a caller."""
+    feature: str | None = None
+    """The setting in ``features`` that switches it on; None: it is always on."""
+
+
+ROUTES = (
+    Route("POST", "/upscale", jobs.submit),
+    Route("POST", "/estimate", estimate.estimate),
+    Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
+    Route("GET", "/download/{job_id}", download.download),
+    Route("POST", "/cancel/{job_id}", jobs.cancel),
+    Route("GET", "/receipt/{job_id}", jobs.receipt),
+    Route("GET", "/models", server_info.models, query=frozenset({"scale"})),
+    Route("GET", "/health", server_info.health, public=True),
+    Route("GET", "/openapi.yaml", docs.openapi, public=True),
+    Route("GET", "/docs", docs.page, query=None, public=True, feature="docs"),
+    Route("GET", "/docs/", docs.without_slash, query=None, public=True, feature="docs"),
+    Route("GET", "/docs/{name}", docs.asset, query=None, public=True, feature="docs"),
+)
+
+
+def enabled(features: FeatureSettings) -> Iterator[Route]:
+    """Yield the routes that are switched on."""
+    for route in ROUTES:
+        if route.feature is None or getattr(features, route.feature):
+            yield route
+
+
+_BY_HANDLER = {route.handler: route for route in ROUTES}
+
+
+def check_query(request: web.Request) -> None:
+    """Refuse query parameters that the request's endpoint does not take.
+
+    Raises:
+        BadRequestError: there is one; the message lists those that are allowed.
+    """
+    route = _BY_HANDLER.get(request.match_info.handler)
+    if route is None or route.query is None:  # None: no such path or method
+        return
+    for name in request.query:
+        if name not in route.query:
+            allowed = ", ".join(sorted(route.query))
+            raise BadRequestError(
+                f"There is no query parameter {name[:64]!r} here; "
+                + (f"allowed is {allowed}." if allowed else "this address takes none.")
+            )
