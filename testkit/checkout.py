@@ -10,7 +10,7 @@ from pathlib import Path
 from testkit.paths import ROOT
 
 _PROGRAMS = (
-    "bash basename cat chmod cp dirname env flock grep head id ln ls mkdir mktemp mv rm sed "
+    "awk bash basename cat chmod cp df dirname env flock grep head id ln ls mkdir mktemp mv rm sed "
     "sha256sum sleep tail touch tr uname"
 )
 

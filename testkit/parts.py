@@ -1,4 +1,4 @@
-"""Programs and drivers that some tests need; `scripts/fetch-test-parts` installs them.
+"""Programs and drivers that some tests need; `scripts/test --all` installs them.
 
 A test whose part is missing is skipped on a user's machine and fails in CI (``CI=true``).
 """
@@ -29,7 +29,7 @@ _LAVAPIPE = tuple(
 
 def missing(part: str) -> NoReturn:
     """Skip the test because ``part`` is missing, or fail it in CI."""
-    sentence = f"{part} is missing: run scripts/fetch-test-parts"
+    sentence = f"{part} is missing: scripts/test --all gets it"
     if os.environ.get("CI") == "true":
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)

@@ -42,23 +42,47 @@ find_python() {
   [ -n "$fallback" ] && printf '%s\n' "$fallback"
 }
 
+# Say how far apt-get is, every fifth of the way; reads its status lines (APT::Status-Fd).
+show_progress() {
+  local kind percent previous="" step
+  while IFS=: read -r kind _ percent _; do
+    case $kind in
+      dlstatus) kind=downloaded ;;
+      pmstatus) kind=installed ;;
+      *) continue ;;
+    esac
+    step=$kind$((${percent%%.*} / 20))
+    [ "$step" != "$previous" ] || continue
+    previous=$step
+    say "  Debian packages: ${percent%%.*} % $kind"
+  done
+}
+
+# Install the Debian packages $@ as root. What apt-get says is shown only when it fails.
+apt_get_install() {
+  local log status=0
+  log=$(mktemp)
+  export DEBIAN_FRONTEND=noninteractive
+  {
+    apt-get update && apt-get install -y --no-install-recommends -o APT::Status-Fd=3 "$@"
+  } 3> >(show_progress) >"$log" 2>&1 </dev/null || status=1
+  [ "$status" -eq 0 ] || tail -n 5 "$log" >&2
+  rm -f "$log"
+  return "$status"
+}
+
+# Print the line that installs the Debian packages $@.
+apt_line() { printf 'sudo apt-get update && sudo apt-get install -y %s\n' "$*"; }
+
 # Install the Debian packages $@ where that is allowed; else name the line to type and stop.
 apt_install() {
   command -v apt-get >/dev/null 2>&1 ||
     fail "Install Python $NEEDED or newer with its venv and ensurepip modules, then run this again."
   [ "$(id -u)" -eq 0 ] ||
-    fail "A Debian package is missing. Type this line, then run this again:  sudo apt-get install -y $*"
+    fail "A Debian package is missing. Type this line, then run this again:  $(apt_line "$@")"
   say "Installing the Debian packages: $*"
-  export DEBIAN_FRONTEND=noninteractive
-  local log
-  log=$(mktemp)
-  if ! { apt-get update && apt-get install -y --no-install-recommends "$@"; } \
-    >"$log" 2>&1 </dev/null; then
-    tail -n 5 "$log" >&2
-    rm -f "$log"
+  apt_get_install "$@" ||
     fail "apt-get could not install $*. Check the network connection, then run this again."
-  fi
-  rm -f "$log"
 }
 
 # Print a Python that can make environments, installing what is missing where that is allowed.
@@ -93,6 +117,19 @@ require_writable() {
   [ -w "$ROOT" ] || fail "$(id -un) may not write to $ROOT, so .venv cannot be made there."
 }
 
+# Print the MB that are free in the folder $1.
+free_mb() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }'; }
+
+# Stop where $1 MB do not fit beside the checkout, or what pip unpacks not into $TMPDIR.
+require_room() {
+  local temporary=${TMPDIR:-/tmp} unpacked=150
+  [ -d "$temporary" ] || fail "There is no folder $temporary, which TMPDIR names."
+  [ "$(free_mb "$ROOT")" -ge "$1" ] ||
+    fail "$ROOT has $(free_mb "$ROOT") MB free and the installation takes $1 MB. Make room there, or move the checkout to a larger disk."
+  [ "$(free_mb "$temporary")" -ge "$unpacked" ] ||
+    fail "$temporary has $(free_mb "$temporary") MB free and the installation takes $unpacked MB there for a while. Make room, or set TMPDIR to a folder on a larger disk."
+}
+
 make_environment() {
   # The mark is written last, so an environment whose making was interrupted has none.
   local mark=$VENV/.made python identity
@@ -100,6 +137,7 @@ make_environment() {
     return 0
   fi
   require_writable
+  require_room 300
   python=$(obtain_python)
   say "Making the virtual environment .venv with $python"
   rm -rf "$VENV"
@@ -135,6 +173,7 @@ install_project() {
     return 0
   fi
   require_writable
+  require_room $(($# > 0 ? 800 : 250))
   rm -f "$stamp"
   say "Installing the Python packages into .venv (the first time takes a few minutes)"
   local -a arguments=(--editable "$ROOT")
@@ -155,6 +194,8 @@ wants_openvino() {
     yes) return 0 ;;
     no) return 1 ;;
   esac
+  # An emulator (qemu-user) shows the flags of the processor that it runs on.
+  [ "$(uname -m)" = x86_64 ] || return 1
   if compgen -G '/dev/dri/renderD*' >/dev/null; then return 1; fi
   grep -qsw -m 1 avx512f /proc/cpuinfo
 }

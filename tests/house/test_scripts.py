@@ -131,6 +131,45 @@ def test_openvino_is_for_processors_with_avx512_that_have_no_gpu_beside(checkout
     assert not [call for call in checkout.calls() if " openvino>=" in call]  # not at every start
 
 
+def test_openvino_is_not_installed_for_an_emulated_processor(checkout: Checkout) -> None:
+    # qemu-user shows the flags of the processor that it runs on.
+    checkout.put("grep", '#!/usr/bin/env bash\n[[ "$*" == *avx512f* ]] || exec /bin/grep "$@"\n')
+    checkout.put("uname", "#!/usr/bin/env bash\necho aarch64\n")
+    checkout.run("scripts/serve", env={"OPENVINO": "auto"})
+    assert not [call for call in checkout.calls() if " openvino>=" in call]
+
+
+@pytest.mark.parametrize(
+    ("full", "told"),
+    [
+        ("a checkout", "a checkout has 1 MB free and the installation takes 300 MB"),
+        ("small", "small has 1 MB free and the installation takes 150 MB there for a while"),
+    ],
+)
+def test_too_little_room_is_told_before_anything_is_made(
+    checkout: Checkout, full: str, told: str
+) -> None:
+    checkout.put(
+        "df",
+        "#!/usr/bin/env bash\necho header\n"
+        f'case $2 in *"{full}") echo / 9 9 1500 9 ;; *) echo / 9 9 9999999 9 ;; esac\n',
+    )
+    (checkout.root.parent / "small").mkdir()
+    env = {"TMPDIR": str(checkout.root.parent / "small")}
+    done = checkout.run("scripts/serve", env=env)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert not (checkout.root / ".venv").exists()
+    checkout.put("df", "#!/usr/bin/env bash\necho header\necho / 9 9 9999999 9\n")
+    assert checkout.run("scripts/serve", env=env).returncode == 0
+
+
+def test_a_temporary_folder_that_is_not_there_is_named(checkout: Checkout) -> None:
+    done = checkout.run("scripts/serve", env={"TMPDIR": "/no/such/folder"})
+    assert done.returncode == 1
+    assert done.stderr.endswith("There is no folder /no/such/folder, which TMPDIR names.\n")
+
+
 def test_the_second_start_neither_makes_nor_installs_anything(checkout: Checkout) -> None:
     checkout.run("scripts/serve")
     checkout.calls()
@@ -215,7 +254,7 @@ def test_a_missing_venv_module_names_the_line_to_type(checkout: Checkout) -> Non
     checkout.put("id", "#!/usr/bin/env bash\necho 1000\n")
     done = checkout.run("scripts/serve", env={"NO_VENV": "1"})
     assert done.returncode == 1
-    assert "sudo apt-get install -y python3-venv\n" in done.stderr
+    assert done.stderr.endswith("sudo apt-get update && sudo apt-get install -y python3-venv\n")
 
 
 def test_root_gets_the_missing_package_installed(checkout: Checkout) -> None:
@@ -224,14 +263,22 @@ def test_root_gets_the_missing_package_installed(checkout: Checkout) -> None:
     (checkout.tools / "whole").write_text(whole)
     checkout.put(
         "apt-get",
-        '#!/usr/bin/env bash\necho "apt-get $*" >>"$CALLS"\n'
+        '#!/usr/bin/env bash\necho "apt-get $*" >>"$CALLS"\necho "Reading package lists"\n'
+        'if [ "$1" = install ]; then echo "dlstatus:1:3.5:Retrieving" >&3;'
+        ' for p in 25.0 26.1; do echo "pmstatus:python3-venv:$p:Unpacking" >&3; done; fi\n'
         '[ "$1" = update ] || cp "$(dirname "$0")/whole" "$(dirname "$0")/python3"\n',
     )
     checkout.put("id", "#!/usr/bin/env bash\necho 0\n")
     done = checkout.run("scripts/serve", env={"NO_VENV": "1"})
     assert done.returncode == 0, done.stderr
     calls = [call for call in checkout.calls() if call.startswith("apt-get")]
-    assert calls == ["apt-get update", "apt-get install -y --no-install-recommends python3-venv"]
+    install = "apt-get install -y --no-install-recommends -o APT::Status-Fd=3 python3-venv"
+    assert calls == ["apt-get update", install]
+    assert [line.strip() for line in done.stderr.splitlines() if "%" in line] == [
+        "Debian packages: 3 % downloaded",
+        "Debian packages: 25 % installed",
+    ]
+    assert "Reading package lists" not in done.stderr
 
 
 def test_two_starts_at_once_make_one_environment(checkout: Checkout) -> None:
@@ -263,6 +310,23 @@ def test_arguments_of_the_test_script_go_to_pytest(checkout: Checkout) -> None:
     calls = checkout.calls()
     assert calls[-1] == "python -m pytest tests/test_x.py -k two words"
     assert [call for call in calls if "--group" in call and "pyproject.toml:test" in call]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all",), ("--all", "-k", "x")])
+def test_only_with_all_the_test_script_gets_further_parts(
+    checkout: Checkout, arguments: tuple[str, ...]
+) -> None:
+    (checkout.root / "scripts" / "fetch-test-parts").write_text(
+        '#!/usr/bin/env bash\necho fetched >>"$CALLS"\n'
+    )
+    checkout.run("scripts/test", *arguments)
+    calls = checkout.calls()
+    assert ("fetched" in calls) == ("--all" in arguments)
+    assert calls[-1] == " ".join(["python -m pytest", *arguments[1:]])
+
+
+def test_in_ci_everything_is_tested() -> None:
+    assert (ROOT / ".ci" / "run").read_text().endswith("scripts/lint\nscripts/test --all\n")
 
 
 def test_in_ci_the_test_script_lets_no_skip_pass(checkout: Checkout) -> None:

@@ -91,7 +91,10 @@ class WrappingProgram(BinaryEngine):
     """
 
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
-        outcome = await super().upscale(task, on_progress)
+        # Which rows are done is told when they are spoilt, not before.
+        outcome = await super().upscale(
+            task, lambda progress: on_progress(Progress(progress.share, 0, 0))
+        )
         await asyncio.to_thread(self._wrap, task.target.path)
         return outcome
 
