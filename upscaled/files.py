@@ -53,6 +53,26 @@ def make_private(path: Path) -> bool:
     return True
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make ``folder``, and those above it where they are missing, and sync them; blocking.
+
+    A folder that is there stays as it is. It is synced all the same: the run that made it may have
+    ended before it could do so.
+
+    Args:
+        folder: its path.
+        mode: its permissions, less what the umask takes away.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if not folder.parent.exists():
+        make_folder(folder.parent)
+    folder.mkdir(mode, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # it was made by somebody else, then
+        sync(folder.parent)
+
+
 @contextlib.contextmanager
 def replacing(
     target: Path, *, durable: bool = False, mode: int | None = None

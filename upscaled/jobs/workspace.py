@@ -54,8 +54,8 @@ class Workspace:
 
     def _open(self) -> None:
         try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._jobs.mkdir(mode=0o700, exist_ok=True)
+            files.make_folder(self.data_dir, 0o700)
+            files.make_folder(self._jobs, 0o700)
             self._lock = os.open(
                 self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
