@@ -55,3 +55,11 @@ async def until_processing(service: Service, job_id: str) -> Job:
             if update.job.state is not JobState.QUEUED:
                 break
     return update.job
+
+
+async def until_progress(service: Service, job_id: str, percent: int) -> None:
+    """Wait until a job is ``percent`` done."""
+    async with asyncio.timeout(60), service.subscribe(job_id) as updates:
+        async for update in updates:
+            if update.job.progress >= percent:
+                break

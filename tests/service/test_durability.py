@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from testkit.jobs import make_job
+from testkit.logs import read_until, until_logged
 from testkit.paths import DATA
-from testkit.services import make_config, running, submit
+from testkit.services import make_config, running, submit, until_progress
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
 from upscaled.imaging import Written
 from upscaled.jobs.job import Job, JobState
@@ -98,8 +99,7 @@ async def test_a_job_that_was_stopped_goes_on_at_its_last_band(
         await service.wait(whole.id)
         wanted = await asyncio.to_thread((await service.result(whole.id)).path.read_bytes)
         job = await submit(service, tall, tile_size="32")
-        while (await service.job(job.id)).progress < 40:
-            await asyncio.sleep(0)
+        await until_progress(service, job.id, 40)
     folder = tmp_path / "data" / "jobs" / job.id
     assert await checkpoint.has_advanced(folder)
     caplog.set_level(logging.INFO)
@@ -197,9 +197,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def waits_for_room(service: Service, job_id: str, caplog: pytest.LogCaptureFixture) -> None:
     """Wait until a job has met the full disk, and see that it was not given up."""
-    async with asyncio.timeout(60):
-        while "room on the disk" not in caplog.text and "recorded yet" not in caplog.text:
-            await asyncio.sleep(0.01)
+    await until_logged(caplog, "room on the disk", "recorded yet")
     assert (await service.job(job_id)).state in {JobState.QUEUED, JobState.PROCESSING}
 
 
@@ -347,10 +345,11 @@ async def test_a_stopping_server_refuses_work_finishes_its_own_and_still_answers
     )
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "upscaled", "serve", "--config", str(config),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert server.stdout is not None
-    line = (await asyncio.wait_for(server.stdout.readline(), 60)).decode()
+    assert server.stderr is not None
+    line = await read_until(server.stdout, "Listening on ")
     url = line.removeprefix("Listening on ").strip() + "/api/v1"
 
     with Image.open(COFFEE) as photo:
@@ -372,12 +371,11 @@ async def test_a_stopping_server_refuses_work_finishes_its_own_and_still_answers
         status, accepted = await post()
         assert status == 202
         job_id = accepted["job_id"]
-        while await state(job_id) == "queued":
-            await asyncio.sleep(0.01)
+        await read_until(server.stderr, "job started")
         server.send_signal(signal.SIGTERM)
-        while (refused := await post())[0] == 202:
-            await asyncio.sleep(0.01)
-        assert (refused[0], refused[1]["code"]) == (503, "shutting_down")
+        await read_until(server.stderr, "Stopping: waiting")
+        status, refused = await post()
+        assert (status, refused["code"]) == (503, "shutting_down")
         assert await state(job_id) in {"processing", "completed"}
     assert await asyncio.wait_for(server.wait(), 90) == 0
     async with running(make_config(tmp_path / "data", models_dir)) as service:

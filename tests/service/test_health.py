@@ -45,6 +45,18 @@ class Trial:
         return outcome
 
 
+class CheckedHealth(Health):
+    """Reports the state after each check."""
+
+    def __init__(self, test: Trial) -> None:
+        super().__init__(test, lambda: True)
+        self.checked: asyncio.Queue[HealthState] = asyncio.Queue()
+
+    async def check(self) -> None:
+        await super().check()
+        self.checked.put_nowait(self.state)
+
+
 class Running:
     """Runs a `Health` for the length of a block."""
 
@@ -80,24 +92,19 @@ async def test_a_failed_self_test_is_repeated_until_the_device_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("upscaled.service.health.RETRY_SECONDS", 0.01)
-    trial = Trial(EngineError("gone"), EngineError("gone"), ON_GPU)
-    health = Health(trial, lambda: True)
+    health = CheckedHealth(Trial(EngineError("gone"), EngineError("gone"), ON_GPU))
     async with Running(health), asyncio.timeout(30):
-        for _ in range(3):
-            await trial.ran.get()
-        while health.state is not HealthState.OK:
-            await asyncio.sleep(0)
+        states = [await health.checked.get() for _ in range(3)]
+    assert states == [HealthState.FAILING, HealthState.FAILING, HealthState.OK]
     assert health.reason is None
 
 
 async def test_a_doubt_is_looked_into_at_once_when_idle() -> None:
-    trial = Trial(ON_GPU, EngineError("gone"))
-    health = Health(trial, lambda: True)
+    health = CheckedHealth(Trial(ON_GPU, EngineError("gone")))
     async with Running(health), asyncio.timeout(30):
-        await health.known()
+        assert await health.checked.get() is HealthState.OK
         health.doubt()
-        while health.state is not HealthState.FAILING:
-            await asyncio.sleep(0)
+        assert await health.checked.get() is HealthState.FAILING
 
 
 async def test_while_jobs_are_under_way_nothing_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
