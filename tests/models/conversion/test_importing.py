@@ -1,0 +1,172 @@
+"""An import from end to end: the official networks come back, and what is wrong leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from testkit import checkpoints
+from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.engine import BuiltinEngine
+from upscaled.engines.engine import CPU, ModelFiles, UpscaleTask
+from upscaled.models.card import read_card
+from upscaled.models.catalog import ModelCatalog
+from upscaled.models.conversion.check import check, decibels, expectations, sample
+from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.importing import ImportRequest, import_model
+from upscaled.models.conversion.layers import write_pair
+from upscaled.models.conversion.recognition import recognise
+from upscaled.pictures import RawImage, Size
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty models folder."""
+    made = tmp_path / "models"
+    made.mkdir()
+    return made
+
+
+def published(tmp_path: Path, content: bytes, name: str = "model.pth") -> Path:
+    """Put a file where a user has downloaded it to."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+async def enlarged(models: Path, stem: str, scale: int, workdir: Path) -> NDArray[np.uint8]:
+    """Return what the engine makes of the test picture with a pair."""
+    picture = sample(Size(48, 40))
+    source = RawImage(workdir / "in.rgb", Size(48, 40))
+    source.path.write_bytes(picture.tobytes())
+    target = RawImage(workdir / "out.rgb", source.size.times(scale))
+    target.path.write_bytes(bytes(target.total_bytes))
+    files = ModelFiles(
+        models / f"{stem}.param", models / f"{stem}.bin", scale, "data", "output", 1 << 15
+    )
+    engine = BuiltinEngine(CPU, library=CpuLibrary.NCNN)
+    try:
+        await engine.upscale(UpscaleTask(source, target, files, 0, 40), lambda _: None)
+    finally:
+        await engine.close()
+    return np.fromfile(target.path, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("stem", "style", "write"),
+    [
+        ("realesr-animevideov3-x4", "compact", checkpoints.pth),
+        ("realesrgan-x4plus-anime", "model", checkpoints.legacy_pth),
+        ("realesrgan-x4plus-anime", "body", checkpoints.safetensors),
+        ("realesrgan-x4plus", "RRDB_trunk", checkpoints.pth),
+    ],
+)
+async def test_the_official_weights_come_back_as_the_official_network(
+    tmp_path: Path, folder: Path, models_dir: Path, stem: str, style: str,
+    write: Callable[..., bytes],
+) -> None:  # fmt: skip
+    pair = models_dir / f"{stem}.param", models_dir / f"{stem}.bin"
+    tensors = await asyncio.to_thread(checkpoints.of_official, *pair, style)
+    source = published(tmp_path, write(tensors))
+    made = await import_model(ImportRequest(source, name="mine"), folder)
+    assert made.scale == 4
+    assert made.half
+    assert min(made.agreement.decibels.values()) > 60
+    ours = await enlarged(folder, "mine", 4, tmp_path)
+    official = await enlarged(models_dir, stem, 4, tmp_path)
+    assert decibels(ours, official) > 60
+    assert (folder / "mine.bin").stat().st_size == pair[1].stat().st_size
+
+
+async def test_what_is_imported_is_offered_and_described(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu", scale=3)))
+    request = ImportRequest(source, license="CC-BY-NC-4.0", description="For maps", author="Ada")
+    steps: list[str] = []
+    made = await import_model(request, folder, on_step=steps.append, looks_like_source=False)
+    assert (made.name, made.architecture, made.scale) == ("model", "Compact", 3)
+    assert steps[:2] == ["reading", "computing what it must make"]
+    card = await asyncio.to_thread(read_card, folder / "model.yaml")
+    assert card is not None
+    assert (card.license, card.author, card.description) == ("CC-BY-NC-4.0", "Ada", "For maps")
+    assert card.noncommercial
+    assert card.parameters == made.parameters
+    catalog = ModelCatalog(folder)
+    await catalog.rescan()
+    assert [(model.name, model.supported_scales) for model in catalog.models] == [("model", (3,))]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.bin", "model.param", "model.yaml"
+    ]  # fmt: skip
+
+
+async def test_the_conversion_is_deterministic(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.span()))
+    for name in ("one", "two"):
+        await import_model(ImportRequest(source, name=name), folder, looks_like_source=False)
+    for ending in ("param", "bin"):
+        first, second = (folder / f"{name}.{ending}" for name in ("one", "two"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+async def test_weights_that_16_bits_cannot_hold_are_stored_in_32(
+    tmp_path: Path, folder: Path
+) -> None:
+    tensors = dict(checkpoints.compact("prelu"))
+    # The same function: one layer a million times as large, the next a million times smaller.
+    for key in ("body.0.weight", "body.0.bias"):
+        tensors[key] = tensors[key] * np.float32(1e6)
+    tensors["body.2.weight"] = tensors["body.2.weight"] * np.float32(1e-6)
+    source = published(tmp_path, checkpoints.pth(tensors))
+    made = await import_model(ImportRequest(source), folder, looks_like_source=False)
+    assert not made.half
+
+
+async def test_a_network_with_other_colours_is_refused(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.esrgan("body")))
+    with pytest.raises(ConversionError, match="changes colours by"):
+        await import_model(ImportRequest(source), folder)
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_wrong_conversion_is_noticed(tmp_path: Path, folder: Path) -> None:
+    network = recognise(checkpoints.compact("prelu"))
+    other = recognise(checkpoints.compact("prelu", seed=2))
+    param, weights = folder / "x.param", folder / "x.bin"
+    await asyncio.to_thread(write_pair, other.layers(), param, weights, half=False)
+    with pytest.raises(ConversionError, match="makes another picture than the original"):
+        await check(
+            network, expectations(network), param, weights, tmp_path,
+            libraries=(CpuLibrary.NCNN,), looks_like_source=False,
+        )  # fmt: skip
+
+
+async def test_layers_that_do_not_fit_are_refused_and_leave_nothing(
+    tmp_path: Path, folder: Path
+) -> None:
+    tensors = dict(checkpoints.compact("prelu", features=8))
+    tensors["body.2.weight"] = tensors["body.2.weight"][:, :7].copy()
+    source = published(tmp_path, checkpoints.pth(tensors))
+    with pytest.raises(ConversionError, match="do not fit one another"):
+        await import_model(ImportRequest(source), folder)
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+    await import_model(ImportRequest(source), folder, looks_like_source=False)
+    before = (folder / "model.param").stat().st_mtime_ns
+    with pytest.raises(ConversionError, match="There is a model model already"):
+        await import_model(ImportRequest(source), folder, looks_like_source=False)
+    assert (folder / "model.param").stat().st_mtime_ns == before
+    again = ImportRequest(source, replace=True)
+    await import_model(again, folder, looks_like_source=False)
+
+
+async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+    with pytest.raises(ConversionError, match="cannot be a model's name"):
+        await import_model(ImportRequest(source, name="../evil"), folder)

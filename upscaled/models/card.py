@@ -1,0 +1,92 @@
+"""Model cards: what is known of a model beside its network, in ``NAME.yaml`` beside the pair."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from upscaled import files
+
+_LARGEST = 64 << 10
+"""Bytes of the largest card that is read."""
+_LONGEST = 500
+"""Characters of a text in a card."""
+
+UNKNOWN_LICENSE = "unknown"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Facts about a model; None where they are not known."""
+
+    license: str | None = None
+    """SPDX identifier, or the licence's name."""
+    author: str | None = None
+    description: str | None = None
+    source: str | None = None
+    """Where it was published."""
+    architecture: str | None = None
+    size: str | None = None
+    """In the family's words: ``64 features, 23 blocks``."""
+    parameters: int | None = None
+    original_sha256: str | None = None
+    """Of the file that was imported."""
+
+    @property
+    def noncommercial(self) -> bool:
+        """Whether the licence forbids commercial use, by its name."""
+        text = (self.license or "").lower()
+        return any(mark in text for mark in ("-nc", "noncommercial", "non-commercial", "research"))
+
+
+def card_path(models_dir: Path, name: str) -> Path:
+    """Return where the card of a model lies."""
+    return models_dir / f"{name}.yaml"
+
+
+def read_card(path: Path) -> ModelCard | None:
+    """Return a model's card; None where there is none; blocking.
+
+    Raises:
+        ValueError: the file is no card; the message says what to change.
+        OSError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    if len(content) > _LARGEST:
+        raise ValueError(f"{path.name} has more than {_LARGEST >> 10} KiB")
+    try:
+        document = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        raise ValueError(f"{path.name} is not YAML") from None
+    if document is None:
+        return ModelCard()
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} must hold lines such as license: MIT")
+    known = {field.name for field in fields(ModelCard)}
+    values: dict[str, object] = {}
+    for key, value in document.items():
+        if key not in known or value is None:
+            continue
+        if key == "parameters":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"parameters in {path.name} must be a whole number")
+            values[key] = value
+        else:
+            values[key] = str(value)[:_LONGEST]
+    return ModelCard(**values)  # type: ignore[arg-type]
+
+
+def write_card(path: Path, card: ModelCard) -> None:
+    """Write a card, replacing an older one; blocking.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    known = {key: value for key, value in asdict(card).items() if value is not None}
+    files.replace(path, yaml.safe_dump(known, sort_keys=False, allow_unicode=True).encode())
