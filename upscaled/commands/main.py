@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from upscaled import __version__, logs
+from upscaled.commands.models import add_arguments as add_import_arguments
+from upscaled.commands.models import import_models, install_models, list_models
 from upscaled.config.settings import Config, Setting, settings
 from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
@@ -152,33 +154,6 @@ async def _upscale(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-async def _list_models(_options: argparse.Namespace, config: Config) -> int:
-    from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
-
-    registry = ModelCatalog(config.models_dir, cache_file=config.models_cache)
-    await registry.rescan()
-    for model in registry.models:
-        scales = ", ".join(f"×{scale}" for scale in model.supported_scales)
-        print(f"{model.name}  {scales}  {model.description}")
-    for rejected in registry.rejected:
-        print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
-    if not registry.models:
-        raise UpscaledError(f"There is no usable model in {config.models_dir}; "
-                            "type: upscaled models install")  # fmt: skip
-    return 0
-
-
-async def _install_models(options: argparse.Namespace, config: Config) -> int:
-    from upscaled.models.install import install  # noqa: PLC0415
-
-    written = await asyncio.to_thread(install, config.models_dir, force=options.force)
-    if written:
-        print(f"Put {len(written)} files into {config.models_dir}.")
-    elif not options.quiet:
-        print(f"All models are in {config.models_dir} already.")
-    return 0
-
-
 async def _doctor(options: argparse.Namespace, config: Config) -> int:
     from upscaled.commands.doctor import as_text, examine  # noqa: PLC0415
 
@@ -237,12 +212,15 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("--format", help="png, jpg or webp")
     upscale.add_argument("--tile-size", help="pixels per tile side; 0: by the memory there is")
 
-    models = _command(commands, "models", _list_models, "List the models, or install them.")
+    models = _command(commands, "models", list_models, "List, install or import models.")
     actions = models.add_subparsers(title="actions", metavar="ACTION")
-    _command(actions, "list", _list_models, "List the models (also without an action).")
-    install = _command(actions, "install", _install_models, "Fill the models folder.")
+    _command(actions, "list", list_models, "List the models (also without an action).")
+    install = _command(actions, "install", install_models, "Fill the models folder.")
     install.add_argument("--force", action="store_true", help="replace files that differ")
     install.add_argument("--quiet", action="store_true", help="say nothing if nothing was done")
+    add_import_arguments(
+        _command(actions, "import", import_models, "Convert a published model and check it.")
+    )
 
     doctor = _command(commands, "doctor", _doctor, "Look whether this machine can upscale.")
     doctor.add_argument("--json", action="store_true", help="for programs to read")

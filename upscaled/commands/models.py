@@ -1,0 +1,97 @@
+"""``upscaled models``: list them, install the official ones, import others."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from upscaled.config.settings import Config
+from upscaled.errors import UpscaledError
+
+
+async def list_models(_options: argparse.Namespace, config: Config) -> int:
+    """Print what is offered, and what is left out and why."""
+    from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
+
+    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await catalog.rescan()
+    for model in catalog.models:
+        scales = ", ".join(f"×{scale}" for scale in model.supported_scales)
+        print(f"{model.name}  {scales}  {model.description}")
+    for rejected in catalog.rejected:
+        print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
+    if not catalog.models:
+        raise UpscaledError(f"There is no usable model in {config.models_dir}; "
+                            "type: upscaled models install")  # fmt: skip
+    return 0
+
+
+async def install_models(options: argparse.Namespace, config: Config) -> int:
+    """Put the official models into the models folder."""
+    from upscaled.models.install import install  # noqa: PLC0415
+
+    written = await asyncio.to_thread(install, config.models_dir, force=options.force)
+    if written:
+        print(f"Put {len(written)} files into {config.models_dir}.")
+    elif not options.quiet:
+        print(f"All models are in {config.models_dir} already.")
+    return 0
+
+
+async def import_models(options: argparse.Namespace, config: Config) -> int:
+    """Convert a published file, check it and offer it."""
+    from upscaled.models.conversion.importing import ImportRequest, import_model  # noqa: PLC0415
+
+    request = ImportRequest(
+        source=Path(options.file),
+        name=options.name,
+        license=options.license,
+        author=options.author,
+        description=options.description,
+        origin=options.origin,
+        activation=options.activation,
+        replace=options.force,
+    )
+    shown = sys.stderr.isatty()
+
+    def on_step(step: str) -> None:
+        if shown:
+            print(f"{step} …", file=sys.stderr)
+
+    try:
+        await asyncio.to_thread(config.models_dir.mkdir, parents=True, exist_ok=True)
+        made = await import_model(request, config.models_dir, on_step=on_step)
+    except OSError as error:
+        raise UpscaledError(f"{error.filename or options.file}: {error.strerror}.") from error
+    agreement = ", ".join(
+        f"{value:.1f} dB on {library}" for library, value in made.agreement.decibels.items()
+    )
+    print(
+        f"{made.name}  ×{made.scale}  {made.architecture}, {made.size}, "
+        f"{made.parameters / 1e6:.2f} million parameters"
+    )
+    print(
+        f"equals the original to {agreement}; seams {made.agreement.seam_decibels:.1f} dB; "
+        f"{16 if made.half else 32}-bit weights"
+    )
+    if request.license is None:
+        print(f"licence: unknown; write it into {config.models_dir / made.name}.yaml")
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``upscaled models import`` takes."""
+    parser.add_argument("file", metavar="FILE", help="a .pth, .pt or .safetensors file")
+    parser.add_argument("--name", help="what to offer it as (default: the file's name)")
+    parser.add_argument("--license", help="its licence, as an SPDX identifier such as CC-BY-4.0")
+    parser.add_argument("--author", help="who trained it")
+    parser.add_argument("--description", help="what it is for")
+    parser.add_argument("--origin", metavar="URL", help="where it was published")
+    parser.add_argument(
+        "--activation",
+        choices=("relu", "leakyrelu"),
+        help="of a Compact network whose file does not tell",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a model of the same name")
