@@ -28,8 +28,8 @@ from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import to_bytes
 from upscaled.engines.builtin.tiling import reflected
-from upscaled.imaging.records import CONFIRMABLE_LIMIT, TRUSTED_LIMIT
 from upscaled.imaging.verify import comparison
+from upscaled.imaging.verify.thresholds import CONFIRMABLE_LIMIT, TRUSTED_LIMIT
 from upscaled.models.install import OFFICIAL
 
 Pixels = NDArray[np.uint8]

@@ -22,6 +22,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def no_follow(path: str, flags: int) -> int:
+    """Open a file, but not through a symbolic link in its place: an ``opener`` for `open`.
+
+    For files in folders that a confined process can write to.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def sync(path: Path) -> None:
     """Bring a file's content, or a folder's entries, to the disk (fsync); blocking.
 

@@ -15,6 +15,7 @@ from testkit.eye import seen
 from testkit.imaging import enlarged, finished
 from testkit.pictures import encoded, exif
 from testkit.zoo import CARD, COLOUR, in_srgb
+from upscaled import serial
 from upscaled.errors import EngineError, UnusablePictureError
 from upscaled.formats import result_format
 from upscaled.imaging import (
@@ -140,7 +141,7 @@ async def test_an_unlike_picture_leaves_no_result(imaging: Imaging, tmp_path: Pa
 async def test_prepared_survives_as_json(imaging: Imaging, tmp_path: Path) -> None:
     data = encoded(CARD.convert("RGBA"), "PNG", exif=exif(3), icc_profile=makers.WIDE)
     prepared = await _prepared(data, imaging, tmp_path)
-    assert Prepared.from_json(prepared.to_json()) == prepared
+    assert serial.convert(serial.plain(prepared), Prepared) == prepared
 
 
 async def test_strips_resample_like_the_whole() -> None:

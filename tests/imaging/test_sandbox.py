@@ -21,9 +21,10 @@ from testkit.paths import DATA
 from upscaled.errors import EngineError
 from upscaled.formats import RESULT_NAMES
 from upscaled.imaging import FinishOptions, Imaging
+from upscaled.imaging.fair_places import Kind
 from upscaled.imaging.sandbox import landlock, seccomp
 from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox
-from upscaled.pictures import Size
+from upscaled.pictures import RawImage, Size
 
 _TAKEN_OVER = """
 import ctypes, json, os, resource, signal, socket, sys, threading
@@ -170,6 +171,44 @@ def test_a_kernel_without_the_means_is_no_obstacle_and_is_told(
     assert str(told).endswith(f"; lacking: {told.lacking[0]}")
 
 
+_WITHOUT = """
+import json, sys
+from upscaled.imaging import worker
+from upscaled.imaging.sandbox import landlock, seccomp
+from upscaled.workers.server import RefusedError
+
+means, upload, folder = sys.argv[1:]
+handler = worker.RequestHandler(("png",), 100, 512, 1)
+active = handler.handle({"do": "ping"}, None)["active"]
+def missing(*_):
+    raise OSError(24, "Too many open files")
+setattr({"landlock": landlock, "seccomp": seccomp}[means], "restrict", missing)
+request = {"do": "prepare", "upload": upload, "workdir": folder, "required": active}
+try:
+    print(json.dumps([active, "done", handler.handle(request, None)]))
+except RefusedError as error:
+    print(json.dumps([active, error.kind, error.message]))
+"""
+
+
+@pytest.mark.parametrize("means", ["landlock", "seccomp"])
+def test_a_request_that_cannot_be_confined_as_the_first_one_was_is_not_done(
+    means: str, tmp_path: Path
+) -> None:
+    upload, folder = tmp_path / "upload", tmp_path / "job"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(upload, "PNG")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT, means, upload, folder], capture_output=True, check=True
+    )
+    active, kind, told = json.loads(done.stdout)
+    if not any(means in measure.lower() for measure in active):
+        pytest.skip(f"this kernel has no {means}")
+    assert kind == "unconfined"
+    assert "Too many open files" in told
+    assert not list(folder.iterdir())
+
+
 @pytest.fixture
 async def confined(tmp_path: Path) -> Any:
     """An `Imaging`, with folders for uploads and jobs."""
@@ -196,8 +235,8 @@ async def test_a_header_is_read_while_every_encoder_is_busy(
 ) -> None:
     upload = tmp_path / "incoming" / "upload"
     Image.new("RGB", (8, 6)).save(upload, "PNG")
-    async with confined._free_worker(quick=False), asyncio.timeout(30):
-        assert confined._idle.empty()
+    async with confined._worker(Kind.JOB, ""), asyncio.timeout(30):
+        assert confined._places.free == 1
         assert (await confined.probe(upload)).size == Size(8, 6)
 
 
@@ -300,9 +339,10 @@ def _shown_to_a_child(path: Path, own: Path) -> str:
 
 
 async def test_what_breaks_a_request_breaks_no_other(confined: Imaging, tmp_path: Path) -> None:
+    nothing = RawImage(tmp_path / "nothing", Size(0, 0))
     await confined.warm()
     before = [worker.pid for worker in confined._workers]
-    with pytest.raises(EngineError, match="processing broke off: KeyError: 'width'"):
-        await confined._request({"do": "check", "source": {"path": "x"}, "native": {}}, 5)
+    with pytest.raises(EngineError, match="processing broke off: ZeroDivisionError"):
+        await confined.check(nothing, nothing, 0, 1)
     assert (await confined.warm()).active is not None
     assert [worker.pid for worker in confined._workers] == before

@@ -23,7 +23,7 @@ from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
 from upscaled.imaging.decode.tiff.directory import TiffFile
-from upscaled.imaging.records import Prepared
+from upscaled.imaging.prepared import Prepared
 
 FAULTS = DATA / "faults"
 HEIGHT, WIDTH = 21, 37

@@ -102,7 +102,7 @@ async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_
     upload.write_bytes(whole[: len(whole) // 2])
     probe, prepared = await imaging.receive(upload, tmp_path)
     assert (probe.format, prepared) == ("png", None)
-    monkeypatch.setattr("upscaled.imaging.imaging._SOON_PIXELS", 600 * 599)
+    monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 600 * 599)
     upload.write_bytes(whole)
     assert (await imaging.receive(upload, tmp_path))[1] is None
 
@@ -110,8 +110,8 @@ async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_
 async def test_a_picture_made_to_keep_its_decoder_busy_does_not_hold_up_its_arrival(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upscaled.imaging.imaging._SOON_PIXELS", 10**8)
-    monkeypatch.setattr("upscaled.imaging.imaging._SOON_SECONDS", 1)
+    monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 10**8)
+    monkeypatch.setattr("upscaled.imaging.imaging._LOOK_SECONDS", 1)
     busy = Imaging(max_pixels=10**8)
     upload = tmp_path / "upload"
     upload.write_bytes(encoded(CARD.resize((9900, 9900)), "PNG", compress_level=1))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from testkit.imaging import Pixels, stored
 from testkit.paths import DATA
-from upscaled.imaging.records import UnlikeError
+from upscaled.imaging.verify.thresholds import UnlikeError
 from upscaled.imaging.verify.verify import verify_rows
 
 PHOTO = DATA / "coffee.jpg"

@@ -178,3 +178,19 @@ async def test_what_a_power_cut_left_half_done_is_not_built_on(
 async def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert await checkpoint.load(tmp_path, "work") is None
     assert not await checkpoint.has_advanced(tmp_path)
+
+
+async def test_a_checkpoint_of_the_first_release_still_loads(tmp_path: Path) -> None:
+    (tmp_path / "result.part").write_bytes(b"12345678901")
+    (tmp_path / "checkpoint").write_text(
+        '{"work": "work", "tile_size": 64, "written": {"source_rows": 100, "rows": 200, '
+        '"length": 11, "state": 7, "score": 0.9, "pieces": [["result.part", 0, 11, 2596996162]]}, '
+        '"began": 50, "libraries": ["ncnn 1.0"]}'
+    )
+    pieces = (Piece("result.part", 0, 11, zlib.crc32(b"12345678901")),)
+    (tmp_path / "checkpoint").write_text(
+        (tmp_path / "checkpoint").read_text().replace("2596996162", str(pieces[0].crc32))
+    )
+    loaded = await checkpoint.load(tmp_path, "work")
+    written = Written(100, 200, 11, 7, 0.9, pieces)
+    assert loaded == Checkpoint("work", 64, written, 50, ("ncnn 1.0",))

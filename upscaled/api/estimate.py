@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from upscaled.api import upload
+from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE
 from upscaled.api.responses import json_response
 from upscaled.jobs.job import Job
@@ -15,9 +16,10 @@ from upscaled.timing.timing import Quote
 async def estimate(request: web.Request) -> web.Response:
     """``POST /estimate``: time, memory, disk and result size of a job."""
     fields = [*FIELDS, *SOURCE_FIELDS]
+    client = client_of(request)
     async with upload.received(request, fields, queues=False) as form:
         picture = None if form.filename is None else form.path
-        job, quote = await request.app[SERVICE].intake.quote(form.fields, picture)
+        job, quote = await request.app[SERVICE].intake.quote(form.fields, picture, client)
     return json_response(_describe(job, quote), headers=form.rate_headers)
 
 

@@ -1,18 +1,19 @@
 """Pictures in and out: probe, prepare, finish, each in a confined process of its own."""
 
 from upscaled.imaging.imaging import Imaging
-from upscaled.imaging.records import (
-    CONFIRMABLE_LIMIT,
+from upscaled.imaging.prepared import Prepared, Probe
+from upscaled.imaging.result import (
     NOTHING_WRITTEN,
-    PLAUSIBLE_LIMIT,
     Band,
     Finished,
     FinishOptions,
     Piece,
-    Prepared,
-    Probe,
-    UnlikeError,
     Written,
+)
+from upscaled.imaging.verify.thresholds import (
+    CONFIRMABLE_LIMIT,
+    PLAUSIBLE_LIMIT,
+    UnlikeError,
 )
 
 __all__ = [

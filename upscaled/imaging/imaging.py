@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
+from upscaled import serial
 from upscaled.errors import (
     EngineError,
     NoMemoryError,
@@ -20,37 +22,35 @@ from upscaled.errors import (
     UpscaledError,
 )
 from upscaled.formats import INPUT_NAMES
-from upscaled.imaging.records import (
-    DEFAULT_MEMORY_MB,
-    NOTHING_WRITTEN,
-    TRUSTED_LIMIT,
-    Band,
-    Finished,
-    FinishOptions,
-    Prepared,
-    Probe,
-    UnlikeError,
-    Written,
-    raw_to_json,
-)
+from upscaled.imaging import messages, replies
+from upscaled.imaging.fair_places import FairPlaces, Kind
+from upscaled.imaging.messages import Request
+from upscaled.imaging.prepared import Prepared, Probe
+from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Written
 from upscaled.imaging.sandbox.sandbox import Confinement
+from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.pictures import RawImage, Size
 from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
 from upscaled.workers.processes import plain_env
-from upscaled.workers.server import Message
 
+DEFAULT_MEMORY_MB = 4096
+"""Address space of one imaging process in MiB, where nothing else is asked for."""
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6
 """Ten times what writing a pixel of a PNG takes on a slow core."""
-_SOON_PIXELS = 1 << 20
-_SOON_SECONDS = 2
-"""Pictures of so few pixels, decoded in so little processor time, are prepared on arrival."""
+_LOOK_SECONDS = 2
+"""Processor time for a first look at a picture, which takes a few milliseconds."""
+_LOOK_PIXELS = 1 << 20
+"""A first look decodes pictures of so few pixels too, as far as its time goes."""
 _SMALL_PIXELS = 1 << 20
 """Results of so few pixels are written in less time than it takes to start a process."""
 _MOST_THREADS = 4
 """That write a result at a time; more wait for the disk."""
 _WALL_PER_CPU = 10
 """How much longer than its processor time a request may take on a busy machine."""
+_MAX_MESSAGE = 1000
+"""Characters of an error's sentence."""
+_UNCONFINED = "unconfined"
 
 _ERRORS: dict[str, type[UpscaledError]] = {
     "not_a_picture": NotAPictureError,
@@ -61,17 +61,23 @@ _ERRORS: dict[str, type[UpscaledError]] = {
     "no_space": NoSpaceError,
 }
 
+_Reply = TypeVar("_Reply", bound=messages.Reply)
+_Value = TypeVar("_Value")
+
 
 class Imaging:
     """Decodes uploads and writes results in a pool of resident, confined processes.
 
+    Their requests share the processes fairly: see `FairPlaces`.
+
     Args:
-        workers: how many processes decode and write, at most; one more is kept for what is done
-            quickly, so that it never waits for that. Each is started when it is first needed.
+        workers: how many processes may work for jobs, or look at uploads, at the same time. There
+            is one more, so that neither waits for the other. Each is started when it is first
+            needed.
         formats: which of `formats.INPUT_NAMES` are taken.
         max_pixels: the largest picture that is taken.
         memory_limit_mb: address space of one process in MiB.
-        cpu_seconds: processor time for reading one picture, before it counts as a trap.
+        cpu_seconds: processor time for decoding one picture, before it counts as a trap.
     """
 
     def __init__(
@@ -89,6 +95,8 @@ class Imaging:
             "memory_limit_mb": memory_limit_mb,
             "threads": min(_MOST_THREADS, os.cpu_count() or 1),
         }
+        self._formats = frozenset(formats)
+        self._max_pixels = max_pixels
         self._cpu_seconds = cpu_seconds
         # Thread pools that nobody needs would take the bounded address space.
         env = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
@@ -96,75 +104,105 @@ class Imaging:
             WorkerClient(
                 "upscaled.imaging.worker",
                 name="imaging",
-                arguments=[json.dumps(settings)],
+                arguments=[serial.encode(settings).decode()],
                 env=env,
             )
             for _ in range(workers + 1)
         ]
-        # The worker used last is taken first: its memory is warm, the others need not start.
-        self._idle: asyncio.LifoQueue[WorkerClient] = asyncio.LifoQueue()
-        for worker in self._workers[1:]:
-            self._idle.put_nowait(worker)
-        self._quick: asyncio.LifoQueue[WorkerClient] = asyncio.LifoQueue()
-        self._quick.put_nowait(self._workers[0])
+        self._places = FairPlaces(len(self._workers))
+        self._idle = list(self._workers)
+        self._required: tuple[str, ...] | None = None
+        self._first = asyncio.Lock()
 
     async def warm(self) -> Confinement:
         """Start one process, so that the first picture need not wait; return what confines it.
 
-        Raises:
-            EngineError: no such process can be started.
-        """
-        reply = await self._request({"do": "ping"}, self._cpu_seconds, quick=True)
-        return Confinement(tuple(reply["active"]), tuple(reply["lacking"]))
+        From the first call on, no request is done with less than what confined that one.
 
-    async def probe(self, upload: Path) -> Probe:
+        Raises:
+            EngineError: no such process can be started, or it can be confined less than before.
+        """
+        required = self._required or ()
+        reply = await self._ask(
+            messages.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
+            messages.PingReply,
+            Kind.LOOK,
+        )
+        if self._required is None:
+            self._required = reply.active
+        return Confinement(reply.active, reply.lacking)
+
+    async def probe(self, upload: Path, *, caller: str = "") -> Probe:
         """Read the header of ``upload``.
+
+        Args:
+            upload: the picture.
+            caller: whose it is; callers take turns.
 
         Raises:
             NotAPictureError: it is of no format that is taken.
-            UnusablePictureError: broken, animated, of several pages, or of too many pixels.
+            UnusablePictureError: broken, animated, of several pages, or of too many pixels; or
+                its header takes more time than one may.
         """
-        message = {"do": "probe", "upload": str(upload)}
-        reply = await self._request(message, self._cpu_seconds, [upload], quick=True)
-        return _probe_of(reply)
+        request = messages.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
+        reply = await self._request(request, messages.ProbeReply, Kind.LOOK, caller)
+        return replies.probe_of(reply, self._formats, self._max_pixels)
 
-    async def receive(self, upload: Path, workdir: Path) -> tuple[Probe, Prepared | None]:
+    async def receive(
+        self, upload: Path, workdir: Path, *, caller: str = ""
+    ) -> tuple[Probe, Prepared | None]:
         """Read the header of ``upload``; decode it too, into ``workdir``, if that is soon done.
 
         A process costs more than a thumbnail's decoding, so the two share one. What can't be
         decoded is only told by `prepare`.
 
+        Args:
+            upload: the picture.
+            workdir: the job's folder.
+            caller: whose it is; callers take turns.
+
         Raises:
             NotAPictureError: it is of no format that is taken.
-            UnusablePictureError: broken, animated, of several pages, or of too many pixels.
+            UnusablePictureError: as `probe`.
         """
-        message = {
-            "do": "probe",
-            "upload": str(upload),
-            "workdir": str(workdir),
-            "most_pixels": _SOON_PIXELS,
-        }
+        request = messages.ProbeRequest(
+            upload=_absolute(upload),
+            workdir=_absolute(workdir),
+            max_pixels=_LOOK_PIXELS,
+            cpu_seconds=_LOOK_SECONDS,
+        )
         try:
-            reply = await self._request(message, _SOON_SECONDS, [upload], quick=True)
+            reply = await self._request(request, messages.ProbeReply, Kind.LOOK, caller)
         except NotAPictureError:
             raise
         except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
-            return await self.probe(upload), None
-        prepared = reply["prepared"] and Prepared.from_json(reply["prepared"])
-        return _probe_of(reply), prepared
+            return await self.probe(upload, caller=caller), None
+        probe = replies.probe_of(reply, self._formats, self._max_pixels)
+        if reply.prepared is None:
+            return probe, None
+        return probe, await self._prepared(reply.prepared, workdir, probe.size)
 
-    async def prepare(self, upload: Path, workdir: Path) -> Prepared:
+    async def prepare(
+        self, upload: Path, workdir: Path, *, expected: Size | None = None
+    ) -> Prepared:
         """Decode ``upload`` into files in ``workdir``.
+
+        Args:
+            upload: the picture.
+            workdir: the job's folder.
+            expected: the size that `probe` found.
 
         Raises:
             NotAPictureError: it is of no format that is taken.
-            UnusablePictureError: it does not decode completely, or only with more time or
-                memory than a picture may use.
+            UnusablePictureError: it does not decode completely, only with more time or memory
+                than a picture may use, or to another size.
             NoSpaceError: the disk is full.
         """
-        message = {"do": "prepare", "upload": str(upload), "workdir": str(workdir)}
-        reply = await self._request(message, self._cpu_seconds, [upload])
-        return Prepared.from_json(reply["prepared"])
+        request = messages.PrepareRequest(
+            upload=_absolute(upload), workdir=_absolute(workdir), cpu_seconds=self._cpu_seconds
+        )
+        reply = await self._request(request, messages.PrepareReply, Kind.JOB)
+        return await self._prepared(reply.prepared, workdir, expected)
 
     async def check(
         self,
@@ -187,19 +225,13 @@ class Imaging:
         Raises:
             UnlikeError: it is not the enlarged source.
         """
-        message = {
-            "do": "check",
-            "source": raw_to_json(source),
-            "native": raw_to_json(native),
-            "top": top,
-            "bottom": bottom,
-            "limit": limit,
-        }
-        reads = [source.path, native.path]
-        seconds = self._writing_seconds(native.size.pixels)
-        reply = await self._request(message, seconds, reads, quick=True)
-        score: float = reply["score"]
-        return score
+        request = messages.CheckRequest(
+            source=source,
+            native=native,
+            band=Band(top, bottom, limit),
+            cpu_seconds=self._writing_seconds(native.size.pixels),
+        )
+        return (await self._request(request, messages.CheckReply, Kind.LOOK)).score
 
     async def finish(
         self,
@@ -228,22 +260,19 @@ class Imaging:
             NoSpaceError: memory or disk do not suffice.
         """
         pixels = max(native.size.pixels, options.size.pixels)
-        message = {
-            "do": "finish",
-            "prepared": prepared.to_json(),
-            "native": raw_to_json(native),
-            "workdir": str(workdir),
-            "options": options.to_json(),
-            "band": [band.top, band.bottom, band.limit],
-            "written": written.to_json(),
-            # No profile, no EXIF: nothing of the upload but its decoded pixels takes part.
-            "own_pixels_only": prepared.sidecar is None and pixels <= _SMALL_PIXELS,
-        }
-        beside = (prepared.alpha and prepared.alpha.path, prepared.sidecar)
-        reads = [prepared.source.path, native.path, *(path for path in beside if path)]
-        reply = await self._request(message, self._writing_seconds(pixels), reads)
-        finished = reply["finished"] and Finished.from_json(reply["finished"])
-        return replace(Written.from_json(reply["written"]), finished=finished)
+        request = messages.FinishRequest(
+            prepared=prepared,
+            native=native,
+            workdir=_absolute(workdir),
+            options=options,
+            band=band,
+            written=written,
+            # No metadata: nothing of the upload but its decoded pixels takes part.
+            small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
+            cpu_seconds=self._writing_seconds(pixels),
+        )
+        reply = await self._request(request, messages.FinishReply, Kind.JOB)
+        return await asyncio.to_thread(replies.written_of, reply, request)
 
     async def close(self) -> None:
         """End every process, each after the request it is at."""
@@ -252,28 +281,47 @@ class Imaging:
     def _writing_seconds(self, pixels: int) -> int:
         return self._cpu_seconds + int(pixels * _CPU_SECONDS_PER_PIXEL)
 
+    async def _prepared(
+        self, reply: messages.PreparedReply, workdir: Path, expected: Size | None
+    ) -> Prepared:
+        folder = _absolute(workdir)
+        return await asyncio.to_thread(
+            replies.prepared_of, reply, folder, self._max_pixels, expected
+        )
+
     async def _request(
-        self,
-        message: dict[str, Any],
-        cpu_seconds: int,
-        reads: Collection[Path] = (),
-        *,
-        quick: bool = False,
-    ) -> dict[str, Any]:
-        """Send ``message`` to a free process, for which it may read the files ``reads``."""
-        wall_seconds = cpu_seconds * _WALL_PER_CPU
-        async with self._free_worker(quick=quick) as worker:
+        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
+    ) -> _Reply:
+        """Put ``request`` to a free process, confined as the first one was.
+
+        Raises:
+            EngineError: no process could do it, or its reply is not a ``reply_type``.
+            UpscaledError: the process refused.
+        """
+        async with self._first:
+            if self._required is None:
+                await self.warm()
+        request = replace(request, required=self._required)
+        try:
+            return await self._ask(request, reply_type, kind, caller)
+        except _UnconfinedError:
+            return await self._ask(request, reply_type, kind, caller)
+
+    async def _ask(
+        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
+    ) -> _Reply:
+        wall_seconds = request.cpu_seconds * _WALL_PER_CPU
+        async with self._worker(kind, caller) as worker:
             try:
-                return await worker.request(
-                    {
-                        **message,
-                        "cpu_seconds": cpu_seconds,
-                        "reads": [str(path.absolute()) for path in reads],
-                    },
-                    timeout=wall_seconds,
-                )
+                reply = await worker.request(serial.plain(request), timeout=wall_seconds)
+                return serial.convert(reply, reply_type)
             except WorkerRefusedError as error:
-                raise _ERRORS[error.kind](error.message) from error
+                if error.kind == _UNCONFINED:
+                    await worker.close()  # the next one starts afresh
+                    raise _UnconfinedError(_sentence(error.message)) from error
+                raise _ERRORS.get(error.kind, EngineError)(_sentence(error.message)) from error
+            except msgspec.ValidationError as error:
+                raise replies.WrongReplyError(_sentence(str(error))) from error
             except TimeoutError as error:
                 raise EngineError(
                     f"The imaging process gave no answer within {wall_seconds} s."
@@ -282,15 +330,24 @@ class Imaging:
                 raise EngineError(f"While a picture was being handled, {error}.") from error
 
     @asynccontextmanager
-    async def _free_worker(self, *, quick: bool) -> AsyncIterator[WorkerClient]:
-        # What is quick uses the others too while one has nothing to do: it is likely warm.
-        idle = self._quick if quick and self._idle.empty() else self._idle
-        worker = await idle.get()
-        try:
-            yield worker
-        finally:
-            idle.put_nowait(worker)
+    async def _worker(self, kind: Kind, caller: str) -> AsyncIterator[WorkerClient]:
+        async with self._places.hold(kind, caller):
+            # The worker used last is taken first: its memory is warm, the others need not start.
+            worker = self._idle.pop()
+            try:
+                yield worker
+            finally:
+                self._idle.append(worker)
 
 
-def _probe_of(reply: Message) -> Probe:
-    return Probe(reply["format"], Size(reply["width"], reply["height"]), reply["has_alpha"])
+class _UnconfinedError(EngineError):
+    """A process could not be confined as the first one was, and did nothing."""
+
+
+def _absolute(path: Path) -> Path:
+    return path.absolute()
+
+
+def _sentence(text: str) -> str:
+    """Return what a process says, without control characters and bounded."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_MESSAGE])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from upscaled import files
 from upscaled.pictures import RawImage
 
 Pixels = NDArray[np.uint8]
@@ -36,9 +37,11 @@ def read_rows(raw: RawImage, top: int, bottom: int) -> Pixels:
 
     Raises:
         EOFError: the file is shorter than that.
+        OSError: it is a link, or cannot be read.
     """
     count = (bottom - top) * raw.row_bytes
-    pixels = np.fromfile(raw.path, np.uint8, count, offset=top * raw.row_bytes)
+    with open(raw.path, "rb", opener=files.no_follow) as file:
+        pixels = np.fromfile(file, np.uint8, count, offset=top * raw.row_bytes)
     if pixels.size != count:
         raise EOFError(f"{raw.path.name} ends after {raw.path.stat().st_size} bytes")
     return pixels.reshape(bottom - top, raw.size.width, raw.channels)

@@ -1,6 +1,6 @@
 """The imaging process: ``python -m upscaled.imaging.worker PARENT_PID SETTINGS_JSON``.
 
-Strangers' bytes are decoded in its children and nowhere else, under limits and in a cell. Only
+Strangers' bytes are decoded in its children and nowhere else, under limits and in a sandbox. Only
 a small result that is made of nothing but pixels is written by the process itself: a child would
 cost more than the work.
 """
@@ -9,36 +9,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 from PIL import Image
 
+from upscaled import serial
 from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
+from upscaled.imaging import messages
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
 from upscaled.imaging.encode.finish import finish_band
-from upscaled.imaging.records import (
-    Band,
-    FinishOptions,
-    Prepared,
-    UnlikeError,
-    Written,
-    raw_from_json,
+from upscaled.imaging.messages import (
+    AnyRequest,
+    CheckRequest,
+    FinishRequest,
+    PingRequest,
+    PrepareRequest,
+    ProbeRequest,
+    Request,
 )
+from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.sandbox import limits
 from upscaled.imaging.sandbox.child import ChildDiedError, run_in_child
-from upscaled.imaging.sandbox.sandbox import enter_sandbox, restrictions
+from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox, restrictions
+from upscaled.imaging.verify.thresholds import UnlikeError
 from upscaled.imaging.verify.verify import verify_rows
 from upscaled.workers.server import Message, RefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_METADATA_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -56,77 +59,86 @@ class RequestHandler:
         Raises:
             RefusedError: its kind says which error of `upscaled.errors` it is.
         """
-        if message.get("own_pixels_only"):
+        request = cast("AnyRequest", serial.convert(message, cast("type[Any]", AnyRequest)))
+        if isinstance(request, FinishRequest) and request.small:
             with self._errors_as_refusals():
-                return self._finish(message)
+                return cast("Message", serial.plain(self._finish(request)))
         try:
-            return run_in_child(lambda: self._confined(message))
+            return run_in_child(lambda: self._confined(request))
         except ChildDiedError as death:
-            raise _refusal_after(death, message) from death
+            raise _refusal_after(death, request) from death
 
-    def _confined(self, message: Message) -> Message:
-        limits.allow(cpu_seconds=message["cpu_seconds"], file_bytes=self._file_bytes(message))
-        writable = [Path(message["workdir"])] if "workdir" in message else []
-        confinement = enter_sandbox([Path(path) for path in message["reads"]], writable)
-        if message["do"] == "ping":
-            return {"active": confinement.active, "lacking": confinement.lacking}
+    def _confined(self, request: AnyRequest) -> Message:
+        limits.allow(
+            cpu_seconds=request.cpu_seconds, file_bytes=request.file_bytes(self.max_pixels)
+        )
+        writable = [] if request.folder is None else [request.folder]
+        confinement = enter_sandbox(request.reads, writable)
+        missing = sorted(set(request.required) - set(confinement.active))
+        if missing:
+            raise RefusedError("unconfined", f"It cannot be confined any more: {confinement}.")
         with self._errors_as_refusals():
-            reply: Message = getattr(self, f"_{message['do']}")(message)
-        return reply
+            return cast("Message", serial.plain(self._answer(request, confinement)))
 
-    def _file_bytes(self, message: Message) -> int:
-        """Return how long a file this request may write."""
-        if message["do"] == "prepare" or (message["do"] == "probe" and "workdir" in message):
-            return 3 * self.max_pixels + _METADATA_BYTES
-        if message["do"] == "finish":
-            options = FinishOptions.from_json(message["options"])
-            return 5 * options.size.pixels + _METADATA_BYTES
-        return 0
+    def _answer(self, request: AnyRequest, confinement: Confinement) -> messages.Reply:
+        match request:
+            case PingRequest():
+                return messages.PingReply(confinement.active, confinement.lacking)
+            case ProbeRequest():
+                return self._probe(request)
+            case PrepareRequest():
+                return messages.PrepareReply(self._prepare(request))
+            case CheckRequest():
+                band = (request.band.top, request.band.bottom, request.band.limit)
+                score = verify_rows(request.source, request.native, *band, threads=self.threads)
+                return messages.CheckReply(score)
+            case FinishRequest():
+                return self._finish(request)
 
-    def _probe(self, message: Message) -> dict[str, Any]:
-        upload = Path(message["upload"])
-        opened = open_picture(upload, self.formats, self.max_pixels)
+    def _probe(self, request: ProbeRequest) -> messages.ProbeReply:
+        opened = open_picture(request.upload, self.formats, self.max_pixels)
         with opened:
             probe = opened.probe()
         prepared = None
-        if "workdir" in message and probe.size.pixels <= message["most_pixels"]:
+        if request.workdir is not None and probe.size.pixels <= request.max_pixels:
             # What does not decode is for the job to tell.
             with contextlib.suppress(UnusablePictureError, OSError, MemoryError):
-                workdir = Path(message["workdir"])
-                prepared = prepare(upload, workdir, self.formats, self.max_pixels).to_json()
-        return {
-            "format": probe.format,
-            "width": probe.size.width,
-            "height": probe.size.height,
-            "has_alpha": probe.has_alpha,
-            "prepared": prepared,
-        }
+                prepared = self._prepare(request)
+        return messages.ProbeReply(
+            probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared
+        )
 
-    def _prepare(self, message: Message) -> dict[str, Any]:
-        workdir = Path(message["workdir"])
-        made = prepare(Path(message["upload"]), workdir, self.formats, self.max_pixels)
-        return {"prepared": made.to_json()}
+    def _prepare(self, request: ProbeRequest | PrepareRequest) -> messages.PreparedReply:
+        assert request.workdir is not None  # noqa: S101 - the caller saw to it
+        made: Prepared = prepare(request.upload, request.workdir, self.formats, self.max_pixels)
+        size = made.source.size
+        has_alpha, has_sidecar = made.alpha is not None, made.sidecar is not None
+        return messages.PreparedReply(
+            size.width, size.height, has_alpha, has_sidecar, made.kept, made.lost, made.grey
+        )
 
-    def _check(self, message: Message) -> dict[str, Any]:
-        source, native = raw_from_json(message["source"]), raw_from_json(message["native"])
-        rows = (message["top"], message["bottom"], message["limit"])
-        return {"score": verify_rows(source, native, *rows, threads=self.threads)}
-
-    def _finish(self, message: Message) -> dict[str, Any]:
+    def _finish(self, request: FinishRequest) -> messages.FinishReply:
+        before = request.written
         written = finish_band(
-            Prepared.from_json(message["prepared"]),
-            raw_from_json(message["native"]),
-            Path(message["workdir"]),
-            FinishOptions.from_json(message["options"]),
-            Band(*message["band"]),
-            Written.from_json(message["written"]),
+            request.prepared,
+            request.native,
+            request.workdir,
+            request.options,
+            request.band,
+            before,
             threads=self.threads,
         )
         done = written.finished
-        return {
-            "written": written.to_json(),
-            "finished": None if done is None else done.to_json(),
-        }
+        return messages.FinishReply(
+            written.rows,
+            written.length,
+            written.state,
+            written.score,
+            written.pieces[len(before.pieces) :],
+            None
+            if done is None
+            else messages.FileReply(done.file_size_bytes, done.sha256, done.kept, done.lost),
+        )
 
     @contextlib.contextmanager
     def _errors_as_refusals(self) -> Iterator[None]:
@@ -150,16 +162,16 @@ class RequestHandler:
             raise RefusedError("engine", f"A file cannot be used: {error}.") from error
 
 
-def _refusal_after(death: ChildDiedError, message: Message) -> RefusedError:
+def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:
     """Return what the death of the process that worked on a request means."""
-    reading = message["do"] in {"probe", "prepare"}
     if death.signal == signal.SIGKILL:
         words = "The system ended the imaging process, most likely because memory ran out."
         return RefusedError("no_memory", words)
-    if death.signal == signal.SIGXCPU and reading:
-        words = f"reading it takes more than {message['cpu_seconds']} s of processor time."
+    if death.signal == signal.SIGXCPU and request.decodes:
+        what = "its header" if isinstance(request, ProbeRequest) else "it"
+        words = f"reading {what} takes more than {request.cpu_seconds} s of processor time."
         return RefusedError("unusable", f"image decode failed: {words}")
-    if death.signal and reading:
+    if death.signal and request.decodes:
         name = signal.Signals(death.signal).name
         words = f"the decoder crashed on it ({name})."
         return RefusedError("unusable", f"image decode failed: {words}")
@@ -169,16 +181,10 @@ def _refusal_after(death: ChildDiedError, message: Message) -> RefusedError:
 
 def main() -> None:
     """Answer requests until the parent closes the pipe or dies."""
-    settings = json.loads(sys.argv[2])
-    limits.confine(settings["memory_limit_mb"])
-    Image.init()  # all codecs, and what the cell is made of: loaded once, not in every child
+    handler = msgspec.json.decode(sys.argv[2], type=RequestHandler)
+    limits.confine(handler.memory_limit_mb)
+    Image.init()  # all codecs, and the sandbox's rules: loaded once, not in every child
     restrictions()
-    handler = RequestHandler(
-        tuple(settings["formats"]),
-        settings["max_pixels"],
-        settings["memory_limit_mb"],
-        settings["threads"],
-    )
     serve(handler.handle, threaded=False)
 
 

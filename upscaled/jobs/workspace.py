@@ -216,7 +216,7 @@ async def claim(path: Path, length: int, *, keep: bool) -> None:
 
 
 def _claim(path: Path, length: int, keep: bool) -> None:
-    with path.open("ab" if keep else "wb") as file:
+    with open(path, "ab" if keep else "wb", opener=files.no_follow) as file:
         file.truncate(length)
         try:
             # Claimed now: a disk that fills up later would end the work in its middle.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upscaled import __version__
+from upscaled import __version__, files, serial
 from upscaled.imaging import Piece, Written
 
 _NAME = "checkpoint"
@@ -71,13 +71,11 @@ def _save(folder: Path, checkpoint: Checkpoint) -> None:
     document = {
         "work": checkpoint.work,
         "tile_size": checkpoint.tile_size,
-        "written": checkpoint.written.to_json(),
+        "written": serial.plain(checkpoint.written),
         "began": checkpoint.began,
         "libraries": checkpoint.libraries,
     }
-    part = folder / f"{_NAME}.part"
-    part.write_text(json.dumps(document), "utf-8")
-    part.rename(folder / _NAME)
+    files.replace(folder / _NAME, json.dumps(document).encode())
 
 
 def _load(folder: Path) -> Checkpoint | None:
@@ -86,7 +84,7 @@ def _load(folder: Path) -> Checkpoint | None:
         return Checkpoint(
             document["work"],
             document["tile_size"],
-            Written.from_json(document["written"]),
+            serial.convert(document["written"], Written),
             document["began"],
             tuple(document["libraries"]),
         )

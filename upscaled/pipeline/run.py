@@ -142,7 +142,9 @@ class PipelineRun:
         await workspace.begin(self._job.id)
         try:
             upload = workspace.upload_of(self._job.id)
-            self._prepared = await self._shared.imaging.prepare(upload, self._folder)
+            self._prepared = await self._shared.imaging.prepare(
+                upload, self._folder, expected=self._job.input_size
+            )
         finally:  # only the server's death leaves the note
             await workspace.end(self._job.id)
         self._end_stage("prepare", began)

@@ -219,7 +219,9 @@ class Admission:
         await self._workspace.adopt(upload, job_id)
         try:
             probe, prepared = await self._imaging.receive(
-                self._workspace.upload_of(job_id), self._workspace.folder(job_id)
+                self._workspace.upload_of(job_id),
+                self._workspace.folder(job_id),
+                caller=client.key,
             )
             request = self._request(wishes, model, probe.size, probe.format)
             await self._check_room(request, model, probe)
@@ -239,12 +241,15 @@ class Admission:
         )
         return job, prepared
 
-    async def plan(self, fields: Mapping[str, str], upload: Path | None) -> Job:
+    async def plan(
+        self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
+    ) -> Job:
         """Return the job that a submission would make; nothing comes of it.
 
         Args:
             fields: as of a submission; without ``upload`` the two `SOURCE_FIELDS` as well.
             upload: the picture, where it was sent.
+            client: who asks.
 
         Raises:
             BadRequestError: a field cannot be used.
@@ -258,7 +263,7 @@ class Admission:
         if upload is not None:
             if given:
                 raise BadRequestError("Give either image or input_width and input_height.")
-            probe = await self._imaging.probe(upload)
+            probe = await self._imaging.probe(upload, caller=client.key)
             size, format_ = probe.size, probe.format
         else:
             size, format_ = self._source_size(fields), INPUT_NAMES[0]

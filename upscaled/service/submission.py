@@ -141,13 +141,15 @@ class Submissions:
             raise
         return job
 
-    async def quote(self, fields: Mapping[str, str], upload: Path | None) -> tuple[Job, Quote]:
+    async def quote(
+        self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
+    ) -> tuple[Job, Quote]:
         """Return the job that a submission would make, and what it would take.
 
         Raises:
             UpscaledError: the refusal, see `Admission.plan`.
         """
-        job = await self._admission.plan(fields, upload)
+        job = await self._admission.plan(fields, upload, client)
         return job, await self._foresight.quote(job)
 
     async def _enter(self, job: Job, prepared: Prepared | None) -> None:

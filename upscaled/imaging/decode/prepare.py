@@ -13,8 +13,8 @@ from upscaled.imaging import alpha as alphas
 from upscaled.imaging.decode.colour import Colours, profile_to_srgb
 from upscaled.imaging.decode.reader import Opened, decoder_refusal, open_picture
 from upscaled.imaging.grey import CONVERTED_SPREAD, converted_levels, make_grey, spread
+from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared
 from upscaled.imaging.raw import RowWriter, read_rows, strips
-from upscaled.imaging.records import Prepared
 from upscaled.imaging.sidecar import Sidecar, tidied
 from upscaled.pictures import RawImage
 
@@ -48,8 +48,8 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
             )
         _turn(opened)
         colours = Colours(opened)
-        source = RawImage(workdir / "source.rgb", size)
-        alpha, channel_spread = _write(colours, source, workdir / "source.alpha")
+        source = RawImage(workdir / SOURCE, size)
+        alpha, channel_spread = _write(colours, source, workdir / ALPHA)
         grey = _made_grey(colours, source, channel_spread)
     kept, lost = colours.kept, opened.lost + colours.lost
     exif = _tidied(opened.exif, kept, lost)
@@ -57,7 +57,7 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
         lost.append("XMP")
     sidecar = None
     if colours.icc or exif:
-        sidecar = workdir / "source.meta"
+        sidecar = workdir / SIDECAR
         Sidecar(colours.icc, exif).save(sidecar)
     if alpha is not None:
         kept.append("transparency")

@@ -13,9 +13,10 @@ from upscaled.errors import UnusablePictureError
 from upscaled.formats import AVIF, PNG, TIFF, WEBP, PictureFormat
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
+from upscaled.imaging.decode.structure import check_parts
 from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
+from upscaled.imaging.prepared import Probe
 from upscaled.imaging.raw import Pixels
-from upscaled.imaging.records import Probe
 from upscaled.pictures import Size
 
 # Sizes are checked here, against the configured limit and before decoding.
@@ -132,6 +133,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
             pixels.
     """
     kind = sniff(path, formats)
+    check_parts(path, kind)
     try:
         return _open_tiff(path, max_pixels) if kind is TIFF else _open(path, kind, max_pixels)
     except UnusablePictureError:

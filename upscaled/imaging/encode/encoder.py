@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.imaging.raw import Pixels
-from upscaled.imaging.records import FinishOptions
+from upscaled.imaging.result import FinishOptions
 
 DEFAULT_QUALITY = 95
 """Enlarged pictures are meant to be looked at closely and are often edited further."""

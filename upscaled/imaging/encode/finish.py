@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from upscaled import files
 from upscaled.errors import EngineError
 from upscaled.formats import PNG, result_format
 from upscaled.imaging.encode.encoder import (
@@ -23,14 +24,13 @@ from upscaled.imaging.encode.jpeg import JpegEncoder
 from upscaled.imaging.encode.png import PngEncoder
 from upscaled.imaging.encode.rows import ResultRows
 from upscaled.imaging.encode.webp import write_webp
+from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.records import Band, Finished, FinishOptions, Piece, Prepared, Written
+from upscaled.imaging.result import PART, Band, Finished, FinishOptions, Piece, Written
 from upscaled.imaging.sidecar import Sidecar, resized
 from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
-PART = "result.part"
-"""The file of a result that is not finished."""
 _ROWS = 64
 """Until its end a result is written up to multiples of this, where any encoder's strips may end."""
 _BLOCK = 1 << 20
@@ -151,7 +151,7 @@ def _extended(
     """Append the rows up to ``stop`` to the result's unfinished file."""
     state = written.state if written.length else encoder.start
     length = check = 0
-    with part.open("r+b" if written.length else "wb") as file:
+    with open(part, "r+b" if written.length else "wb", opener=files.no_follow) as file:
         file.truncate(written.length)
         file.seek(written.length)
 
@@ -218,7 +218,7 @@ def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
     digest = hashlib.sha256()
     pieces = [piece for piece in written.pieces if piece.name == part.name]
     length = part.stat().st_size
-    with part.open("rb") as file:
+    with open(part, "rb", opener=files.no_follow) as file:
         os.fsync(file.fileno())
         for piece in pieces:
             check = 0

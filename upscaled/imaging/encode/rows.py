@@ -9,9 +9,10 @@ from upscaled.formats import result_format
 from upscaled.imaging.alpha import Enlarger
 from upscaled.imaging.decode.colour import in_profile, profile_to_srgb
 from upscaled.imaging.grey import luminance
+from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import Pixels, read_rows
-from upscaled.imaging.records import FinishOptions, Prepared
 from upscaled.imaging.resample import reader, resample, rows_ready
+from upscaled.imaging.result import FinishOptions
 from upscaled.imaging.sidecar import Sidecar
 from upscaled.pictures import RawImage
 

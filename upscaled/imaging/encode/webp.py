@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from upscaled import files
 from upscaled.errors import EngineError
 from upscaled.imaging.encode.encoder import mean_error_allowed, quality_of
 from upscaled.imaging.encode.fingerprint import Fingerprint
 from upscaled.imaging.encode.rows import ResultRows
 from upscaled.imaging.raw import Pixels, strips
-from upscaled.imaging.records import FinishOptions
+from upscaled.imaging.result import FinishOptions
 
 _METHOD = 4
 # Measured: lossless effort 0 takes 112 ns per pixel, 1 and more three times that for 21 % less.
@@ -69,7 +70,7 @@ def write_webp(
             settings["icc_profile"] = icc
         if exif:
             settings["exif"] = exif
-        with path.open("wb", buffering=1 << 20) as file:
+        with open(path, "wb", 1 << 20, opener=files.no_follow) as file:
             image.save(file, "WEBP", **settings)
     _check_written(path, meant, options, mode)
 

@@ -7,17 +7,18 @@ that decodes it ends with that picture.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import msgspec
+
 from upscaled.workers.launcher import die_with_parent
 from upscaled.workers.server import Message, RefusedError
 
-_LONGEST_ANSWER = 1 << 20
+_MAX_ANSWER_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 16  # what a pipe holds
 
 
@@ -33,6 +34,16 @@ class ChildDiedError(Exception):
         self.words = words
 
 
+class _Answer(msgspec.Struct, omit_defaults=True):
+    """What a child sends; one of the three."""
+
+    reply: dict[str, Any] | None = None
+    refused: tuple[str, str] | None = None
+    """Kind and message of a `RefusedError`."""
+    words: str | None = None
+    """An exception that nobody caught."""
+
+
 def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     """Do ``work`` in a child process and return what it returned.
 
@@ -40,41 +51,48 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
 
     Raises:
         RefusedError: ``work`` raised it.
-        ChildDiedError: it did not come to an answer.
+        ChildDiedError: it gave no answer.
     """
-    keeper = os.getpid()
+    parent = os.getpid()
     receiving, sending = os.pipe()
     # What the child's collector would look through is copied page by page; it needs none of it.
     gc.freeze()
     child = os.fork()
     if child == 0:
-        _answer(work, keeper, sending)
+        _answer(work, parent, sending)
     os.close(sending)
-    said = _heard(receiving)
+    said = _read(receiving)
     os.close(receiving)
-    if len(said) >= _LONGEST_ANSWER:  # no answer of ours: it may go on writing for ever
+    if len(said) >= _MAX_ANSWER_BYTES:  # no answer of ours: it may go on writing for ever
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    answer = json.loads(said) if code == 0 or said.startswith(b'{"words"') else {}
-    if "refused" in answer:
-        raise RefusedError(*answer["refused"])
-    if "reply" not in answer:
-        raise ChildDiedError(max(0, -code), answer.get("words", ""))
-    reply: dict[str, Any] = answer["reply"]
-    return reply
+    answer = _decoded(said)
+    if code == 0 and answer.refused is not None:
+        raise RefusedError(*answer.refused)
+    if code != 0 or answer.reply is None:
+        raise ChildDiedError(max(0, -code), answer.words or "")
+    return answer.reply
 
 
-def _heard(receiving: int) -> bytes:
+def _decoded(said: bytes) -> _Answer:
+    """Return an answer; an empty one where what was said is none."""
+    try:
+        return msgspec.json.decode(said, type=_Answer)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _Answer()
+
+
+def _read(receiving: int) -> bytes:
     """Return what the child says, until it has said all or too much."""
     said = bytearray()
-    while len(said) < _LONGEST_ANSWER and (piece := os.read(receiving, _PIPE_BYTES)):
+    while len(said) < _MAX_ANSWER_BYTES and (piece := os.read(receiving, _PIPE_BYTES)):
         said += piece
     return bytes(said)
 
 
-def _let_go_of_all_but(sending: int) -> None:
-    """Close what the keeper has open: its pipes carry the requests and answers of others."""
+def _close_all_but(sending: int) -> None:
+    """Close the parent's descriptors: its pipes carry the requests and answers of others."""
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
@@ -82,23 +100,22 @@ def _let_go_of_all_but(sending: int) -> None:
     os.closerange(sending + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _answer(work: Callable[[], Message], keeper: int, sending: int) -> NoReturn:
+def _answer(work: Callable[[], Message], parent: int, sending: int) -> NoReturn:
     """Be the child: answer through the pipe and end."""
     status = 1
     try:
-        die_with_parent(keeper)
-        _let_go_of_all_but(sending)
-        answer: dict[str, Any]
+        die_with_parent(parent)
+        _close_all_but(sending)
         try:
-            answer, status = {"reply": work()}, 0
+            answer, status = _Answer(reply=dict(work())), 0
         except RefusedError as error:
-            answer, status = {"refused": [error.kind, error.message]}, 0
+            answer, status = _Answer(refused=(error.kind, error.message)), 0
         except BaseException as error:
             traceback.print_exc()
-            answer = {"words": f"{type(error).__name__}: {error}"}
-        said = json.dumps(answer, separators=(",", ":")).encode()
+            answer = _Answer(words=f"{type(error).__name__}: {error}")
+        said = msgspec.json.encode(answer)
         while said:
             said = said[os.write(sending, said) :]
     finally:
-        # Not an orderly exit: buffers and locks are the keeper's.
+        # Not an orderly exit: buffers and locks are the parent's.
         os._exit(status)

@@ -136,7 +136,7 @@ def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path
     )
     try:
         for path, rights in rules.readable:
-            _allow(ruleset, path, rights)
+            _allow(ruleset, path, rights, follow=True)
         for path in readable:
             _allow(ruleset, path, _rights(path, _READ) & rules.handled)
         for path in writable:
@@ -162,9 +162,10 @@ def _rights(path: Path, wanted: int) -> int:
     return wanted if path.is_dir() else wanted & _OF_A_FILE
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, path: Path, rights: int, *, follow: bool = False) -> None:
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return  # what is not there or not ours needs no permission
     try:

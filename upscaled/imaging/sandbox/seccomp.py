@@ -42,6 +42,8 @@ REFUSED = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
     *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "utime", "utimes", "utimensat"),
     *("truncate", "truncate64"),  # Landlock does from version 3; ours use ftruncate
+    # no link or device may take a file's place in the job's folder
+    *("link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat", "futimesat"),
     # the system itself
     *("mount", "umount", "umount2", "pivot_root", "chroot", "unshare", "setns", "move_mount"),

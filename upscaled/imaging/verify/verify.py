@@ -10,8 +10,8 @@ from PIL import Image
 
 from upscaled.imaging.grey import luminance
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.records import TRUSTED_LIMIT, UnlikeError
 from upscaled.imaging.verify.comparison import BLOCK, compare
+from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.pictures import RawImage
 
 _COMPARED_BYTES = 2 << 20

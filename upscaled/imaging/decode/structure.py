@@ -1,0 +1,114 @@
+"""The parts that picture files consist of: chunks of a PNG or WebP, segments of a JPEG.
+
+Each walk is bounded, since decoders take microseconds for every part, and a part may be a few
+bytes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from upscaled.errors import UnusablePictureError
+from upscaled.formats import JPEG, PNG, PictureFormat
+
+_MAX_PARTS = 10_000
+"""Beside the pixels'. The most seen in published files are some hundred."""
+_MAX_PIXEL_PARTS = 1_000_000
+_MAX_FILL_BYTES = 1 << 16
+"""Between two segments of a JPEG."""
+
+
+class Part(NamedTuple):
+    """A part of a file."""
+
+    name: bytes
+    """Type of the chunk, or marker of the segment."""
+    offset: int
+    """Of its content, in bytes from the beginning of the file."""
+    length: int
+    """Of its content."""
+
+
+class TooManyPartsError(UnusablePictureError):
+    """A file consists of more parts than any real one."""
+
+
+def check_parts(path: Path, kind: PictureFormat) -> None:
+    """Refuse a file whose header a decoder would be busy with for long.
+
+    Raises:
+        TooManyPartsError: it consists of more parts than any real one.
+        OSError: it cannot be read.
+    """
+    if kind in (PNG, JPEG):
+        with path.open("rb") as file:
+            for _ in png_chunks(file) if kind is PNG else jpeg_segments(file):
+                pass
+
+
+def png_chunks(file: BinaryIO) -> Iterator[Part]:
+    """Yield the chunks of a PNG, up to its end or to where it is broken off.
+
+    Raises:
+        TooManyPartsError: there are more than any real file has.
+    """
+    place, others, pixels = 8, 0, 0
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        name, length = head[4:], int.from_bytes(head[:4], "big")
+        if name == b"IDAT":
+            pixels += 1
+        else:
+            others += 1
+        if others > _MAX_PARTS or pixels > _MAX_PIXEL_PARTS:
+            raise TooManyPartsError(
+                f"image decode failed: the PNG file has more than {_MAX_PARTS} chunks; "
+                "save it again without them."
+            )
+        yield Part(name, place + 8, length)
+        if name == b"IEND":
+            return
+        place += length + 12
+
+
+def jpeg_segments(file: BinaryIO) -> Iterator[Part]:
+    """Yield the segments of a JPEG that stand before its pixels.
+
+    Raises:
+        TooManyPartsError: there are more than any real file has.
+    """
+    place, count = 2, 0
+    while True:
+        file.seek(place)
+        head = file.read(_MAX_FILL_BYTES)
+        fill = len(head) - len(head.lstrip(b"\xff"))
+        if fill == 0 or fill >= len(head):  # no marker, or nothing but fill bytes
+            if fill == _MAX_FILL_BYTES:
+                raise TooManyPartsError(
+                    "image decode failed: the JPEG file has no picture among its first bytes."
+                )
+            return
+        marker = head[fill]
+        place += fill + 1
+        if marker in (0xD9, 0xDA) or marker == 0:  # end, or start of the pixels
+            return
+        if 0xD0 <= marker <= 0xD8 or marker == 1:  # without content
+            yield Part(bytes((marker,)), place, 0)
+        else:
+            file.seek(place)
+            length = int.from_bytes(file.read(2), "big")
+            if length < 2:
+                return
+            yield Part(bytes((marker,)), place + 2, length - 2)
+            place += length
+        count += 1
+        if count > _MAX_PARTS:
+            raise TooManyPartsError(
+                f"image decode failed: the JPEG file has more than {_MAX_PARTS} segments; "
+                "save it again without them."
+            )

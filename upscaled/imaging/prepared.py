@@ -1,0 +1,43 @@
+"""What is known of a picture before it is enlarged: its header, then its decoded pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.pictures import RawImage, Size
+
+SOURCE = "source.rgb"
+ALPHA = "source.alpha"
+SIDECAR = "source.meta"
+"""Names of the files in a job's folder."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a picture's header promises."""
+
+    format: str
+    """One of `formats.INPUT_NAMES`, by content."""
+    size: Size
+    """After EXIF orientation."""
+    has_alpha: bool
+    """It may hold transparent pixels."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoded upload: its pixels, and the metadata to put into the result."""
+
+    source: RawImage
+    """8-bit RGB, oriented, colour-managed."""
+    alpha: RawImage | None
+    """One 8-bit channel; None when the picture is wholly opaque."""
+    sidecar: Path | None
+    """File with the metadata, see `upscaled.imaging.metadata`."""
+    kept: tuple[str, ...] = ()
+    """What was kept of the upload beside its pixels, as short phrases."""
+    lost: tuple[str, ...] = ()
+    """What could not be kept, as short phrases."""
+    grey: bool = False
+    """Every pixel of the source is grey, and so must those of the result be."""

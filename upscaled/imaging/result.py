@@ -1,0 +1,89 @@
+"""A result: how it is to be written, and how far it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT
+from upscaled.pictures import Size
+
+PART = "result.part"
+"""Name of a result's file until it is complete."""
+
+
+@dataclass(frozen=True)
+class FinishOptions:
+    """How the result is to be written."""
+
+    format: str
+    """One of `formats.RESULT_NAMES`."""
+    size: Size
+    """The size that was promised."""
+    quality: int | None = None
+    """1 to 100, JPEG and lossy WebP; None: `encode.DEFAULT_QUALITY`."""
+    lossless: bool = False
+    """WebP only."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """sRGB colour under transparent pixels where the format holds no transparency."""
+    keep_metadata: bool = True
+    """Write the source's profile and metadata; else convert the pixels to sRGB and write none."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows ``top`` to ``bottom`` (excluded) of the source, which an engine has enlarged."""
+
+    top: int
+    bottom: int
+    limit: float = TRUSTED_LIMIT
+    """How much they may differ from the source; `CONFIRMABLE_LIMIT` once confirmed."""
+
+
+class Piece(NamedTuple):
+    """Bytes of a file that later bands build on. In JSON a list, for the sake of old files."""
+
+    name: str
+    offset: int
+    length: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete, verified result at its final place."""
+
+    path: Path
+    size: Size
+    file_size_bytes: int
+    sha256: str
+    score: float
+    """1.0: just like the source; 0.0: at the limit of trust, or confirmed beyond it."""
+    kept: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """How far a result is written: what the next band goes on from, in any process.
+
+    Part of checkpoints on disk, so fields may be added but not changed.
+    """
+
+    source_rows: int = 0
+    """Rows of the source whose enlargement was verified."""
+    rows: int = 0
+    """Rows of the result in the unfinished file."""
+    length: int = 0
+    """Bytes of the unfinished file; anything behind them is of an attempt that broke off."""
+    state: int = 0
+    """The encoder's own."""
+    score: float = 1.0
+    """The lowest of the bands so far."""
+    pieces: tuple[Piece, ...] = ()
+    finished: Finished | None = None
+    """Set by the last band."""
+
+
+NOTHING_WRITTEN = Written()
