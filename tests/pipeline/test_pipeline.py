@@ -144,16 +144,18 @@ class Bench:
         self._pools.append(EnginePool(places, spares))
         return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
 
-    async def run(self, pipeline: Pipeline, picture: Path, tile_size: int = 0) -> RunResult:
-        return await self.go_on(pipeline, await self.job(picture, tile_size))
+    async def run(
+        self, pipeline: Pipeline, picture: Path, tile_size: int = 0, model_name: str = FAST
+    ) -> RunResult:
+        return await self.go_on(pipeline, await self.job(picture, tile_size, model_name))
 
-    async def job(self, picture: Path, tile_size: int = 0) -> Job:
+    async def job(self, picture: Path, tile_size: int = 0, model_name: str = FAST) -> Job:
         with Image.open(picture) as image:
             size = Size(*image.size)
         job = make_job(
             input_size=size,
             request=JobRequest(
-                model_name=FAST,
+                model_name=model_name,
                 scale=2,
                 output_size=size.times(2),
                 format="png",
@@ -263,7 +265,8 @@ async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) ->
     pipeline = bench.pipeline([FaultyEngine(black)], lambda: BuiltinEngine(CPU))
     result = await bench.run(pipeline, photo)
     assert result.place.device is CPU
-    assert len(bench.attempts) == 5
+    # A smaller tile makes the same black, so the GPU is left after two attempts.
+    assert [attempt.device for attempt in bench.attempts] == ["vulkan:0", "vulkan:0", "cpu"]
     assert likeness(result.path, photo) > 24
 
 
@@ -330,6 +333,25 @@ async def test_percentages_never_go_back_within_an_attempt_and_stay_below_100(
     assert len(set(bench.percents)) > 10
 
 
+async def test_a_network_that_makes_the_same_wrong_picture_twice_is_not_tried_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # Vertical stripes, a cosine of 5 pixels: animevideov3 makes garbage of them.
+    row = (127 + 127.5 * np.cos(2 * np.pi * np.arange(192) / 5)).astype(np.uint8)
+    stripes = tmp_path / "stripes.png"
+    Image.fromarray(np.repeat(np.tile(row, (192, 1))[:, :, None], 3, axis=2)).save(stripes)
+    engine = FaultyEngine(right, CPU)
+    with pytest.raises(EngineError) as refused:
+        await bench.run(bench.pipeline([engine]), stripes)
+    assert refused.value.code == "unlike_source"
+    assert len(bench.attempts) == 2
+    assert f"{FAST} makes the same of it each time" in refused.value.message
+    better = refused.value.message.partition("model_name=")[2].partition(",")[0].split(" or ")[0]
+    assert better in {model.name for model in bench.models.models} - {FAST}
+    done = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), stripes, model_name=better)
+    assert likeness(done.path, stripes) > 15
+
+
 @pytest.mark.native
 async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_comes_out_right(
     bench: Bench, tmp_path: Path
@@ -342,7 +364,8 @@ async def test_a_driver_that_corrupts_pictures_is_noticed_and_the_picture_still_
         image.convert("RGB").resize((64, 64)).save(small)
     pipeline = bench.pipeline([engine], lambda: BuiltinEngine(CPU))
     result = await bench.run(pipeline, small)
-    assert [attempt.engine for attempt in bench.attempts] == [*["binary"] * 4, "builtin"]
+    assert {attempt.engine for attempt in bench.attempts[:-1]} == {"binary"}
+    assert bench.attempts[-1].engine == "builtin"
     assert "is unlike its source" in bench.attempts[0].outcome
     assert bench.attempts[-1].outcome == "ok"
     assert result.place.device is CPU

@@ -27,9 +27,10 @@ from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import RawImage
 from upscaled.pipeline import checkpoint
+from upscaled.pipeline.alternatives import Alternatives, Refused
 from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
-from upscaled.pipeline.confirmation import Confirmation
+from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.result import IdentifiedModel, RunResult, StageSeconds, Watch
 from upscaled.pipeline.retries import AttemptPlan, Retries
 
@@ -75,6 +76,11 @@ class SharedParts:
     workspace: Workspace
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
+
+    @property
+    def alternatives(self) -> Alternatives:
+        """Tries other models on what one model gets wrong."""
+        return Alternatives(self.imaging, self.pool, self.models)
 
 
 class PipelineRun:
@@ -287,7 +293,7 @@ class PipelineRun:
         """Verify, encode and read back a band whose rows the engine has done."""
         assert self._prepared and self._retries and self._bands  # noqa: S101 - an attempt runs
         tile_size = self._bands.tile_size
-        if await self._confirmation.settled(self._retries.plan.place, tile_size, band):
+        if await self._confirmation.is_confirmed(self._retries.plan.place, band):
             band = replace(band, limit=CONFIRMABLE_LIMIT)
         self._written = await self._shared.imaging.finish(
             self._prepared, self._native, self._folder, self._options, band, self._written
@@ -329,19 +335,39 @@ class PipelineRun:
             },
         )
         used = bands.tile_size if bands else 0
-        if (
-            isinstance(error, UnlikeError)
-            and bands is not None
-            and await self._confirmation.can_be_settled(plan.place, used, bands.band)
-        ):
+        step = Next.OTHER_TILE if error.tile_matters else Next.OTHER_DEVICE
+        if not error.retryable:
+            step = Next.NOTHING
+        elif isinstance(error, UnlikeError) and bands is not None:
+            step = await self._confirmation.refused(plan.place, used, bands.band)
+            if step is Next.NOTHING:
+                raise await self._final_refusal(error, plan.place, bands.band) from error
+        if step is Next.SAME_AGAIN:
             self._one_band_at_a_time = True
             self._retries.repeat(used)
-        elif not error.retryable or not (
+        elif step is Next.NOTHING or not (
             self._retries.smaller_tile_or_next_place(used)
-            if error.tile_matters
+            if step is Next.OTHER_TILE
             else self._retries.next_place()
         ):
             raise error
+
+    async def _final_refusal(self, error: UnlikeError, place: Place, band: Band) -> UnlikeError:
+        """Return the error for a band that the network makes wrong, naming models that do not."""
+        name = self._job.request.model_name
+        refused = Refused(self._source, self._native, band, name, place, self._folder)
+        better = await self._shared.alternatives.better(refused, self._job.factor, self._rank)
+        if better:
+            advice = f"Use model_name={' or model_name='.join(better)}, which passes there."
+        elif better is not None:
+            advice = "The other installed models that were tried do not pass there either."
+        else:
+            advice = "Use another model."
+        return UnlikeError(
+            f"{error.message} {name} makes the same of it each time, so it is not tried again. "
+            f"{advice}",
+            retryable=False,
+        )
 
     async def _save(self) -> None:
         """Write the checkpoint.
