@@ -1,6 +1,6 @@
-"""What ``config.yaml`` and ``docs/configuration.md`` must say, made from the settings' table.
+"""Generates ``config.yaml`` and ``docs/configuration.md`` from the table of settings.
 
-``python -m testkit.settings_table`` writes both; a test compares them.
+``python -m testkit.settings_table`` writes both; a test compares them with the table.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from upscaled.config.settings import SECTIONS, Setting, settings
 from upscaled.config.types import Tokens
 
 EXAMPLE_HEAD = """\
-# Settings of upscaled. Every key is here with its default; delete what you don't change.
-# Each can be set by an environment variable too: UPSCALED_<SECTION>_<KEY>, for instance
-# UPSCALED_SERVER_PORT=9000. A flag of `upscaled serve` wins over the variable, the variable over
-# this file. Relative paths start at this file's folder. All of it: docs/configuration.md.
+# Settings of upscaled: every key with its default. You may delete keys that you don't change.
+# An environment variable UPSCALED_<SECTION>_<KEY> sets a key too, for instance
+# UPSCALED_SERVER_PORT=9000. A flag of `upscaled serve` overrides the variable, and the variable
+# overrides this file. Relative paths start at this file's folder. Details: docs/configuration.md.
 """
 
 PAGE_HEAD = """\
 # Configuration
 
-A setting comes from, later ones winning: its default, the configuration file, its environment
-variable, its flag of `upscaled serve`. An unknown key, a wrong type or an impossible value stops
-the start with one sentence that names the key, the value and what is allowed.
+A flag of `upscaled serve` overrides an environment variable, which overrides the configuration file,
+which overrides the default. With an unknown key, a wrong type or an impossible value the server does
+not start, and one sentence names the key, the value and what is allowed.
 
 The file is the first of these: the one that `--config` names, the one that `UPSCALED_CONFIG`
 names, `config.yaml` in the working directory, the checkout's own, the installed service's

@@ -1,9 +1,8 @@
 """Settings: one frozen class per section.
 
-The fields below are the single table of settings. ``config.yaml``, the flags of ``upscaled
-serve``, the environment variables and the documentation are all checked against it by tests.
-
-`config_sources` reads them.
+The fields below are the only table of settings. The flags of ``upscaled serve`` and the environment
+variables come from it; tests check ``config.yaml`` and the documentation against it. `sources` reads
+the values.
 """
 
 from __future__ import annotations
@@ -26,33 +25,35 @@ ENV_PREFIX = "UPSCALED_"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where the server listens and what it takes from the network."""
+    """Where the server listens and what it accepts from the network."""
 
     host: str = _setting(
         "127.0.0.1",
-        "Address to listen on. 127.0.0.1: this machine only. 0.0.0.0: everybody who can reach it.",
+        "Address to listen on. 127.0.0.1: this machine only. 0.0.0.0: every network of this machine.",
         flag="--host",
     )
     port: int = _setting(
-        8089, "TCP port; 0 takes a free one.", minimum=0, maximum=65535, flag="--port"
+        8089, "TCP port; 0: any free one.", minimum=0, maximum=65535, flag="--port"
     )
-    api_prefix: str = _setting("/api/v1", "Path all endpoints live under.", check=allowed.prefix)
+    api_prefix: str = _setting(
+        "/api/v1", "Path that all endpoints start with.", check=allowed.prefix
+    )
     auth_token: str = _setting(
         "",
         "Secret that callers must send as `Authorization: Bearer …` or `X-Auth-Token`; "
-        "empty: everybody may call. May be given as its hash, as in `tokens`.",
+        "empty: callers need none. Its hash, as in `tokens`, is allowed here too.",
         check=allowed.token,
     )
     tokens: tuple[tuple[str, str], ...] = _setting(
         (),
-        "More secrets, each with a name: callers see, cancel and download the jobs of their own "
-        "token only. `upscaled token NAME` makes one and prints its line.",
+        "More secrets, each with a name. Callers see, cancel and download only the jobs of their "
+        "own token. `upscaled token NAME` makes a token and prints the line to add here.",
         check=allowed.tokens,
     )
     cors_origins: tuple[str, ...] = _setting(
         (),
-        "Web pages elsewhere that may call, as origins such as https://photos.example; empty: "
-        "none.",
+        "Other web sites whose pages may call this server, as origins such as "
+        "https://photos.example; empty: none.",
         check=allowed.origins,
     )
     allowed_hosts: tuple[str, ...] = _setting(
@@ -70,17 +71,20 @@ class ServerSettings:
         check=allowed.networks,
     )
     max_connections: int = _setting(
-        512, "Connections open at once; more are answered with 503.", minimum=1, maximum=100_000
+        512,
+        "Most open connections; further ones are answered with 503.",
+        minimum=1,
+        maximum=100_000,
     )
     header_timeout_seconds: float = _setting(
         30.0,
-        "Seconds in which a request's headers must have come, else 408.",
+        "Seconds within which a request's headers must arrive, else 408.",
         minimum=0.1,
         maximum=3600,
     )
     body_timeout_seconds: float = _setting(
         60.0,
-        "Seconds in which each MiB of a request's body must have come, else 408.",
+        "Seconds within which each MiB of a request's body must arrive, else 408.",
         minimum=0.1,
         maximum=86_400,
     )
@@ -96,7 +100,7 @@ class ServerSettings:
     )
     drain_seconds: float = _setting(
         20.0,
-        "Seconds that running jobs get to finish when the server is stopped; the rest waits for "
+        "Seconds that running jobs get to finish when the server stops. Unfinished jobs resume at "
         "the next start.",
         minimum=0,
         maximum=86_400,
@@ -105,23 +109,23 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class UpscalerSettings:
-    """Which engine works on what, and how."""
+    """Which engine, models and devices are used, and how."""
 
     engine: str = _setting(
         "auto",
-        "binary: the native program; builtin: the resident engine on ncnn or OpenVINO; "
-        "auto: binary where the program and a real GPU are there, else builtin.",
+        "binary: the native program; builtin: a worker process with ncnn or OpenVINO; auto: binary "
+        "where the program and a real GPU are present, else builtin.",
         choices=("auto", "binary", "builtin"),
         flag="--engine",
     )
     binary_path: str = _setting(
         "",
-        "The native program (realesrgan-ncnn-vulkan or upscayl-bin); empty: looked for in bin/, "
-        "then in PATH.",
+        "The native program (realesrgan-ncnn-vulkan or upscayl-bin); empty: the first one found in "
+        "bin/, then in PATH.",
     )
-    models_path: str = _setting("models", "Folder with the .param/.bin pairs.")
-    default_model: str = _setting("realesrgan-x4plus", "Model of a request that names none.")
-    default_scale: int = _setting(4, "Scale of a request that names none.", minimum=2, maximum=4)
+    models_path: str = _setting("models", "Folder of the models: pairs of .param and .bin files.")
+    default_model: str = _setting("realesrgan-x4plus", "Model for requests that name none.")
+    default_scale: int = _setting(4, "Scale for requests that name none.", minimum=2, maximum=4)
     gpu_ids: tuple[int, ...] = _setting(
         (),
         "Vulkan devices to use, by index as `upscaled doctor` lists them; "
@@ -130,53 +134,53 @@ class UpscalerSettings:
     )
     tile_size: int = _setting(
         0,
-        "Pixels per tile side for requests that name none; 0: by the memory there is.",
+        "Tile side in pixels for requests that name none; 0: chosen by available memory.",
         check=allowed.tile,
     )
     memory_limit_mb: int = _setting(
         0,
-        "Memory that the whole service may hold, in MiB: tiles are chosen to keep to it. 0: half "
-        "of what the machine or its control group has free at the start.",
+        "Memory limit of the whole service in MiB; tile sizes are chosen to stay below it. 0: half "
+        "of the memory that the machine or its control group has free at start.",
         minimum=0,
         maximum=100_000_000,
     )
     threads: int = _setting(
-        0, "CPU threads of the builtin engine; 0: one a core.", minimum=0, maximum=1024
+        0, "CPU threads of the builtin engine; 0: one per core.", minimum=0, maximum=1024
     )
     cpu_library: str = _setting(
         "auto",
-        "Library of the builtin engine on the CPU, and its arithmetic. auto: openvino where it is "
-        "installed and the processor has AVX-512, in bfloat16 where it has AMX for that, else "
-        "ncnn. GPUs are ncnn's.",
+        "Library and precision of the builtin engine on the CPU. auto: openvino where it is "
+        "installed and the processor has AVX-512, in bfloat16 where it has AMX, else ncnn. On "
+        "GPUs ncnn is always used.",
         choices=("auto", "ncnn", "openvino", "openvino-bf16"),
     )
     job_timeout_seconds: int = _setting(
         86_400,
-        "A job that takes longer is ended and fails, however large it is.",
+        "Seconds after which a job fails, however large it is.",
         minimum=1,
         maximum=1_000_000,
     )
     job_seconds_per_megapixel: float = _setting(
         3600.0,
-        "Seconds a job gets for each million pixels of its picture, on top of two minutes; eight "
-        "times as many with tta. Up to job_timeout_seconds.",
+        "Time limit of a job in seconds per megapixel of its picture, in addition to two minutes; "
+        "eight times as much with tta. At most job_timeout_seconds.",
         minimum=0.1,
         maximum=1_000_000,
     )
     stall_seconds: float = _setting(
         300.0,
-        "An engine that finishes no tile for so long is ended, and the job tried differently.",
+        "Kill an engine that completes no tile for this many seconds, and retry the job another way.",
         minimum=1,
         maximum=1_000_000,
     )
     fallback: str = _setting(
         "cpu",
-        "Where a job goes when every attempt on the GPU failed: cpu, or none to let it fail.",
+        "What happens when every attempt on the GPU failed. cpu: try the CPU; none: the job fails.",
         choices=("cpu", "none"),
     )
     max_attempts: int = _setting(
         3,
-        "How often a job is begun when the server dies under it, before it fails.",
+        "Attempts at a job during which the server crashes, before the job fails.",
         minimum=1,
         maximum=100,
     )
@@ -184,57 +188,57 @@ class UpscalerSettings:
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """Where files are kept and for how long."""
+    """Where files are stored and for how long."""
 
     data_dir: str = _setting(
         "data", "Folder for uploads, results and job records.", flag="--data-dir"
     )
     delete_after_download: bool = _setting(
-        True, "Delete a result as soon as it has been downloaded completely."
+        True, "Delete a result after it has been downloaded completely."
     )
     result_ttl_hours: float = _setting(
-        24.0, "Hours after which a result that nobody fetched is deleted.", minimum=0.001
+        24.0, "Hours after which a result that nobody downloaded is deleted.", minimum=0.001
     )
     record_ttl_hours: float = _setting(
-        168.0, "Hours after its end for which a job's status can be asked for.", minimum=0.001
+        168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )
 
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """How much is taken on at once."""
+    """How much work is accepted."""
 
     max_concurrent_jobs: int = _setting(
         0,
-        "Jobs upscaled at the same time; 0: one a device, small pictures side by side on the CPU.",
+        "Jobs upscaled at the same time; 0: one per device, and several small pictures on the CPU.",
         minimum=0,
         maximum=1024,
     )
     max_queue_size: int = _setting(
-        100, "Jobs waiting beside those; more are refused with 503.", minimum=1, maximum=1_000_000
+        100, "Most waiting jobs; further ones are refused with 503.", minimum=1, maximum=1_000_000
     )
     max_queue_per_client: int = _setting(
         0,
-        "Jobs of one client (its token, else its address) that wait or run; more are refused with "
-        "503; 0: no limit.",
+        "Most waiting and running jobs of one client (its token, else its address); further ones "
+        "are refused with 503. 0: no limit.",
         minimum=0,
         maximum=1_000_000,
     )
     max_input_megapixels: float = _setting(
-        150.0, "Largest picture taken, in million pixels.", minimum=0.01, maximum=10_000
+        150.0, "Largest accepted picture, in megapixels.", minimum=0.01, maximum=10_000
     )
     max_output_megapixels: float = _setting(
-        2400.0, "Largest result, in million pixels.", minimum=0.01, maximum=100_000
+        2400.0, "Largest result, in megapixels.", minimum=0.01, maximum=100_000
     )
     scheduling: str = _setting(
         "fair",
-        "Which waiting job is next. fair: clients get equal time, small jobs come before large "
-        "ones (docs/scheduling.md); fifo: first come, first served.",
+        "Order of waiting jobs. fair: clients get equal time, small jobs come before large ones "
+        "(docs/scheduling.md); fifo: first come, first served.",
         choices=("fair", "fifo"),
     )
     imaging_memory_mb: int = _setting(
         4096,
-        "Memory that decoding one picture, or encoding one as WebP, may take, in MiB.",
+        "Memory limit for decoding one picture, or encoding one as WebP, in MiB.",
         minimum=512,
         maximum=1_000_000,
     )
@@ -245,23 +249,27 @@ class LimitSettings:
 
 @dataclass(frozen=True)
 class LoggingSettings:
-    """What is written to standard error."""
+    """The log on standard error."""
 
     level: str = _setting(
-        "info", "Least severe event written.", choices=("debug", "info", "warning", "error")
+        "info",
+        "Least severe events that are logged.",
+        choices=("debug", "info", "warning", "error"),
     )
-    format: str = _setting("text", "One line per event, as text or JSON.", choices=("text", "json"))
-    access: bool = _setting(False, "Write a line per HTTP request too.")
+    format: str = _setting(
+        "text", "Format of the log: one line per event, as text or JSON.", choices=("text", "json")
+    )
+    access: bool = _setting(False, "Log each HTTP request too.")
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """Parts that can be switched off."""
+    """Features that can be switched off."""
 
-    docs: bool = _setting(True, "Serve Swagger UI at <api_prefix>/docs.")
+    docs: bool = _setting(True, "Serve the API's documentation (Swagger UI) at <api_prefix>/docs.")
     input_formats: tuple[str, ...] = _setting(
         INPUT_NAMES,
-        "Picture formats that are taken; the content of an upload decides, not its name.",
+        "Accepted picture formats; the content of an upload decides, not its name.",
         check=allowed.input_formats,
     )
 
