@@ -21,9 +21,9 @@ EXAMPLE_HEAD = """\
 PAGE_HEAD = """\
 # Configuration
 
-A flag of `upscaled serve` overrides an environment variable, which overrides the configuration file,
-which overrides the default. With an unknown key, a wrong type or an impossible value the server does
-not start, and one sentence names the key, the value and what is allowed.
+A flag of `upscaled serve` overrides an environment variable, which overrides the configuration
+file, which overrides the default. With an unknown key, a wrong type or an impossible value the
+server does not start, and one sentence names the key, the value and what is allowed.
 
 The file is the first of these: the one that `--config` names, the one that `UPSCALED_CONFIG`
 names, `config.yaml` in the working directory, the checkout's own, the installed service's

@@ -1,8 +1,8 @@
 """Settings: one frozen class per section.
 
-The fields below are the only table of settings. The flags of ``upscaled serve`` and the environment
-variables come from it; tests check ``config.yaml`` and the documentation against it. `sources` reads
-the values.
+The fields below are the only table of settings. The flags of ``upscaled serve`` and the
+environment variables come from it; tests check ``config.yaml`` and the documentation against it.
+`sources` reads the values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ServerSettings:
 
     host: str = _setting(
         "127.0.0.1",
-        "Address to listen on. 127.0.0.1: this machine only. 0.0.0.0: every network of this machine.",
+        "Address to listen on. 127.0.0.1: only this machine. 0.0.0.0: all its networks.",
         flag="--host",
     )
     port: int = _setting(
@@ -58,16 +58,16 @@ class ServerSettings:
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (),
-        "Names that the server may be addressed by, such as photos.example or *.photos.example, "
-        "beside localhost, addresses, names without a dot and this machine's own; * allows any. "
-        "Other names are refused where there is no token: a web page may use one to get around "
-        "the browser's protection (DNS rebinding).",
+        "Host names under which callers may reach the server, such as photos.example or "
+        "*.photos.example, in addition to localhost, IP addresses, names without a dot and this "
+        "machine's own name; * allows any. A server without a token refuses other names, because a "
+        "web page could use one to get around the browser's protection (DNS rebinding).",
         check=allowed.hosts,
     )
     trusted_proxies: tuple[str, ...] = _setting(
         (),
-        "Networks of the proxies in front, such as 10.0.0.0/8. From these only are the caller's "
-        "address taken from X-Forwarded-For and the public name from X-Forwarded-Host.",
+        "Networks of reverse proxies, such as 10.0.0.0/8. Only from these does the server accept "
+        "X-Forwarded-For as the caller's address and X-Forwarded-Host as its own name.",
         check=allowed.networks,
     )
     max_connections: int = _setting(
@@ -169,7 +169,8 @@ class UpscalerSettings:
     )
     stall_seconds: float = _setting(
         300.0,
-        "Kill an engine that completes no tile for this many seconds, and retry the job another way.",
+        "Kill an engine that completes no tile for this many seconds, and retry the job another "
+        "way.",
         minimum=1,
         maximum=1_000_000,
     )
