@@ -77,6 +77,25 @@ def test_arbitrary_bytes_are_parsed_or_refused(body: bytes, size: int) -> None:
             Part("i", "größe.png"),
         ),
         ('form-data; name="i"; filename="a; name=b"', Part("i", "a; name=b")),
+        ("form-data; name=\"i\"; filename*=iso-8859-1'de'gr%F6%DFe.png", Part("i", "größe.png")),
+        (
+            'form-data; name="i"; filename="x"; filename*=zlib\'\'gr%F6%DFe.png',
+            Part("i", "x"),
+        ),
+        ('form-data; name="i"; filename="gr%C3%B6%C3%9Fe.png"', Part("i", "größe.png")),
+        ('form-data; name="i"; filename="100%25.png"', Part("i", "100%25.png")),
+        ('form-data; name="i"; filename="100%F6.png"', Part("i", "100%F6.png")),
+        ('form-data; name="i"; filename="=?UTF-8?B?Z3LDtsOfZS5wbmc=?="', Part("i", "größe.png")),
+        (
+            'form-data; name="i"; filename="=?utf-8?Q?gr=C3=B6=C3=9Fe_1.png?="',
+            Part("i", "größe 1.png"),
+        ),
+        (
+            'form-data; name="i"; filename="=?iso-8859-1?Q?gr=F6?= =?UTF-8?B?w59lLnBuZw?="',
+            Part("i", "größe.png"),
+        ),
+        ('form-data; name="i"; filename="=?idna?Q?x?="', Part("i", "=?idna?Q?x?=")),
+        ('form-data; name="i"; filename="=?x"', Part("i", "=?x")),
     ],
 )
 async def test_names_are_read_as_browsers_and_curl_write_them(header: str, part: Part) -> None:
@@ -190,3 +209,9 @@ async def test_a_stopping_server_takes_nothing_new(serve: Callable[..., Server])
         answer = await api.upscale(a_picture())
         assert (answer.status, answer.json["code"]) == (503, "shutting_down")
         assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_name_in_latin_1_is_readable_too() -> None:
+    head = 'Content-Disposition: form-data; name="i"; filename="größe.png"'.encode("latin-1")
+    body = b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--\r\n"
+    assert await parsed(body) == [(Part("i", "größe.png"), b"x")]

@@ -1,17 +1,29 @@
-"""A multipart/form-data body as a stream: no part is ever held in memory whole (RFC 7578)."""
+"""Parses multipart/form-data (RFC 7578) as a stream; no part is held in memory whole.
+
+docs/architecture.md says why no library does this.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import quopri
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from upscaled.errors import BadRequestError
 
 _MAX_HEADER_BYTES = 8192
-_MAX_BLANKS = 1024  # after a boundary on its line; senders add none
-_MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70; some clients are generous
+_MAX_BLANKS = 1024  # after a boundary on its line (RFC 2046 allows them)
+_MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70; some clients send more
+
+_CHARSETS = frozenset({"utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252"})
+"""Of file names; see `_file_name`."""
+_WORD = re.compile(r"=\?([A-Za-z0-9-]{1,40})(?:\*[A-Za-z-]*)?\?([BbQq])\?([^?\s]*)\?=")
+_ENCODED_WORDS = re.compile(rf"{_WORD.pattern}(?:\s+{_WORD.pattern})*")
+_NOT_ASCII_ENCODED = re.compile("%[89A-Fa-f][0-9A-Fa-f]")
 
 _BROKEN = "The multipart body is broken: "
 
@@ -28,7 +40,7 @@ def boundary_of(content_type: str) -> bytes:
     """Return the boundary that a ``Content-Type`` header names.
 
     Raises:
-        BadRequestError: it names none, or one that cannot be.
+        BadRequestError: it names none, or one that is not possible.
     """
     # Not by the standard library: that looks up whatever codec `boundary*=` names.
     _, semicolon, rest = content_type.partition(";")
@@ -43,12 +55,12 @@ def boundary_of(content_type: str) -> bytes:
 
 
 class _Buffer:
-    """The bytes at hand, and where more come from."""
+    """The bytes that have come and are not parsed yet."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
-        # The first delimiter may stand at the very start: with a line break before it, it is
-        # found like any other.
+        # The first delimiter may be at the very start. With a line break before it, it is found
+        # like any other.
         self.data = bytearray(b"\r\n")
 
     async def more(self) -> None:
@@ -73,9 +85,9 @@ class _Buffer:
         return taken
 
     async def until(self, mark: bytes) -> AsyncIterator[bytes]:
-        """Yield what comes before ``mark`` and drop ``mark`` itself."""
+        """Yield the bytes before ``mark``, then drop ``mark``."""
         while (found := self.data.find(mark)) < 0:
-            # The mark may have begun in the last bytes; they wait for the next ones.
+            # The last bytes may be the beginning of the mark, so they are kept.
             if (safe := len(self.data) - len(mark) + 1) > 0:
                 yield self.take(safe)
             await self.more()
@@ -130,18 +142,55 @@ def _parameters(disposition: str) -> dict[str, str]:
     return found
 
 
+def _text(raw: bytes) -> str:
+    """Decode header bytes: UTF-8, as browsers and curl send it, else Latin-1."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")
+
+
+def _file_name(parameters: Mapping[str, str]) -> str | None:
+    """Return the readable file name of a part, however its sender encoded it.
+
+    Only charsets in `_CHARSETS` are decoded: looking up a name makes Python keep it for good.
+    """
+    charset, quote, encoded = parameters.get("filename*", "").partition("'")
+    if quote and charset.lower() in _CHARSETS:  # RFC 5987, as in mail
+        return unquote(encoded.partition("'")[2], charset, "replace")
+    name = parameters.get("filename")
+    if name is None:
+        return None
+    if _ENCODED_WORDS.fullmatch(name):  # RFC 2047, as in mail
+        words = [(word[1].lower(), word[2].upper(), word[3]) for word in _WORD.finditer(name)]
+        if all(charset in _CHARSETS for charset, _, _ in words):
+            return "".join(_decoded_word(*word) for word in words)
+    if _NOT_ASCII_ENCODED.search(name):
+        # Some clients send UTF-8 with percent signs. A name such as "100%25" stays as it is.
+        with contextlib.suppress(UnicodeDecodeError):
+            return unquote(name, errors="strict")
+    return name
+
+
+def _decoded_word(charset: str, encoding: str, text: str) -> str:
+    try:
+        if encoding == "B":
+            raw = base64.b64decode(text + "=" * (-len(text) % 4))
+        else:
+            raw = quopri.decodestring(text.encode("latin-1", "replace"), header=True)
+    except ValueError:
+        return text
+    return raw.decode(charset, "replace")
+
+
 def _part(headers: bytes) -> Part:
-    for line in headers.decode("utf-8", "replace").split("\r\n"):
+    for line in _text(headers).split("\r\n"):
         key, _, value = line.partition(":")
         if key.strip().lower() == "content-disposition":
             kind, semicolon, rest = value.strip().partition(";")
             parameters = _parameters(semicolon + rest)
             if kind.strip().lower() == "form-data" and "name" in parameters:
-                filename = parameters.get("filename")
-                extended = parameters.get("filename*", "")
-                if extended.lower().startswith("utf-8''"):
-                    filename = unquote(extended[7:])
-                return Part(parameters["name"], filename)
+                return Part(parameters["name"], _file_name(parameters))
     raise BadRequestError(
         _BROKEN + "a part has no header `Content-Disposition: form-data` with a name."
     )
