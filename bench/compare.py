@@ -47,8 +47,8 @@ def pairs(before: Result, after: Result) -> Iterator[tuple[Figure | None, Figure
         match = by_name.pop(figure.what, None)
         if match is None and len(old) == len(new):
             renamed = old[index]
-            if renamed.what not in names and renamed.unit == figure.unit:
-                match = by_name.pop(renamed.what)
+            if renamed.what not in names:
+                match = by_name.pop(renamed.what, None)
         yield match, figure
     for figure in by_name.values():
         yield figure, None

@@ -106,9 +106,11 @@ async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report
         target=OF_THE_LOOP,
         sense="at least",
     )
-    report.add("the service", per_second, "pictures a second")
-    report.add("the plain loop", options.pictures / statistics.median(looped), "pictures a second")
-    report.add("one process per picture", 1 / statistics.median(alone), "pictures a second")
+    report.add("the service", per_second, "pictures per second")
+    report.add(
+        "the plain loop", options.pictures / statistics.median(looped), "pictures per second"
+    )
+    report.add("one process per picture", 1 / statistics.median(alone), "pictures per second")
     report.add("status requests per picture", statistics.median(requests))
     breakdown = {
         role: 1000 * statistics.median(one.get(role, 0.0) for one in spent) / options.pictures

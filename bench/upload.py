@@ -83,7 +83,7 @@ async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report
     report.add(f"{what}: added to server and descendants",
                (watch.peak.shared_once - family_before.shared_once) / MIB, "MiB",
                note="shared pages counted once")  # fmt: skip
-    report.add(f"{what}: rate", options.megabytes / seconds, "MB a second")
+    report.add(f"{what}: rate", options.megabytes / seconds, "MB per second")
     report.details = {"seconds": seconds, "answer": text, "server_mib": before / MIB}
 
 
