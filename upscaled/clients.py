@@ -1,4 +1,4 @@
-"""Who calls: whose jobs they may see, and what their share is counted by."""
+"""Callers: their tokens, their addresses, and what their shares are counted by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 _HASH_PREFIX = "sha256:"
 _REMEMBERED = 4096
-"""Addresses whose reading is remembered: it was a tenth of the time of a status request."""
+"""Parsed addresses in the cache: parsing took a tenth of the time of a status request."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -23,33 +23,33 @@ class Client:
     """A caller."""
 
     owner: str
-    """Name of the token they came with; empty for the one token, or where none is asked for."""
+    """Name of the caller's token; empty for ``server.auth_token``, and without tokens."""
     key: str
-    """What rates and shares of the queue are counted by: the token's name, else the address."""
+    """What rates and queue shares are counted by: the token's name, else the address."""
 
 
 LOCAL = Client("", "local")
-"""Who calls from the command line."""
+"""The caller from the command line."""
 
 
 def hash_of(token: str) -> str:
-    """Return how a token is written down in the settings: ``sha256:`` and 64 hex digits.
+    """Return a token's form in the settings: ``sha256:`` and 64 hex digits.
 
-    A plain hash will do, since tokens are random and long; there is nothing to guess.
+    A plain hash is enough, since tokens are long and random and cannot be guessed.
     """
     return _HASH_PREFIX + hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def new_token() -> str:
-    """Return a fresh token: 256 random bits as 43 letters, digits, ``-`` and ``_``."""
+    """Return a new token: 256 random bits as 43 letters, digits, ``-`` and ``_``."""
     return secrets.token_urlsafe(32)
 
 
 class Tokens:
-    """The tokens that open the server, kept as hashes.
+    """The valid tokens, kept as hashes.
 
     Args:
-        main: the one token, or its hash; empty: none.
+        main: the token without a name, or its hash; empty: there is none.
         named: pairs of a name and a hash.
     """
 
@@ -62,9 +62,9 @@ class Tokens:
         return bool(self._by_hash)
 
     def owner(self, presented: Sequence[str]) -> str | None:
-        """Return whose one of the presented tokens is, None if nobody's.
+        """Return the name that belongs to one of the presented tokens, None if none is valid.
 
-        The time this takes tells nothing: every token is compared with every hash.
+        Takes the same time whatever the token is: every token is compared with every hash.
         """
         found: str | None = None
         for token in presented:
@@ -77,7 +77,7 @@ class Tokens:
 
 @lru_cache(_REMEMBERED)
 def _address(text: str) -> Address | None:
-    """Read an address as ``X-Forwarded-For`` has it, with or without a port."""
+    """Parse an address of ``X-Forwarded-For``, with or without a port; None: it is not one."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -92,7 +92,7 @@ def _address(text: str) -> Address | None:
 
 
 class Proxies:
-    """The proxies in front whose word is taken for whom they speak for."""
+    """The trusted proxies in front of the server."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: list[Network] = [ipaddress.ip_network(text) for text in networks]
@@ -110,12 +110,12 @@ class Proxies:
         return address is not None and self._trusted(address)
 
     def address_of(self, peer: str | None, forwarded: Iterable[str]) -> str:
-        """Return the caller's address: of those on the way, the last that is no trusted proxy.
+        """Return the caller's address: the last one on the way that is not a trusted proxy.
 
         Args:
-            peer: who is at the other end of the connection; None on a Unix socket.
-            forwarded: the values of the ``X-Forwarded-For`` headers, in their order. What stands
-                left of the first stranger could have been written by anybody.
+            peer: the other end of the connection; None on a Unix socket.
+            forwarded: the values of the ``X-Forwarded-For`` headers, in their order. Addresses
+                to the left of an untrusted one are ignored: anybody could have written them.
         """
         address = _address(peer or "")
         if address is None:
@@ -131,9 +131,9 @@ class Proxies:
 
 @lru_cache(_REMEMBERED)
 def share_of(address: str) -> str:
-    """Return what an address is counted by: itself, or its /64 where it is IPv6.
+    """Return what an address is counted by: itself, or its /64 if it is IPv6.
 
-    A household or a server gets a /64 at least, and may use each of its addresses.
+    A household or a server gets at least a /64 and can use any address in it.
     """
     found = _address(address)
     if isinstance(found, ipaddress.IPv6Address):

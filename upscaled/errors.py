@@ -1,4 +1,4 @@
-"""The one error root. Each error carries its public sentence, its code and its HTTP status."""
+"""Errors that callers may see: each has a public sentence, a code and an HTTP status."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import errno
 from collections.abc import Mapping
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when a file can't grow."""
+"""Error numbers of a full disk, a quota or a file size limit."""
 
 
 class UpscaledError(Exception):
-    """An error whose message may be shown to the caller as it stands.
+    """The base of all these errors; its message is shown to the caller unchanged.
 
-    ``code`` is the stable snake_case name clients match on, ``status`` the HTTP status,
-    ``headers`` what the answer carries beside its body (``Retry-After``, for instance).
+    ``code`` is the stable snake_case name that clients match on, ``status`` the HTTP status,
+    ``headers`` what the response has besides its body, such as ``Retry-After``.
     """
 
     code = "internal_error"
@@ -26,7 +26,7 @@ class UpscaledError(Exception):
 
 
 class ConfigError(UpscaledError):
-    """The configuration cannot be used; the message names key, value and what is allowed."""
+    """The configuration is not valid; the message names key, value and what is allowed."""
 
     code = "config_error"
 
@@ -62,7 +62,7 @@ class ForbiddenHostError(UpscaledError):
 
 
 class ForbiddenOriginError(UpscaledError):
-    """A web page of another site calls, which may not."""
+    """A web page of another site calls, and is not allowed to."""
 
     code = "forbidden_origin"
     status = 403
@@ -83,14 +83,14 @@ class UnknownJobError(UpscaledError):
 
 
 class WrongStateError(UpscaledError):
-    """The job exists, but what was asked for does not fit its state."""
+    """The job exists, but is not in a state for what was asked."""
 
     code = "wrong_state"
     status = 409
 
 
 class ResultGoneError(UpscaledError):
-    """The result was there once: downloaded (code ``already_downloaded``) or ``expired``."""
+    """The result is no longer there: downloaded (``already_downloaded``) or ``expired``."""
 
     status = 410
 
@@ -100,14 +100,14 @@ class ResultGoneError(UpscaledError):
 
 
 class TooManyBytesError(UpscaledError):
-    """The request body is larger than the server takes."""
+    """The request body is larger than the server accepts."""
 
     code = "too_large"
     status = 413
 
 
 class NotAPictureError(UpscaledError):
-    """The bytes are of no picture format that this server takes."""
+    """The file is not of a supported picture format."""
 
     code = "unsupported_format"
     status = 415
@@ -121,14 +121,14 @@ class UnusablePictureError(UpscaledError):
 
 
 class TooManyRequestsError(UpscaledError):
-    """The client exceeded its rate; ``Retry-After`` says when to come back."""
+    """The client exceeded its rate; ``Retry-After`` says when to try again."""
 
     code = "rate_limited"
     status = 429
 
 
 class QueueFullError(UpscaledError):
-    """The queue holds as many jobs as it may; ``Retry-After`` says when to come back."""
+    """The queue is full; ``Retry-After`` says when to try again."""
 
     code = "queue_full"
     status = 503
@@ -142,21 +142,21 @@ class ShuttingDownError(UpscaledError):
 
 
 class NoSpaceError(UpscaledError):
-    """Disk or memory does not suffice for what was asked."""
+    """There is not enough disk or memory for what was asked."""
 
     code = "insufficient_storage"
     status = 507
 
 
 class NoMemoryError(NoSpaceError):
-    """Memory does not suffice, and waiting for it would not help."""
+    """There is not enough memory, and waiting would not help."""
 
 
 class EngineError(UpscaledError):
-    """An attempt to upscale failed; the message is the engine's own last word, one sentence.
+    """An attempt to upscale failed; the message is the engine's last one, a sentence.
 
-    ``retryable`` is false when no other tile size or device could change the outcome,
-    ``tile_matters`` when no other tile size could on the same device.
+    ``retryable`` is false if no other tile size or device could change the outcome,
+    ``tile_matters`` is false if no other tile size could on the same device.
     """
 
     code = "engine_failed"

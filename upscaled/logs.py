@@ -1,9 +1,9 @@
 """Log lines on standard error: one per event, as text or JSON.
 
 Modules log with the standard library: ``logging.getLogger(__name__).info("job finished",
-extra={"job": id, "seconds": 1.2})``. What is given as ``extra`` becomes ``key=value`` pairs or
-JSON members. No line ever breaks, whatever a caller's file name contains. What is logged while a
-request is being answered carries its id as ``request``.
+extra={"job": id, "seconds": 1.2})``. The members of ``extra`` become ``key=value`` pairs or JSON
+members. An event is always one line, whatever a caller's file name contains. Events that are
+logged while a request is handled carry its id as ``request``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import TextIO
 from upscaled.config.settings import LoggingSettings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the HTTP request that is being answered; None elsewhere."""
+"""Id of the HTTP request that is being handled; None elsewhere."""
 
-# Every attribute a record has of its own; all others came in with ``extra``.
+# The attributes that every record has; all others come from ``extra``.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -37,7 +37,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escape what would break the line or move a terminal's cursor; keep the rest readable."""
+    """Escape characters that end a line or move a terminal's cursor."""
     if text.isprintable():
         return text
     return "".join(
@@ -47,7 +47,7 @@ def _one_line(text: str) -> str:
 
 
 def _value(value: object) -> str:
-    """Show an extra: bare where that is unmistakable, else quoted."""
+    """Return an extra as text, quoted where it would be ambiguous."""
     text = str(value)
     plain = text and not any(char.isspace() or char in '="\\' for char in text)
     if plain and text.isprintable():
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the event as one JSON object; JSON itself escapes line ends."""
-        # Extras first: one that is called "level" must not hide the real one.
+        # Extras first: one named "level" must not replace the real one.
         event: dict[str, object] = _extras(record)
         event |= {
             "time": _time(record),
@@ -127,8 +127,8 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> loggin
         root.removeHandler(previous)
     root.addHandler(handler)
     root.setLevel(settings.level.upper())
-    # A line per request only where it is asked for, whatever the level.
+    # One line for each request only if the settings ask for it, whatever the level.
     logging.getLogger("aiohttp.access").disabled = not settings.access
-    # Decoder chatter that nobody can use ("STREAM b'IHDR' 16 13").
+    # Pillow logs each chunk of a file at debug level ("STREAM b'IHDR' 16 13").
     logging.getLogger("PIL").setLevel(max(logging.INFO, root.level))
     return handler

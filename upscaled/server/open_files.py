@@ -1,23 +1,22 @@
-"""How many files, connections among them, this process may have open."""
+"""The limit of open files, which counts connections too."""
 
 from __future__ import annotations
 
 import resource
 
 _EACH = 2
-"""A connection, and the file that comes or goes through it."""
+"""A connection, and the file that is received or sent through it."""
 _BESIDE = 256
-"""Pipes to children, the database, folders, listeners, and air."""
+"""Pipes to children, the database, folders, listeners, and a reserve."""
 
 
 def make_room(connections: int) -> str | None:
-    """Raise this process's limit as far as so many connections may need, and is allowed.
+    """Raise this process's limit to what so many connections may need, or as far as allowed.
 
-    A login session or a service has 1,024 by default, whatever it may raise that to; children
-    inherit what is set here.
+    A login session or a service starts with 1,024 but may raise that; children inherit it.
 
     Returns:
-        What to change, as a sentence, where it is not allowed as much.
+        A sentence that says what to change if the limit stays too low, else None.
     """
     needed = _EACH * connections + _BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Telling systemd how the service is doing (sd_notify(3)); nothing happens without systemd.
+"""Tells systemd how the service is doing (sd_notify(3)); without systemd does nothing.
 
 The whole protocol is one datagram of lines, so there is no library for it.
 """
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def notify(*lines: str) -> bool:
-    """Send lines such as ``READY=1`` to whoever supervises this service.
+    """Send lines such as ``READY=1`` to systemd.
 
     Returns:
-        Whether there was somebody to tell. Never blocks; a supervisor that does not listen is
-        logged, no more.
+        False if systemd did not start this service or does not listen; the latter is logged.
+        Never blocks.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -35,7 +35,7 @@ def notify(*lines: str) -> bool:
 
 
 def watchdog_seconds() -> float | None:
-    """Return how often ``WATCHDOG=1`` must be sent at least; None: nobody waits for it."""
+    """Return the longest time between two ``WATCHDOG=1``; None: no watchdog is set."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     if not meant or not microseconds.isdigit() or int(microseconds) == 0:

@@ -168,10 +168,10 @@ def _farewell(running: int, drain_seconds: float) -> str:
 
 
 async def _supervised(service: Service) -> None:
-    """Tell systemd, where it started us, that we are ready, how we are, and that we still live.
+    """Tell systemd that the service is ready, how it is, and that it is alive.
 
-    It restarts the service when this event loop, or the one task that feeds jobs to the devices,
-    has come to a standstill.
+    systemd restarts the service when this event loop, or the task that feeds jobs to the
+    devices, has stopped.
     """
     sd_notify.notify("READY=1", "STATUS=Listening; the self-test is running.")
     async with asyncio.TaskGroup() as tasks:
