@@ -33,18 +33,15 @@ async def test_all_devices_are_used_before_anybody_waits_best_first() -> None:
     gpus = [Place("builtin", Device(n, f"GPU {n}", DeviceKind.DISCRETE)) for n in range(3)]
     pool = EnginePool([(gpu, 1, IdleEngine) for gpu in gpus])
     leave = asyncio.Event()
-    used: list[Place] = []
+    used: asyncio.Queue[Place] = asyncio.Queue()
 
     async def work(rank: int) -> None:
         async with pool.slot(rank) as slot:
-            used.append(slot.place)
+            used.put_nowait(slot.place)
             await leave.wait()
 
     tasks = [asyncio.create_task(work(rank)) for rank in range(4)]
-    await asyncio.wait(tasks, timeout=0)
-    while len(used) < 3:
-        await asyncio.wait(tasks, timeout=0)
-    assert used == gpus
+    assert [await used.get() for _ in range(3)] == gpus
     leave.set()
     await asyncio.gather(*tasks)
-    assert len(used) == 4
+    assert used.qsize() == 1
