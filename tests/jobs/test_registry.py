@@ -164,3 +164,33 @@ async def test_an_end_that_could_not_be_written_down_can_be_tried_again(tmp_path
     await book.advance(job.id, JobState.CANCELLED)
     assert (await book.get(job.id)).state is JobState.CANCELLED
     await store.close()
+
+
+async def test_what_fails_after_the_end_is_recorded_does_not_undo_the_end(
+    store: SqliteJobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
+    registry.begin(job.id)
+    failures = [OSError(24, "Too many open files"), OSError(5, "Input/output error")]
+    tidied = asyncio.Event()
+
+    async def tidy() -> None:
+        if failures:
+            raise failures.pop()
+        tidied.set()
+
+    await registry.advance(job.id, JobState.COMPLETED, tidy=tidy, progress=100)
+    assert (await registry.get(job.id)).state is JobState.COMPLETED
+    assert (await registry.settled(job.id)).state is JobState.COMPLETED
+    assert registry.peek(job.id) is None
+    with pytest.raises(NotUnderWayError):
+        await registry.advance(job.id, JobState.FAILED)
+    assert "can't be tidied yet" in caplog.text
+    await registry.tidy_again()
+    assert not tidied.is_set()
+    await registry.tidy_again()
+    assert tidied.is_set()
+    tidied.clear()
+    await registry.tidy_again()
+    assert not tidied.is_set(), "what succeeded is not done again"

@@ -107,3 +107,25 @@ async def test_a_data_folder_that_was_open_to_others_is_closed_to_them(tmp_path:
     workspace.close()
     assert {_mode(data), _mode(data / "jobs"), _mode(data / "incoming")} == {"0o700"}
     assert _mode(data / "lock") == "0o600"
+
+
+async def test_a_folder_that_cannot_be_deleted_is_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, job_id = Workspace(tmp_path), new_job_id()
+    await workspace.open()
+    upload = workspace.new_upload()
+    upload.write_bytes(b"x")
+    await workspace.adopt(upload, job_id)
+
+    def no_descriptors(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", no_descriptors)
+        await workspace.remove(job_id)
+    assert workspace.folder(job_id).exists()
+    await workspace.remove_leftovers()
+    assert not workspace.folder(job_id).exists()
+    assert not workspace._leftovers
+    workspace.close()

@@ -283,13 +283,13 @@ async def test_a_full_disk_is_made_room_on_by_results_that_go(
         await service.delivered(fetched.id)
         assert (await service.job(fetched.id)).result_gone == "downloaded"
         await asyncio.to_thread(fill, small_disk)
-        await service._janitor.clean((old.finished or 0) + 25 * 3600)
+        await service._cleaner.clean((old.finished or 0) + 25 * 3600)
         for job, code in ((fetched, "already_downloaded"), (old, "expired")):
             with pytest.raises(ResultGoneError) as gone:
                 await service.result(job.id)
             assert gone.value.code == code
         (small_disk / "ballast").unlink()
-        await service._janitor.clean((old.finished or 0) + 25 * 3600)
+        await service._cleaner.clean((old.finished or 0) + 25 * 3600)
         assert service._registry.unrecorded() == []
         assert not list((small_disk / "data" / "jobs").iterdir())
 

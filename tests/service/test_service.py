@@ -20,6 +20,7 @@ from upscaled.errors import (
     WrongStateError,
 )
 from upscaled.jobs.job import JobState
+from upscaled.jobs.workspace import Workspace
 
 COFFEE = DATA / "coffee.jpg"
 
@@ -214,12 +215,12 @@ async def test_a_result_that_nobody_fetches_expires(
         job = await submit(service, thumbnail)
         done = await service.wait(job.id)
         assert done.finished is not None
-        await service._janitor.clean(done.finished + 3.7)
+        await service._cleaner.clean(done.finished + 3.7)
         with pytest.raises(ResultGoneError, match="not fetched in time") as gone:
             await service.result(job.id)
         assert gone.value.code == "expired"
         assert files_of(tmp_path / "data") == []
-        await service._janitor.clean(done.finished + 168 * 3600 + 1)
+        await service._cleaner.clean(done.finished + 168 * 3600 + 1)
         with pytest.raises(UnknownJobError):
             await service.job(job.id)
 
@@ -240,3 +241,25 @@ async def test_a_format_that_is_switched_off_is_refused_with_those_that_are_take
     async with running(config) as service:
         with pytest.raises(NotAPictureError, match="JPEG or WebP"):
             await submit(service, thumbnail)
+
+
+async def test_a_completed_job_stays_completed_when_its_folder_cannot_be_tidied(
+    tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_only = Workspace.keep_only
+    failures = [OSError(24, "Too many open files")]
+
+    async def failing(self: Workspace, job_id: str, name: str) -> bool:
+        if failures:
+            raise failures.pop()
+        return await keep_only(self, job_id, name)
+
+    monkeypatch.setattr(Workspace, "keep_only", failing)
+    async with running(make_config(tmp_path / "data", models_dir)) as service:
+        job = await submit(service, thumbnail)
+        done = await service.wait(job.id)
+        assert (done.state, done.error) == (JobState.COMPLETED, None)
+        assert (await service.result(job.id)).path.exists()
+        assert len(files_of(tmp_path / "data")) > 2
+        await service._cleaner.clean(time.time())
+        assert files_of(tmp_path / "data") == [f"jobs/{job.id}", f"jobs/{job.id}/result.png"]

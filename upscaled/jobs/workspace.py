@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 UPLOAD = "upload"
 _BEGUN = "begun"
+
+_LEFTOVERS = 4096
+"""Folders that could not be deleted yet. Those beyond are deleted at the next start."""
 
 
 class Workspace:
@@ -33,6 +37,7 @@ class Workspace:
         self._jobs = data_dir / "jobs"
         self._incoming = data_dir / "incoming"
         self._lock: int | None = None
+        self._leftovers: OrderedDict[str, None] = OrderedDict()
 
     @property
     def jobs_dir(self) -> Path:
@@ -137,8 +142,20 @@ class Workspace:
             files.sync(path)
 
     async def remove(self, job_id: str) -> None:
-        """Delete the job's folder with all that is in it."""
-        await asyncio.to_thread(shutil.rmtree, self.folder(job_id), ignore_errors=True)
+        """Delete the job's folder with all that is in it; never raises.
+
+        What resists, for lack of descriptors for instance, is deleted by `remove_leftovers`.
+        """
+        if not await asyncio.to_thread(_removed, self.folder(job_id)):
+            self._leftovers[job_id] = None
+            if len(self._leftovers) > _LEFTOVERS:
+                self._leftovers.popitem(last=False)
+
+    async def remove_leftovers(self) -> None:
+        """Try again to delete folders that could not be deleted."""
+        for job_id in list(self._leftovers):
+            if await asyncio.to_thread(_removed, self.folder(job_id)):
+                self._leftovers.pop(job_id, None)
 
     async def keep_only(self, job_id: str, name: str) -> bool:
         """Delete everything in the job's folder but the file ``name``; tell if that is there."""
@@ -187,6 +204,14 @@ class Workspace:
 def _adopt(upload: Path, folder: Path) -> None:
     folder.mkdir(mode=0o700)
     upload.rename(folder / UPLOAD)
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        log.warning("%s can't be deleted yet", folder)
+        return False
+    return True
 
 
 def _delete(paths: Iterable[Path]) -> None:

@@ -1,10 +1,12 @@
-"""The janitor: deletes what was kept long enough."""
+"""The cleaner: deletes results and records that are old enough, and files that are left over."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import Job
@@ -15,12 +17,47 @@ from upscaled.jobs.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 60.0
+_JUMP_SECONDS = 5.0
+"""A clock that gains less between two rounds is being adjusted, not set."""
+_JUMPS = 64
+"""That are remembered."""
+
+
+class ForwardJumps:
+    """Notices when the system's clock is set forward.
+
+    Results that were finished before look older by that much than they are. (Time that the
+    machine is suspended looks the same, and does not count either.)
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._difference = wall() - steady()
+        self._jumps: deque[tuple[float, float]] = deque(maxlen=_JUMPS)
+
+    def within(self, seconds: float) -> float:
+        """Return by how many seconds the clock was set forward in the last ``seconds``."""
+        steady = self._steady()
+        difference = self._wall() - steady
+        if (jump := difference - self._difference) > _JUMP_SECONDS:
+            log.warning("The clock was set forward by %.0f s.", jump)
+            self._jumps.append((steady, jump))
+        self._difference = difference
+        return sum(jump for moment, jump in self._jumps if steady - moment < seconds)
 
 
 class Cleaner:
-    """Deletes results that nobody fetched and records that grew old.
+    """Deletes results that nobody fetched, old records, and files that are left over.
 
     Args:
+        store: finds ended jobs.
+        registry: records that a result is gone.
+        workspace: holds the files.
         result_ttl: seconds that a result waits for its download.
         record_ttl: seconds that a job's record outlives its end.
     """
@@ -28,20 +65,21 @@ class Cleaner:
     def __init__(
         self,
         store: JobStore,
-        book: JobRegistry,
+        registry: JobRegistry,
         workspace: Workspace,
         *,
         result_ttl: float,
         record_ttl: float,
     ) -> None:
         self._store = store
-        self._registry = book
+        self._registry = registry
         self._workspace = workspace
         self._result_ttl = result_ttl
         self._record_ttl = record_ttl
+        self._jumps = ForwardJumps()
 
     async def run(self) -> None:
-        """Clean up again and again until cancelled."""
+        """Clean up every minute, or more often where results live shortly, until cancelled."""
         while True:
             try:
                 await self.clean(time.time())
@@ -52,13 +90,19 @@ class Cleaner:
 
     async def clean(self, now: float) -> None:
         """Delete what is too old at ``now`` (seconds since the epoch)."""
+        await self._registry.tidy_again()
+        await self._workspace.remove_leftovers()
         for job in self._registry.unrecorded():
             await self.let_go(job, job.result_gone or "lost")
         gone = {job.id for job in self._registry.unrecorded()}
-        for job in await self._store.finished_before(now - self._result_ttl, with_result=True):
+        for job in await self._store.finished_before(
+            now - self._result_ttl - self._jumps.within(self._result_ttl), with_result=True
+        ):
             if job.id not in gone:
                 await self.expire(job)
-        for job in await self._store.finished_before(now - self._record_ttl, with_result=False):
+        for job in await self._store.finished_before(
+            now - self._record_ttl - self._jumps.within(self._record_ttl), with_result=False
+        ):
             await self._workspace.remove(job.id)
             await self._registry.forget(job.id)
 

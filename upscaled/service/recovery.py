@@ -27,7 +27,7 @@ class Recovery:
         book: where unfinished jobs are entered.
         store: knows of finished ones.
         workspace: has the files of both.
-        janitor: lets go of results that are no longer there.
+        cleaner: lets go of results that are no longer there.
         dispatcher: takes the jobs.
         max_attempts: how often a job is begun that the server died under.
     """
@@ -37,14 +37,14 @@ class Recovery:
         book: JobRegistry,
         store: JobStore,
         workspace: Workspace,
-        janitor: Cleaner,
+        cleaner: Cleaner,
         dispatcher: Dispatcher,
         max_attempts: int,
     ) -> None:
         self._registry = book
         self._store = store
         self._workspace = workspace
-        self._janitor = janitor
+        self._cleaner = cleaner
         self._dispatcher = dispatcher
         self._max_attempts = max_attempts
         self._resuming: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Recovery:
         for job in with_result:
             if not await self._workspace.keep_only(job.id, result_name(job)):
                 log.error("job's result is no longer on the disk", extra={"job": job.id})
-                await self._janitor.let_go(job, "lost")
+                await self._cleaner.let_go(job, "lost")
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
         if unfinished or orphans:
             log.info(

@@ -87,7 +87,7 @@ class Service:
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
         )
         self._admission = Admission(config, self.models, self._imaging, self._workspace)
-        self._janitor = Cleaner(
+        self._cleaner = Cleaner(
             self._store,
             self._registry,
             self._workspace,
@@ -165,7 +165,7 @@ class Service:
                 self._registry,
                 self._store,
                 self._workspace,
-                self._janitor,
+                self._cleaner,
                 dispatcher,
                 self.config.upscaler.max_attempts,
             )
@@ -188,8 +188,8 @@ class Service:
                 report_positions(self._registry, queue, foresight.forecaster), name="positions"
             )
             closing.push_async_callback(_end_task, positions)
-            janitor = asyncio.create_task(self._janitor.run(), name="janitor")
-            closing.push_async_callback(_end_task, janitor)
+            cleaner = asyncio.create_task(self._cleaner.run(), name="cleanup")
+            closing.push_async_callback(_end_task, cleaner)
             self._closing = closing.pop_all()
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
@@ -303,7 +303,7 @@ class Service:
             return
         job = await self._registry.get(job_id)
         if job.result_gone is None:
-            await self._janitor.let_go(job, "downloaded")
+            await self._cleaner.let_go(job, "downloaded")
             log.info("job's result downloaded and deleted", extra={"job": job_id})
 
     def watch_health(self) -> None:

@@ -1,0 +1,126 @@
+"""What every `JobStore` keeps to. A store's tests subclass `JobStoreContract`."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from testkit.jobs import make_job
+from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, JobState
+from upscaled.jobs.store import JobStore
+
+
+class JobStoreContract(ABC):
+    """Tests for a store. A subclass names itself ``Test…`` and makes the store."""
+
+    @abstractmethod
+    def make_store(self) -> JobStore:
+        """Return a store, not opened yet; each call of a test one over the same records."""
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[JobStore]:
+        """Open an empty store for the length of a test."""
+        store = self.make_store()
+        await store.open()
+        yield store
+        await store.close()
+
+    async def test_a_job_comes_back_as_it_was_put_in(self, store: JobStore) -> None:
+        job = make_job(
+            state=JobState.COMPLETED,
+            input_name="größe\x00\n'; DROP TABLE jobs.png",
+            owner="ann",
+            started=1.25,
+            finished=3.5,
+            attempts=(Attempt("builtin", "cpu", 32, "broke"), Attempt("builtin", "cpu", 16, "ok")),
+            receipt={"output": {"sha256": "00", "pixels": [1, 2.5, None, True]}},
+        )
+        await store.put(job)
+        assert await store.get(job.id) == job
+        assert await store.get("1" * 19) is None
+
+    async def test_a_record_outlives_the_store_that_wrote_it(self, store: JobStore) -> None:
+        job = make_job()
+        await store.put(job)
+        await store.close()
+        again = self.make_store()
+        await again.open()
+        assert await again.get(job.id) == job
+        await again.close()
+        await store.open()
+
+    async def test_a_record_is_replaced_as_a_whole(self, store: JobStore) -> None:
+        job = make_job(device="cpu")
+        await store.put(job)
+        later = replace(job, state=JobState.FAILED, finished=2.0, device=None, error="broke")
+        await store.put(later)
+        assert await store.get(job.id) == later
+        assert await store.in_states(ACTIVE) == []
+
+    async def test_writes_of_one_job_keep_their_order(self, store: JobStore) -> None:
+        job = make_job()
+        await asyncio.gather(*(store.put(replace(job, runs=number)) for number in range(100)))
+        found = await store.get(job.id)
+        assert found is not None
+        assert found.runs == 99
+
+    async def test_writes_that_arrive_together_are_all_done(self, store: JobStore) -> None:
+        jobs = [make_job(created=float(number)) for number in range(600)]
+        await asyncio.gather(*(store.put(job) for job in jobs))
+        assert [job.id for job in await store.in_states(ACTIVE)] == [job.id for job in jobs]
+
+    async def test_jobs_are_found_by_their_state_oldest_first(self, store: JobStore) -> None:
+        jobs = [
+            make_job(state=state, created=float(100 - number))
+            for number, state in enumerate(JobState)
+        ]
+        for job in jobs:
+            await store.put(job)
+        oldest_first = sorted(jobs, key=lambda job: job.created)
+        for states in (ACTIVE, TERMINAL, frozenset({JobState.FAILED})):
+            wanted = [job for job in oldest_first if job.state in states]
+            assert await store.in_states(states) == wanted
+        assert await store.in_states(()) == []
+
+    async def test_jobs_are_found_by_their_end_and_their_result(self, store: JobStore) -> None:
+        done = make_job(state=JobState.COMPLETED, finished=10.0)
+        gone = make_job(state=JobState.COMPLETED, finished=11.0, result_gone="downloaded")
+        failed = make_job(state=JobState.FAILED, finished=12.0)
+        late = make_job(state=JobState.COMPLETED, finished=100.0)
+        for job in (late, failed, gone, done, make_job()):
+            await store.put(job)
+        assert await store.finished_before(50.0, with_result=True) == [done]
+        assert await store.finished_before(50.0, with_result=False) == [done, gone, failed]
+        assert await store.finished_before(float("inf"), with_result=True) == [done, late]
+
+    async def test_a_deleted_job_is_forgotten_and_deleting_it_again_does_nothing(
+        self, store: JobStore
+    ) -> None:
+        job, other = make_job(), make_job()
+        await store.put(job)
+        await store.put(other)
+        for _ in range(2):
+            await store.delete(job.id)
+            assert await store.get(job.id) is None
+        assert await store.get(other.id) == other
+
+    async def test_a_write_that_fails_is_told_to_its_caller_alone(self, store: JobStore) -> None:
+        good = make_job()
+        bad = store.put(make_job(receipt={"not data": object()}))
+        ends = await asyncio.gather(bad, store.put(good), return_exceptions=True)
+        assert isinstance(ends[0], TypeError)
+        assert ends[1] is None
+        assert await store.get(good.id) == good
+
+    async def test_closing_first_writes_what_is_pending(self, store: JobStore) -> None:
+        job = make_job()
+        putting = asyncio.create_task(store.put(job))
+        await asyncio.wait([putting], timeout=0)
+        await store.close()
+        await putting
+        await store.open()
+        assert await store.get(job.id) == job
