@@ -55,6 +55,8 @@ class HereWorker:
         return await asyncio.to_thread(self._answer, message)
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["do"] == "ping":
+            return {"active": [], "lacking": []}
         try:
             with self._handler._errors_as_refusals():
                 reply: dict[str, Any] = getattr(self._handler, f"_{message['do']}")(message)
