@@ -14,7 +14,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -22,12 +22,15 @@ from PIL import Image
 
 from testkit.disk_model import CrashPoint, Recorder, Tree, write_tree
 from testkit.services import make_config
+from upscaled import serial
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.engine import CPU, Progress, ProgressCallback, UpscaleOutcome, UpscaleTask
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.selection import EngineChoice
 from upscaled.errors import UpscaledError
 from upscaled.imaging import imaging
+from upscaled.imaging.messages import AnyRequest
+from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.worker import RequestHandler
 from upscaled.jobs.job import Job, JobState
 from upscaled.pipeline import bands
@@ -55,14 +58,13 @@ class HereWorker:
         return await asyncio.to_thread(self._answer, message)
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message["do"] == "ping":
-            return {"active": [], "lacking": []}
+        request = serial.convert(message, cast("type[Any]", AnyRequest))
         try:
             with self._handler._errors_as_refusals():
-                reply: dict[str, Any] = getattr(self._handler, f"_{message['do']}")(message)
+                reply = self._handler._answer(request, Confinement((), ()))
         except RefusedError as error:
             raise WorkerRefusedError(error.kind, error.message) from error
-        return reply
+        return cast("dict[str, Any]", serial.plain(reply))
 
     async def close(self) -> None:
         """Nothing to end."""
