@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from upscaled.engines.engine import (
-    CPU,
-    ProgressCallback,
-    UpscaleOutcome,
-    UpscaleTask,
-)
+from collections.abc import Callable
+
+from upscaled.engines.engine import CPU, ProgressCallback, UpscaleOutcome, UpscaleTask
+from upscaled.engines.traits import BUILTIN
 
 
 class IdleEngine:
     """An engine that must not be given a task."""
 
-    name = "builtin"
+    traits = BUILTIN
     device = CPU
     program = None
     closed = False
+
+    unusable: str | None = None
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        pass
 
     def max_rows(self, width: int, scale: int) -> int:
         return width * scale

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, a quota or a file size limit."""
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
+"""Error numbers of too few descriptors, processes or too little memory for now."""
 
 
 class UpscaledError(Exception):
@@ -165,6 +167,23 @@ class EngineError(UpscaledError):
         super().__init__(message)
         self.retryable = retryable
         self.tile_matters = tile_matters
+
+
+class WorkerFailedError(EngineError):
+    """A process of this service died, hung or could not be started; the picture may be fine.
+
+    Every stage of a job can be tried again after it, within the bound on attempts.
+    """
+
+
+class ShortageError(WorkerFailedError):
+    """A process could not be started for want of descriptors, processes or memory.
+
+    This is never the picture's fault: wait, and try the same again.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, tile_matters=False)
 
 
 class JobTimeoutError(EngineError):

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 
 from testkit.engines import IdleEngine
 from upscaled.engines.engine import CPU, Device, DeviceKind
@@ -166,3 +167,60 @@ async def test_small_jobs_fill_one_engine_before_they_take_another() -> None:
     assert line.holding == ["a", "b", "large"]
     assert pool.most_at_once == 4
     await line.leave("a", "b", "large")
+
+
+class StuckEngine(IdleEngine):
+    """An engine that can be made unusable, and usable again."""
+
+    def __init__(self) -> None:
+        self.unusable = None
+        self._callbacks: list[Callable[[], None]] = []
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def free(self) -> None:
+        self.unusable = None
+        for callback in self._callbacks:
+            callback()
+
+
+async def test_jobs_run_on_the_next_device_while_one_is_unusable() -> None:
+    other = Place("builtin", Device(1, "another GPU", DeviceKind.DISCRETE))
+    stuck = StuckEngine()
+    pool = EnginePool([(GPU, 1, lambda: stuck), (other, 1, IdleEngine)], [(SPARE, IdleEngine)])
+    async with pool.slot(1.0) as slot:
+        assert slot.place == GPU
+        stuck.unusable = "It hangs."
+    assert pool.unusable == {GPU: "It hangs."}
+    async with pool.slot(1.0) as first:
+        assert first.place == other
+        late = asyncio.create_task(pool._acquire(2.0, None, small=False), name="late")
+        await settled()
+        assert not late.done(), "it waits for a device, not for a spare"
+        stuck.free()
+        assert (await late).place == GPU
+    assert pool.unusable == {}
+
+
+async def test_jobs_run_on_a_spare_while_every_device_is_unusable() -> None:
+    stuck = StuckEngine()
+    pool = EnginePool([(GPU, 1, lambda: stuck)], [(SPARE, IdleEngine)])
+    async with pool.slot(1.0):
+        stuck.unusable = "It hangs."
+    async with pool.slot(1.0) as slot:
+        assert slot.place == SPARE
+    async with pool.slot(1.0, GPU) as slot:
+        assert slot.engine is stuck, "who asks for the place is told by the engine"
+
+
+async def test_jobs_wait_while_nothing_is_usable() -> None:
+    stuck = StuckEngine()
+    pool = EnginePool([(GPU, 1, lambda: stuck)])
+    async with pool.slot(1.0):
+        stuck.unusable = "It hangs."
+    waiting = asyncio.create_task(pool._acquire(1.0, None, small=False), name="waiting")
+    await settled()
+    assert not waiting.done()
+    stuck.free()
+    assert (await waiting).place == GPU

@@ -30,6 +30,7 @@ from upscaled.engines.engine import (
 from upscaled.engines.native.engine import BinaryEngine
 from upscaled.engines.native.program import Flavour
 from upscaled.engines.pool import EnginePool, Place
+from upscaled.engines.traits import BUILTIN
 from upscaled.errors import EngineError
 from upscaled.imaging import Imaging
 from upscaled.jobs.job import Attempt, Job, JobRequest
@@ -53,7 +54,7 @@ class FaultyEngine:
     Stands in for GPUs that run out of memory or corrupt pictures, which no test can provoke.
     """
 
-    name = "builtin"
+    traits = BUILTIN
     program: Path | None = None
 
     def __init__(self, spoil: Spoil, device: Device = GPU) -> None:
@@ -63,6 +64,11 @@ class FaultyEngine:
         self.tiles: list[int] = []
         self.rows: list[tuple[int, int]] = []
         self.most_rows: int | None = None
+
+    unusable: str | None = None
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        pass
 
     def max_rows(self, width: int, scale: int) -> int:
         return self.most_rows or self._real.max_rows(width, scale)
@@ -137,7 +143,7 @@ class Bench:
         self, engines: Sequence[Engine], spare: Callable[[], Engine] | None = None
     ) -> Pipeline:
         places = [
-            (Place(engine.name, engine.device), 1, lambda engine=engine: engine)
+            (Place(engine.traits.name, engine.device), 1, lambda engine=engine: engine)
             for engine in engines
         ]
         spares = [(Place("builtin", CPU), spare)] if spare else []

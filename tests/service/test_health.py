@@ -209,14 +209,14 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
             monkeypatch.setattr(self_test, "_SECONDS", 0.0)
             service.watch_health()
             async with asyncio.timeout(30):
-                while not pool._waiters:
+                while not pool._requests:
                     await asyncio.sleep(0.01)
-            first = pool._waiters[0]
+            first = pool._requests[0]
             job = asyncio.create_task(pool._acquire(0, None, small=False), name="job")
-            while len(pool._waiters) < 2:
+            while len(pool._requests) < 2:
                 await asyncio.sleep(0)
             assert (await service.health())["status"] == "starting"
-            assert min(pool._waiters) is first, "it goes before every job"
+            assert min(pool._requests) is first, "it goes before every job"
             monkeypatch.setattr(self_test, "_SECONDS", 20.0)
         assert await service.health_known() is HealthState.OK
         pool._release(await job)

@@ -44,9 +44,9 @@ def thumbnails(tmp_path: Path) -> list[Path]:
 
 
 def the_engine(service: Service) -> BuiltinEngine:
-    (station,) = service._running.dispatcher._pipeline._shared.pool._posts[0].stations
-    assert isinstance(station.engine, BuiltinEngine)
-    return station.engine
+    (shared,) = service._running.dispatcher._pipeline._shared.pool._places[0].engines
+    assert isinstance(shared.engine, BuiltinEngine)
+    return shared.engine
 
 
 async def until_in_the_engine(service: Service, jobs: list[Job]) -> psutil.Process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +16,15 @@ import pytest
 from testkit.child_processes import wait_for_exit
 from testkit.gate import Gate
 from testkit.paths import ROOT
+from testkit.unkillable import survive_sigkill
 from upscaled.workers import processes
-from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.workers.client import (
+    WorkerClient,
+    WorkerDiedError,
+    WorkerRefusedError,
+    WorkerShortageError,
+    WorkerStuckError,
+)
 from upscaled.workers.server import Message
 
 
@@ -200,8 +208,8 @@ async def test_a_flood_on_standard_error_neither_blocks_nor_stays_in_memory(
     worker: WorkerClient,
 ) -> None:
     assert "pid" in await worker.request({"do": "flood"}, timeout=60)
-    assert worker._life is not None
-    assert len(worker._life._stderr) <= 4096
+    assert worker._process is not None
+    assert len(worker._process._stderr) <= 4096
 
 
 async def test_an_answer_longer_than_any_we_send_is_refused_not_kept(
@@ -354,3 +362,74 @@ async def test_many_requests_among_which_some_kill_all_come_to_their_own_end(
             case _:
                 assert isinstance(end, dict)
                 assert end["echo"] == str(number)
+
+
+async def test_a_worker_that_survives_sigkill_holds_up_no_cancellation_and_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = WorkerClient("testkit.workers.echo", name="echo", cwd=ROOT, max_stuck=1)
+    begun, usable = asyncio.Event(), asyncio.Event()
+    asking = asyncio.create_task(
+        worker.request({"do": "hang"}, on_event=lambda _: begun.set()), name="asking"
+    )
+    await begun.wait()
+    pid = worker.pid
+    assert pid is not None
+    really_kill = survive_sigkill(monkeypatch)
+    asking.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        with pytest.raises(WorkerStuckError, match=str(pid)):
+            await worker.request({})
+        await worker.close()
+    worker.when_usable(usable.set)
+    really_kill(pid)
+    async with asyncio.timeout(10):
+        await usable.wait()
+    monkeypatch.undo()
+    assert (await worker.request({"text": "well"}))["echo"] == "well"
+    await worker.close()
+
+
+async def test_a_worker_that_holds_no_device_is_replaced_beside_one_that_survives_sigkill(
+    worker: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = (await worker.request({}))["pid"]
+    with monkeypatch.context() as patch:
+        really_kill = survive_sigkill(patch)
+        with pytest.raises(TimeoutError):
+            await worker.request({"do": "hang"}, timeout=0.2)
+        gone = asyncio.Event()
+        worker._stuck[pid].when_gone(gone.set)
+    assert (await worker.request({"text": "well"}))["echo"] == "well"
+    really_kill(pid)
+    async with asyncio.timeout(10):
+        await gone.wait()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
+async def test_a_shortage_at_the_start_of_a_worker_is_an_error_of_its_own(
+    worker: WorkerClient, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "start", refused)
+        with pytest.raises(WorkerShortageError):
+            await worker.request({})
+    assert "pid" in await worker.request({})
+
+
+async def test_a_worker_cannot_be_started_without_descriptors(worker: WorkerClient) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), limits[1])
+    )
+    try:
+        with pytest.raises(WorkerShortageError, match="Too many open files"):
+            await worker.request({})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "pid" in await worker.request({})

@@ -14,7 +14,9 @@ import pytest
 
 from testkit.child_processes import is_running, wait_for_exit
 from testkit.paths import ROOT
+from testkit.unkillable import survive_sigkill
 from upscaled.workers import processes
+from upscaled.workers.processes import StuckError
 
 ENV = processes.plain_env()
 
@@ -177,3 +179,44 @@ async def test_the_environment_of_children_holds_no_secret(monkeypatch: pytest.M
     assert env["LC_ALL"] == "C.UTF-8"
     assert env["VK_ICD_FILENAMES"] == "/driver.json"
     assert env["EXTRA"] == "1"
+
+
+async def test_a_child_that_survives_sigkill_is_given_up_and_reaped_whenever_it_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    really_kill = survive_sigkill(monkeypatch)
+    ended = asyncio.Event()
+    async with asyncio.timeout(10), processes.running(python(SLEEPER), env=ENV) as child:
+        pass
+    assert child.is_stuck
+    assert f"process {child.pid} does not end although it was killed" in caplog.text
+    with pytest.raises(StuckError):
+        await child.wait()
+    assert not await child.kill(), "and nobody waits for it a second time"
+    child.when_gone(ended.set)
+    really_kill(child.pid)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert child.is_gone
+    assert not psutil.pid_exists(child.pid)
+
+
+async def test_a_child_that_survives_sigkill_delays_a_cancellation_only_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    really_kill = survive_sigkill(monkeypatch)
+    child = await processes.start(python(SLEEPER), env=ENV)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    killing = asyncio.create_task(child.kill(), name="killing")
+    await asyncio.sleep(0)
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(10):
+            await killing
+    assert child.is_stuck
+    assert len(list(Path("/proc/self/fd").iterdir())) < before, "its pipes are closed"
+    gone = asyncio.Event()
+    child.when_gone(gone.set)
+    really_kill(child.pid)
+    async with asyncio.timeout(10):
+        await gone.wait()

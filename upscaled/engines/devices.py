@@ -1,4 +1,4 @@
-"""Which devices there are, asked for in a child process: a broken driver kills who asks."""
+"""Lists the Vulkan devices from a child process, since a broken driver can crash the caller."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from upscaled.engines.builtin.messages import WORKER_MODULE, worker_arguments
 from upscaled.engines.engine import CPU, Device, DeviceKind
-from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.workers.client import WorkerClient, WorkerError, WorkerRefusedError
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 60.0
-"""A driver's first start compiles things, but a hanging one must not hang the service."""
+"""A driver may compile shaders at its first start; one that hangs must not block the service."""
 
 # GpuInfo.type in ncnn's gpu.h
 _KINDS = {
@@ -26,19 +26,19 @@ _PREFERENCE = (DeviceKind.DISCRETE, DeviceKind.INTEGRATED, DeviceKind.VIRTUAL)
 
 
 async def list_devices(env: Mapping[str, str] | None = None) -> list[Device]:
-    """Return the Vulkan devices in the library's order, software ones among them.
+    """Return the Vulkan devices in the library's order, including software drivers.
 
-    When the driver breaks the asking process or hangs, the list is empty and the log says why.
+    When a driver crashes the child process or hangs, the list is empty and the log says why.
 
     Args:
-        env: environment of the asking process; None: `processes.plain_env`.
+        env: environment of the child process; None: `processes.plain_env`.
     """
     worker = WorkerClient(
         WORKER_MODULE, name="device query", arguments=worker_arguments(CPU, threads=1), env=env
     )
     try:
         reply = await worker.request({"op": "devices"}, timeout=_TIMEOUT_SECONDS)
-    except (WorkerDiedError, WorkerRefusedError) as error:
+    except (WorkerError, WorkerRefusedError) as error:
         log.warning("Vulkan can't be used: %s.", str(error).rstrip("."))
         return []
     except TimeoutError:
@@ -53,9 +53,9 @@ async def list_devices(env: Mapping[str, str] | None = None) -> list[Device]:
 
 
 def kind_of(name: str, number: int) -> DeviceKind:
-    """Return what a device is, by ncnn's number for its type and by its name.
+    """Return the kind of a device, by its name and ncnn's number for its type.
 
-    Some software drivers call themselves anything but a CPU, so a known name settles it.
+    The name comes first, since some software drivers do not report the type CPU.
     """
     if any(known in name.lower() for known in _SOFTWARE_NAMES):
         return DeviceKind.SOFTWARE
@@ -63,9 +63,9 @@ def kind_of(name: str, number: int) -> DeviceKind:
 
 
 def best_device(devices: Sequence[Device]) -> Device | None:
-    """Return the GPU to use when nobody chose one: discrete before integrated before virtual.
+    """Return the GPU to use by default: discrete before integrated before virtual.
 
-    None when there is no real GPU.
+    None when there is no hardware GPU.
     """
     for kind in _PREFERENCE:
         for device in devices:

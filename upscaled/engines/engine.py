@@ -1,4 +1,4 @@
-"""What every engine offers, and the nouns it is offered in.
+"""The protocol that every engine implements, and its types.
 
 An engine knows nothing of jobs: it turns rows of one raw picture into rows of another.
 """
@@ -11,17 +11,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from upscaled.engines.traits import EngineTraits
 from upscaled.pictures import RawImage, Size
 
 _SMALL_PIXELS = 128 * 128
 _SMALL_SIDE = 256
 PADDING = 10
-"""Pixels of context around every tile; the native programs' constant (docs/engines.md, padding)."""
+"""Pixels of context around each tile; the native programs' constant (docs/engines.md, padding)."""
+
+TTA_RUNS = 8
+"""Runs of the network for each tile with ``tta``: the flips and rotations."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One network on disk: one ``.param``/``.bin`` pair with its real, measured properties."""
+    """One network on disk: a ``.param``/``.bin`` pair with its measured properties."""
 
     param: Path
     bin: Path
@@ -38,7 +42,7 @@ class ModelFiles:
 
 
 class DeviceKind(StrEnum):
-    """What a device is. ``SOFTWARE`` is a CPU that poses as a Vulkan GPU (llvmpipe)."""
+    """The kind of a device. ``SOFTWARE`` is a Vulkan driver that runs on the CPU (llvmpipe)."""
 
     CPU = "cpu"
     DISCRETE = "discrete"
@@ -49,7 +53,7 @@ class DeviceKind(StrEnum):
 
 @dataclass(frozen=True)
 class Device:
-    """What inference is done on: the CPU (``index`` None) or a Vulkan device by index."""
+    """Where inference runs: the CPU (``index`` None) or a Vulkan device by index."""
 
     index: int | None
     name: str
@@ -62,7 +66,7 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """True for hardware; false for the CPU and for software that poses as a GPU."""
+        """True for a hardware GPU; false for the CPU and for software drivers."""
         return self.kind in {DeviceKind.DISCRETE, DeviceKind.INTEGRATED, DeviceKind.VIRTUAL}
 
 
@@ -70,11 +74,11 @@ CPU = Device(None, "CPU", DeviceKind.CPU)
 
 
 def is_small(picture: Size) -> bool:
-    """Tell whether a picture can share an engine with others like it.
+    """Return whether a picture can share an engine with other small pictures.
 
-    Such a one is one tile where there is memory for it, done by one thread while there are others.
-    To cut it for several would cost a fifth more for padding, and threads that share a
-    tile wait for one another at every layer.
+    A small picture is a single tile if memory allows, computed by one thread while others run.
+    Cutting it into several tiles would cost a fifth more for padding, and threads that share a tile
+    wait for each other at every layer.
     """
     longest = max(picture.width, picture.height)
     return picture.pixels <= _SMALL_PIXELS and longest <= _SMALL_SIDE
@@ -99,73 +103,86 @@ class UpscaleTask:
     tta: bool = False
     """Average the eight flips and rotations."""
     workdir: Path | None = None
-    """An existing folder of this job for an engine's own files."""
+    """An existing folder of this job for the engine's temporary files."""
     shares: int = 1
-    """How many tasks may be under way on the engine at once, this one included."""
+    """How many tasks may run on the engine at once, this one included."""
 
 
 @dataclass(frozen=True)
 class UpscaleOutcome:
-    """How an engine did a task."""
+    """How an engine has done a task."""
 
     tile_size: int
-    """The tile size that was used, in source pixels; 0 where the engine would not say."""
+    """The tile size that was used, in source pixels; 0 if unknown."""
     seconds: float
-    """What it took of the engine's time: while n tasks are under way, an n-th of each second."""
+    """The engine time it took: while n tasks run, each second counts as 1/n."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is. ``share`` and ``rows`` never go back, unless it had to begin anew."""
+    """How far a task is. ``share`` and ``rows`` never decrease, unless the task had to restart."""
 
     share: float
-    """Of the task, 0.0 to 1.0."""
+    """Part of the task that is done, 0.0 to 1.0; may be an estimate within a tile."""
     rows: int
-    """Source rows, from ``task.top`` on, that are wholly written into the target: a multiple of
-    the tile size until the end. Work that is broken off can go on below them."""
+    """Source rows from ``task.top`` that are completely written to the target: a multiple of the
+    tile size until the end. Interrupted work can continue below them."""
     tile_size: int
-    """The tile size in use, in source pixels; 0 where the engine does not say."""
+    """The tile size in use, in source pixels; 0 if unknown."""
     library: str | None = None
-    """Name and version of what runs the network, where the engine is our own."""
+    """Name and version of the library that runs the network, if the engine tells."""
 
 
 ProgressCallback = Callable[[Progress], None]
 
 
 class Engine(Protocol):
-    """One way of doing inference on one device.
+    """One way of running inference on one device.
 
-    It is given one task at a time, or several whose ``shares`` allow for the others.
+    It gets one task at a time, or as many as the tasks' ``shares`` allow.
     """
 
-    name: str
-    """``binary`` or ``builtin``."""
+    traits: EngineTraits
     device: Device
 
     @property
     def program(self) -> Path | None:
-        """The native program; None where the engine is our own."""
+        """The native program that does the work; None if there is none."""
+        ...
+
+    @property
+    def unusable(self) -> str | None:
+        """Why no task can be done now, as a sentence; None if one can.
+
+        That is so while a process that was killed holds the device and does not end.
+        """
+        ...
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once `unusable` becomes None."""
         ...
 
     def max_rows(self, width: int, scale: int) -> int:
-        """Return how many source rows of ``width`` pixels one task may have at most; 0: none."""
+        """Return how many source rows of ``width`` pixels one task may have; 0: not even one."""
         ...
 
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
         """Do ``task``.
 
-        When the awaiting task is cancelled, everything it started is dead before the
-        cancellation goes on. A failure leaves no file in ``task.workdir`` behind.
+        When this is cancelled, the processes it started are killed before the cancellation goes
+        on. Only one that survives SIGKILL outlives it; then the engine is `unusable`. A failure
+        leaves no file in ``task.workdir``.
 
         Raises:
-            EngineError: it failed; the message is the engine's own last word as one sentence.
+            EngineError: it failed; the message is one sentence with the engine's last words.
+            WorkerFailedError: a process of the engine died, or could not be started.
         """
         ...
 
     async def reset(self) -> None:
-        """See to it that the next task is done by a fresh process."""
+        """Make the next task start a new process."""
         ...
 
     async def close(self) -> None:
-        """End every process of this engine and wait until they are gone."""
+        """End all processes of this engine; wait for them, but not for ever."""
         ...

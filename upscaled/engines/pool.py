@@ -1,4 +1,4 @@
-"""The slots: the right to run one job on a device, handed out in order."""
+"""The slots: each is the right to run one job on a device; they are granted in order."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from upscaled.engines.engine import Device, Engine
+from upscaled.engines.traits import ENGINES, EngineTraits
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Place:
-    """One way of doing inference on one device, as a rung of the ladder names it."""
+    """One engine on one device, where an attempt at a job runs."""
 
     engine: str
-    """``binary`` or ``builtin``."""
+    """The engine's name, as in `EngineTraits`."""
     device: Device
+
+    @property
+    def traits(self) -> EngineTraits:
+        """What distinguishes its engine."""
+        return ENGINES[self.engine]
 
     @property
     def is_cpu(self) -> bool:
@@ -31,56 +37,77 @@ class Place:
 
 
 @dataclass(eq=False)
-class _Station:
-    """An engine, and how much of it is taken."""
+class _SharedEngine:
+    """An engine, and how much of its capacity is in use."""
 
     engine: Engine
-    taken: int = 0
-    """In parts, of which a small job takes one, any other all."""
+    used: int = 0
+    """In shares: a small job takes one, any other job all."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The right to run one job on a device, with the engine that does it."""
+    """The right to run one job on a device, with the engine for it."""
 
     place: Place
     engine: Engine
     shares: int
-    """1: the engine is the job's alone. Else so many small jobs may use it at the same time."""
-    _station: _Station
-    _parts: int
+    """1: the job has the engine for itself. Otherwise this many small jobs may use it at once."""
+    _shared: _SharedEngine
+    _taken: int
 
 
 @dataclass(eq=False)
-class _Post:
+class _PlaceSlots:
     """All slots of one place."""
 
     place: Place
     make_engine: Callable[[], Engine]
     unmade: int
-    parts: int = 1
+    """Engines that are made when they are first needed."""
+    shares: int = 1
     """How many small jobs may share a slot."""
-    stations: list[_Station] = field(default_factory=list)
+    engines: list[_SharedEngine] = field(default_factory=list)
 
-    def take(self, *, small: bool) -> Slot | None:
-        """Return a slot, None if there is none free."""
-        parts = 1 if small else self.parts
-        # The fullest that will do, so that others stay free for those who want all of one.
-        for station in sorted(self.stations, key=lambda station: -station.taken):
-            if station.taken + parts <= self.parts:
-                break
-        else:
-            if not self.unmade:
-                return None
+    @property
+    def is_usable(self) -> bool:
+        """Whether any engine of it can do a task, now or when it is free."""
+        return bool(self.unmade) or any(one.engine.unusable is None for one in self.engines)
+
+    def take(self, *, small: bool, even_unusable: bool) -> Slot | None:
+        """Return a slot; None if there is none free.
+
+        Args:
+            small: the job takes one share, not all.
+            even_unusable: an engine that is unusable will do, if there is no other.
+        """
+        wanted = self._shares_of(small=small)
+        # The fullest engine that has enough left, so that others stay free for jobs that need all.
+        for one in sorted(self.engines, key=lambda one: -one.used):
+            if one.used + wanted <= self.shares and one.engine.unusable is None:
+                return self._grant(one, small=small)
+        if self.unmade:
             self.unmade -= 1
-            station = _Station(self.make_engine())
-            self.stations.append(station)
-        station.taken += parts
-        return Slot(self.place, station.engine, self.parts if small else 1, station, parts)
+            self.engines.append(_SharedEngine(self.make_engine()))
+            return self._grant(self.engines[-1], small=small)
+        for one in self.engines if even_unusable else ():
+            if one.used + wanted <= self.shares:
+                return self._grant(one, small=small)
+        return None
+
+    def _shares_of(self, *, small: bool) -> int:
+        return 1 if small else self.shares
+
+    def _grant(self, one: _SharedEngine, *, small: bool) -> Slot:
+        taken = self._shares_of(small=small)
+        one.used += taken
+        return Slot(self.place, one.engine, self.shares if small else 1, one, taken)
 
 
 @dataclass(order=True)
-class _Waiter:
+class _SlotRequest:
+    """A job that waits for a slot."""
+
     order: float
     number: int
     place: Place | None = field(compare=False)
@@ -89,12 +116,13 @@ class _Waiter:
 
 
 class EnginePool:
-    """The engines of all devices. Engines are made when first needed and kept.
+    """The engines of all devices. An engine is made when first needed, and kept.
 
     Args:
         places: where jobs run, best first, with the number of slots and a maker of engines.
-        spares: where a job may go when it failed on those (the CPU, say); one slot each.
-        shared: how many small jobs may share a slot of a place; 1 where it is not named.
+        spares: where a job may be retried, and where jobs run while no engine of ``places`` is
+            usable; one slot each.
+        shared: how many small jobs may share a slot of a place; 1 if a place is not named.
     """
 
     def __init__(
@@ -103,36 +131,46 @@ class EnginePool:
         spares: Sequence[tuple[Place, Callable[[], Engine]]] = (),
         shared: Mapping[Place, int] = MappingProxyType({}),
     ) -> None:
-        self._posts = [
-            _Post(place, make, slots, shared.get(place, 1)) for place, slots, make in places
+        self._places = [
+            _PlaceSlots(place, make, slots, shared.get(place, 1)) for place, slots, make in places
         ]
-        self._spares = [_Post(place, make, 1) for place, make in spares]
-        self._waiters: list[_Waiter] = []
+        self._spares = [_PlaceSlots(place, make, 1) for place, make in spares]
+        self._requests: list[_SlotRequest] = []
         self._numbers = itertools.count()
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where jobs run of themselves, best first."""
-        return tuple(post.place for post in self._posts)
+        """Where jobs run unless they are retried elsewhere, best first."""
+        return tuple(slots.place for slots in self._places)
 
     @property
     def all_places(self) -> tuple[Place, ...]:
-        """All places a job may be tried at, in the order of the ladder."""
-        return tuple(post.place for post in [*self._posts, *self._spares])
+        """All places where a job may be tried, in order of preference."""
+        return tuple(slots.place for slots in [*self._places, *self._spares])
+
+    @property
+    def unusable(self) -> Mapping[Place, str]:
+        """The places of which an engine is unusable, each with the reason as a sentence."""
+        return {
+            slots.place: reason
+            for slots in [*self._places, *self._spares]
+            for one in slots.engines
+            if (reason := one.engine.unusable) is not None
+        }
 
     def shares(self, place: Place) -> int:
         """Return how many small jobs may share a slot of ``place``."""
-        return next(post.parts for post in self._posts if post.place == place)
+        return next(slots.shares for slots in self._places if slots.place == place)
 
     @property
     def slots(self) -> int:
-        """How many jobs can be upscaled at the same time, none of them small."""
-        return sum(post.unmade + len(post.stations) for post in self._posts)
+        """How many jobs can run at the same time, none of them small."""
+        return sum(slots.unmade + len(slots.engines) for slots in self._places)
 
     @property
     def most_at_once(self) -> int:
-        """How many jobs can be upscaled at the same time, all of them small."""
-        return sum((post.unmade + len(post.stations)) * post.parts for post in self._posts)
+        """How many jobs can run at the same time, all of them small."""
+        return sum((slots.unmade + len(slots.engines)) * slots.shares for slots in self._places)
 
     @asynccontextmanager
     async def slot(
@@ -141,9 +179,9 @@ class EnginePool:
         """Hold a slot for the length of the block.
 
         Args:
-            order: who comes first when several wait: the smaller number.
-            place: where; None: wherever one is free first.
-            small: the job can share a slot with others like it.
+            order: the smaller number is served first.
+            place: where; None: the first place with a free, usable engine.
+            small: the job can share a slot with other small jobs.
         """
         slot = await self._acquire(order, place, small=small)
         try:
@@ -153,59 +191,62 @@ class EnginePool:
 
     async def _acquire(self, order: float, place: Place | None, *, small: bool) -> Slot:
         granted = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(order, next(self._numbers), place, small, granted)
-        heapq.heappush(self._waiters, waiter)
+        request = _SlotRequest(order, next(self._numbers), place, small, granted)
+        heapq.heappush(self._requests, request)
         self._match()
         try:
-            return await waiter.granted
+            return await request.granted
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                self._release(waiter.granted.result())
+            if request.granted.done() and not request.granted.cancelled():
+                self._release(request.granted.result())
             else:
-                self._match()  # others may have waited behind this one only
+                self._match()  # others may have waited behind this request only
             raise
 
     def _release(self, slot: Slot) -> None:
-        slot._station.taken -= slot._parts
+        slot._shared.used -= slot._taken
+        if slot.engine.unusable is not None:
+            slot.engine.when_usable(self._match)
         self._match()
 
     def _match(self) -> None:
-        """Give free slots to those who wait, in their order.
+        """Grant free slots to the waiting requests, in their order.
 
-        Who comes later gets nothing of a place that one before waits for: small jobs, one after
-        the other, would else keep a large one from ever having a slot for itself.
+        A later request gets nothing of a place that an earlier one waits for. Otherwise a stream of
+        small jobs could keep a large one from ever having a slot for itself.
         """
-        unserved: list[_Waiter] = []
-        waited_for: set[_Post] = set()
-        while self._waiters:
-            waiter = heapq.heappop(self._waiters)
-            if waiter.granted.done():  # cancelled while it waited
+        unserved: list[_SlotRequest] = []
+        waited_for: set[_PlaceSlots] = set()
+        while self._requests:
+            request = heapq.heappop(self._requests)
+            if request.granted.done():  # cancelled while it waited
                 continue
-            wanted = [
-                post
-                for post in ([*self._posts, *self._spares] if waiter.place else self._posts)
-                if waiter.place in {None, post.place}
-            ]
-            slot = next(
-                (
-                    slot
-                    for post in wanted
-                    if post not in waited_for and (slot := post.take(small=waiter.small))
-                ),
-                None,
-            )
+            wanted = self._candidates(request.place)
+            slot = None
+            for slots in wanted:
+                if slots not in waited_for:
+                    # Who asks for a place is told by its engine that it is unusable.
+                    slot = slots.take(small=request.small, even_unusable=request.place is not None)
+                if slot is not None:
+                    break
             if slot is None:
-                unserved.append(waiter)
+                unserved.append(request)
                 waited_for.update(wanted)
             else:
-                waiter.granted.set_result(slot)
-        self._waiters = unserved  # popped in order, so still a heap
+                request.granted.set_result(slot)
+        self._requests = unserved  # popped in order, so still a heap
+
+    def _candidates(self, place: Place | None) -> list[_PlaceSlots]:
+        """Return the slots that a request for ``place`` may get, best first."""
+        everywhere = [*self._places, *self._spares]
+        if place is not None:
+            return [slots for slots in everywhere if slots.place == place]
+        usable = any(slots.is_usable for slots in self._places)
+        return self._places if usable else everywhere
 
     async def close(self) -> None:
         """End all engines."""
-        engines = [
-            station.engine for post in [*self._posts, *self._spares] for station in post.stations
-        ]
+        engines = [one.engine for slots in [*self._places, *self._spares] for one in slots.engines]
         for outcome in await asyncio.gather(
             *(engine.close() for engine in engines), return_exceptions=True
         ):

@@ -1,4 +1,4 @@
-"""Which engine works on which devices: what ``engine: auto`` takes, and why."""
+"""Selects the engine and its devices: what ``upscaler.engine: auto`` means on this machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from upscaled.config.settings import Config
 from upscaled.engines import devices, memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.builtin.messages import MODELS_KEPT
 from upscaled.engines.engine import CPU, Device, Engine
 from upscaled.engines.native import program as native_program
 from upscaled.engines.native.engine import BinaryEngine
 from upscaled.engines.native.program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
+from upscaled.engines.traits import BINARY, BUILTIN, EngineTraits
 from upscaled.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -26,25 +26,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What the configuration comes to on this machine."""
+    """The engine and devices that the configuration selects on this machine."""
 
-    engine: str
+    traits: EngineTraits
     devices: tuple[Device, ...]
     program: ProgramInfo | None
-    """The native program, where it is the engine."""
+    """The native program, if the engine is one."""
     reason: str
     """One sentence for people: why this engine and these devices."""
     library: CpuLibrary = CpuLibrary.NCNN
-    """What runs networks on the CPU."""
+    """The preferred library on the CPU."""
     memory_mb: int | None = None
-    """MiB that all builtin engines together may hold; None: half of the machine's, each."""
+    """MiB that all engines with `EngineTraits.has_memory_limit` may hold together; None: each may
+    hold half of the machine's memory."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, as in settings and receipts."""
+        return self.traits.name
 
 
 async def choose(config: Config) -> EngineChoice:
-    """Find out what to work with.
+    """Select the engine and its devices.
 
     Raises:
-        ConfigError: what the configuration demands is not there.
+        ConfigError: what the configuration asks for is not there.
     """
     limit = config.upscaler.memory_limit_mb
     memory_mb = await asyncio.to_thread(memory.engine_part_mb, limit)
@@ -55,10 +61,10 @@ async def choose(config: Config) -> EngineChoice:
 async def _choose(config: Config) -> EngineChoice:
     found = await devices.list_devices()
     wanted = config.upscaler.engine
-    if wanted == "builtin":
+    if wanted == BUILTIN.name:
         return _builtin(config, found, "upscaler.engine is builtin")
     program, obstacle = await _program(config)
-    if wanted == "binary":
+    if wanted == BINARY.name:
         if program is None:
             raise ConfigError(f"upscaler.engine is 'binary', but {obstacle}")
         if not found:
@@ -68,7 +74,7 @@ async def _choose(config: Config) -> EngineChoice:
             )
         best = devices.best_device(found) or found[0]
         asked_for = _chosen(config, found) or (best,)
-        return EngineChoice("binary", asked_for, program, "upscaler.engine is binary")
+        return EngineChoice(BINARY, asked_for, program, "upscaler.engine is binary")
     if program is None:
         return _builtin(config, found, obstacle)
     chosen = _chosen(config, found)
@@ -79,7 +85,7 @@ async def _choose(config: Config) -> EngineChoice:
         chosen = (gpu,)
     if CPU in chosen:
         return _builtin(config, found, "upscaler.gpu_ids asks for the CPU")
-    return EngineChoice("binary", chosen, program, f"{program.path.name} and a GPU are there")
+    return EngineChoice(BINARY, chosen, program, f"{program.path.name} and a GPU are there")
 
 
 async def _program(config: Config) -> tuple[ProgramInfo | None, str]:
@@ -101,7 +107,7 @@ def _builtin(config: Config, found: Sequence[Device], why: str) -> EngineChoice:
         best = devices.best_device(found)
         chosen = (best,) if best else (CPU,)
     where = " and ".join(device.name for device in chosen)
-    return EngineChoice("builtin", chosen, None, f"{why.rstrip('.')}; builtin engine on {where}")
+    return EngineChoice(BUILTIN, chosen, None, f"{why.rstrip('.')}; builtin engine on {where}")
 
 
 def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
@@ -117,7 +123,7 @@ def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
                 f"devices of this machine: {known}; and -1 for the CPU."
             )
         chosen.append(device)
-    if config.upscaler.engine == "binary" and CPU in chosen:
+    if config.upscaler.engine == BINARY.name and CPU in chosen:
         raise ConfigError(
             "upscaler.gpu_ids contains -1, but the native program can't work on the CPU; set "
             "upscaler.engine to builtin."
@@ -125,18 +131,14 @@ def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
     return tuple(chosen)
 
 
-def models_kept(choice: EngineChoice) -> int:
-    """Return how many models the chosen engine keeps loaded; the binary loads one a job."""
-    return MODELS_KEPT if choice.program is None else 0
-
-
 def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
-    """Build the slots for a choice: one per device unless ``limits.max_concurrent_jobs`` says.
+    """Build the slots for a choice.
 
-    Unless it says, small pictures share the CPU, as many as it has cores.
+    There is one for each device, or ``limits.max_concurrent_jobs`` of them. Without that setting
+    small pictures share the CPU, as many as it has cores.
     """
     most = config.limits.max_concurrent_jobs or len(choice.devices)
-    # More jobs than devices share them; fewer leave devices idle.
+    # With more slots than devices, devices are shared; with fewer, some stay idle.
     counts = [
         most // len(choice.devices) + (number < most % len(choice.devices))
         for number in range(len(choice.devices))
@@ -149,17 +151,17 @@ def make_pool(config: Config, choice: EngineChoice) -> EnginePool:
     ]
     spares = []
     if _has_spare(config, choice):
-        spares.append((Place("builtin", CPU), _builtin_maker(config, choice, CPU, memory_mb)))
+        spares.append((Place(BUILTIN.name, CPU), _builtin_maker(config, choice, CPU, memory_mb)))
     shared = {place: _cpu_shares(config) for place, _, _ in places if place.is_cpu}
     return EnginePool(places, spares, shared)
 
 
 def worker_memory_mb(config: Config, choice: EngineChoice) -> int | None:
-    """Return how many MiB each process of the builtin engine may hold; None: half of all."""
+    """Return how many MiB each builtin process may hold; None: half of the machine's memory."""
     if choice.memory_mb is None:
         return None
     slots = config.limits.max_concurrent_jobs or len(choice.devices)
-    workers = (slots if choice.program is None else 0) + _has_spare(config, choice)
+    workers = (slots if choice.traits.has_memory_limit else 0) + _has_spare(config, choice)
     return choice.memory_mb // max(1, workers)
 
 
@@ -168,7 +170,7 @@ def _has_spare(config: Config, choice: EngineChoice) -> bool:
 
 
 def _cpu_shares(config: Config) -> int:
-    """Return how many small pictures the CPU may work on at once."""
+    """Return how many small pictures may run on the CPU at once."""
     if config.limits.max_concurrent_jobs:
         return 1
     return config.upscaler.threads or len(os.sched_getaffinity(0))
@@ -180,7 +182,7 @@ def _maker(
     program = choice.program
     if program is None:
         return _builtin_maker(config, choice, device, memory_mb)
-    # Left to itself the program takes its best device, whose index may differ from ours.
+    # By default the program takes its best device, whose index may differ from ours.
     pinned = device if config.upscaler.gpu_ids else None
     return lambda: BinaryEngine(
         program.path,

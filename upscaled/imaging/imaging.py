@@ -18,8 +18,10 @@ from upscaled.errors import (
     NoMemoryError,
     NoSpaceError,
     NotAPictureError,
+    ShortageError,
     UnusablePictureError,
     UpscaledError,
+    WorkerFailedError,
 )
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import messages, replies
@@ -30,7 +32,12 @@ from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Writte
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.pictures import RawImage, Size
-from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.workers.client import (
+    WorkerClient,
+    WorkerError,
+    WorkerRefusedError,
+    WorkerShortageError,
+)
 from upscaled.workers.processes import plain_env
 
 DEFAULT_MEMORY_MB = 4096
@@ -59,6 +66,7 @@ _ERRORS: dict[str, type[UpscaledError]] = {
     "engine": EngineError,
     "no_memory": NoMemoryError,
     "no_space": NoSpaceError,
+    "shortage": ShortageError,
 }
 
 _Reply = TypeVar("_Reply", bound=messages.Reply)
@@ -326,8 +334,10 @@ class Imaging:
                 raise EngineError(
                     f"The imaging process gave no answer within {wall_seconds} s."
                 ) from error
-            except WorkerDiedError as error:
-                raise EngineError(f"While a picture was being handled, {error}.") from error
+            except WorkerShortageError as error:
+                raise ShortageError(f"While a picture was being handled, {error}.") from error
+            except WorkerError as error:
+                raise WorkerFailedError(f"While a picture was being handled, {error}.") from error
 
     @asynccontextmanager
     async def _worker(self, kind: Kind, caller: str) -> AsyncIterator[WorkerClient]:

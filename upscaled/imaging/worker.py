@@ -19,7 +19,7 @@ import msgspec
 from PIL import Image
 
 from upscaled import serial
-from upscaled.errors import EngineError, NotAPictureError, UnusablePictureError
+from upscaled.errors import SHORTAGE, EngineError, NotAPictureError, UnusablePictureError
 from upscaled.imaging import messages
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
@@ -67,6 +67,11 @@ class RequestHandler:
             return run_in_child(lambda: self._confined(request))
         except ChildDiedError as death:
             raise _refusal_after(death, request) from death
+        except OSError as error:
+            if error.errno not in SHORTAGE:
+                raise
+            words = f"The imaging process could not start a child: {error.strerror}."
+            raise RefusedError("shortage", words) from error
 
     def _confined(self, request: AnyRequest) -> Message:
         limits.allow(

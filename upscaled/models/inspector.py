@@ -11,7 +11,13 @@ from upscaled.engines.builtin.messages import (
     worker_env,
 )
 from upscaled.engines.engine import CPU
-from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.workers.client import (
+    WorkerClient,
+    WorkerDiedError,
+    WorkerRefusedError,
+    WorkerShortageError,
+    WorkerStuckError,
+)
 
 _TIMEOUT_SECONDS = 120.0
 """A dry run of x4plus takes 3 s on two cores."""
@@ -44,6 +50,10 @@ async def inspect(files: NetworkFiles) -> Findings:
         reply = await worker.request(encode_network(files), timeout=_TIMEOUT_SECONDS)
     except WorkerRefusedError as error:
         raise UnusableModelError(error.message, lasting=True) from None
+    except (WorkerShortageError, WorkerStuckError) as error:
+        raise UnusableModelError(
+            f"{files.param.name} could not be measured: {error}.", lasting=False
+        ) from None
     except WorkerDiedError as error:
         raise UnusableModelError(
             f"{files.param.name} breaks the ncnn library: {error}.", lasting=False

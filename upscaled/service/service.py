@@ -15,7 +15,6 @@ from upscaled.engines.selection import (
     EngineChoice,
     choose,
     make_pool,
-    models_kept,
     worker_memory_mb,
 )
 from upscaled.errors import (
@@ -140,7 +139,7 @@ class Service:
             )
             health = Health(trial.run, lambda: not self._registry.active())
             pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
-            queue = JobQueue(make_order(self.config.limits.scheduling, models_kept(choice)))
+            queue = JobQueue(make_order(self.config.limits.scheduling, choice.traits.models_kept))
             foresight = await make_job_timing(
                 self.models, pool, queue, self._registry, self._store,
                 threads=self.config.upscaler.threads,

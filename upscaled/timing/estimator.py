@@ -15,29 +15,22 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.parallelism import SMALLEST_TILE
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
-from upscaled.engines.engine import PADDING, ModelFiles, is_small
+from upscaled.engines.engine import PADDING, TTA_RUNS, ModelFiles, is_small
 from upscaled.engines.pool import Place
+from upscaled.engines.tile_progress import (
+    CPU_WEIGHTS_PER_SECOND,
+    GPU_WEIGHTS_PER_SECOND,
+    guess_seconds,
+)
 from upscaled.errors import NoSpaceError, UnknownModelError
 from upscaled.pictures import Size
 from upscaled.timing.fit import Line, Measured
 
 log = logging.getLogger(__name__)
 
-_TTA_TIMES = 8
 _KEEP_SECONDS = 30.0
 
-_NATIVE_TILE = 200
-"""The native programs' tile where they choose it and have the memory (1.9 GB and more)."""
-
 # First guesses, on the slow side: who is told too long a time is served sooner than expected.
-_BYTES_PER_WEIGHT = 2  # the official models are in 16 bits
-_CPU_WEIGHTS_PER_SECOND = 25e9
-"""Weights applied in a second by one core; measured were 70e9 to 100e9 on AVX-512."""
-_GPU_WEIGHTS_PER_SECOND = 500e9
-"""The same of a small integrated GPU; a discrete one does ten times that."""
-_BUILTIN_FIXED = 0.02
-_BINARY_FIXED = 2.0
-"""Seconds for starting the native program, finding the devices and loading the model."""
 _LOAD_BYTES_PER_SECOND = 100e6
 """Reading and rearranging a network: 0.13 to 0.3 s were measured for 33 MB."""
 _PREPARE = Line(0.02, 60e-9)
@@ -181,7 +174,7 @@ class Estimator:
             ),
             upscale=seconds,
             finish=self._of(f"finish {work.format}", _FINISH).line.seconds(_finished(work)),
-            load=load.line.fixed if place.engine == "builtin" else 0.0,
+            load=load.line.fixed if place.traits.keeps_models else 0.0,
             measured=bool(upscale.points),
         )
 
@@ -203,7 +196,7 @@ class Estimator:
                     seconds.get("finish", 0.0))  # fmt: skip
         key, guess = self._upscale_key(place, work.model), self._guess(place, work.model)
         amount, taken = self._padded(work, place, tile_size), seconds.get("upscale", 0.0)
-        cold = place.engine == "builtin" and key not in self._warm
+        cold = place.traits.keeps_models and key not in self._warm
         self._warm.add(key)
         known = self._of(key, guess)
         if cold and known.points:
@@ -229,9 +222,9 @@ class Estimator:
         return f"{key} {self._library}" if place.is_cpu else key
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
-        speed = _CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else _GPU_WEIGHTS_PER_SECOND
-        fixed = _BUILTIN_FIXED if place.engine == "builtin" else _BINARY_FIXED
-        return Line(fixed, self._stored[model.stem] / _BYTES_PER_WEIGHT / speed)
+        speed = CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else GPU_WEIGHTS_PER_SECOND
+        a_pixel = guess_seconds(self._stored[model.stem], 1, speed)
+        return Line(place.traits.startup_seconds, a_pixel)
 
     def _load_guess(self, model: ModelFiles) -> Line:
         return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)
@@ -244,10 +237,9 @@ class Estimator:
     def _plan(self, work: Work, place: Place, tile_size: int) -> TilePlan:
         """Return how ``work`` is gone about at ``place``, as far as can be told before."""
         model, source = work.model, work.source
-        if place.engine != "builtin":
-            return plan_on_gpu(model, source, tile=tile_size or _NATIVE_TILE, threads=self._cores)
         if not place.is_cpu:
-            return plan_on_gpu(model, source, tile=tile_size, threads=self._cores)
+            tile = tile_size or place.traits.default_tile
+            return plan_on_gpu(model, source, tile=tile, threads=self._cores)
         try:
             return _plan_on_cpu(
                 model,
@@ -269,7 +261,7 @@ class Estimator:
         pixels = (work.source.width + 2 * PADDING * across) * (
             work.source.height + 2 * PADDING * down
         )
-        return float(pixels * (_TTA_TIMES if work.tta else 1))
+        return float(pixels * (TTA_RUNS if work.tta else 1))
 
 
 def _load_key(place: Place, model: ModelFiles) -> str:

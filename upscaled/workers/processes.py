@@ -1,34 +1,53 @@
-"""Child processes: each in its own process group, each certainly gone when we say so."""
+"""Child processes: each leads a process group of its own and is reaped before its owner goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from upscaled.workers import launcher
 
+log = logging.getLogger(__name__)
+
+KILL_SECONDS = 10.0
+"""How long a killed child may take to end. Freeing tens of gigabytes takes 2 s; a child that waits
+in the kernel for a driver or a disk (state D) may take for ever."""
 _READ_LIMIT = 1 << 20
 _CLOSE_SECONDS = 1.0
 """How long pipes may take to close: unsent input that a runaway process never reads keeps one."""
 
 
-class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
-    """The streams of a child, and the moments at which it and its pipes are gone.
+class StuckError(Exception):
+    """A child does not end although it was killed; it waits in the kernel."""
 
-    `asyncio.subprocess.Process.wait` also waits for the pipes in some versions of Python; a
-    process that fled the group with one of them would then hold us up for ever.
+    def __init__(self, pid: int) -> None:
+        super().__init__(
+            f"process {pid} does not end although it was killed; a driver or a disk is probably "
+            "hanging"
+        )
+        self.pid = pid
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """The streams of a child, and events that tell when it and its pipes are gone.
+
+    `asyncio.subprocess.Process.wait` also waits for the pipes in some versions of Python. A process
+    that left the group with one of them would then block it for ever.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=_READ_LIMIT, loop=loop)
         self.exited = asyncio.Event()
         self.closed = asyncio.Event()
+        self.when_exited: list[Callable[[], None]] = []
+        self.over = asyncio.Event()
         self._group = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -37,10 +56,14 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         self._group = transport.get_pid() or 0
 
     def process_exited(self) -> None:
-        # At once, while the group's number cannot have been given to somebody else yet.
+        # At once, before the group's number can be given to other processes.
         self.kill_group()
         super().process_exited()
         self.exited.set()
+        self.over.set()
+        for callback in self.when_exited:
+            callback()
+        self.when_exited.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -53,9 +76,9 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
 
 
 class Child:
-    """A running child process, leader of a process group of its own.
+    """A running child process, the leader of a process group.
 
-    When it ends by itself, what is left of its group is killed too.
+    When it ends by itself, the rest of its group is killed too.
     """
 
     def __init__(
@@ -67,6 +90,7 @@ class Child:
         self._process = process
         self._transport = transport
         self._protocol = protocol
+        self._given_up = False
 
     @property
     def pid(self) -> int:
@@ -96,37 +120,81 @@ class Child:
         assert self._process.stderr is not None  # noqa: S101 - opened as a pipe by `start`
         return self._process.stderr
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended and was reaped."""
+        return self._protocol.exited.is_set()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether `kill` has given it up and it has still not ended."""
+        return self._given_up and not self.is_gone
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once the child has ended; at once if it has already."""
+        if self.is_gone:
+            callback()
+        else:
+            self._protocol.when_exited.append(callback)
+
     async def wait(self) -> int:
-        """Wait until the child has ended by itself; return its exit status."""
-        await self._protocol.exited.wait()
-        assert self.returncode is not None  # noqa: S101 - that is what `exited` says
+        """Wait until the child has ended; return its exit status.
+
+        Raises:
+            StuckError: `kill` has given it up.
+        """
+        await self._protocol.over.wait()
+        if self.returncode is None:
+            raise StuckError(self.pid)
         return self.returncode
 
-    async def kill(self) -> None:
-        """SIGKILL the whole process group; return when it is reaped and its pipes are closed.
+    async def kill(self) -> bool:
+        """SIGKILL the process group; return when it is reaped and its pipes are closed.
 
-        A cancellation that arrives meanwhile is kept back until then. Output that was not read
+        A child that waits in the kernel, for a driver or a disk, takes no notice of SIGKILL. After
+        `KILL_SECONDS` it is given up: this returns, its pipes are closed, and it is reaped in the
+        background whenever it ends. A cancellation is delayed until then. Output that was not read
         yet is lost.
+
+        Returns:
+            Whether the child is gone.
         """
         self._protocol.kill_group()
-        cancelled = False
-        while not self._protocol.exited.is_set():
-            try:
-                await self._protocol.exited.wait()
-            except asyncio.CancelledError:
-                cancelled = True
-        self._transport.close()
-        deadline = asyncio.get_running_loop().time() + _CLOSE_SECONDS
-        while not self._protocol.closed.is_set():
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._protocol.closed.wait()
-            except asyncio.CancelledError:
-                cancelled = True
-            except TimeoutError:
-                break
+        if self._given_up:
+            return self.is_gone
+        cancelled = not await _outlast_cancellation(self._protocol.exited, KILL_SECONDS)
+        if self.is_gone:
+            self._transport.close()
+            cancelled |= not await _outlast_cancellation(self._protocol.closed, _CLOSE_SECONDS)
+        else:
+            self._give_up()
         if cancelled:
             raise asyncio.CancelledError
+        return self.is_gone
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._protocol.over.set()
+        for descriptor in range(3):  # the rest of the transport closes when the child ends
+            if (pipe := self._transport.get_pipe_transport(descriptor)) is not None:
+                pipe.close()
+        log.error("%s", StuckError(self.pid))
+        self.when_gone(lambda: log.info("process %d has ended after all", self.pid))
+
+
+async def _outlast_cancellation(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for ``event``, up to ``seconds``; return False if a cancellation came meanwhile."""
+    undisturbed = True
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not event.is_set():
+        try:
+            async with asyncio.timeout_at(deadline):
+                await event.wait()
+        except asyncio.CancelledError:
+            undisturbed = False
+        except TimeoutError:
+            break
+    return undisturbed
 
 
 async def start(
@@ -142,10 +210,10 @@ async def start(
     The child dies with this process, even when this process is SIGKILLed.
 
     Raises:
-        OSError: there is no such program, or no process could be made.
+        OSError: there is no such program, or no process could be created.
     """
     loop = asyncio.get_running_loop()
-    # What asyncio.create_subprocess_exec does, but keeping hold of the transport.
+    # Like asyncio.create_subprocess_exec, but keeps the transport.
     transport, protocol = await loop.subprocess_exec(
         lambda: _Protocol(loop),
         sys.executable,
@@ -173,7 +241,11 @@ async def running(
     stdin: bool = False,
     stdout: bool = False,
 ) -> AsyncIterator[Child]:
-    """Run ``program`` for the length of the block; no process of it outlives the block."""
+    """Run ``program`` for the block and kill it at the end, as `Child.kill` says.
+
+    Raises:
+        OSError: see `start`.
+    """
     child = await start(program, env=env, cwd=cwd, stdin=stdin, stdout=stdout)
     try:
         yield child
@@ -182,9 +254,9 @@ async def running(
 
 
 def plain_env(**extra: str) -> dict[str, str]:
-    """Return the environment for children: what loaders and drivers need, a fixed locale.
+    """Return the environment for children: what loaders and drivers need, and a fixed locale.
 
-    Nothing else is handed on, tokens in ``UPSCALED_*`` variables least of all.
+    Nothing else is passed on, in particular no tokens in ``UPSCALED_*`` variables.
     """
     names = (
         "PATH",

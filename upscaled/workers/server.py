@@ -1,4 +1,4 @@
-"""The worker's half of a resident worker: reads requests, answers them; see `resident`."""
+"""The worker's half: reads requests, answers them; `client` describes the protocol."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from upscaled.workers.launcher import die_with_parent
 
 Message = Mapping[str, Any]
 Handler = Callable[[Message, Callable[[Message], None]], Message]
-"""The worker's side of a request: gets the message and an event sender, returns the reply."""
+"""Handles a request: takes the message and a function that sends an event, returns the reply."""
 
 
 class RefusedError(Exception):
-    """Raised by a worker's handler: answered as an error of this kind, the worker lives on."""
+    """Raised by a handler: it is sent as an error of this kind, and the worker keeps running."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -31,28 +31,29 @@ class RefusedError(Exception):
 def serve(handler: Handler, *, threaded: bool = True, at_once: int = 1) -> None:
     """Answer requests from standard input until it closes; the worker's main loop.
 
-    ``sys.argv[1]`` is the parent's process id, with which this process dies. Whatever libraries
-    print to standard output goes to standard error instead.
+    ``sys.argv[1]`` is the parent's process id; this process dies with it. What libraries print to
+    standard output goes to standard error instead.
 
     Args:
-        handler: does the work; by several threads at the same time, with ``at_once``.
-        threaded: the end of standard input ends the process at once, even in the middle of a
-            computation. Not so, for a handler that forks: then the process has one thread.
-        at_once: how many requests are worked on at the same time, by threads.
+        handler: does the work; with ``at_once``, in several threads at the same time.
+        threaded: handle requests in threads, so that the end of standard input ends the process at
+            once, even during a computation. False for a handler that forks, which needs a process
+            with a single thread.
+        at_once: how many requests are handled at the same time.
     """
-    assert threaded or at_once == 1, "one thread does one thing at a time"  # noqa: S101
+    assert threaded or at_once == 1, "a single thread handles one request at a time"  # noqa: S101
     die_with_parent(int(sys.argv[1]))
-    desk = _Desk(handler, os.fdopen(os.dup(1), "wb", buffering=0))
+    responder = _Responder(handler, os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)
     if not threaded:
         for line in sys.stdin.buffer:
-            desk.answer(line)
+            responder.answer(line)
         return
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def work() -> None:
         while True:
-            desk.answer(lines.get())
+            responder.answer(lines.get())
 
     for _ in range(at_once):
         threading.Thread(target=work, name="work", daemon=True).start()
@@ -61,7 +62,7 @@ def serve(handler: Handler, *, threaded: bool = True, at_once: int = 1) -> None:
     os._exit(0)
 
 
-class _Desk:
+class _Responder:
     """Answers single requests."""
 
     def __init__(self, handler: Handler, channel: FileIO) -> None:
@@ -70,18 +71,17 @@ class _Desk:
         self._writing = threading.Lock()
 
     def answer(self, line: bytes) -> None:
-        """Do what one line asks for."""
-        asked = json.loads(line)
-        number = asked["number"]
+        """Handle the request in one line."""
+        message = json.loads(line)
+        number = message["number"]
         try:
             reply = self._handler(
-                asked["request"], lambda event: self._send(number, "event", event)
+                message["request"], lambda event: self._send(number, "event", event)
             )
         except RefusedError as error:
             self._send(number, "error", {"kind": error.kind, "message": error.message})
         except BaseException:
-            # An orderly exit would stumble over the other threads, and bury the traceback under
-            # complaints about that.
+            # A normal exit would wait for the other threads and bury this traceback under theirs.
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)

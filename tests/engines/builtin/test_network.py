@@ -24,7 +24,7 @@ def load(files: ModelFiles) -> Network:
 
 
 def run(task: UpscaleTask) -> None:
-    upscale(load(task.model), task, task.tile_size, lambda done, of, rows: None)
+    upscale(load(task.model), task, task.tile_size, lambda _: None)
 
 
 def test_values_that_are_not_numbers_are_noticed(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from testkit.networks import (
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import InferenceError, Network
-from upscaled.engines.builtin.upscaling import upscale
+from upscaled.engines.builtin.upscaling import TilesDone, upscale
 from upscaled.engines.engine import ModelFiles, UpscaleTask
 
 
@@ -33,7 +33,7 @@ def load(files: ModelFiles, threads: int = 2) -> Network:
 
 
 def run(task: UpscaleTask) -> None:
-    upscale(load(task.model), task, task.tile_size, lambda done, of, rows: None)
+    upscale(load(task.model), task, task.tile_size, lambda _: None)
 
 
 def test_every_pixel_of_every_tile_comes_to_its_place(tmp_path: Path) -> None:
@@ -136,12 +136,13 @@ def test_rows_told_are_whole_whoever_is_first(tmp_path: Path) -> None:
     expected = enlarged_plainly(pixels, 2)
     told: list[tuple[int, int, int]] = []
 
-    def check(done: int, total: int, rows: int) -> None:
-        told.append((done, total, rows))
-        assert np.array_equal(result(task)[: 2 * rows], expected[: 2 * rows])
+    def check(tiles: TilesDone) -> None:
+        told.append((tiles.done, tiles.total, tiles.rows))
+        assert np.array_equal(result(task)[: 2 * tiles.rows], expected[: 2 * tiles.rows])
+        assert (tiles.seconds_per_pixel is None) == (tiles.done == 0)
 
     upscale(load(task.model), task, 32, check, workers=4)
-    assert [done for done, _, _ in told] == list(range(1, 36))
+    assert [done for done, _, _ in told] == list(range(36))
     rows = [rows for _, _, rows in told]
     assert rows == sorted(rows)
     assert set(rows) <= {*range(0, 200, 32), 200}
@@ -155,7 +156,7 @@ def test_a_failure_of_one_worker_stops_all(tmp_path: Path) -> None:
     task = make_task(tmp_path, pixels, network, tile_size=32)
     told: list[int] = []
     with pytest.raises(InferenceError, match="not numbers"):
-        upscale(load(network), task, 32, lambda done, *_: told.append(done), workers=3)
+        upscale(load(network), task, 32, lambda tiles: told.append(tiles.done), workers=3)
     assert len(told) < 40
 
 
@@ -188,8 +189,9 @@ def test_a_failed_task_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -
 def test_a_callback_that_fails_ends_the_task(tmp_path: Path) -> None:
     task = make_task(tmp_path, photo(200, 200), write_repeater(tmp_path, "n", 2), tile_size=32)
 
-    def fail(*_: int) -> None:
-        raise ZeroDivisionError
+    def fail(tiles: TilesDone) -> None:
+        if tiles.done:
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         upscale(load(task.model), task, 32, fail, workers=2)

@@ -421,7 +421,7 @@ async def test_more_than_an_int_can_count_is_refused_before_the_start(
     model = dataclasses.replace(small.model, native_scale=4)
     source = RawImage(tmp_path / "never-read", Size(6700, 6700))
     target = RawImage(tmp_path / "never-written", source.size.times(4))
-    with pytest.raises(EngineError, match="more than the native program can count"):
+    with pytest.raises(EngineError, match="more than the native program can process"):
         await stand_in().upscale(UpscaleTask(source, target, model, 0, 6700), ignore)
     rows = max_rows(6700, 4)
     assert 800 < rows < 840

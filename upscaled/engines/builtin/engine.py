@@ -1,10 +1,11 @@
-"""The builtin engine: a resident process on ncnn or OpenVINO, the model kept loaded."""
+"""The builtin engine: a worker process with ncnn or OpenVINO that keeps models loaded."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
@@ -21,30 +22,39 @@ from upscaled.engines.engine import (
     UpscaleOutcome,
     UpscaleTask,
 )
-from upscaled.errors import EngineError
-from upscaled.workers.client import WorkerClient, WorkerDiedError, WorkerRefusedError
+from upscaled.engines.tile_progress import TileProgress
+from upscaled.engines.traits import BUILTIN
+from upscaled.errors import EngineError, ShortageError, WorkerFailedError
+from upscaled.workers.client import (
+    WorkerClient,
+    WorkerDiedError,
+    WorkerRefusedError,
+    WorkerShortageError,
+    WorkerStuckError,
+)
 from upscaled.workers.server import Message
 
 log = logging.getLogger(__name__)
 
-_HOPELESS = frozenset({"bad_model", "no_device", "too_little_memory"})
-"""What no other tile size changes."""
+_PERMANENT = frozenset({"bad_model", "no_device", "too_little_memory"})
+"""Errors that no other tile size changes."""
 
 
 class BuiltinEngine:
     """Inference on ``device`` in a process of its own, which the first task starts.
 
     Args:
-        threads: CPU threads of the network; 0: one a core.
-        memory_limit_mb: MiB that the process may hold; tiles are chosen to keep to it. None:
-            half of what the machine or its control group has free.
-        stall_seconds: a task that finishes no tile for so long fails, and its process is ended;
+        device: where inference runs.
+        threads: CPU threads of the network; 0: one for each core.
+        memory_limit_mb: MiB that the process may hold; tiles are chosen to stay below it. None:
+            half of the machine's memory.
+        stall_seconds: a task that completes no tile for this long fails, and its process is killed;
             None: no limit.
-        at_once: how many tasks may be under way.
-        library: what runs networks on the CPU, if it can.
+        at_once: how many tasks may run at the same time.
+        library: the preferred library on the CPU.
     """
 
-    name = "builtin"
+    traits = BUILTIN
     program: Path | None = None
 
     def __init__(
@@ -73,6 +83,7 @@ class BuiltinEngine:
             ),
             env=worker_env(),
             at_once=at_once,
+            max_stuck=1,  # it holds the device
         )
 
     @property
@@ -80,118 +91,147 @@ class BuiltinEngine:
         """Process id of the worker, None while there is none."""
         return self._worker.pid
 
+    @property
+    def unusable(self) -> str | None:
+        """See `Engine.unusable`."""
+        stuck = self._worker.stuck
+        return _sentence(stuck) if stuck else None
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        """See `Engine.when_usable`."""
+        self._worker.when_usable(callback)
+
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
-        """Do ``task``; see `Engine.upscale`. A cancellation kills the worker at once.
+        """Do ``task``; see `Engine.upscale`.
 
         Raises:
-            EngineError: the network can't be loaded or run, or the worker died.
+            EngineError: the network can't be loaded or run.
+            WorkerFailedError: the worker died, hangs or could not be started.
         """
-        under_way = _UnderWay(self._clock)
+        timer = _TaskTimer(self._clock)
+        state = Progress(0.0, 0, 0)
 
-        def waits() -> None:
-            under_way.ended()
+        def report(share: float) -> None:
+            on_progress(Progress(share, state.rows, state.tile_size, state.library))
+
+        progress = TileProgress(report)
+
+        def wait_again() -> None:
+            progress.stop()
+            timer.stop()
             self._waiting.add(stalled)
-            self._alive()
+            self._reset_stall_timers()
 
         def on_event(event: Message) -> None:
+            nonlocal state
             if "note" in event:
                 log.warning("%s", event["note"])
-                waits()  # for room, as another network
+                wait_again()  # another library is tried
                 return
             self._waiting.discard(stalled)
-            self._alive(stalled)
+            self._reset_stall_timers(stalled)
             if "begun" in event:
-                under_way.begun()
+                timer.start()
                 return
             share = event["done"] / event["of"]
-            on_progress(Progress(share, event["rows"], event["tile"], event["library"]))
+            state = Progress(share, event["rows"], event["tile"], event["library"])
+            progress.step(share, event["running"] / event["of"], event["seconds"])
 
         try:
             async with asyncio.timeout(self._stall) as stalled:
                 self._waiting.add(stalled)
                 reply = await self._worker.request(
-                    encode_task(task), on_event=on_event, on_put_back=waits
+                    encode_task(task), on_event=on_event, on_retry=wait_again
                 )
         except TimeoutError:
             raise EngineError(
                 f"The builtin engine finished no tile for {self._stall:g} seconds."
             ) from None
         except WorkerRefusedError as error:
-            raise EngineError(error.message, retryable=error.kind not in _HOPELESS) from None
+            raise EngineError(error.message, retryable=error.kind not in _PERMANENT) from None
+        except WorkerShortageError as error:
+            raise ShortageError(_sentence(error)) from None
+        except WorkerStuckError as error:
+            raise WorkerFailedError(_sentence(error), tile_matters=False) from None
         except WorkerDiedError as error:
-            sentence = str(error)
-            raise EngineError(sentence[:1].upper() + sentence[1:].rstrip(".") + ".") from None
+            raise WorkerFailedError(_sentence(error)) from None
         finally:
+            progress.stop()
             self._waiting.discard(stalled)
-            under_way.ended()
-            self._alive()
-        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=under_way.seconds)
+            timer.stop()
+            self._reset_stall_timers()
+        return UpscaleOutcome(tile_size=int(reply["tile_size"]), seconds=timer.seconds)
 
-    def _alive(self, *working: asyncio.Timeout) -> None:
-        """Take note of a sign of life, which is one for those as well that wait for their turn."""
+    def _reset_stall_timers(self, *running: asyncio.Timeout) -> None:
+        """Reset the stall timers of ``running`` tasks and of all waiting tasks."""
         if self._stall is None:
             return
         deadline = asyncio.get_running_loop().time() + self._stall
-        for stalled in {*working, *self._waiting}:
+        for stalled in {*running, *self._waiting}:
             if not stalled.expired():
                 stalled.reschedule(deadline)
 
     def max_rows(self, width: int, scale: int) -> int:
-        """Return how many rows one task may have: any number, tiles are read one by one."""
+        """See `Engine.max_rows`: there is no limit, since tiles are read one by one."""
         return 1 << 31
 
     async def reset(self) -> None:
-        """End the worker; the next task starts a fresh one."""
+        """End the worker; the next task starts a new one."""
         await self._worker.close()
 
     async def close(self) -> None:
-        """End the worker, after the task in progress if there is one."""
+        """End the worker, after the running tasks."""
         await self._worker.close()
 
 
-class _UnderWay:
-    """What one task takes of the shared clock: from its beginning to its end, waits excluded."""
+def _sentence(error: Exception) -> str:
+    words = str(error)
+    return words[:1].upper() + words[1:].rstrip(".") + "."
+
+
+class _TaskTimer:
+    """Measures one task's part of the shared clock, without the time that it waits."""
 
     def __init__(self, clock: _SharedClock) -> None:
         self._clock = clock
         self._started: float | None = None
         self.seconds = 0.0
-        """Of the last time that it was under way."""
+        """Of the last try."""
 
-    def begun(self) -> None:
-        """It is being worked on."""
+    def start(self) -> None:
+        """Start the clock: the task runs. Does nothing if it is running already."""
         if self._started is None:
-            self._started = self._clock.begin()
+            self._started = self._clock.start()
 
-    def ended(self) -> None:
-        """It is not any more, be it done or to begin anew."""
+    def stop(self) -> None:
+        """Stop the clock: the task finished or restarts."""
         if self._started is not None:
-            self.seconds = self._clock.end() - self._started
+            self.seconds = self._clock.stop() - self._started
             self._started = None
 
 
 class _SharedClock:
-    """A clock that goes at an n-th of its speed while n tasks are under way."""
+    """A clock that runs at 1/n of its speed while n tasks run."""
 
     def __init__(self) -> None:
-        self._shown = 0.0
-        self._looked = 0.0
+        self._seconds = 0.0
+        self._updated = 0.0
         self._tasks = 0
 
-    def begin(self) -> float:
-        """Count one task more; return the seconds that are shown."""
-        self._look()
+    def start(self) -> float:
+        """Add a running task; return the clock's seconds."""
+        self._update()
         self._tasks += 1
-        return self._shown
+        return self._seconds
 
-    def end(self) -> float:
-        """Count one task less; return the seconds that are shown."""
-        self._look()
+    def stop(self) -> float:
+        """Remove a running task; return the clock's seconds."""
+        self._update()
         self._tasks -= 1
-        return self._shown
+        return self._seconds
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         now = time.monotonic()
         if self._tasks:
-            self._shown += (now - self._looked) / self._tasks
-        self._looked = now
+            self._seconds += (now - self._updated) / self._tasks
+        self._updated = now

@@ -14,9 +14,6 @@ from upscaled.workers.server import Message
 
 WORKER_MODULE = "upscaled.engines.builtin.worker"
 
-MODELS_KEPT = 3
-"""Models whose networks a worker keeps loaded; the least recently used goes first."""
-
 
 @dataclass(frozen=True)
 class NetworkFiles:

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from upscaled.engines.engine import TTA_RUNS
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -73,7 +75,7 @@ class Network(ABC):
                 else:
                     total += back
         assert total is not None  # noqa: S101 - the loops run
-        total /= 8
+        total /= TTA_RUNS
         return total
 
 

@@ -5,19 +5,34 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from upscaled.engines import memory
 from upscaled.engines.builtin.network import Floats, InferenceError, Network, Pixels, to_bytes
 from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected
-from upscaled.engines.engine import UpscaleTask
+from upscaled.engines.engine import PADDING, UpscaleTask
 
-OnTile = Callable[[int, int, int], None]
-"""Called after each tile with: tiles done, tiles in total, and how many source rows from the task's
-top are completely written. Calls never overlap, and the numbers never decrease."""
+
+@dataclass(frozen=True)
+class TilesDone:
+    """How far a task is."""
+
+    done: int
+    total: int
+    rows: int
+    """Source rows from the task's top that are completely written."""
+    seconds_per_pixel: float | None
+    """Time of the last tile for each of its padded pixels; None before the first is done."""
+
+
+OnTile = Callable[[TilesDone], None]
+"""Is called at the start and after each tile. Calls never overlap, and the numbers of tiles and
+rows never decrease."""
 
 
 def upscale(
@@ -71,6 +86,7 @@ class _TaskRun:
         self._lock = threading.Lock()
 
     def run(self, workers: int) -> None:
+        self._on_tile(TilesDone(0, self._total, 0, None))
         if workers == 1:
             self._work()
             return
@@ -85,11 +101,12 @@ class _TaskRun:
         """Do tiles until none is left or a worker has failed."""
         try:
             while (tile := self._next()) is not None:
+                began = time.monotonic()
                 planes = self._infer(_read(self._source, self._task, tile))
                 _check(planes, self._task, tile)
                 _write(self._target, self._task, tile, to_bytes(planes))
                 del planes  # before the next tile's are made
-                self._record(tile)
+                self._record(tile, time.monotonic() - began)
         except BaseException:
             with self._lock:
                 self._waiting = iter(())
@@ -99,7 +116,7 @@ class _TaskRun:
         with self._lock:
             return next(self._waiting, None)
 
-    def _record(self, tile: Tile) -> None:
+    def _record(self, tile: Tile, seconds: float) -> None:
         with self._lock:
             self._done += 1
             self._missing[tile.top] -= 1
@@ -109,9 +126,14 @@ class _TaskRun:
             ):
                 self._finished_rows += 1
             whole = self._tops[self._finished_rows] - self._task.top
-            self._on_tile(self._done, self._total, whole)
+            pace = seconds / _padded_pixels(tile)
+            self._on_tile(TilesDone(self._done, self._total, whole, pace))
             if self._missing[tile.top] == 0 and self._done < self._total:
                 memory.trim()  # fragmentation would add up over a huge picture
+
+
+def _padded_pixels(tile: Tile) -> int:
+    return (tile.right - tile.left + 2 * PADDING) * (tile.bottom - tile.top + 2 * PADDING)
 
 
 def _read(source: int, task: UpscaleTask, tile: Tile) -> Pixels:

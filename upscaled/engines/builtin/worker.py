@@ -25,11 +25,18 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.loader import Identity, LibraryRejectedError, Loader
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
-from upscaled.engines.builtin.messages import MODELS_KEPT, NetworkFiles, decode_network, decode_task
+from upscaled.engines.builtin.messages import NetworkFiles, decode_network, decode_task
 from upscaled.engines.builtin.network import InferenceError, Network
-from upscaled.engines.builtin.parallelism import Parallelism
+from upscaled.engines.builtin.parallelism import Parallelism, speedup
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
-from upscaled.engines.engine import ModelFiles, UpscaleTask
+from upscaled.engines.builtin.upscaling import TilesDone
+from upscaled.engines.engine import PADDING, TTA_RUNS, ModelFiles, UpscaleTask
+from upscaled.engines.tile_progress import (
+    CPU_WEIGHTS_PER_SECOND,
+    GPU_WEIGHTS_PER_SECOND,
+    guess_seconds,
+)
+from upscaled.engines.traits import BUILTIN
 from upscaled.workers.server import Message, RefusedError, serve
 
 _HUGE_PAGES_NEED = 2.0
@@ -52,11 +59,15 @@ class _Key:
     library: CpuLibrary
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Loaded:
+    """A loaded network."""
+
     network: Network
     weights: int
     """Bytes that it takes without tiles."""
+    seconds_per_pixel: float
+    """Time of its last tile for each padded pixel; a guess before the first tile is done."""
 
 
 class Worker:
@@ -132,7 +143,6 @@ class Worker:
         self, task: UpscaleTask, files: Identity, send: Callable[[Message], None]
     ) -> Message:
         plan = self._plan(task, files)
-        tile, library = plan.tile, plan.library.with_version()
         # While it is the only task, it may use all cores.
         exclusive = (
             Parallelism(1, self._threads) if plan.parallelism.workers == 1 else plan.parallelism
@@ -142,23 +152,21 @@ class Worker:
         ) as reserved:
             send({"begun": True})
             with self._loading:
-                network = self._network(task.model, reserved, plan)
+                loaded = self._load(task.model, reserved, plan)
             try:
                 upscaling.upscale(
-                    network,
+                    loaded.network,
                     task,
-                    tile,
-                    lambda done, total, rows: send(
-                        {"done": done, "of": total, "rows": rows, "tile": tile, "library": library}
-                    ),
+                    plan.tile,
+                    lambda tiles: send(_progress(tiles, loaded, plan, task)),
                     workers=plan.parallelism.workers,
                 )
             finally:
                 with self._releasing:
-                    empty = network.release_memory()
+                    empty = loaded.network.release_memory()
                     self._gate.set_cached(reserved.network, 0 if empty else reserved.tiles)
                 memory.trim()
-        return {"tile_size": tile}
+        return {"tile_size": plan.tile}
 
     def _plan(self, task: UpscaleTask, files: Identity) -> TilePlan:
         picture, tile, free = task.source.size, task.tile_size, self._free()
@@ -176,14 +184,14 @@ class Worker:
             library=self._loader.library_for(files),
         )
 
-    def _network(self, model: ModelFiles, need: MemoryNeed[_Key], plan: TilePlan) -> Network:
-        """Return the loaded network; unload others where memory or `MODELS_KEPT` demands it."""
+    def _load(self, model: ModelFiles, need: MemoryNeed[_Key], plan: TilePlan) -> _Loaded:
+        """Return the loaded network; unload others if memory or `models_kept` demands it."""
         key = need.network
         in_use = self._gate.networks_in_use()
         for other in [other for other in self._networks if other not in in_use]:
             models = {known.files for known in [*self._networks, key]}
             full = self._device is None and self._used() > plan.memory_limit
-            if not full and len(models) <= MODELS_KEPT:
+            if not full and len(models) <= BUILTIN.models_kept:
                 break
             del self._networks[other]
             memory.trim()
@@ -192,9 +200,15 @@ class Worker:
         if loaded is None:
             files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
             network = self._loader.load(files, key.files, plan, threads=key.threads)
-            loaded = self._networks[key] = _Loaded(network, need.weights)
+            guess = guess_seconds(files.bin.stat().st_size, 1, self._weights_per_second(key))
+            loaded = self._networks[key] = _Loaded(network, need.weights, guess)
         self._networks.move_to_end(key)
-        return loaded.network
+        return loaded
+
+    def _weights_per_second(self, key: _Key) -> float:
+        if self._device is not None:
+            return GPU_WEIGHTS_PER_SECOND
+        return CPU_WEIGHTS_PER_SECOND * speedup(key.threads)
 
     def _used(self) -> int:
         """Return the bytes that running tasks and unused networks take."""
@@ -210,6 +224,26 @@ class Worker:
         free = int(ncnn.get_gpu_device(self._device).get_heap_budget() * (1 << 20) * _GPU_SHARE)
         on_host = kind in {_GPU_INTEGRATED, _GPU_ON_CPU}
         return min(memory.available(), self._limit, free) if on_host else free
+
+
+def _progress(
+    tiles: TilesDone, loaded: _Loaded, plan: TilePlan, task: UpscaleTask
+) -> dict[str, Any]:
+    """Return the event for a task's progress, with how long the running tiles should take."""
+    if tiles.seconds_per_pixel is not None:
+        loaded.seconds_per_pixel = tiles.seconds_per_pixel / (TTA_RUNS if task.tta else 1)
+    width, height = task.source.size.width, task.bottom - task.top
+    columns, rows = (min(plan.tile, side) + 2 * PADDING for side in (width, height))
+    seconds = columns * rows * loaded.seconds_per_pixel * (TTA_RUNS if task.tta else 1)
+    return {
+        "done": tiles.done,
+        "of": tiles.total,
+        "rows": tiles.rows,
+        "tile": plan.tile,
+        "library": plan.library.with_version(),
+        "running": min(plan.parallelism.workers, tiles.total - tiles.done),
+        "seconds": seconds,
+    }
 
 
 def _identity(model: ModelFiles) -> Identity:

@@ -1,6 +1,6 @@
-"""The engine ``binary``: realesrgan-ncnn-vulkan or upscayl-bin, one process per task.
+"""The engine ``binary``: realesrgan-ncnn-vulkan or upscayl-bin, one process for each task.
 
-docs/native-binary.md says how the program is called and why so.
+docs/native-binary.md says how the program is called, and why.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from upscaled.engines.engine import (
     PADDING,
+    TTA_RUNS,
     Device,
     DeviceKind,
     Progress,
@@ -32,43 +33,46 @@ from upscaled.engines.native.program import (
     find_program,
     probe,
 )
-from upscaled.errors import EngineError
+from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, TileProgress, guess_seconds
+from upscaled.engines.traits import BINARY
+from upscaled.errors import SHORTAGE, EngineError, ShortageError, WorkerFailedError
 from upscaled.workers import processes
-from upscaled.workers.processes import Child
+from upscaled.workers.processes import Child, StuckError
 
 __all__ = ["BinaryEngine", "Flavour", "ProgramInfo", "find_program", "max_rows", "probe"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEVICE = Device(0, "the default Vulkan device", DeviceKind.VIRTUAL)
-"""Stands for whatever the program takes when no device was chosen."""
+"""Stands for the program's own choice, when no device is configured."""
 
 _INT_LIMIT = 1 << 31
-"""The programs count bytes of the result in an int."""
-_COMFORTABLE_BYTES = 256 << 20
-"""An eighth of it. The program holds the result of a task several times over, as pixels and as a
-PNG whose buffer doubles: so a task stays under about 1 GiB, and little is lost when it fails."""
+"""The programs count the bytes of the result in an int."""
+_MAX_TASK_BYTES = 256 << 20
+"""Bytes of the result that one task may have: an eighth of `_INT_LIMIT`. The program holds the
+result several times, as pixels and as a PNG whose buffer doubles. So a task stays below about
+1 GiB, and little is lost when it fails."""
 _DRAIN_SECONDS = 1.0
 _READ_BYTES = 1 << 16
 _LAST_SHARE = 0.99
-"""Progress when the program says 100 %; the rest is reading its file."""
+"""Progress when the program says 100 %; then its file is read."""
 
 
 def max_rows(width: int, scale: int) -> int:
-    """Return how many rows of a picture ``width`` wide one task may have.
+    """Return how many source rows one task may have.
 
     Args:
         width: of the source, in pixels.
         scale: the network's own.
 
     Returns:
-        Rows, without the context around them; 0 when not even one row fits.
+        Rows, without the context rows; 0 when not even one row fits.
     """
-    return max(0, _COMFORTABLE_BYTES // _output_bytes(width, 1, scale) - 2 * PADDING)
+    return max(0, _MAX_TASK_BYTES // _output_bytes(width, 1, scale) - 2 * PADDING)
 
 
 def _output_bytes(width: int, rows: int, scale: int) -> int:
-    """Bytes of the result as the PNG encoder holds it: a filter byte in front of each row."""
+    """Return the bytes of the result in the PNG encoder: each row has a filter byte in front."""
     return (width * scale * 3 + 1) * rows * scale
 
 
@@ -77,15 +81,15 @@ class BinaryEngine:
 
     Args:
         program: path of the program.
-        device: the Vulkan device to pin with ``-g``; None: the program's own choice.
-        flavour: what the program is; None: it is asked, before the first task.
-        env: variables on top of `processes.plain_env`.
+        device: the Vulkan device to select with ``-g``; None: the program's own choice.
+        flavour: which program it is; None: it is probed before the first task.
+        env: variables in addition to `processes.plain_env`.
         timeout_seconds: a task that takes longer fails; None: no limit.
-        stall_seconds: a task without a new percentage for so long fails; None: no limit. The
-            program is silent while it encodes.
+        stall_seconds: a task without a new percentage for this long fails; None: no limit. The
+            program prints nothing while it encodes.
     """
 
-    name = "binary"
+    traits = BINARY
 
     def __init__(
         self,
@@ -108,38 +112,73 @@ class BinaryEngine:
         self._stall = stall_seconds
         self._turn = asyncio.Lock()
         self._child: Child | None = None
+        self._stuck: Child | None = None
+        self._when_usable: list[Callable[[], None]] = []
+        self._seconds_per_pixel: tuple[Path, float] | None = None
         self._closed = False
 
+    @property
+    def unusable(self) -> str | None:
+        """See `Engine.unusable`."""
+        if self._stuck is None or self._stuck.is_gone:
+            return None
+        return _sentence("The native program can't be started", str(StuckError(self._stuck.pid)))
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        """See `Engine.when_usable`."""
+        if self._stuck is not None and callback not in self._when_usable:
+            self._when_usable.append(callback)
+
+    def _freed(self) -> None:
+        self._stuck = None
+        callbacks, self._when_usable = self._when_usable, []
+        for callback in callbacks:
+            callback()
+
     async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
-        """Do ``task``; see the protocol.
+        """Do ``task``; see `Engine.upscale`.
 
         Raises:
-            EngineError: the program failed, or the task is nothing for it; the message has the
-                program's last words.
+            EngineError: the program failed, or the engine can't handle the task; the message has
+                the program's last words.
+            WorkerFailedError: the program could not be started, or does not end.
         """
         _refuse_impossible(task)
         async with self._turn:
+            if (reason := self.unusable) is not None:
+                raise WorkerFailedError(reason, tile_matters=False)
             started = time.monotonic()
             if self._info is None:
                 self._info = await probe(self.program, env=self._env)
             try:
                 await self._with_folder(task, self._info, on_progress)
+            except StuckError as error:
+                raise WorkerFailedError(
+                    _sentence("The native program failed", str(error)), tile_matters=False
+                ) from None
             except OSError as error:
+                if error.errno in SHORTAGE:
+                    raise ShortageError(
+                        f"The native program could not be started: {error.strerror}."
+                    ) from error
                 raise EngineError(
                     f"Files could not be exchanged with the native program: {error.strerror}."
                 ) from error
             on_progress(Progress(1.0, task.bottom - task.top, task.tile_size))
-            return UpscaleOutcome(task.tile_size, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            runs = _pixels(task) * (TTA_RUNS if task.tta else 1)
+            self._seconds_per_pixel = (task.model.param, seconds / runs)
+            return UpscaleOutcome(task.tile_size, seconds)
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return how many rows one task may have; see the function of this name."""
         return max_rows(width, scale)
 
     async def reset(self) -> None:
-        """Do nothing: every task has a process of its own."""
+        """Do nothing: each task has a process of its own."""
 
     async def close(self) -> None:
-        """End the running task, if there is one (it fails), and take no further ones."""
+        """End the running task, if there is one (it fails), and accept no further ones."""
         self._closed = True
         if self._child is not None:
             await self._child.kill()
@@ -162,10 +201,11 @@ class BinaryEngine:
     async def _run(
         self, task: UpscaleTask, info: ProgramInfo, folder: Path, on_progress: ProgressCallback
     ) -> None:
-        """Run the program until it has ended by itself, and judge by what it said.
+        """Run the program until it ends, and decide by its output whether it succeeded.
 
         Raises:
-            EngineError: it reported a failure, left no result, took too long or was ended.
+            EngineError: it reported a failure, left no result, took too long or was killed.
+            StuckError: it does not end although it was killed.
         """
         program = command_line(
             info,
@@ -178,19 +218,27 @@ class BinaryEngine:
             tta=task.tta,
         )
         output = NativeOutput()
-        async with processes.running(program, env=self._env, cwd=folder) as child:
-            self._child = child
-            try:
-                if self._closed:
-                    raise EngineError("The engine was closed.")
-                async with asyncio.timeout(self._timeout):
-                    status = await self._listen(child, output, on_progress, task.tile_size)
-            except TimeoutError:
-                raise EngineError(
-                    f"The native program did not finish within {self._timeout:g} seconds."
-                ) from None
-            finally:
-                self._child = None
+        progress = await self._tile_progress(task, on_progress)
+        child: Child | None = None
+        try:
+            async with processes.running(program, env=self._env, cwd=folder) as child:
+                self._child = child
+                try:
+                    if self._closed:
+                        raise EngineError("The engine was closed.")
+                    async with asyncio.timeout(self._timeout):
+                        status = await self._listen(child, output, progress)
+                except TimeoutError:
+                    raise EngineError(
+                        f"The native program did not finish within {self._timeout:g} seconds."
+                    ) from None
+                finally:
+                    progress.stop()
+                    self._child = None
+        finally:
+            if child is not None and child.is_stuck:
+                self._stuck = child
+                child.when_gone(self._freed)
         self._note_device(output)
         if output.failure:
             raise EngineError(_sentence("The native program failed", output.failure))
@@ -201,17 +249,15 @@ class BinaryEngine:
         if not await asyncio.to_thread((folder / exchange.TARGET).exists):
             how = f"crashed with signal {-status}" if status < 0 else f"ended with status {status}"
             raise EngineError(_sentence(f"The native program {how}", output.last_words))
-        # It has been seen to crash while tidying up behind a good result. Whether this one is
-        # good, reading it will tell.
+        # It is known to crash during cleanup after a good result. Reading the result shows whether
+        # this one is good.
         log.warning(
             "The native program ended with status %d after writing a result: %s",
             status,
             output.last_words,
         )
 
-    async def _listen(
-        self, child: Child, output: NativeOutput, on_progress: ProgressCallback, tile_size: int
-    ) -> int:
+    async def _listen(self, child: Child, output: NativeOutput, progress: _LineProgress) -> int:
         """Read standard error until the program has ended; return its exit status."""
         loop = asyncio.get_running_loop()
 
@@ -220,7 +266,7 @@ class BinaryEngine:
                 if output.feed(data):
                     if self._stall is not None:
                         stalled.reschedule(loop.time() + self._stall)
-                    on_progress(Progress(min(output.progress, _LAST_SHARE), 0, tile_size))
+                    progress.reached(output.progress)
             output.finish()
 
         try:
@@ -230,7 +276,7 @@ class BinaryEngine:
                 try:
                     await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if not reading.done():
-                        # The group is dead; only a process that fled it holds the pipe open.
+                        # The group is dead; only a process that left it holds the pipe open.
                         await asyncio.wait({reading}, timeout=_DRAIN_SECONDS)
                     if reading.done():
                         reading.result()
@@ -243,6 +289,26 @@ class BinaryEngine:
             raise EngineError(
                 f"The native program made no progress for {self._stall:g} seconds."
             ) from None
+
+    async def _tile_progress(
+        self, task: UpscaleTask, on_progress: ProgressCallback
+    ) -> _LineProgress:
+        """Return the progress of a task, with what its tiles are expected to take."""
+        pixels = _pixels(task)
+        known = self._seconds_per_pixel
+        if known is not None and known[0] == task.model.param:
+            seconds = known[1] * pixels
+        else:
+            stat = await asyncio.to_thread(task.model.bin.stat)
+            seconds = guess_seconds(stat.st_size, pixels, GPU_WEIGHTS_PER_SECOND)
+        seconds *= TTA_RUNS if task.tta else 1
+        side = task.tile_size or BINARY.default_tile
+        tiles = -(-task.source.size.width // side) * -(-(task.bottom - task.top) // side)
+
+        def report(share: float) -> None:
+            on_progress(Progress(share, 0, task.tile_size))
+
+        return _LineProgress(report, tiles, seconds)
 
     def _note_device(self, output: NativeOutput) -> None:
         if self._gpu is None:
@@ -257,16 +323,57 @@ class BinaryEngine:
             )
 
 
+class _LineProgress:
+    """Progress of the program, which prints a percentage before each tile.
+
+    Args:
+        report: is called with the share that is done.
+        tiles: how many there are; the program may choose others.
+        seconds: how long the whole task is expected to take.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[float], None],
+        tiles: int,
+        seconds: float,
+    ) -> None:
+        self._progress = TileProgress(report)
+        self._part = 1 / tiles
+        self._seconds = seconds
+        self._began = time.monotonic()
+        self._share = 0.0
+        self.reached(0.0)
+
+    def reached(self, share: float) -> None:
+        """Take in the highest percentage that was printed, 0.0 to 1.0."""
+        if share > self._share:
+            self._part = share - self._share  # the program tells how large a tile's part is
+            self._seconds = (time.monotonic() - self._began) / share
+            self._share = share
+        done = min(self._share, _LAST_SHARE)
+        part = min(self._part, _LAST_SHARE - done)
+        self._progress.step(done, part, self._part * self._seconds)
+
+    def stop(self) -> None:
+        """End the estimates."""
+        self._progress.stop()
+
+
+def _pixels(task: UpscaleTask) -> int:
+    return task.source.size.width * (task.bottom - task.top)
+
+
 def _refuse_impossible(task: UpscaleTask) -> None:
-    """Raise EngineError for what the program would answer with garbage or a crash."""
+    """Raise EngineError for a task that the program would answer with garbage or a crash."""
     if task.source.channels != 3:
-        raise EngineError("The native program is given RGB only.", retryable=False)
+        raise EngineError("The native program accepts RGB only.", retryable=False)
     first, last = exchange.context_rows(task)
     size, scale = task.source.size, task.model.native_scale
     if _output_bytes(size.width, last - first, scale) >= _INT_LIMIT:
         raise EngineError(
             f"{size.width}×{last - first} pixels at scale {scale} are more than the native program "
-            f"can count; it can do {max_rows(size.width, scale)} rows of them at once.",
+            f"can process; it can do {max_rows(size.width, scale)} rows at once.",
             retryable=False,
         )
 
@@ -281,7 +388,7 @@ def _sentence(what: str, words: str) -> str:
 
 
 async def _in_thread(work: Callable[[threading.Event], None]) -> None:
-    """Run ``work`` in a thread; when cancelled, tell it to stop and wait until it has."""
+    """Run ``work`` in a thread; when cancelled, set its stop event and wait until it ends."""
     stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     cancelled = False
@@ -292,6 +399,6 @@ async def _in_thread(work: Callable[[threading.Event], None]) -> None:
             cancelled = True
             stop.set()
     if cancelled:
-        running.exception()  # StoppedError, most likely: nobody else is to hear of it
+        running.exception()  # marks StoppedError as retrieved
         raise asyncio.CancelledError
     running.result()
