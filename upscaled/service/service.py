@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.config.settings import Config
+from upscaled.engines.pool import EnginePool
 from upscaled.engines.selection import (
     EngineChoice,
     choose,
@@ -61,6 +62,7 @@ class _Started:
     recovery: Recovery
     foresight: JobTiming
     health: Health
+    pool: EnginePool
 
 
 class Service:
@@ -176,7 +178,7 @@ class Service:
                 dispatcher,
                 foresight,
             )
-            self._started = _Started(choice, intake, dispatcher, recovery, foresight, health)
+            self._started = _Started(choice, intake, dispatcher, recovery, foresight, health, pool)
             closing.push_async_callback(recovery.end)
             await recovery.begin()
             dispatcher.start()
@@ -334,6 +336,7 @@ class Service:
         with contextlib.suppress(TimeoutError):  # the last known figure will do
             async with asyncio.timeout(_DISK_SECONDS):
                 self._free_disk = await self._workspace.free_bytes()
+        unusable = {place.device.id: why for place, why in self._running.pool.unusable.items()}
         place = health.place
         on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
         return {
@@ -343,6 +346,7 @@ class Service:
             "devices": [device.name for device in choice.devices],
             "gpu": any(device.is_gpu for device in choice.devices),
             **({"device": place.device.id} if place else {}),
+            **({"unusable": unusable} if unusable else {}),
             "cpu_fallback": on_cpu and _CPU_ID not in self.config.upscaler.gpu_ids,
             "queue_length": self._registry.count(JobState.QUEUED),
             "processing": self._registry.count(JobState.PROCESSING),

@@ -62,10 +62,10 @@ class _OneAtATime:
     ) -> Message:
         async with self._room:
             on_event({"begun": True})
+            tile = {"of": 15, "rows": 0, "tile": 32, "library": "none", "running": 1, "seconds": 1}
             for done in range(1, 16):
                 await asyncio.sleep(0.1)
-                event = {"done": done, "of": 15, "rows": 0, "tile": 32, "library": "none"}
-                on_event(event)
+                on_event({**tile, "done": done})
         return {"tile_size": 32}
 
     async def close(self) -> None:
