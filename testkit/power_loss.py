@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -27,6 +27,7 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.engine import CPU, Progress, ProgressCallback, UpscaleOutcome, UpscaleTask
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.selection import EngineChoice
+from upscaled.engines.traits import BUILTIN
 from upscaled.errors import UpscaledError
 from upscaled.imaging import imaging
 from upscaled.imaging.messages import AnyRequest
@@ -73,9 +74,13 @@ class HereWorker:
 class ResamplingEngine:
     """Enlarges by repeating pixels, which verification takes for an enlargement."""
 
-    name = "builtin"
+    traits = BUILTIN
     device = CPU
     program = None
+    unusable: str | None = None
+
+    def when_usable(self, callback: Callable[[], None]) -> None:
+        """It always is."""
 
     def max_rows(self, width: int, scale: int) -> int:
         """Return the rows of a band."""
@@ -123,7 +128,7 @@ class _Connection(sqlite3.Connection):
 
 
 async def _choose(_: object) -> EngineChoice:
-    return EngineChoice("builtin", (CPU,), None, "", library=CpuLibrary.NCNN)
+    return EngineChoice(BUILTIN, (CPU,), None, "", library=CpuLibrary.NCNN)
 
 
 @contextmanager
