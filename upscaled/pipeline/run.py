@@ -12,7 +12,7 @@ from pathlib import Path
 from upscaled.digests import Digests
 from upscaled.engines.engine import ModelFiles, Progress, UpscaleTask, is_small
 from upscaled.engines.pool import EnginePool, Place, Slot
-from upscaled.errors import EngineError, NoSpaceError
+from upscaled.errors import EngineError, NoSpaceError, ShortageError
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
     NOTHING_WRITTEN,
@@ -315,8 +315,8 @@ class PipelineRun:
             EngineError: ``error``, if there is none.
             NoSpaceError: the disk was to blame.
         """
-        if self._retries is None:
-            raise error
+        if self._retries is None or isinstance(error, ShortageError):
+            raise error  # no other attempt has what the system lacks
         if await self._shared.workspace.free_bytes() < _SCARCE_BYTES:
             raise NoSpaceError(
                 "The server's disk was full while this picture was worked on."

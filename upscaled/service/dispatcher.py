@@ -18,6 +18,7 @@ from upscaled.errors import (
     JobTimeoutError,
     NoMemoryError,
     NoSpaceError,
+    ShortageError,
     UpscaledError,
     WrongStateError,
 )
@@ -293,13 +294,16 @@ class Dispatcher:
                 await self._fail(job_id, error.message)
             except NoSpaceError as error:
                 self._put_aside(job, functools.partial(self._wait_for_room, job, error))
+            except ShortageError as error:
+                self._put_aside(job, functools.partial(self._wait_for_system, job, error.message))
             except UpscaledError as error:
                 await self._fail(job_id, error.message)
                 if isinstance(error, EngineError | JobTimeoutError):
                     self._health.doubt()
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _SYSTEM_SHORT:
-                    self._put_aside(job, functools.partial(self._wait_for_system, job, error))
+                    reason = f"The server's system refused what the job needs: {error.strerror}."
+                    self._put_aside(job, functools.partial(self._wait_for_system, job, reason))
                     return
                 log.exception("job met an unexpected error", extra={"job": job_id})
                 await self._fail(
@@ -361,9 +365,8 @@ class Dispatcher:
             return True
         return await self._may_try_again(job, _DISK_REFUSALS, error.message)
 
-    async def _wait_for_system(self, job: Job, error: OSError) -> bool:
+    async def _wait_for_system(self, job: Job, reason: str) -> bool:
         """Wait a while after the system refused something; False: the job has failed."""
-        reason = f"The server's system refused what the job needs: {error.strerror}."
         log.warning("job waits for the system", extra={"job": job.id, "reason": reason})
         await asyncio.sleep(_SYSTEM_RETRY_SECONDS)
         return await self._may_try_again(job, _SYSTEM_REFUSALS, reason)

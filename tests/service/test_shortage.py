@@ -1,0 +1,39 @@
+"""A system that is short of something delays a job and never ends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testkit.paths import DATA
+from testkit.services import make_config, running, submit
+from upscaled.jobs.job import JobState
+from upscaled.service import dispatcher
+from upscaled.workers import processes
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+async def test_a_job_waits_until_its_engine_can_be_started(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(dispatcher, "_SYSTEM_RETRY_SECONDS", 0.01)
+    start = processes.start
+    refused: list[object] = []
+
+    async def short(program: Any, **options: Any) -> processes.Child:
+        if len(refused) < 3 and "upscaled.engines.builtin.worker" in program:
+            refused.append(program)
+            raise OSError(number, os.strerror(number))
+        return await start(program, **options)
+
+    async with running(make_config(tmp_path / "data", models_dir)) as service:
+        monkeypatch.setattr(processes, "start", short)
+        job = await submit(service, DATA / "coffee.jpg")
+        ended = await service.wait(job.id)
+    assert ended.state is JobState.COMPLETED
+    assert len(refused) == 3
+    assert [attempt.outcome for attempt in ended.attempts] == ["ok"]
