@@ -210,7 +210,7 @@ install_openvino() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return 0
   fi
-  say "Installing OpenVINO, with which this processor is quicker (60 MB; OPENVINO=no leaves it out)"
+  say "Installing OpenVINO, with which this processor is faster (60 MB to download; OPENVINO=no leaves it out)"
   if ! (pip_install "$requirement") 2>/dev/null; then
     say "OpenVINO could not be installed; the ncnn library does its work. OPENVINO=yes tries again."
     if [ "${OPENVINO:-auto}" = yes ]; then return 0; fi

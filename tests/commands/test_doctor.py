@@ -14,6 +14,7 @@ from testkit.parts import lavapipe_env, native_binary
 from upscaled.commands.doctor import Report, as_text, examine
 from upscaled.config.settings import Config
 from upscaled.config.sources import load
+from upscaled.server import room
 
 
 @pytest.fixture
@@ -150,3 +151,15 @@ def test_the_text_of_an_empty_machine_is_complete() -> None:
     for part in ("Vulkan devices\n  none found", "Engine\n  none", "memory unknown", "PROBLEM: No"):
         assert part in text
     assert "can upscale" not in text
+
+
+async def test_what_makes_some_jobs_fail_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_models: Path
+) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda _: 300 << 20)
+    report = await examine(config_for(quick_models, tmp_path))
+    assert report.disk_free_mb == 300
+    (warning,) = report.warnings
+    assert "has 236 MiB of disk for jobs" in warning
+    assert report.problems == []
+    assert f"WARNING: {warning}" in as_text(report)

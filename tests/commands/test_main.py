@@ -326,7 +326,7 @@ async def test_a_result_that_cannot_be_put_in_its_place_is_one_sentence(
         ("in.png", "no/where/out.png", [], 2, "No such file or directory"),
         ("in.png", "x" * 252 + ".png", [], 2, "x.png: File name too long."),
         ("in.png", "out.tiff", [], 2, "png, jpg or webp"),
-        ("in.png", "out.png", ["--format", "jpg"], 2, "make them alike"),
+        ("in.png", "out.png", ["--format", "jpg"], 2, "make them match"),
         ("in.png", "out.png", ["--scale", "5"], 2, "scale"),
         ("in.png", "out.png", ["--model", "nobody"], 2, "nobody"),
         ("text.png", "out.png", [], 1, "upscaled: "),
@@ -416,7 +416,7 @@ def test_setup_without_a_name_says_what_to_type() -> None:
 def test_a_token_is_made_and_its_line_fits_the_configuration(env: dict[str, str]) -> None:
     done = run("token", "laptop", env=env)
     assert done.returncode == 0, done
-    token = re.search(r"^The token, shown this once: (\S{43})$", done.stdout, re.MULTILINE)
+    token = re.search(r"^The token, which is shown only now: (\S{43})$", done.stdout, re.MULTILINE)
     line = re.search(r"^    laptop: (sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
     assert token
     assert line

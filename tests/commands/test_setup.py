@@ -105,7 +105,7 @@ async def test_the_program_and_its_licence_are_installed_and_nothing_else(
         ("/nothing", digest(GOOD), r"can't be fetched \(404.*by any other way.*builtin engine"),
         ("/cut", digest(GOOD), "can't be fetched .*by any other way.*builtin engine"),
         ("/empty", digest(EMPTY), f"holds no {PROGRAM}"),
-        ("/no-zip", digest(NO_ZIP), "is no whole zip"),
+        ("/no-zip", digest(NO_ZIP), "is not a complete zip"),
     ],
 )
 async def test_a_bad_download_installs_nothing_and_keeps_what_was_there(

@@ -97,7 +97,7 @@ def test_a_disk_that_holds_no_photos_job_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(environ={}, flags={"storage.data_dir": str(tmp_path)})
-    monkeypatch.setattr(room, "_free_bytes", lambda _: 300 << 20)
+    monkeypatch.setattr(room, "free_bytes", lambda _: 300 << 20)
     (sentence,) = room.complaints(config)
     assert f"{tmp_path} has 236 MiB of disk for jobs" in sentence
     assert "2 megapixels" in sentence

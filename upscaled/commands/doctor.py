@@ -1,4 +1,4 @@
-"""A look at this machine: what it has to upscale with, and whether that works."""
+"""Checks what this machine has for upscaling, and whether it works."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from upscaled.engines.selection import choose
 from upscaled.errors import UpscaledError
 from upscaled.imaging import Imaging
 from upscaled.models.catalog import ModelCatalog
+from upscaled.server import process_limits, room
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class RejectedModel:
-    """A file or pair in the models folder that is no usable model, and why."""
+    """A file or pair in the models folder that can't be used, and why."""
 
     name: str
     reason: str
@@ -50,7 +51,11 @@ class RejectedModel:
 
 @dataclass
 class Report:
-    """What was found. ``problems`` holds a sentence for each thing that prevents upscaling."""
+    """The findings.
+
+    ``problems`` has a sentence for each thing that prevents upscaling, ``warnings`` for each that
+    makes some jobs fail.
+    """
 
     version: str = __version__
     python: str = platform.python_version()
@@ -62,7 +67,7 @@ class Report:
     engine_devices: tuple[str, ...] = ()
     engine_reason: str | None = None
     cpu_library: str | None = None
-    """What runs networks on the processor, with its version."""
+    """The library that runs networks on the processor, with its version."""
     models_dir: str = ""
     models: tuple[FoundModel, ...] = ()
     rejected_models: tuple[RejectedModel, ...] = ()
@@ -70,33 +75,38 @@ class Report:
     data_dir: str = ""
     disk_free_mb: int = 0
     trial: str | None = None
-    """How a small picture fared with the engine and a model, where there are both."""
+    """The outcome for a small picture, where there are an engine and a model."""
     cell: str | None = None
     """What confines the processes that decode pictures."""
+    warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 async def examine(config: Config) -> Report:
-    """Look at everything, and upscale a small picture as a trial."""
+    """Check everything, and upscale a small picture as a trial."""
     report = Report(models_dir=str(config.models_dir), data_dir=str(config.data_dir))
     report.platform = await asyncio.to_thread(platform.platform)
     report.memory_free_mb = await asyncio.to_thread(_memory_free_mb)
-    report.disk_free_mb = await asyncio.to_thread(_disk_free_mb, config.data_dir)
+    report.disk_free_mb = await asyncio.to_thread(room.free_bytes, config.data_dir) >> 20
+    report.warnings = [
+        *process_limits.complaints(config),
+        *await asyncio.to_thread(room.complaints, config),
+    ]
     report.devices = tuple(
         FoundDevice(device.index, device.name, device.kind.value)
         for device in await list_devices()
         if device.index is not None
     )
-    await _look_at_binary(config, report)
-    await _look_at_engine(config, report)
-    await _look_at_models(config, report)
-    await _look_at_cell(report)
+    await _check_binary(config, report)
+    await _check_engine(config, report)
+    await _check_models(config, report)
+    await _check_cell(report)
     if not report.problems:
         await _try(config, report)
     return report
 
 
-async def _look_at_binary(config: Config, report: Report) -> None:
+async def _check_binary(config: Config, report: Report) -> None:
     program = await asyncio.to_thread(find_program, config.upscaler.binary_path, config.path("bin"))
     if program is None:
         return
@@ -107,7 +117,7 @@ async def _look_at_binary(config: Config, report: Report) -> None:
         report.binary_problem = error.message
 
 
-async def _look_at_engine(config: Config, report: Report) -> None:
+async def _check_engine(config: Config, report: Report) -> None:
     try:
         choice = await choose(config)
     except UpscaledError as error:
@@ -119,14 +129,14 @@ async def _look_at_engine(config: Config, report: Report) -> None:
     report.cpu_library = await asyncio.to_thread(choice.library.with_version)
 
 
-async def _look_at_models(config: Config, report: Report) -> None:
-    registry = ModelCatalog(config.models_dir, cache_file=config.models_cache)
-    await registry.rescan()
+async def _check_models(config: Config, report: Report) -> None:
+    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await catalog.rescan()
     report.models = tuple(
-        FoundModel(model.name, tuple(model.supported_scales)) for model in registry.models
+        FoundModel(model.name, tuple(model.supported_scales)) for model in catalog.models
     )
     report.rejected_models = tuple(
-        RejectedModel(rejected.name, rejected.reason) for rejected in registry.rejected
+        RejectedModel(rejected.name, rejected.reason) for rejected in catalog.rejected
     )
     if not report.models:
         report.problems.append(
@@ -134,7 +144,7 @@ async def _look_at_models(config: Config, report: Report) -> None:
         )
 
 
-async def _look_at_cell(report: Report) -> None:
+async def _check_cell(report: Report) -> None:
     imaging = Imaging(max_pixels=1)
     try:
         report.cell = str(await imaging.warm())
@@ -145,7 +155,7 @@ async def _look_at_cell(report: Report) -> None:
 
 
 async def _try(config: Config, report: Report) -> None:
-    """Send a small picture all the way through, with the model that is quickest to load."""
+    """Upscale a small picture with the model that loads fastest."""
     name = await asyncio.to_thread(_smallest_model, config, report)
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-doctor-"))
     started = time.monotonic()
@@ -173,7 +183,7 @@ def _smallest_model(config: Config, report: Report) -> str:
 
 
 def _memory_free_mb() -> int | None:
-    """Return what may be used without swapping, in MiB; None where Linux does not say."""
+    """Return the MiB that can be used without swapping; None where Linux does not say."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
@@ -184,15 +194,8 @@ def _memory_free_mb() -> int | None:
     return None
 
 
-def _disk_free_mb(folder: Path) -> int:
-    """Return what is free where ``folder`` is or will be, in MiB."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free >> 20
-
-
 def as_text(report: Report) -> str:
-    """Return the report as lines for people."""
+    """Return the report as text for people."""
     lines = [f"upscaled {report.version} on Python {report.python}, {report.platform}", ""]
     lines.append("Vulkan devices")
     lines += [f"  {d.index}: {d.name} ({d.kind})" for d in report.devices] or ["  none found"]
@@ -219,6 +222,7 @@ def as_text(report: Report) -> str:
     if report.trial:
         lines += ["Trial", f"  {report.trial}"]
     lines.append("")
+    lines += [f"WARNING: {warning}" for warning in report.warnings]
     lines += [f"PROBLEM: {problem}" for problem in report.problems]
     if not report.problems:
         lines.append("This machine can upscale.")

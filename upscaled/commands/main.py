@@ -1,7 +1,7 @@
-"""Commands: parse, call, print.
+"""The command line: parses arguments, calls the command, prints its outcome.
 
-Exit status: 0 all went well; 1 it did not; 2 the command line or the configuration can't be
-used; 130 stopped from the keyboard; 143 by SIGTERM.
+Exit status: 0 success; 1 failure; 2 a wrong command line or configuration; 130 stopped from the
+keyboard; 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else dataclasses.replace(config.logging, level="error")
         )
         status = asyncio.run(_run(command, options, config))
-        sys.stdout.flush()  # else a short output would only be written, and fail, at the very end
+        sys.stdout.flush()  # or a closed pipe would be noticed only when Python exits
         return status
     except (ConfigError, BadRequestError) as error:
         _complain(error.message)
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UpscaledError as error:
         _complain(error.message)
         return 1
-    except BrokenPipeError:  # whoever read it has had enough: `upscaled doctor | head`
-        # Python would fail once more when it empties its buffer at the end.
+    except BrokenPipeError:  # the reader closed the pipe: `upscaled doctor | head`
+        # Or Python would fail again when it flushes its buffer at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -69,7 +69,7 @@ def _complain(sentence: str) -> None:
 
 
 async def _run(command: Command, options: argparse.Namespace, config: Config) -> int:
-    """Run a command; SIGTERM stops it as the keyboard does, so that it cleans up."""
+    """Run a command; SIGTERM cancels it, as Ctrl-C does, so that it cleans up."""
     work = asyncio.create_task(command(options, config), name="command")
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
@@ -111,7 +111,7 @@ def _flagged() -> list[Setting]:
 
 
 # --- the commands -------------------------------------------------------------------------------
-# Each imports what it needs itself, so that `--version` does not wait for the network libraries.
+# Each imports its own modules, so that `--version` does not wait for large libraries.
 
 
 async def _serve(_options: argparse.Namespace, config: Config) -> int:
@@ -123,7 +123,7 @@ async def _serve(_options: argparse.Namespace, config: Config) -> int:
             ' -H "X-Auth-Token: $TOKEN"' if config.server.auth_token or config.server.tokens else ""
         )
         print(f"Listening on {url}")
-        print("Try, with a picture of yours and the job_id of the first answer:")
+        print("Try these commands with your own picture and the job_id from the first answer:")
         print(f"  curl{token} -F image=@photo.jpg {api}/upscale")
         print(f"  curl{token} {api}/status/JOB_ID")
         print(f"  curl{token} -OJ {api}/download/JOB_ID", flush=True)
@@ -179,8 +179,8 @@ async def _token(options: argparse.Namespace, _config: Config) -> int:
     pair = (options.name, hash_of(token))
     if complaint := tokens((pair,)):
         raise BadRequestError(f"The name is {options.name!r}; allowed is {complaint}.")
-    print(f"The token, shown this once: {token}")
-    print("Its line in config.yaml, below server: tokens:")
+    print(f"The token, which is shown only now: {token}")
+    print("Add this line to config.yaml, below `tokens:` in the section `server:`")
     print(f"    {pair[0]}: {pair[1]}")
     return 0
 
@@ -210,26 +210,32 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("--scale", help="2, 3 or 4")
     upscale.add_argument("--model", help="a name that `upscaled models` lists")
     upscale.add_argument("--format", help="png, jpg or webp")
-    upscale.add_argument("--tile-size", help="pixels per tile side; 0: by the memory there is")
+    upscale.add_argument("--tile-size", help="tile side in pixels; 0: chosen by available memory")
 
     models = _command(commands, "models", list_models, "List, install or import models.")
     actions = models.add_subparsers(title="actions", metavar="ACTION")
     _command(actions, "list", list_models, "List the models (also without an action).")
-    install = _command(actions, "install", install_models, "Fill the models folder.")
-    install.add_argument("--force", action="store_true", help="replace files that differ")
-    install.add_argument("--quiet", action="store_true", help="say nothing if nothing was done")
+    install = _command(actions, "install", install_models, "Install the official models.")
+    install.add_argument(
+        "--force", action="store_true", help="replace files that differ from the official ones"
+    )
+    install.add_argument(
+        "--quiet", action="store_true", help="print nothing if all models are installed"
+    )
     add_import_arguments(
         _command(actions, "import", import_models, "Convert a published model and check it.")
     )
 
-    doctor = _command(commands, "doctor", _doctor, "Look whether this machine can upscale.")
-    doctor.add_argument("--json", action="store_true", help="for programs to read")
+    doctor = _command(commands, "doctor", _doctor, "Check whether this machine can upscale.")
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
 
     token = _command(commands, "token", _token, "Make a token for one caller.")
-    token.add_argument("name", metavar="NAME", help="what to call it: letters, digits, . _ -")
+    token.add_argument("name", metavar="NAME", help="the caller's name: letters, digits, . _ -")
 
-    setup = _command(commands, "setup", _setup, "Fetch what does not come with the package.")
-    setup.add_argument("--binary", action="store_true", help="the native program, into bin/")
+    setup = _command(commands, "setup", _setup, "Download what does not come with the package.")
+    setup.add_argument(
+        "--binary", action="store_true", help="download the native program into bin/"
+    )
     return parser
 
 
@@ -242,10 +248,10 @@ def _command(
     logs_all: bool = False,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_, description=help_)
-    # Suppressed, or an action's own default would undo what its command was given.
+    # No default, or an action's would override the value that its command was given.
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration file"
     )
-    # A command that prints its own outcome logs errors only; a server logs what it is told to.
+    # Commands that print their outcome log only errors; a server logs what its settings say.
     parser.set_defaults(command=run, logs_all=logs_all)
     return parser

@@ -1,4 +1,4 @@
-"""What the command line shows while it works: a bar on a terminal, plain lines elsewhere."""
+"""Progress on the command line: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINE_STEP = 10
 
 
 class Progress:
-    """Shows a percentage on ``stream``."""
+    """Shows the percentage of one job on ``stream``."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
         self._stream = stream
@@ -34,7 +34,7 @@ class Progress:
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the bar's line."""
+        """End the line of the bar."""
         if self._on_terminal:
             self._stream.write("\n")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Fetch the official native program: ``upscaled setup --binary``."""
+"""Downloads the official native program: ``upscaled setup --binary``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = (
     "realesrgan-ncnn-vulkan-20220424-ubuntu.zip"
 )
 SHA256 = "e5aa6eb131234b87c0c51f82b89390f5e3e642b7b70f2b9bbe95b6a285a40c96"
-"""Of that file, as other distributions of it pin it."""
+"""Of that file; other packages of it pin the same value."""
 PROGRAM = "realesrgan-ncnn-vulkan"
 
 _CHUNK_BYTES = 1 << 18
@@ -31,7 +31,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=30)
 
 
 class SetupError(UpscaledError):
-    """The program could not be fetched; the message says what to do instead."""
+    """The program could not be installed; the message says what to do instead."""
 
     code = "setup_failed"
 
@@ -39,14 +39,14 @@ class SetupError(UpscaledError):
 async def fetch(bin_dir: Path, *, url: str = URL, sha256: str = SHA256) -> Path:
     """Download the official release, check it, and put its program into ``bin_dir``.
 
-    Nothing is unpacked before the whole file's SHA-256 is right, and only the program and its
-    licence are. What was there before is replaced only then.
+    Only after the SHA-256 of the whole file was verified are the program and its licence unpacked,
+    and an earlier version is replaced.
 
     Returns:
         The program's path.
 
     Raises:
-        SetupError: no program exists for this machine, or it could not be fetched.
+        SetupError: there is no program for this machine, or the download failed.
     """
     machine = platform.machine()
     if machine != "x86_64":
@@ -76,7 +76,7 @@ async def fetch(bin_dir: Path, *, url: str = URL, sha256: str = SHA256) -> Path:
 
 def _advice(bin_dir: Path, url: str) -> str:
     return (
-        f"Either download {url} by any other way, and put the file {PROGRAM} in it into "
+        f"Either download {url} in another way and put the file {PROGRAM} in it into "
         f"{bin_dir} (then: chmod +x {bin_dir / PROGRAM}), or use the builtin engine "
         "(upscaler.engine: builtin), which needs no program."
     )
@@ -118,7 +118,7 @@ def _unpack(archive: Path, bin_dir: Path) -> Path:
                 _install(content, members["LICENSE"], bin_dir / f"{PROGRAM}.LICENSE", 0o644)
             return _install(content, members[PROGRAM], bin_dir / PROGRAM, 0o755)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise SetupError(f"The downloaded file is no whole zip: {error}.") from None
+        raise SetupError(f"The downloaded file is not a complete zip file: {error}.") from None
 
 
 def _install(

@@ -1,4 +1,4 @@
-"""One picture without a server: the same pipeline, with a data folder of its own."""
+"""Upscales one picture without a server: same pipeline, temporary data folder."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ async def upscale_file(
 ) -> Job:
     """Upscale the picture ``source`` into the file ``target``.
 
-    ``target`` appears complete or not at all; a file of that name is replaced. Its suffix is
-    the result's format where ``fields`` names none.
+    ``target`` is written completely or not at all; an existing file is replaced. Its suffix sets
+    the result's format where ``fields`` has none.
 
     Args:
-        config: the settings; of ``storage``, only what is known of the models is used.
-        source: the picture, left as it is.
+        config: the settings; of ``storage``, only the cache of model properties is used.
+        source: the picture; it is not changed.
         target: the result.
-        fields: as in a request to the server, ``image`` left out.
-        on_progress: called with the percentage whenever it has changed.
+        fields: as in a request to the server, without ``image``.
+        on_progress: called with the percentage whenever it changes.
 
     Returns:
         The completed job.
@@ -48,13 +48,13 @@ async def upscale_file(
         named = fields.setdefault("format", suffix).lower()
         if (by_alias(named) or named) != (by_alias(suffix) or suffix):
             raise BadRequestError(
-                f"The format is {named}, but the result's name ends in .{suffix}; make them alike."
+                f"The format is {named}, but the result's name ends in .{suffix}; make them match."
             )
-    folder = await asyncio.to_thread(_make_workplace, source, target)
+    folder = await asyncio.to_thread(_make_work_folder, source, target)
     try:
         # Beside the target, so that the result is renamed into place, not copied.
         storage = dataclasses.replace(config.storage, data_dir=str(folder))
-        # Nothing to wait for: the job has ended, or nobody wants it any more.
+        # When the service stops, the job has ended or was given up: there is nothing to wait for.
         server = dataclasses.replace(config.server, drain_seconds=0)
         service = Service(
             dataclasses.replace(config, storage=storage, server=server),
@@ -63,34 +63,34 @@ async def upscale_file(
         await service.start()
         try:
             upload = service.intake.reserve_upload()
-            with _told(source):
+            with _as_sentence(source):
                 await asyncio.to_thread(shutil.copyfile, source, upload)
             job = await service.intake.submit(fields, upload, source.name)
             job = await _ended(service, job, on_progress)
             if job.state is not JobState.COMPLETED:
                 raise EngineError(job.error or f"The job was {job.state}.")
             result = await service.result(job.id)
-            with _told(target):
+            with _as_sentence(target):
                 await asyncio.to_thread(result.path.replace, target)
         finally:
             await service.stop()
     finally:
-        with _told(folder):
+        with _as_sentence(folder):
             await asyncio.to_thread(shutil.rmtree, folder)
     return job
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Make of what the system says of ``path`` a sentence."""
+def _as_sentence(path: Path) -> Iterator[None]:
+    """Turn an `OSError` about ``path`` into an error with a sentence."""
     try:
         yield
     except OSError as error:
         raise UpscaledError(f"{path}: {error.strerror or error}.") from error
 
 
-def _make_workplace(source: Path, target: Path) -> Path:
-    """Check both files and make a folder beside the target."""
+def _make_work_folder(source: Path, target: Path) -> Path:
+    """Check both files and create a temporary folder beside the target."""
     try:
         if not source.is_file():
             raise ConfigError(f"There is no file {source}.")
@@ -120,12 +120,11 @@ def _exists(path: Path) -> bool:
 
 
 async def _ended(service: Service, job: Job, on_progress: Callable[[int], None]) -> Job:
-    """Wait for the job's end and pass its progress on."""
+    """Wait until the job has ended and return it; report its percentage meanwhile."""
     shown = -1
     async with service.subscribe(job.id) as updates:
         async for update in updates:
-            job = update.job
-            if job.progress != shown:
-                shown = job.progress
+            if update.job.progress != shown:
+                shown = update.job.progress
                 on_progress(shown)
-    return job
+    return await service.job(job.id)

@@ -28,7 +28,7 @@ def complaints(config: Config) -> list[str]:
             "give the machine or the service's control group (MemoryMax) more memory."
         )
     needed = disk_bytes(_PHOTO, _PHOTO.times(_SCALE), _SCALE)
-    free = max(0, _free_bytes(config.data_dir) - DISK_RESERVE)
+    free = max(0, free_bytes(config.data_dir) - DISK_RESERVE)
     if free < needed:
         megapixels = _PHOTO.pixels / 1e6 * free / needed
         found.append(
@@ -39,7 +39,7 @@ def complaints(config: Config) -> list[str]:
     return found
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Return what is free where ``folder`` is or will be."""
     while not folder.exists():
         folder = folder.parent
