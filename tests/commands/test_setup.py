@@ -101,9 +101,9 @@ async def test_the_program_and_its_licence_are_installed_and_nothing_else(
 @pytest.mark.parametrize(
     ("path", "expected", "sentence"),
     [
-        ("/good", "0" * 64, "is not the expected file .*by any other way.*builtin engine"),
-        ("/nothing", digest(GOOD), r"can't be fetched \(404.*by any other way.*builtin engine"),
-        ("/cut", digest(GOOD), "can't be fetched .*by any other way.*builtin engine"),
+        ("/good", "0" * 64, "is not the expected file .*in another way.*builtin engine"),
+        ("/nothing", digest(GOOD), r"can't be fetched \(404.*in another way.*builtin engine"),
+        ("/cut", digest(GOOD), "can't be fetched .*in another way.*builtin engine"),
         ("/empty", digest(EMPTY), f"holds no {PROGRAM}"),
         ("/no-zip", digest(NO_ZIP), "is not a complete zip"),
     ],
@@ -119,7 +119,7 @@ async def test_a_bad_download_installs_nothing_and_keeps_what_was_there(
 
 
 async def test_an_unreachable_server_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"can't be fetched .*by any other way.*builtin engine"):
+    with pytest.raises(SetupError, match=r"can't be fetched .*in another way.*builtin engine"):
         await fetch(tmp_path, url=f"http://127.0.0.1:{unused_port()}/", sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
 
