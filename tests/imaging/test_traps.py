@@ -89,7 +89,7 @@ async def test_a_picture_larger_than_the_memory_limit_is_refused(tmp_path: Path)
         await small.close()
 
 
-async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_later(
+async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_at_once(
     imaging: Imaging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = tmp_path / "upload"
@@ -100,8 +100,11 @@ async def test_small_pictures_are_decoded_on_arrival_and_what_is_broken_is_told_
     assert prepared == await imaging.prepare(upload, tmp_path)
     assert probe.size == prepared.source.size
     upload.write_bytes(whole[: len(whole) // 2])
-    probe, prepared = await imaging.receive(upload, tmp_path)
-    assert (probe.format, prepared) == ("png", None)
+    with pytest.raises(UnusablePictureError, match="cut off"):
+        await imaging.receive(upload, tmp_path)
+    upload.write_bytes(encoded(CARD, "JPEG")[:-400])
+    with pytest.raises(UnusablePictureError, match="cut off"):
+        await imaging.receive(upload, tmp_path)
     monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 600 * 599)
     upload.write_bytes(whole)
     assert (await imaging.receive(upload, tmp_path))[1] is None

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from testkit.paths import DATA
+from testkit.pictures import encoded
 from testkit.services import make_config, running, submit, until_processing
 from upscaled.errors import (
     ConfigError,
@@ -17,6 +18,7 @@ from upscaled.errors import (
     ShuttingDownError,
     UnknownJobError,
     UnknownModelError,
+    UnusablePictureError,
     WrongStateError,
 )
 from upscaled.jobs.job import JobState
@@ -165,7 +167,13 @@ async def test_a_picture_that_breaks_off_fails_with_a_sentence(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(COFFEE.read_bytes()[:20_000])
+    with Image.open(COFFEE) as photo:
+        large = encoded(photo.resize((1300, 900)), "JPEG")
     async with running(make_config(tmp_path / "data", models_dir)) as service:
+        with pytest.raises(UnusablePictureError, match="cut off"):
+            await submit(service, broken)
+        assert files_of(tmp_path / "data") == []
+        broken.write_bytes(large[: len(large) // 2])  # too large to be decoded on arrival
         job = await submit(service, broken)
         failed = await service.wait(job.id)
         assert failed.state is JobState.FAILED

@@ -161,8 +161,8 @@ class Imaging:
     ) -> tuple[Probe, Prepared | None]:
         """Read the header of ``upload``; decode it too, into ``workdir``, if that is soon done.
 
-        A process costs more than a thumbnail's decoding, so the two share one. What can't be
-        decoded is only told by `prepare`.
+        A process costs more than a thumbnail's decoding, so the two share one. Only of large
+        pictures is it left to `prepare` to tell that they cannot be decoded.
 
         Args:
             upload: the picture.
@@ -171,7 +171,7 @@ class Imaging:
 
         Raises:
             NotAPictureError: it is of no format that is taken.
-            UnusablePictureError: as `probe`.
+            UnusablePictureError: as `probe`; or a small picture cannot be decoded.
         """
         request = messages.ProbeRequest(
             upload=_absolute(upload),
@@ -186,6 +186,8 @@ class Imaging:
         except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
             return await self.probe(upload, caller=caller), None
         probe = replies.probe_of(reply, self._formats, self._max_pixels)
+        if reply.broken:
+            raise UnusablePictureError(reply.broken)
         if reply.prepared is None:
             return probe, None
         return probe, await self._prepared(reply.prepared, workdir, probe.size)

@@ -185,6 +185,8 @@ class ProbeReply(Reply, frozen=True):
     height: Side
     has_alpha: bool
     prepared: PreparedReply | None
+    broken: Phrase
+    """Why the picture cannot be decoded; empty where it can, or was not tried."""
 
 
 class PrepareReply(Reply, frozen=True):

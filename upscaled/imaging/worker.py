@@ -104,13 +104,16 @@ class RequestHandler:
         opened = open_picture(request.upload, self.formats, self.max_pixels)
         with opened:
             probe = opened.probe()
-        prepared = None
+        prepared, broken = None, ""
         if request.workdir is not None and probe.size.pixels <= request.max_pixels:
-            # What does not decode is for the job to tell.
-            with contextlib.suppress(UnusablePictureError, OSError, MemoryError):
+            try:
                 prepared = self._prepare(request)
+            except UnusablePictureError as error:
+                broken = error.message[:300]
+            except (OSError, MemoryError):
+                pass  # no fault of the picture; the job decodes it again
         return messages.ProbeReply(
-            probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared
+            probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared, broken
         )
 
     def _prepare(self, request: ProbeRequest | PrepareRequest) -> messages.PreparedReply:

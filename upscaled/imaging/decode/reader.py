@@ -10,7 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin
 
 from upscaled.errors import UnusablePictureError
-from upscaled.formats import AVIF, PNG, TIFF, WEBP, PictureFormat
+from upscaled.formats import AVIF, BMP, JPEG, PNG, TIFF, WEBP, PictureFormat
+from upscaled.imaging.decode.jpeg import check_kind, has_end, without_end
+from upscaled.imaging.decode.png import read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
 from upscaled.imaging.decode.structure import check_parts
@@ -41,13 +43,9 @@ _MPO_SERIES = frozenset(
     }
 )
 
-_MAX_PNG_CHUNKS = 1_000_000
-
 
 _ONE_CHANNEL = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 """Pillow's modes without colour."""
-_PNG_GREY = frozenset({0, 4})
-"""Colour types (PNG specification, 11.2.1)."""
 
 
 @dataclass
@@ -65,6 +63,7 @@ class Opened:
     depth: int
     """Bits per sample in the file."""
     lost: list[str]
+    path: Path
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
     page: TiffPage | None = None
@@ -105,13 +104,30 @@ class Opened:
             Exception: whatever Pillow's decoders raise about broken bytes.
         """
         if self.page is None:
-            self.image.load()
+            self._load_with_pillow()
             return
         decoded = self.page.decode()
         decoded.image.info, decoded.image.format = self.image.info, self.image.format
         self.image, self.alpha = decoded.image, decoded.alpha
         self.close()
         self.page = None
+
+    def _load_with_pillow(self) -> None:
+        try:
+            self.image.load()
+        except OSError:
+            whole = without_end(self.path) if self.format is JPEG else None
+            if whole is None:
+                raise
+            whole.info, whole.format = self.image.info, self.image.format
+            self.image.close()
+            self.image = whole
+        if self.format is JPEG and not has_end(self.path):
+            self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
+        # Most programs that write BMPs of 32 bits a pixel leave the fourth byte zero.
+        unused = self.format is BMP and self.image.mode == "RGBA"
+        if unused and self.image.getchannel("A").getextrema() == (0, 0):
+            self.image = self.image.convert("RGB")
 
     def close(self) -> None:
         """Close the file."""
@@ -149,19 +165,31 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
 def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
     if kind.opens_whole:
         _check_size(_webp_canvas(path), max_pixels)
-    image: Image.Image = Image.open(path, formats=[kind.plugin])
+    if kind is JPEG:
+        check_kind(path)
+    chunks = read_chunks(path, MAX_METADATA_BYTES) if kind is PNG else None
+    damaged = chunks.damaged if chunks is not None else ()
+    source = without(path, damaged) if damaged else path
+    image: Image.Image = Image.open(source, formats=[kind.plugin])
     try:
         _check_size(Size(*image.size), max_pixels)
-        lost: list[str] = []
+        lost = [f"chunk {name}, whose checksum is wrong" for name, _, _ in damaged]
+        if chunks is not None and not chunks.has_end:
+            lost.append("the end marker (IEND), which the file lacks; all pixels are there")
         _refuse_series(image, lost)
-        exif, icc = _kept_blocks(_exif(image, path), image.info.get("icc_profile") or b"", lost)
-        orientation = _orientation(exif, lost)
-        depth = _depth(path, kind)
-        grey_png = kind is PNG and _first_bytes(path, 26)[25] in _PNG_GREY
+        block = image.info.get("exif") or b"" if chunks is None else chunks.exif
+        while block.startswith(b"Exif\x00\x00"):
+            block = block[6:]
+        exif, icc = _kept_blocks(block, image.info.get("icc_profile") or b"", lost)
+        opened = Opened(image, kind, _orientation(exif, lost), exif, icc, 8, lost, path)
+        if chunks is not None:
+            opened.depth, opened.grey_png = chunks.depth, chunks.grey
+        elif kind is AVIF:
+            opened.depth = _avif_depth(path)
     except BaseException:
         image.close()
         raise
-    return Opened(image, kind, orientation, exif, icc, depth, lost, grey_png)
+    return opened
 
 
 def _open_tiff(path: Path, max_pixels: int) -> Opened:
@@ -181,7 +209,7 @@ def _open_tiff(path: Path, max_pixels: int) -> Opened:
     except BaseException:
         page.close()
         raise
-    return Opened(image, TIFF, orientation, exif, icc, page.depth, lost, page=page)
+    return Opened(image, TIFF, orientation, exif, icc, page.depth, lost, path, page=page)
 
 
 def _kept_blocks(exif: bytes, icc: bytes, lost: list[str]) -> tuple[bytes, bytes]:
@@ -197,6 +225,8 @@ def decoder_refusal(kind: PictureFormat, error: Exception) -> UnusablePictureErr
     words = str(error).strip().rstrip(".")
     if isinstance(error, OSError) and "truncated" in words:
         return cut_off(kind)
+    if "data stream" in words or words.startswith("decoder error"):
+        return broken(kind, "its coded pixels")
     return broken(kind, "" if "cannot identify image file" in words else words)
 
 
@@ -240,30 +270,6 @@ def _refuse_series(image: Image.Image, lost: list[str]) -> None:
         raise UnusablePictureError(f"The file is an animation of {frames} frames; send one frame.")
 
 
-def _exif(image: Image.Image, path: Path) -> bytes:
-    """Return the raw EXIF block, a TIFF structure, without its ``Exif`` marker."""
-    in_png = image.format == "PNG"
-    block: bytes = _png_exif(path) if in_png else image.info.get("exif") or b""
-    while block.startswith(b"Exif\x00\x00"):
-        block = block[6:]
-    return block
-
-
-def _png_exif(path: Path) -> bytes:
-    """Return a PNG's eXIf chunk, which may stand before or after the pixels."""
-    with path.open("rb") as file:
-        file.seek(8)
-        for _ in range(_MAX_PNG_CHUNKS):
-            head = file.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
-                break
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"eXIf":
-                return file.read(min(length, MAX_METADATA_BYTES + 1))
-            file.seek(length + 4, 1)
-    return b""
-
-
 def _orientation(exif: bytes, lost: list[str]) -> int:
     if not exif:
         return 1
@@ -277,18 +283,10 @@ def _orientation(exif: bytes, lost: list[str]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _first_bytes(path: Path, count: int) -> bytes:
+def _avif_depth(path: Path) -> int:
+    """Return the bits per sample: av1C's high_bitdepth and twelve_bit (AV1 in ISOBMFF, 2.3)."""
     with path.open("rb") as file:
-        return file.read(count)
-
-
-def _depth(path: Path, kind: PictureFormat) -> int:
-    """Return the bits per sample in the file."""
-    head = _first_bytes(path, 1 << 16)
-    if kind is PNG:
-        return head[24]
-    if kind is AVIF:  # AV1 Image File Format, av1C: high_bitdepth and twelve_bit
-        at = head.find(b"av1C")
-        flags = head[at + 6] if 0 <= at < len(head) - 6 else 0
-        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    return 8
+        head = file.read(1 << 16)
+    at = head.find(b"av1C")
+    flags = head[at + 6] if 0 <= at < len(head) - 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8

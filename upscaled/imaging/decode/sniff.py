@@ -18,7 +18,11 @@ _OTHER_SIGNATURES = (
     ("JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n"),
     ("JPEG 2000", rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
     ("Photoshop (PSD)", rb"8BPS"),
-    ("icon (ICO)", rb"\x00\x00[\x01\x02]\x00.\x00.{3}\x00"),
+    ("icon (ICO)", rb"\x00\x00[\x01\x02]\x00[^\x00]\x00.{3}\x00.{4}.{4}.{2}\x00\x00"),
+    (
+        "TGA",  # no signature: colour map or none, kind of picture, bits a pixel, no reserved bit
+        rb".[\x00\x01][\x01\x02\x03\x09\x0a\x0b].{13}[\x08\x0f\x10\x18\x20][\x00-\x3f]",
+    ),
     ("Netpbm", rb"P[1-7]\s"),
     ("OpenEXR", rb"\x76\x2f\x31\x01"),
     ("Radiance HDR", rb"#\?RA(?:DIANC|GB)"),

@@ -1,0 +1,190 @@
+"""What a JPEG's markers say: its kind, and whether all its pixels are there (ITU-T T.81)."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from upscaled.formats import JPEG
+from upscaled.imaging.decode.refusals import broken, cut_off, unsupported
+
+END = b"\xff\xd9"
+_SCAN = b"\xff\xda"
+_PROGRESSIVE = frozenset({0xC2, 0xCA})
+_SUPPORTED = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_FRAMES = {
+    0xC3: "lossless coding", 0xC5: "hierarchical coding", 0xC6: "hierarchical coding",
+    0xC7: "hierarchical lossless coding", 0xCB: "lossless arithmetic coding",
+    0xCD: "hierarchical arithmetic coding", 0xCE: "hierarchical arithmetic coding",
+    0xCF: "hierarchical arithmetic coding", 0xF7: "JPEG-LS coding",
+}  # fmt: skip
+_START_OF_SCAN, _RESTART_INTERVAL, _END_OF_IMAGE = 0xDA, 0xDD, 0xD9
+_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a length."""
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_MAX_SEGMENTS = 20_000
+_COEFFICIENTS = 64
+_FILLER = bytes(np.random.default_rng(12).integers(0, 255, 4096, np.uint8))
+"""Stands in for coded pixels that are missing; holds no byte that begins a marker."""
+
+
+@dataclass
+class Frame:
+    """The frame header."""
+
+    marker: int
+    precision: int
+    height: int
+    width: int
+    sampling: dict[int, tuple[int, int]]
+    """By component: blocks across and down in a unit."""
+
+    def units(self, components: list[int]) -> int:
+        """Return how many units a scan of ``components`` has."""
+        most_across = max(across for across, _ in self.sampling.values())
+        most_down = max(down for _, down in self.sampling.values())
+        if len(components) > 1:
+            return -(-self.width // (8 * most_across)) * -(-self.height // (8 * most_down))
+        across, down = self.sampling[components[0]]
+        columns = -(-self.width * across // most_across)
+        rows = -(-self.height * down // most_down)
+        return -(-columns // 8) * -(-rows // 8)
+
+
+@dataclass
+class _Scans:
+    """What the scans of a file hold."""
+
+    pending: dict[int, set[int]]
+    """By component: coefficients whose last bit was not sent."""
+    whole: bool = True
+    """The last scan has all its restart intervals."""
+    seen: int = 0
+    frames: list[Frame] = field(default_factory=list)
+
+
+def check_kind(path: Path) -> None:
+    """See that the file is of a kind that libjpeg decodes.
+
+    Raises:
+        UnusablePictureError: it is not; the sentence names the property.
+    """
+    with path.open("rb") as file:
+        file.seek(2)
+        for _ in range(_MAX_SEGMENTS):
+            if not (head := file.read(2)):
+                raise cut_off(JPEG, "it has no frame header")
+            if head[0] != 0xFF:
+                raise broken(JPEG, f"no marker at byte {file.tell() - 2}")
+            marker = head[1]
+            while marker == 0xFF:
+                marker = (file.read(1) or b"\x00")[0]
+            if marker in _ALONE:
+                continue
+            length = int.from_bytes(file.read(2), "big")
+            if marker in _SUPPORTED or marker in _FRAMES:
+                precision = (file.read(1) or b"\x08")[0]
+                if marker in _FRAMES:
+                    raise unsupported(JPEG, _FRAMES[marker])
+                if precision != 8:
+                    raise unsupported(JPEG, f"{precision} bits a sample")
+                return
+            if marker in {_START_OF_SCAN, _END_OF_IMAGE} or length < 2:
+                raise broken(JPEG, "it has no frame header")
+            file.seek(length - 2, 1)
+    raise broken(JPEG, f"it has more than {_MAX_SEGMENTS} segments")
+
+
+def has_end(path: Path) -> bool:
+    """Tell whether an end marker follows the last scan."""
+    content = path.read_bytes()
+    return content.rfind(END) > content.rfind(_SCAN)
+
+
+def without_end(path: Path) -> Image.Image | None:
+    """Return the picture of a file that lacks nothing but its end marker; None if more is missing.
+
+    What follows the last coded pixel does not matter to a decoder. So the picture is decoded
+    twice, with nothing and with filler in place of what may be missing: where the two differ,
+    pixels are missing. Restart intervals and scans that are missing as a whole are counted.
+    """
+    content = path.read_bytes()
+    if content.rfind(END) > content.rfind(_SCAN) or not _has_all_scans(content):
+        return None
+    start = content.removesuffix(b"\xff")
+    plain, filled = (_decoded(start + middle + END) for middle in (b"", _FILLER))
+    if plain is None or filled is None:
+        return None
+    return plain if np.array_equal(np.asarray(plain), np.asarray(filled)) else None
+
+
+def _decoded(content: bytes) -> Image.Image | None:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=[JPEG.plugin])
+        image.load()
+    except (OSError, SyntaxError):
+        return None
+    return image
+
+
+def _has_all_scans(content: bytes) -> bool:
+    """Tell whether each component's coefficients were sent to their last bit."""
+    frame: Frame | None = None
+    scans = _Scans({})
+    interval, at = 0, 2
+    try:
+        while at + 4 <= len(content):
+            found = _MARKER.search(content, at)
+            if found is None:
+                break
+            marker = content[found.start() + 1]
+            at = found.end()
+            if marker in _ALONE:
+                continue
+            (length,) = struct.unpack_from(">H", content, at)
+            body = content[at + 2 : at + length]
+            at += length
+            if marker in _SUPPORTED:
+                frame = _frame(marker, body)
+                scans.pending = {name: set(range(_COEFFICIENTS)) for name in frame.sampling}
+            elif marker == _RESTART_INTERVAL:
+                (interval,) = struct.unpack(">H", body)
+            elif marker == _START_OF_SCAN and frame is not None:
+                _take_scan(scans, frame, body, content, at, interval)
+    except (struct.error, LookupError):
+        return False
+    return scans.seen > 0 and scans.whole and not any(scans.pending.values())
+
+
+def _frame(marker: int, body: bytes) -> Frame:
+    precision, height, width, count = struct.unpack_from(">BHHB", body)
+    sampling = {
+        body[at]: (body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, 6 + 3 * count, 3)
+    }
+    return Frame(marker, precision, height, width, sampling)
+
+
+def _take_scan(
+    scans: _Scans, frame: Frame, body: bytes, content: bytes, at: int, interval: int
+) -> None:
+    components = [body[1 + 2 * number] for number in range(body[0])]
+    first, last, bits = body[1 + 2 * body[0] :][:3]
+    if frame.marker not in _PROGRESSIVE:
+        first, last, bits = 0, _COEFFICIENTS - 1, 0
+    if bits & 15 == 0:
+        for name in components:
+            scans.pending[name] -= set(range(first, last + 1))
+    scans.seen += 1
+    scans.whole = True
+    if interval:
+        following = _MARKER.search(content, at)
+        end = following.start() if following else len(content)
+        restarts = sum(1 for _ in _RESTART.finditer(content, at, end))
+        scans.whole = restarts >= -(-frame.units(components) // interval) - 1
