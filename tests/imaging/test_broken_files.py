@@ -100,8 +100,15 @@ def test_a_jpeg_of_12_bits_is_not_called_broken(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_without_a_frame_is_broken(tmp_path: Path) -> None:
-    assert "no frame header" in _refusal(b"\xff\xd8\xff\xd9", tmp_path)
-    assert "no marker at byte 20" in _refusal(JPEGS["grey"][:20] + bytes(90), tmp_path)
+    assert "broken" in _refusal(b"\xff\xd8\xff\xd9", tmp_path)
+    many = b"\xff\xfe\x00\x02" * 30_000
+    assert "more than 20000 segments" in _refusal(b"\xff\xd8" + many, tmp_path)
+
+
+def test_rubbish_between_the_segments_of_a_jpeg_does_not_matter(tmp_path: Path) -> None:
+    whole = JPEGS["baseline"]
+    data = whole[:20] + bytes(3) + whole[20:]
+    assert (pixels_of(_prepared(data, tmp_path).source).shape) == (205, 311, 3)
 
 
 def _damaged(name: bytes, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from upscaled.formats import JPEG
-from upscaled.imaging.decode.refusals import broken, cut_off, unsupported
+from upscaled.imaging.decode.refusals import broken, unsupported
 
 END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
@@ -71,33 +71,32 @@ class _Scans:
 
 
 def check_kind(path: Path) -> None:
-    """See that the file is of a kind that libjpeg decodes.
+    """See that the file is not of a kind that libjpeg does not decode.
+
+    What its markers do not tell is left to the decoder, which reads past rubbish between them.
 
     Raises:
-        UnusablePictureError: it is not; the sentence names the property.
+        UnusablePictureError: it is of such a kind; the sentence names the property.
     """
     with path.open("rb") as file:
         file.seek(2)
         for _ in range(_MAX_SEGMENTS):
-            if not (head := file.read(2)):
-                raise cut_off(JPEG, "it has no frame header")
-            if head[0] != 0xFF:
-                raise broken(JPEG, f"no marker at byte {file.tell() - 2}")
-            marker = head[1]
+            head = file.read(2)
+            marker = head[1] if len(head) == 2 and head[0] == 0xFF else _END_OF_IMAGE
             while marker == 0xFF:
-                marker = (file.read(1) or b"\x00")[0]
+                marker = (file.read(1) or b"\xd9")[0]
             if marker in _ALONE:
                 continue
             length = int.from_bytes(file.read(2), "big")
-            if marker in _SUPPORTED or marker in _FRAMES:
+            if marker in _FRAMES:
+                raise unsupported(JPEG, _FRAMES[marker])
+            if marker in _SUPPORTED:
                 precision = (file.read(1) or b"\x08")[0]
-                if marker in _FRAMES:
-                    raise unsupported(JPEG, _FRAMES[marker])
                 if precision != 8:
                     raise unsupported(JPEG, f"{precision} bits a sample")
                 return
             if marker in {_START_OF_SCAN, _END_OF_IMAGE} or length < 2:
-                raise broken(JPEG, "it has no frame header")
+                return
             file.seek(length - 2, 1)
     raise broken(JPEG, f"it has more than {_MAX_SEGMENTS} segments")
 
