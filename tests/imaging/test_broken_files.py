@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from upscaled.imaging.records import Prepared
 
 from testkit.imaging import pixels_of
@@ -165,15 +164,6 @@ def test_a_png_that_lacks_only_its_end_is_taken_and_told(tmp_path: Path) -> None
 def test_a_png_of_empty_chunks_is_refused_soon(tmp_path: Path) -> None:
     many = chunk(b"zzZz", b"") * 200_000
     assert "more than 100000 chunks" in _refusal(png(COLOUR, 8, before=many), tmp_path)
-
-
-@pytest.mark.parametrize("name", ["v5_alpha_zero.bmp"])
-def test_a_bmp_whose_fourth_byte_is_unused_is_opaque(name: str, tmp_path: Path) -> None:
-    prepared = _prepared((FAULTS / name).read_bytes(), tmp_path)
-    assert prepared.alpha is None
-    with Image.open(FAULTS / name.replace(".bmp", ".right.png")) as image:
-        wanted = np.asarray(image.convert("RGB")).astype(int)
-    assert np.abs(pixels_of(prepared.source) - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA"])

@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin
 
 from upscaled.errors import UnusablePictureError
 from upscaled.formats import AVIF, BMP, JPEG, PNG, TIFF, WEBP, PictureFormat
+from upscaled.imaging.decode.bmp import BmpPicture, open_bmp
 from upscaled.imaging.decode.jpeg import check_kind, has_end, without_end
 from upscaled.imaging.decode.png import read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
@@ -53,7 +54,7 @@ class Opened:
     """A picture whose header was read. A context manager that closes it."""
 
     image: Image.Image
-    """Not decoded yet; of a TIFF, one pixel that stands for the picture until `load`."""
+    """Not decoded yet; of a TIFF or BMP, one pixel that stands for the picture until `load`."""
     format: PictureFormat
     orientation: int
     """EXIF orientation still to be applied, 1 to 8."""
@@ -66,8 +67,8 @@ class Opened:
     path: Path
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
-    page: TiffPage | None = None
-    """Of a TIFF."""
+    page: TiffPage | BmpPicture | None = None
+    """What our own decoders read; None: Pillow decodes ``image``."""
     alpha: Pixels | None = None
     """Transparency that is not part of ``image``, rows × columns."""
 
@@ -100,7 +101,7 @@ class Opened:
         """Decode the pixels.
 
         Raises:
-            UnusablePictureError: a TIFF is broken.
+            UnusablePictureError: a TIFF or BMP is broken.
             Exception: whatever Pillow's decoders raise about broken bytes.
         """
         if self.page is None:
@@ -124,10 +125,6 @@ class Opened:
             self.image = whole
         if self.format is JPEG and not has_end(self.path):
             self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
-        # Most programs that write BMPs of 32 bits a pixel leave the fourth byte zero.
-        unused = self.format is BMP and self.image.mode == "RGBA"
-        if unused and self.image.getchannel("A").getextrema() == (0, 0):
-            self.image = self.image.convert("RGB")
 
     def close(self) -> None:
         """Close the file."""
@@ -151,7 +148,9 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
     kind = sniff(path, formats)
     check_parts(path, kind)
     try:
-        return _open_tiff(path, max_pixels) if kind is TIFF else _open(path, kind, max_pixels)
+        if kind in {TIFF, BMP}:
+            return _open_ours(path, kind, max_pixels)
+        return _open(path, kind, max_pixels)
     except UnusablePictureError:
         raise
     except MemoryError:
@@ -192,8 +191,14 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
     return opened
 
 
-def _open_tiff(path: Path, max_pixels: int) -> Opened:
-    page = open_tiff(path, lambda size: _check_size(size, max_pixels))
+def _open_ours(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
+
+    def check_size(size: Size) -> None:
+        _check_size(size, max_pixels)
+
+    page: TiffPage | BmpPicture = (
+        open_tiff(path, check_size) if kind is TIFF else open_bmp(path, check_size)
+    )
     try:
         lost = list(page.lost)
         try:
@@ -203,13 +208,13 @@ def _open_tiff(path: Path, max_pixels: int) -> Opened:
             lost.append("EXIF, which is broken")
         exif, icc = _kept_blocks(exif, page.icc, lost)
         image = Image.new(page.mode, (1, 1))
-        image.format = TIFF.plugin
+        image.format = kind.plugin
         image.info.update(page.info)
         orientation = page.orientation
     except BaseException:
         page.close()
         raise
-    return Opened(image, TIFF, orientation, exif, icc, page.depth, lost, path, page=page)
+    return Opened(image, kind, orientation, exif, icc, page.depth, lost, path, page=page)
 
 
 def _kept_blocks(exif: bytes, icc: bytes, lost: list[str]) -> tuple[bytes, bytes]:

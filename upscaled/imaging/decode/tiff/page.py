@@ -9,13 +9,14 @@ from typing import Any
 
 from upscaled.errors import UnusablePictureError
 from upscaled.formats import TIFF
+from upscaled.imaging.decode.decoded import Decoded
 from upscaled.imaging.decode.refusals import cut_off
 from upscaled.imaging.decode.tiff import directory as tags
 from upscaled.imaging.decode.tiff.chunks import check_chunks
 from upscaled.imaging.decode.tiff.directory import Directory, TiffFile
 from upscaled.imaging.decode.tiff.exif import classic_exif
 from upscaled.imaging.decode.tiff.layout import Layout, layout_of
-from upscaled.imaging.decode.tiff.picture import Decoded, alpha_index, decode, mode_of
+from upscaled.imaging.decode.tiff.picture import alpha_index, decode, mode_of
 from upscaled.pictures import Size
 
 _MAX_PAGES = 64

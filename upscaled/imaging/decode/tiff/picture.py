@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from upscaled.errors import UnusablePictureError
 from upscaled.formats import TIFF
+from upscaled.imaging.decode.decoded import Decoded
 from upscaled.imaging.decode.refusals import broken
 from upscaled.imaging.decode.tiff.layout import (
     COLOURS,
@@ -38,16 +38,6 @@ _ICC_LAB_WHITE = 0xFF00
 _SIXTEEN_BITS = 0xFFFF
 _WHITE_UNKNOWN = 1 << 24
 """32-bit integers up to here, but above 16 bits, do not say which value is white."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded picture."""
-
-    image: Image.Image
-    """8 bits in mode L, RGB, CMYK or LAB."""
-    alpha: Pixels | None
-    """Rows × columns."""
 
 
 def mode_of(layout: Layout) -> str:
