@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from upscaled.imaging.records import Prepared
 
 from testkit.imaging import pixels_of
 from testkit.paths import DATA
@@ -19,6 +18,7 @@ from upscaled.errors import UnusablePictureError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
+from upscaled.imaging.prepared import Prepared
 
 HEIGHT, WIDTH = 21, 37
 RGB, LIGHT = COLOUR[:HEIGHT, :WIDTH], GREY[:HEIGHT, :WIDTH]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from upscaled.imaging.records import Prepared
 
 from testkit.imaging import pixels_of
 from testkit.paths import DATA
@@ -19,6 +18,7 @@ from upscaled.errors import NotAPictureError, UnusablePictureError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
+from upscaled.imaging.prepared import Prepared
 
 FAULTS = DATA / "faults"
 BIG = CARD.resize((311, 205))
