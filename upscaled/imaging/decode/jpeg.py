@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from upscaled.formats import JPEG
-from upscaled.imaging.decode.refusals import broken, unsupported
+from upscaled.imaging.decode.refusals import unsupported
+from upscaled.imaging.decode.structure import jpeg_segments
 
 END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
@@ -24,12 +25,11 @@ _FRAMES = {
     0xCD: "hierarchical arithmetic coding", 0xCE: "hierarchical arithmetic coding",
     0xCF: "hierarchical arithmetic coding", 0xF7: "JPEG-LS coding",
 }  # fmt: skip
-_START_OF_SCAN, _RESTART_INTERVAL, _END_OF_IMAGE = 0xDA, 0xDD, 0xD9
+_START_OF_SCAN, _RESTART_INTERVAL = 0xDA, 0xDD
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length."""
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_MAX_SEGMENTS = 20_000
 _COEFFICIENTS = 64
 _FILLER = bytes(np.random.default_rng(12).integers(0, 255, 4096, np.uint8))
 """Stands in for coded pixels that are missing; holds no byte that begins a marker."""
@@ -77,28 +77,18 @@ def check_kind(path: Path) -> None:
 
     Raises:
         UnusablePictureError: it is of such a kind; the sentence names the property.
+        TooManyPartsError: it has more segments than any real file.
     """
     with path.open("rb") as file:
-        file.seek(2)
-        for _ in range(_MAX_SEGMENTS):
-            head = file.read(2)
-            marker = head[1] if len(head) == 2 and head[0] == 0xFF else _END_OF_IMAGE
-            while marker == 0xFF:
-                marker = (file.read(1) or b"\xd9")[0]
-            if marker in _ALONE:
-                continue
-            length = int.from_bytes(file.read(2), "big")
+        for part in jpeg_segments(file):
+            marker = part.name[0]
             if marker in _FRAMES:
                 raise unsupported(JPEG, _FRAMES[marker])
             if marker in _SUPPORTED:
+                file.seek(part.offset)
                 precision = (file.read(1) or b"\x08")[0]
                 if precision != 8:
                     raise unsupported(JPEG, f"{precision} bits a sample")
-                return
-            if marker in {_START_OF_SCAN, _END_OF_IMAGE} or length < 2:
-                return
-            file.seek(length - 2, 1)
-    raise broken(JPEG, f"it has more than {_MAX_SEGMENTS} segments")
 
 
 def has_end(path: Path) -> bool:

@@ -10,10 +10,8 @@ from typing import BinaryIO
 
 from upscaled.formats import PNG
 from upscaled.imaging.decode.refusals import broken, cut_off
+from upscaled.imaging.decode.structure import Part, png_chunks
 
-_SIGNATURE_BYTES = 8
-_MAX_CHUNKS = 100_000
-"""An encoder that flushes every 4 KiB makes so many of 400 MB."""
 _PIECE_BYTES = 1 << 20
 _ANCILLARY = 0x20
 """Bit of a chunk name's first letter."""
@@ -41,37 +39,32 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
 
     Raises:
         UnusablePictureError: the file is cut off, or a chunk that matters is broken.
+        TooManyPartsError: it has more chunks than any real file.
     """
     damaged: list[tuple[str, int, int]] = []
-    exif, header = b"", b""
-    counts: dict[str, int] = {}
+    exif, header, pixels, ends = b"", b"", 0, False
     with path.open("rb") as file:
-        offset = _SIGNATURE_BYTES
-        for _ in range(_MAX_CHUNKS):
-            file.seek(offset)
-            head = file.read(8)
-            if len(head) < 8:
-                if "IDAT" not in counts or head:
-                    raise cut_off(PNG)
-                return _found(header, exif, damaged, has_end=False)
-            length, name = int.from_bytes(head[:4], "big"), head[4:]
-            text = name.decode("latin-1")
-            counts[text] = counts.get(text, 0) + 1
-            keep = {b"IHDR": 25, b"eXIf": most_exif + 1}.get(name, 0)
-            content, check = _checked(file, name, length, keep, text)
-            if check is False:
-                if not name[0] & _ANCILLARY:
-                    number = f" {counts[text]}" if name == b"IDAT" else ""
-                    raise broken(PNG, f"the checksum of chunk {text}{number} is wrong")
-                damaged.append((text, offset, length + 12))
-            elif name == b"eXIf":
+        length, end = file.seek(0, 2), 0
+        for part in png_chunks(file):
+            name, end = part.name.decode("latin-1"), part.offset + part.length + 4
+            pixels += part.name == b"IDAT"
+            keep = {b"IHDR": 13, b"eXIf": most_exif + 1}.get(part.name, 0)
+            content, whole = _checked(file, part, keep, name)
+            if not whole and not part.name[0] & _ANCILLARY:
+                number = f" {pixels}" if part.name == b"IDAT" else ""
+                raise broken(PNG, f"the checksum of chunk {name}{number} is wrong")
+            if not whole:
+                damaged.append((name, part.offset - 8, part.length + 12))
+            elif part.name == b"eXIf":
                 exif = content
-            elif name == b"IHDR":
+            elif part.name == b"IHDR":
                 header = content
-            if name == b"IEND":
-                return _found(header, exif, damaged, has_end=True)
-            offset += length + 12
-    raise broken(PNG, f"it has more than {_MAX_CHUNKS} chunks")
+            ends = part.name == b"IEND"
+    if not ends and (not pixels or end != length):
+        raise cut_off(PNG)
+    if len(header) != 13:
+        raise broken(PNG, "chunk IHDR")
+    return PngChunks(not header[9] & 0b11, header[8], exif, tuple(damaged), ends)
 
 
 def without(path: Path, parts: tuple[tuple[str, int, int], ...]) -> io.BytesIO:
@@ -87,29 +80,22 @@ def without(path: Path, parts: tuple[tuple[str, int, int], ...]) -> io.BytesIO:
     return made
 
 
-def _found(
-    header: bytes, exif: bytes, damaged: list[tuple[str, int, int]], *, has_end: bool
-) -> PngChunks:
-    if len(header) != 13:
-        raise broken(PNG, "chunk IHDR")
-    return PngChunks(not header[9] & 0b11, header[8], exif, tuple(damaged), has_end)
-
-
-def _checked(file: BinaryIO, name: bytes, length: int, keep: int, text: str) -> tuple[bytes, bool]:
+def _checked(file: BinaryIO, part: Part, keep: int, name: str) -> tuple[bytes, bool]:
     """Return up to ``keep`` bytes of a chunk, and whether its checksum is right.
 
     Raises:
         UnusablePictureError: the file ends in the middle of it.
     """
-    check, left, kept = zlib.crc32(name), length, b""
+    check, left, kept = zlib.crc32(part.name), part.length, b""
+    file.seek(part.offset)
     while left:
         piece = file.read(min(left, _PIECE_BYTES))
         if not piece:
-            raise cut_off(PNG, f"in chunk {text}")
+            raise cut_off(PNG, f"in chunk {name}")
         check = zlib.crc32(piece, check)
         kept += piece[: max(0, keep - len(kept))]
         left -= len(piece)
     told = file.read(4)
     if len(told) < 4:
-        raise cut_off(PNG, f"in chunk {text}")
+        raise cut_off(PNG, f"in chunk {name}")
     return kept, check == int.from_bytes(told, "big")

@@ -16,7 +16,6 @@ from upscaled.imaging.decode.jpeg import check_kind, has_end, without_end
 from upscaled.imaging.decode.png import read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
-from upscaled.imaging.decode.structure import check_parts
 from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
 from upscaled.imaging.prepared import Probe
 from upscaled.imaging.raw import Pixels
@@ -146,7 +145,6 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
             pixels.
     """
     kind = sniff(path, formats)
-    check_parts(path, kind)
     try:
         if kind in {TIFF, BMP}:
             return _open_ours(path, kind, max_pixels)

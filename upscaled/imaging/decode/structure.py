@@ -1,4 +1,4 @@
-"""The parts that picture files consist of: chunks of a PNG or WebP, segments of a JPEG.
+"""The parts that picture files consist of: chunks of a PNG, segments of a JPEG.
 
 Each walk is bounded, since decoders take microseconds for every part, and a part may be a few
 bytes long.
@@ -7,11 +7,9 @@ bytes long.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from upscaled.errors import UnusablePictureError
-from upscaled.formats import JPEG, PNG, PictureFormat
 
 _MAX_PARTS = 10_000
 """Beside the pixels'. The most seen in published files are some hundred."""
@@ -33,19 +31,6 @@ class Part(NamedTuple):
 
 class TooManyPartsError(UnusablePictureError):
     """A file consists of more parts than any real one."""
-
-
-def check_parts(path: Path, kind: PictureFormat) -> None:
-    """Refuse a file whose header a decoder would be busy with for long.
-
-    Raises:
-        TooManyPartsError: it consists of more parts than any real one.
-        OSError: it cannot be read.
-    """
-    if kind in (PNG, JPEG):
-        with path.open("rb") as file:
-            for _ in png_chunks(file) if kind is PNG else jpeg_segments(file):
-                pass
 
 
 def png_chunks(file: BinaryIO) -> Iterator[Part]:
