@@ -67,3 +67,10 @@ def test_a_group_without_a_limit_does_not_count(tmp_path: Path) -> None:
     group(tmp_path / "fs", memory__max="max", memory__current="5", memory__stat="anon 5\n")
     assert memory.group_amounts(proc, tmp_path / "fs") == []
     assert memory.group_amounts(tmp_path / "nowhere", tmp_path / "fs") == []
+
+
+@pytest.mark.parametrize("engines_mb", [1, 85, 235, 246, 247, 248, 600, 5000])
+def test_the_limit_that_is_named_is_enough_and_no_smaller_one_is(engines_mb: int) -> None:
+    named = memory.service_mb(engines_mb)
+    assert memory.engine_part_mb(named) >= engines_mb
+    assert memory.engine_part_mb(named - 1) < engines_mb

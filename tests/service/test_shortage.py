@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit
+from upscaled.errors import NoMemoryError
 from upscaled.jobs.job import JobState
 from upscaled.service import dispatcher
 from upscaled.workers import processes
@@ -37,3 +39,17 @@ async def test_a_job_waits_until_its_engine_can_be_started(
     assert ended.state is JobState.COMPLETED
     assert len(refused) == 3
     assert [attempt.outcome for attempt in ended.attempts] == ["ok"]
+
+
+async def test_a_model_that_memory_can_not_hold_is_refused_at_submission(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    config = make_config(tmp_path / "data", models_dir, upscaler__memory_limit_mb="300")
+    async with running(config) as service:
+        with pytest.raises(NoMemoryError, match=r"raise upscaler\.memory_limit_mb to \d+ or") as no:
+            await submit(service, DATA / "coffee.jpg", model_name="realesrgan-x4plus", scale="4")
+        enough = re.findall(r"to (\d+) or more", no.value.message)
+        assert (await service.wait((await submit(service, DATA / "coffee.jpg")).id)).error is None
+    config = make_config(tmp_path / "data", models_dir, upscaler__memory_limit_mb=enough[0])
+    async with running(config) as service:
+        await submit(service, DATA / "coffee.jpg", model_name="realesrgan-x4plus", scale="4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from pathlib import Path
 
 _C_LIBRARY = ctypes.CDLL(None)
@@ -32,6 +33,11 @@ def engine_part_mb(service_mb: int) -> int:
     """
     whole = service_mb or available() // _MIB
     return max(whole - _BESIDE_MB, int(whole * _LEAST_PART))
+
+
+def service_mb(engines_mb: int) -> int:
+    """Return the least ``upscaler.memory_limit_mb`` that leaves the engines ``engines_mb``."""
+    return min(engines_mb + _BESIDE_MB, math.ceil(engines_mb / _LEAST_PART))
 
 
 def ceiling(limit_mb: int | None) -> int:

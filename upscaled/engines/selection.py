@@ -13,13 +13,14 @@ from upscaled.config.settings import Config
 from upscaled.engines import devices, memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.engine import CPU, Device, Engine
+from upscaled.engines.builtin.memory_budget import MemoryBudget, TooLittleMemoryError
+from upscaled.engines.engine import CPU, Device, Engine, ModelFiles
 from upscaled.engines.native import program as native_program
 from upscaled.engines.native.engine import BinaryEngine
 from upscaled.engines.native.program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.traits import BINARY, BUILTIN, EngineTraits
-from upscaled.errors import ConfigError, EngineError
+from upscaled.errors import ConfigError, EngineError, NoMemoryError
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,24 @@ def worker_memory_mb(config: Config, choice: EngineChoice) -> int | None:
     slots = config.limits.max_concurrent_jobs or len(choice.devices)
     workers = (slots if choice.traits.has_memory_limit else 0) + _has_spare(config, choice)
     return choice.memory_mb // max(1, workers)
+
+
+def check_memory(config: Config, choice: EngineChoice, model: ModelFiles) -> None:
+    """Refuse a model whose smallest tile does not fit into the engine's memory; blocking.
+
+    Only on the CPU: a GPU has memory of its own.
+
+    Raises:
+        NoMemoryError: it does not fit; the message names the setting and the value it needs.
+        OSError: the model's file can't be read.
+    """
+    if not choice.traits.has_memory_limit or any(device != CPU for device in choice.devices):
+        return
+    limit = memory.ceiling(worker_memory_mb(config, choice))
+    try:
+        MemoryBudget(model, model.bin.stat().st_size, limit, choice.library)
+    except TooLittleMemoryError as error:
+        raise NoMemoryError(str(error)) from None
 
 
 def _has_spare(config: Config, choice: EngineChoice) -> bool:

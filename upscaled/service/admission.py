@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from upscaled.clients import LOCAL, Client
 from upscaled.config.settings import Config
 from upscaled.engines.memory import available
+from upscaled.engines.selection import EngineChoice, check_memory
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
 from upscaled.formats import (
     INPUT_NAMES,
@@ -191,8 +193,14 @@ class Admission:
     """Turns an upload into a job; bounds what is taken on."""
 
     def __init__(
-        self, config: Config, models: ModelCatalog, imaging: Imaging, workspace: Workspace
+        self,
+        config: Config,
+        models: ModelCatalog,
+        imaging: Imaging,
+        workspace: Workspace,
+        choice: EngineChoice,
     ) -> None:
+        self._choice = choice
         self._config = config
         self._models = models
         self._imaging = imaging
@@ -343,7 +351,10 @@ class Admission:
 
     async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
         """Refuse what disk or memory would not hold."""
-        native = model.files_for(request.factor(probe.size)).native_scale
+        files = model.files_for(request.factor(probe.size))
+        native = files.native_scale
+        with contextlib.suppress(OSError):  # the job will tell what is wrong with its files
+            await asyncio.to_thread(check_memory, self._config, self._choice, files)
         memory = memory_bytes(probe.size, request.output_size, request.format)
         most = self._config.limits.imaging_memory_mb << 20
         if memory > most:

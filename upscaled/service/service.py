@@ -87,7 +87,6 @@ class Service:
             memory_limit_mb=config.limits.imaging_memory_mb,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
         )
-        self._admission = Admission(config, self.models, self._imaging, self._workspace)
         self._cleaner = Cleaner(
             self._store,
             self._registry,
@@ -172,7 +171,7 @@ class Service:
             )
             intake = Submissions(
                 self.config.limits,
-                self._admission,
+                Admission(self.config, self.models, self._imaging, self._workspace, choice),
                 self._workspace,
                 self._registry,
                 dispatcher,

@@ -168,7 +168,7 @@ async def test_a_network_that_does_not_fit_is_an_error_that_names_the_setting(
 ) -> None:
     task = make_task(tmp_path, photo(40, 30), shipped(models_dir, "realesrgan-x4plus"))
     async with engine_on(memory_limit_mb=150) as engine:
-        with pytest.raises(EngineError, match=r"raise upscaler\.memory_limit_mb by") as caught:
+        with pytest.raises(EngineError, match=r"raise upscaler\.memory_limit_mb to") as caught:
             await engine.upscale(task, lambda _: None)
     assert not caught.value.retryable
 

@@ -24,7 +24,7 @@ def test_too_little_memory_is_told_with_what_to_change() -> None:
     with pytest.raises(TooLittleMemoryError) as caught:
         MemoryBudget(X4PLUS, STORED, 150 << 20)
     assert str(caught.value) == (
-        "n needs 235 MiB for its smallest tile; the engine may hold 150; raise "
-        "upscaler.memory_limit_mb by 85 or more."
+        "n needs 235 MiB for its smallest tile and the engine may hold 150; use a smaller model, "
+        "or raise upscaler.memory_limit_mb to 588 or more."
     )
     assert MemoryBudget(X4PLUS, STORED, 235 << 20).for_tiles >= 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.parallelism import SMALLEST_TILE
 from upscaled.engines.engine import PADDING, ModelFiles
+from upscaled.engines.memory import service_mb
 
 _MIB = 1 << 20
 
@@ -80,12 +81,22 @@ class MemoryBudget:
             missing = smallest * self.bytes_per_pixel - self.for_tiles
             if missing <= 0:
                 return
+        needed_mb = (limit + missing) // _MIB + 1
         raise TooLittleMemoryError(
-            f"{model.stem} needs {(limit + missing) // _MIB + 1} MiB for its smallest tile; "
-            f"the engine may hold {limit // _MIB}; raise upscaler.memory_limit_mb by "
-            f"{missing // _MIB + 1} or more."
+            f"{model.stem} needs {needed_mb} MiB for its smallest tile and the engine may hold "
+            f"{limit // _MIB}; use a smaller model, or raise upscaler.memory_limit_mb to "
+            f"{service_mb(needed_mb)} or more.",
+            needed_mb,
         )
 
 
 class TooLittleMemoryError(Exception):
-    """A network does not fit into the memory limit; the message is a sentence for the caller."""
+    """A network does not fit into the memory limit; the message is a sentence for the caller.
+
+    Attributes:
+        needed_mb: MiB that the process would have to hold.
+    """
+
+    def __init__(self, message: str, needed_mb: int) -> None:
+        super().__init__(message)
+        self.needed_mb = needed_mb
