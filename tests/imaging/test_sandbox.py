@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -226,6 +227,8 @@ async def test_a_worker_has_no_descriptor_but_its_pipes(confined: Imaging, tmp_p
         await confined.warm()
         (pid,) = [worker.pid for worker in confined._workers if worker.pid]
         opened = await asyncio.to_thread(_descriptors, pid)
+    # From 3.5 on, libffi (below ctypes) keeps its own file open, for reading.
+    opened = [what for what in opened if not re.search(r"/libffi\.so\.[0-9.]+$", what)]
     assert len(opened) <= 5
     assert {what.partition(":")[0] for what in opened} <= {"pipe", "socket", f"/proc/{pid}/statm"}
 
