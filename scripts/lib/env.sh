@@ -1,14 +1,13 @@
 # shellcheck shell=bash
-# What scripts/serve, scripts/test and scripts/lint share: finding Python, making .venv,
-# installing the project into it. Sourced, never run.
+# Shared by the scripts: finding Python, making .venv, installing the project into it. It is
+# sourced, not run.
 #
-# The caller sets nothing; after `prepare_environment [GROUP…]` the variable PYTHON holds the
-# environment's interpreter.
+# After `prepare_environment [GROUP…]` the variable PYTHON holds the environment's interpreter.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 VENV=$ROOT/.venv
 PYTHON=$VENV/bin/python
-# What the project's pyproject.toml calls requires-python.
+# requires-python in pyproject.toml
 readonly NEEDED="3.11"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -23,12 +22,12 @@ is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-# Tell whether $1 can make virtual environments; Debian keeps that in a package of its own.
+# Tell whether $1 can make virtual environments; Debian has a separate package for that.
 can_make_environments() {
   "$1" -c 'import ensurepip, venv' >/dev/null 2>&1
 }
 
-# Print the first Python that is new enough, those that can make environments first.
+# Print the first Python that is new enough; prefer those that can make environments.
 find_python() {
   local name fallback=""
   for name in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -74,7 +73,7 @@ apt_get_install() {
 # Print the line that installs the Debian packages $@.
 apt_line() { printf 'sudo apt-get update && sudo apt-get install -y %s\n' "$*"; }
 
-# Install the Debian packages $@ where that is allowed; else name the line to type and stop.
+# Install the Debian packages $@ as root; otherwise print the line to type and stop.
 apt_install() {
   command -v apt-get >/dev/null 2>&1 ||
     fail "Install Python $NEEDED or newer with its venv and ensurepip modules, then run this again."
@@ -85,7 +84,7 @@ apt_install() {
     fail "apt-get could not install $*. Check the network connection, then run this again."
 }
 
-# Print a Python that can make environments, installing what is missing where that is allowed.
+# Print a Python that can make environments; install what is missing, if root runs this.
 obtain_python() {
   local python package
   python=$(find_python) || true
@@ -107,7 +106,7 @@ obtain_python() {
   printf '%s\n' "$python"
 }
 
-# Print what the environment must have been made for; it is remade when that changes.
+# Print what the environment depends on; it is made again when that changes.
 environment_identity() {
   printf '%s\n' "$ROOT"
   "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null
@@ -120,7 +119,7 @@ require_writable() {
 # Print the MB that are free in the folder $1.
 free_mb() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024) }'; }
 
-# Stop where $1 MB do not fit beside the checkout, or what pip unpacks not into $TMPDIR.
+# Stop unless the disk of the checkout has $1 MB free and $TMPDIR has room for pip to unpack in.
 require_room() {
   local temporary=${TMPDIR:-/tmp} unpacked=150
   [ -d "$temporary" ] || fail "There is no folder $temporary, which TMPDIR names."
@@ -131,7 +130,7 @@ require_room() {
 }
 
 make_environment() {
-  # The mark is written last, so an environment whose making was interrupted has none.
+  # The mark is written last, so an incomplete environment has none.
   local mark=$VENV/.made python identity
   if [ -f "$mark" ] && identity=$(environment_identity) && [ "$identity" = "$(cat "$mark")" ]; then
     return 0
@@ -146,10 +145,10 @@ make_environment() {
   printf '%s\n' "$identity" >"$mark"
 }
 
-# Run pip quietly; when it fails, say in one sentence what to do.
+# Run pip quietly; if it fails, say in one sentence what to do.
 pip_install() {
   local log=$VENV/pip.log
-  # A `user = true` in somebody's pip.conf would make every install into an environment fail.
+  # With `user = true` in pip.conf, every installation into an environment fails.
   if PIP_USER=0 "$PYTHON" -m pip install --disable-pip-version-check --no-input "$@" \
     >"$log" 2>&1 </dev/null; then
     return 0
@@ -164,7 +163,7 @@ pip_install() {
   fail "Installing the Python packages failed; the lines above and $log say why."
 }
 
-# Install the project and the dependency groups $@, only when something changed since.
+# Install the project and the dependency groups $@, if something changed since the last time.
 install_project() {
   local group stamp wanted
   stamp=$VENV/.installed$(printf -- '-%s' "$@")
@@ -187,8 +186,8 @@ install_project() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
-# Tell whether networks will run on a processor for which OpenVINO is the quicker library.
-# OPENVINO=yes or =no decides otherwise.
+# Tell whether networks will run on a processor on which OpenVINO is faster than ncnn.
+# OPENVINO=yes or OPENVINO=no overrides the answer.
 wants_openvino() {
   case ${OPENVINO:-auto} in
     yes) return 0 ;;
@@ -200,8 +199,8 @@ wants_openvino() {
   grep -qsw -m 1 avx512f /proc/cpuinfo
 }
 
-# Install OpenVINO where it is wanted. It is of use, but not needed: a failure is told, and not
-# repeated at every start.
+# Install OpenVINO where it is wanted. It is optional: a failure is reported, and the installation
+# is not tried again at each start.
 install_openvino() {
   local stamp=$VENV/.openvino requirement wanted
   wants_openvino || return 0
@@ -210,7 +209,7 @@ install_openvino() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return 0
   fi
-  say "Installing OpenVINO, with which this processor is faster (60 MB to download; OPENVINO=no leaves it out)"
+  say "Installing OpenVINO, which is faster on this processor (60 MB to download; OPENVINO=no leaves it out)"
   if ! (pip_install "$requirement") 2>/dev/null; then
     say "OpenVINO could not be installed; the ncnn library does its work. OPENVINO=yes tries again."
     if [ "${OPENVINO:-auto}" = yes ]; then return 0; fi
@@ -220,7 +219,7 @@ install_openvino() {
 
 # Make the environment and install the project with the dependency groups $@.
 prepare_environment() {
-  # One at a time: the lock is held on the folder itself and ends with the descriptor.
+  # One script at a time: the lock on the folder ends when the descriptor is closed.
   exec 9<"$ROOT"
   if command -v flock >/dev/null 2>&1 && ! flock --nonblock 9; then
     say "Waiting for another script that is preparing .venv"
@@ -231,7 +230,7 @@ prepare_environment() {
   trap 'exit 143' TERM
   make_environment
   install_project "$@"
-  if [ $# -eq 0 ]; then install_openvino; fi # the tests have it among what they need
+  if [ $# -eq 0 ]; then install_openvino; fi # the group test contains it
   trap - INT TERM
   exec 9<&-
 }

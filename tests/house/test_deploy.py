@@ -185,7 +185,7 @@ def test_a_command_of_somebody_else_stays(checkout: Checkout, tmp_path: Path) ->
     command = target / "usr/local/bin/upscaled"
     command.parent.mkdir(parents=True)
     command.write_text("theirs")
-    assert "is not from here and stays" in install(checkout, target)
+    assert "belongs to something else and is kept" in install(checkout, target)
     install(checkout, target, "--remove")
     assert command.read_text() == "theirs"
 

@@ -348,7 +348,7 @@ def settings() -> Iterator[Setting]:
 
 
 def warnings(config: Config) -> list[str]:
-    """Return sentences about settings that are allowed but unwise."""
+    """Return sentences about settings that are allowed but risky."""
     found = []
     local = config.server.host in {"127.0.0.1", "localhost", "::1"} or (
         config.server.host.startswith("127.")

@@ -1,6 +1,6 @@
-"""Where settings come from: defaults, a file, the environment, flags; later ones win.
+"""Reads settings from defaults, a file, the environment and flags; later ones override earlier.
 
-A file is YAML with a section each; a variable is called ``UPSCALED_<SECTION>_<KEY>``.
+The file is YAML with one mapping per section; variables are ``UPSCALED_<SECTION>_<KEY>``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _EMPTY_BEFORE_ENTRIES = re.compile(
     r"^((?P<indent> *)\w+:) *\{\}(?= *(?:#.*)?\n(?:[ \t]*(?:#.*)?\n)*(?P=indent) +[^\s#])",
     re.MULTILINE,
 )
-"""``tokens: {}`` above lines that are indented deeper, as where somebody pastes a token's line and
-leaves the empty mapping. It is never valid YAML, and only one thing can be meant."""
+"""An empty mapping above lines that are indented deeper: somebody pasted a token's line below
+``tokens: {}``. That is never valid YAML, so dropping the braces changes no other file."""
 
 
 def load(
@@ -34,9 +34,9 @@ def load(
     """Read the settings.
 
     Args:
-        file: the YAML file; None: defaults only, relative paths start at the working directory.
-        environ: the environment; None: the process's own.
-        flags: values from the command line by setting name (``server.port``), as text.
+        file: the YAML file; None: no file, and relative paths start at the working directory.
+        environ: the environment variables; None: those of this process.
+        flags: text values from the command line, by setting name such as ``server.port``.
 
     Raises:
         ConfigError: one sentence that names the key, the value and what is allowed.

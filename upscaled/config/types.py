@@ -1,4 +1,4 @@
-"""What a setting may hold: its rule, its type, and how a text becomes a value of it."""
+"""Types and rules of settings, and how text becomes a value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 @dataclass(frozen=True)
 class Rule:
-    """What one setting allows beyond its type, and how it is told to people."""
+    """What one setting allows beyond its type, and its help text."""
 
     help: str
     minimum: float | None = None
@@ -31,10 +31,10 @@ class Rule:
     choices: tuple[str, ...] = ()
     flag: str | None = None
     check: Callable[[Any], str | None] | None = None
-    """Returns what is allowed, when the value is not; else None."""
+    """Returns what is allowed if the value is not, else None."""
 
     def complaint(self, value: object) -> str | None:
-        """Return what is allowed when ``value`` is not, else None."""
+        """Return what is allowed if ``value`` is not, else None."""
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(self.choices)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -51,11 +51,11 @@ def setting(default: Any, help_: str, **rule: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(help_, **rule)})
 
 
-# --- rules: each returns what is allowed when the value is not, else None ---------------------
+# --- checks: each returns what is allowed if the value is not, else None -----------------------
 
 
 def prefix(value: str) -> str | None:
-    """Check a path that endpoints live under."""
+    """Check the path that all endpoints start with."""
     ok = re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value)
     return None if ok else "a path that starts with / and does not end in one, such as /api/v1"
 
@@ -66,7 +66,7 @@ def tile(value: int) -> str | None:
 
 
 def token(value: str) -> str | None:
-    """Check the one token: a text, or a hash that is whole."""
+    """Check a single token: a secret, or a complete hash."""
     if value.startswith("sha256:") and not _HASH.fullmatch(value):
         return "a secret, or its hash as `upscaled token NAME` prints it"
     return None
@@ -111,7 +111,7 @@ def networks(value: tuple[str, ...]) -> str | None:
 
 
 def input_formats(value: tuple[str, ...]) -> str | None:
-    """Check the picture formats that are taken."""
+    """Check the accepted picture formats."""
     if value and set(value) <= set(INPUT_NAMES):
         return None
     return f"a list of one or more of {', '.join(INPUT_NAMES)}"
@@ -157,10 +157,10 @@ def _is(value: object, kind: type) -> bool:
 
 
 def _in_type(value: object, kind: Any) -> object:
-    """Return ``value`` as the type ``kind`` holds it.
+    """Return ``value`` converted to the type ``kind``: a list becomes a tuple, for instance.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: it has another type.
     """
     if kind == Tokens:
         if isinstance(value, dict) and all(
