@@ -32,7 +32,7 @@ from upscaled.errors import NotAPictureError, UnusablePictureError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.colour import profile_to_srgb
 from upscaled.imaging.decode.prepare import prepare
-from upscaled.imaging.sidecar import Sidecar
+from upscaled.imaging.metadata.sidecar import Metadata
 
 _SIDE = 256
 _LIMIT = 6.0
@@ -68,7 +68,7 @@ def _verdict(path: Path, folder: Path, most: int) -> tuple[str, str]:
         seen = "refused, and by vips" if _by_vips(path, folder) is None else "refused"
         return seen, error.message
     colour = Image.fromarray(pixels_of(prepared.source))
-    if prepared.sidecar is not None and (icc := Sidecar.load(prepared.sidecar).icc):
+    if prepared.sidecar is not None and (icc := Metadata.load(prepared.sidecar).icc):
         colour = ImageCms.applyTransform(colour, profile_to_srgb(icc)) or colour
     if prepared.alpha is not None:
         alpha = Image.fromarray(pixels_of(prepared.alpha)[..., 0])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from upscaled.formats import JPEG
 from upscaled.imaging.decode.refusals import unsupported
-from upscaled.imaging.decode.structure import jpeg_segments
+from upscaled.imaging.file_parts import jpeg_segments
 
 END = b"\xff\xd9"
 _SCAN = b"\xff\xda"

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from upscaled.formats import PNG
 from upscaled.imaging.decode.refusals import broken, cut_off
-from upscaled.imaging.decode.structure import Part, png_chunks
+from upscaled.imaging.file_parts import Part, png_chunks
 
 _PIECE_BYTES = 1 << 20
 _ANCILLARY = 0x20

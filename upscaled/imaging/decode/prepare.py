@@ -11,11 +11,11 @@ from PIL import Image
 from upscaled.errors import UnusablePictureError
 from upscaled.imaging import alpha as alphas
 from upscaled.imaging.decode.colour import Colours, profile_to_srgb
-from upscaled.imaging.decode.reader import Opened, decoder_refusal, open_picture
+from upscaled.imaging.decode.reader import TURNED, Opened, decoder_refusal, open_picture
 from upscaled.imaging.grey import CONVERTED_SPREAD, converted_levels, make_grey, spread
+from upscaled.imaging.metadata.collect import collect
 from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared
 from upscaled.imaging.raw import RowWriter, read_rows, strips
-from upscaled.imaging.sidecar import Sidecar, tidied
 from upscaled.pictures import RawImage
 
 _TURN = {
@@ -46,19 +46,21 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
             raise UnusablePictureError(
                 f"image decode failed: the header says {expected}, the picture is {size}."
             )
+        turned = opened.orientation in TURNED
         _turn(opened)
         colours = Colours(opened)
         source = RawImage(workdir / SOURCE, size)
         alpha, channel_spread = _write(colours, source, workdir / ALPHA)
         grey = _made_grey(colours, source, channel_spread)
-    kept, lost = colours.kept, opened.lost + colours.lost
-    exif = _tidied(opened.exif, kept, lost)
-    if opened.image.info.get("xmp") or opened.image.info.get("XML:com.adobe.xmp"):
-        lost.append("XMP")
+    found, told, missing = collect(
+        upload, opened.format, opened.image, opened.exif, colours.icc, turned=turned
+    )
+    kept = colours.kept + told
+    lost = opened.lost + colours.lost + [words for words in missing if words not in opened.lost]
     sidecar = None
-    if colours.icc or exif:
+    if colours.icc or told:
         sidecar = workdir / SIDECAR
-        Sidecar(colours.icc, exif).save(sidecar)
+        found.save(sidecar)
     if alpha is not None:
         kept.append("transparency")
     return Prepared(source, alpha, sidecar, tuple(kept), tuple(lost), grey)
@@ -87,20 +89,6 @@ def _turn(opened: Opened) -> None:
             alpha = Image.fromarray(opened.alpha).transpose(_TURN[opened.orientation])
             opened.alpha = np.asarray(alpha)
         opened.image, opened.orientation = turned, 1
-
-
-def _tidied(exif: bytes, kept: list[str], lost: list[str]) -> bytes:
-    if not exif:
-        return b""
-    try:
-        block = tidied(exif)
-    except Exception:  # broken EXIF in a good picture is common; it is told
-        if not any(phrase.startswith("EXIF") for phrase in lost):
-            lost.append("EXIF, which is broken")
-        return b""
-    if block:
-        kept.append("EXIF")
-    return block
 
 
 def _made_grey(colours: Colours, source: RawImage, channel_spread: int) -> bool:

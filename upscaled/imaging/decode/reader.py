@@ -32,7 +32,7 @@ MAX_METADATA_BYTES = 4 << 20
 """A profile or EXIF block above this is left behind; real ones are far smaller."""
 
 _ORIENTATION = 0x0112
-_TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 # MP entry 0xB002: types of further pictures in a JPEG that make it a series (CIPA DC-007).
 _MPO_SERIES = frozenset(
@@ -83,7 +83,7 @@ class Opened:
         width, height = self.image.size
         if self.page is not None:
             width, height = self.page.size.width, self.page.size.height
-        return Size(height, width) if self.orientation in _TURNED else Size(width, height)
+        return Size(height, width) if self.orientation in TURNED else Size(width, height)
 
     @property
     def has_alpha(self) -> bool:

@@ -24,10 +24,10 @@ from upscaled.imaging.encode.jpeg import JpegEncoder
 from upscaled.imaging.encode.png import PngEncoder
 from upscaled.imaging.encode.rows import ResultRows
 from upscaled.imaging.encode.webp import write_webp
+from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import read_rows, strips
 from upscaled.imaging.result import PART, Band, Finished, FinishOptions, Piece, Written
-from upscaled.imaging.sidecar import Sidecar, resized
 from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
@@ -77,7 +77,7 @@ def finish_band(
     )
     written = replace(written, source_rows=band.bottom, score=min(written.score, score))
     last = band.bottom == prepared.source.size.height
-    beside = _Metadata(prepared, options)
+    beside = Attached(prepared, options)
     rows = ResultRows(prepared, native, options)
     part = workdir / PART
     row = result_format(options.format)
@@ -87,7 +87,7 @@ def finish_band(
             stop = max(written.rows, stop // _ROWS * _ROWS)
         written = _extended(part, _encoder(rows, options, beside), rows, stop, written, threads)
     elif last:
-        write_webp(rows, part, options, beside.icc, beside.exif)
+        write_webp(rows, part, options, beside)
     if not last:
         if rows.resampled or not row.banded:  # what comes later needs these rows again
             first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
@@ -100,40 +100,12 @@ def finish_band(
     return replace(written, finished=finished)
 
 
-class _Metadata:
-    """What the result carries beside its pixels, and what is told of that."""
-
-    def __init__(self, prepared: Prepared, options: FinishOptions) -> None:
-        self.icc, self.exif = b"", b""
-        self.kept, self.lost = list(prepared.kept), list(prepared.lost)
-        row = result_format(options.format)
-        if prepared.alpha is not None and not row.has_alpha:
-            self._lose("transparency", "transparency, laid on the background colour")
-        if prepared.sidecar is None:
-            return
-        if not options.keep_metadata:
-            for phrase in sorted({"ICC profile", "EXIF"} & set(self.kept)):
-                self._lose(phrase, f"{phrase}, as was asked for")
-            return
-        sidecar = Sidecar.load(prepared.sidecar)
-        self.icc = sidecar.icc
-        exif = resized(sidecar.exif, options.size) if sidecar.exif else b""
-        if 0 < row.segment_bytes < len(exif):
-            self._lose("EXIF", f"EXIF of {len(exif)} bytes, more than a {row.label} holds")
-            exif = b""
-        self.exif = exif
-
-    def _lose(self, phrase: str, words: str) -> None:
-        self.kept.remove(phrase)
-        self.lost.append(words)
-
-
-def _encoder(rows: ResultRows, options: FinishOptions, beside: _Metadata) -> StripEncoder:
+def _encoder(rows: ResultRows, options: FinishOptions, beside: Attached) -> StripEncoder:
     if result_format(options.format) is PNG:
-        return PngEncoder(options.size, rows.channels, beside.icc, beside.exif)
+        return PngEncoder(options.size, rows.channels, beside)
     quality = quality_of(options)
     allowed = mean_error_allowed(quality)
-    return JpegEncoder(options.size, rows.channels, quality, allowed, beside.icc, beside.exif)
+    return JpegEncoder(options.size, rows.channels, quality, allowed, beside)
 
 
 def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 from upscaled.errors import EngineError
 from upscaled.imaging.encode.encoder import EncodedStrip
 from upscaled.imaging.encode.fingerprint import Fingerprint
+from upscaled.imaging.metadata.attached import Attached, jfif_density
 from upscaled.imaging.raw import Pixels, picture
 from upscaled.pictures import Size
 
@@ -24,6 +25,8 @@ _BLOCK = 8
 _RESTARTS = 8
 """Restart markers are numbered modulo this."""
 _START_OF_FRAME, _START_OF_SCAN = b"\xff\xc0", b"\xff\xda"
+_JFIF_DENSITY = slice(13, 18)
+"""Behind marker, length, mark and version."""
 _RESTART, _END = b"\xff\xd7", b"\xff\xd9"
 
 
@@ -35,8 +38,7 @@ class JpegEncoder:
         channels: 1 for grey, 3 for RGB.
         quality: 1 to 100.
         mean_error: levels by which a local mean may move.
-        icc: colour profile, or nothing.
-        exif: EXIF block with its marker, or nothing.
+        beside: profile and metadata.
     """
 
     # So all strips number their markers alike, and the one between two of them is the last.
@@ -44,22 +46,24 @@ class JpegEncoder:
     start = 0
 
     def __init__(
-        self, size: Size, channels: int, quality: int, mean_error: float, icc: bytes, exif: bytes
+        self, size: Size, channels: int, quality: int, mean_error: float, beside: Attached
     ) -> None:
         self._size = size
         self._channels = channels
         self._quality = quality
         self._mean_error = mean_error
-        self._beside: dict[str, Any] = {}
-        if icc:
-            self._beside["icc_profile"] = icc
-        if exif:
-            self._beside["exif"] = exif
+        self._beside = beside
 
     def head(self) -> bytes:
         """Return what stands before the pixels: that of a small picture, with our height in it."""
         small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
-        head, _ = _split(self._encoded(small, self._beside))
+        profile = {"icc_profile": self._beside.icc} if self._beside.icc else {}
+        head, _ = _split(self._encoded(small, profile))
+        end = 4 + struct.unpack_from(">H", head, 4)[0]  # of the JFIF segment, which is the first
+        jfif = bytearray(head[:end])
+        if self._beside.dpi is not None:
+            jfif[_JFIF_DENSITY] = jfif_density(self._beside.dpi)
+        head = bytes(jfif) + self._beside.jpeg_segments() + head[end:]
         at = _segment(head, _START_OF_FRAME)
         height = struct.pack(">H", self._size.height)  # behind length and precision
         return head[: at + 5] + height + head[at + 7 :]

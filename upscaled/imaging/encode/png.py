@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from upscaled.errors import EngineError
 from upscaled.imaging.encode.encoder import EncodedStrip
+from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.raw import Pixels
 from upscaled.pictures import Size
 
@@ -36,11 +37,10 @@ class PngEncoder:
     multiple = 1
     start = 1  # of an Adler-32
 
-    def __init__(self, size: Size, channels: int, icc: bytes, exif: bytes) -> None:
+    def __init__(self, size: Size, channels: int, beside: Attached) -> None:
         self._size = size
         self._channels = channels
-        self._icc = icc
-        self._exif = exif
+        self._beside = beside
 
     def head(self) -> bytes:
         """Return what stands before the pixels."""
@@ -49,10 +49,9 @@ class PngEncoder:
             ">IIBBBBB", width, height, 8, _COLOUR_TYPE[self._channels], 0, 0, 0
         )  # fmt: skip
         parts = [_SIGNATURE, _chunk(b"IHDR", header)]
-        if self._icc:
-            parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._icc)))
-        if self._exif:
-            parts.append(_chunk(b"eXIf", self._exif.removeprefix(b"Exif\0\0")))
+        if self._beside.icc:
+            parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._beside.icc)))
+        parts += [_chunk(name, content) for name, content in self._beside.png_chunks()]
         parts.append(_chunk(b"IDAT", _ZLIB_HEADER))
         return b"".join(parts)
 

@@ -9,11 +9,11 @@ from upscaled.formats import result_format
 from upscaled.imaging.alpha import Enlarger
 from upscaled.imaging.decode.colour import in_profile, profile_to_srgb
 from upscaled.imaging.grey import luminance
+from upscaled.imaging.metadata.sidecar import Metadata
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import Pixels, read_rows
 from upscaled.imaging.resample import reader, resample, rows_ready
 from upscaled.imaging.result import FinishOptions
-from upscaled.imaging.sidecar import Sidecar
 from upscaled.pictures import RawImage
 
 
@@ -33,7 +33,7 @@ class ResultRows:
         self._enlarger = Enlarger(prepared.alpha, options.size) if prepared.alpha else None
         row = result_format(options.format)
         self._flat = not row.has_alpha
-        icc = Sidecar.load(prepared.sidecar).icc
+        icc = Metadata.load(prepared.sidecar).icc
         self._to_srgb = profile_to_srgb(icc) if icc and not options.keep_metadata else None
         background = options.background
         if icc and options.keep_metadata and prepared.alpha is not None:

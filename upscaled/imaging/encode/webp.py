@@ -14,6 +14,7 @@ from upscaled.errors import EngineError
 from upscaled.imaging.encode.encoder import mean_error_allowed, quality_of
 from upscaled.imaging.encode.fingerprint import Fingerprint
 from upscaled.imaging.encode.rows import ResultRows
+from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.raw import Pixels, strips
 from upscaled.imaging.result import FinishOptions
 
@@ -45,9 +46,7 @@ class _Digest:
         return max(mine.difference(theirs) for mine, theirs in pairs)
 
 
-def write_webp(
-    rows: ResultRows, path: Path, options: FinishOptions, icc: bytes, exif: bytes
-) -> None:
+def write_webp(rows: ResultRows, path: Path, options: FinishOptions, beside: Attached) -> None:
     """Write the picture to ``path`` and read it back.
 
     Raises:
@@ -66,10 +65,8 @@ def write_webp(
         settings: dict[str, Any] = {"quality": quality_of(options), "method": _METHOD}
         if options.lossless:
             settings = {"lossless": True, "method": _LOSSLESS_METHOD}
-        if icc:
-            settings["icc_profile"] = icc
-        if exif:
-            settings["exif"] = exif
+        blocks = {"icc_profile": beside.icc, "exif": beside.exif, "xmp": beside.xmp}
+        settings |= {name: block for name, block in blocks.items() if block}
         with open(path, "wb", 1 << 20, opener=files.no_follow) as file:
             image.save(file, "WEBP", **settings)
     _check_written(path, meant, options, mode)

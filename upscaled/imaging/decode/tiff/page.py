@@ -74,11 +74,14 @@ class TiffPage:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What Pillow would tell of the file: ``xmp`` and ``dpi``."""
+        """What Pillow would tell: ``xmp`` and ``dpi``; and blocks of IPTC and Photoshop."""
         page = self.layout.directory
         found: dict[str, Any] = {}
         if tags.XMP in page.entries:
             found["xmp"] = page.raw(tags.XMP)
+        for name, tag in (("iptc", tags.IPTC), ("photoshop", tags.PHOTOSHOP)):
+            if tag in page.entries:
+                found[name] = page.raw(tag)
         across, down, unit = page.numbers(282), page.numbers(283), page.integer(296, _INCH)
         if across and down and unit in {_INCH, _CENTIMETRE}:
             factor = _CM_PER_INCH if unit == _CENTIMETRE else 1.0
