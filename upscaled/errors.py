@@ -7,8 +7,16 @@ from collections.abc import Mapping
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, a quota or a file size limit."""
-SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
-"""Error numbers of too few descriptors, processes or too little memory for now."""
+SHORTAGE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.EIO}
+)
+"""Error numbers of too few descriptors or processes, too little memory, or a disk that does not
+answer: for now, and by no fault of a picture."""
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Tell whether ``error`` says that the system is short of something; see `SHORTAGE`."""
+    return isinstance(error, OSError) and error.errno in SHORTAGE
 
 
 class UpscaledError(Exception):

@@ -215,7 +215,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     if stage in {"begin", "prepare"}:  # stages of what is too large to be decoded on arrival
-        monkeypatch.setattr("upscaled.imaging.imaging._SOON_PIXELS", 0)
+        monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 0)
     async with running(make_config(small_disk / "data", models_dir)) as service:
         first = await submit(service, thumbnail)
         assert (await service.wait(first.id)).state is JobState.COMPLETED

@@ -1,7 +1,10 @@
 import asyncio
+import errno
 import hashlib
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,6 +26,9 @@ from upscaled.errors import (
 )
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace
+from upscaled.pipeline.receipt import write_receipt
+from upscaled.service import dispatcher
+from upscaled.workers import processes
 
 COFFEE = DATA / "coffee.jpg"
 
@@ -271,3 +277,41 @@ async def test_a_completed_job_stays_completed_when_its_folder_cannot_be_tidied(
         assert len(files_of(tmp_path / "data")) > 2
         await service._cleaner.clean(time.time())
         assert files_of(tmp_path / "data") == [f"jobs/{job.id}", f"jobs/{job.id}/result.png"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO])
+async def test_a_job_waits_while_the_system_is_short_of_something(
+    tmp_path: Path,
+    models_dir: Path,
+    thumbnail: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    monkeypatch.setattr(dispatcher, "_SYSTEM_RETRY_SECONDS", 0.001)
+    start = processes.start
+    failures = 6
+
+    async def short(*arguments: Any, **more: Any) -> processes.Child:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(number, os.strerror(number))
+        return await start(*arguments, **more)
+
+    real_receipt = write_receipt
+    receipts = 0
+
+    async def short_receipt(*arguments: Any) -> dict[str, Any]:
+        nonlocal receipts
+        receipts += 1
+        if receipts < 3:
+            raise OSError(number, os.strerror(number))
+        return await real_receipt(*arguments)
+
+    async with running(make_config(tmp_path / "data", models_dir)) as service:
+        job = await submit(service, thumbnail)
+        monkeypatch.setattr(processes, "start", short)
+        monkeypatch.setattr(dispatcher, "write_receipt", short_receipt)
+        done = await service.wait(job.id)
+        assert (done.state, done.error) == (JobState.COMPLETED, None)
+        assert (failures, receipts) == (0, 3)

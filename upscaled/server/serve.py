@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -18,12 +19,15 @@ from upscaled.api.context import CONNECTIONS
 from upscaled.config.settings import Config, warnings
 from upscaled.errors import ConfigError, UpscaledError
 from upscaled.server import open_files, process_limits, room, sd_notify
+from upscaled.server.accept_errors import AcceptErrors
 from upscaled.service.service import Service
 
 log = logging.getLogger(__name__)
 
 # How long connections may go on after the stop was asked for; an idle one ends at once.
 _CONNECTIONS_END_SECONDS = 10.0
+_ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted in one go, before those beyond the limit are refused."""
 _BACKLOG = 1024
 """Connections that wait to be accepted; of those beyond, each would try again after a second."""
 
@@ -60,7 +64,8 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
     # The address first: a second server must not get as far as taking up the first one's jobs.
     listeners = await _listeners(config.server.host, config.server.port)
     try:
-        service = Service(config)
+        service = Service(_fitted(config))
+        loop.set_exception_handler(AcceptErrors())
         if await _started(service, stop):
             try:
                 await _answer(config, service, listeners, stop, on_ready)
@@ -82,6 +87,12 @@ def _warnings(config: Config) -> list[str]:
         *process_limits.complaints(config),
         *room.complaints(config),
     ]
+
+
+def _fitted(config: Config) -> Config:
+    """Return the settings with as many connections as this process may have."""
+    most = open_files.connections_that_fit(config.server.max_connections)
+    return replace(config, server=replace(config.server, max_connections=most))
 
 
 async def _started(service: Service, stop: _Stop) -> bool:
@@ -124,9 +135,10 @@ async def _answer(
         )
         for listener in listeners:
             site = await asyncio.get_running_loop().create_server(
-                factory, sock=listener, backlog=_BACKLOG
+                factory, sock=listener, backlog=_ACCEPTED_AT_ONCE
             )
             sites.append(site)
+            listener.listen(_BACKLOG)
         # What there is now stays: looking through it for garbage again and again took an
         # eighth of the server's time for small pictures.
         gc.collect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
 import time
@@ -21,6 +20,7 @@ from upscaled.errors import (
     ShortageError,
     UpscaledError,
     WrongStateError,
+    is_shortage,
 )
 from upscaled.imaging import Prepared
 from upscaled.jobs.job import Attempt, Job, JobState
@@ -47,13 +47,9 @@ _CANCEL_SECONDS = 30.0
 """How long a cancellation waits for a job's processes to end; the kernel may hold them longer."""
 _DISK_REFUSALS = 3
 """Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
-_SYSTEM_REFUSALS = 60
 _SYSTEM_RETRY_SECONDS = 5.0
-"""How often, and after which pause, a job is tried again that the system refused something."""
-_SYSTEM_SHORT = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ENOBUFS}
-)
-"""What the system says when it is short of something. The picture is never to blame for it."""
+_LONGEST_RETRY_SECONDS = 60.0
+"""Pauses of a job between tries while the system is short of something: the first, the longest."""
 
 
 @dataclass(eq=False)
@@ -301,7 +297,7 @@ class Dispatcher:
                 if isinstance(error, EngineError | JobTimeoutError):
                     self._health.doubt()
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in _SYSTEM_SHORT:
+                if isinstance(error, OSError) and is_shortage(error):
                     reason = f"The server's system refused what the job needs: {error.strerror}."
                     self._put_aside(job, functools.partial(self._wait_for_system, job, reason))
                     return
@@ -366,10 +362,18 @@ class Dispatcher:
         return await self._may_try_again(job, _DISK_REFUSALS, error.message)
 
     async def _wait_for_system(self, job: Job, reason: str) -> bool:
-        """Wait a while after the system refused something; False: the job has failed."""
-        log.warning("job waits for the system", extra={"job": job.id, "reason": reason})
-        await asyncio.sleep(_SYSTEM_RETRY_SECONDS)
-        return await self._may_try_again(job, _SYSTEM_REFUSALS, reason)
+        """Wait while the system is short of something, longer each time; True: try again.
+
+        However often that happens, the picture is not to blame, and the job does not fail.
+        """
+        refusals = self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
+        pause = min(_LONGEST_RETRY_SECONDS, _SYSTEM_RETRY_SECONDS * 2 ** min(refusals - 1, 10))
+        log.warning(
+            "job waits for the system",
+            extra={"job": job.id, "reason": reason, "seconds": pause},
+        )
+        await asyncio.sleep(pause)
+        return True
 
     async def _may_try_again(self, job: Job, most: int, reason: str) -> bool:
         """Count a refusal without a visible cause; at the last one the job fails."""
