@@ -133,7 +133,7 @@ async def _serve(_options: argparse.Namespace, config: Config) -> int:
 
 
 async def _upscale(options: argparse.Namespace, config: Config) -> int:
-    from upscaled.commands.progress import Progress  # noqa: PLC0415
+    from upscaled.commands.progress import ProgressBar  # noqa: PLC0415
     from upscaled.commands.upscale import upscale_file  # noqa: PLC0415
 
     named = {
@@ -144,7 +144,7 @@ async def _upscale(options: argparse.Namespace, config: Config) -> int:
     }
     fields = {name: value for name, value in named.items() if value is not None}
     source, target = Path(options.source), Path(options.target)
-    progress = Progress(sys.stderr, source.name)
+    progress = ProgressBar(sys.stderr, source.name)
     try:
         job = await upscale_file(config, source, target, fields, progress.show)
         progress.show(100)

@@ -10,7 +10,7 @@ _LINE_STEP = 10
 """Percent between two plain lines."""
 
 
-class Progress:
+class ProgressBar:
     """Shows the percentage of one job on ``stream``."""
 
     def __init__(self, stream: TextIO, label: str) -> None:

@@ -1,4 +1,4 @@
-"""What is said between the builtin engine and its worker; loads no heavy library."""
+"""The requests that the builtin engine sends to its worker; loads no heavy library."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upscaled import serial
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.engine import Device, ModelFiles, UpscaleTask
-from upscaled.pictures import RawImage, Size
+from upscaled.engines.engine import Device, UpscaleTask
 from upscaled.workers import processes
 from upscaled.workers.server import Message
 
@@ -53,78 +53,29 @@ def worker_arguments(
 def worker_env() -> dict[str, str]:
     """Return the worker's environment.
 
-    Its threads sleep while they wait for one another: spinning, OpenMP's way, costs three times
-    the time as soon as anything else wants the processor, and decoding and encoding do.
+    Threads sleep while they wait for each other. OpenMP's default of spinning makes them three
+    times as slow as soon as another process, such as a decoder, needs the CPU.
 
-    The C library asks for huge pages; the worker takes them where there is memory to spare.
+    The C library asks for huge pages; the worker allows them where memory suffices.
     """
     return processes.plain_env(OMP_WAIT_POLICY="passive", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
 
 
 def encode_network(files: NetworkFiles) -> dict[str, Any]:
     """Return the ``inspect`` request for a network."""
-    return {
-        "op": "inspect",
-        "param": str(files.param),
-        "bin": str(files.bin),
-        "input_blob": files.input_blob,
-        "output_blob": files.output_blob,
-    }
+    return {"op": "inspect", "network": serial.plain(files)}
 
 
 def decode_network(message: Message) -> NetworkFiles:
     """Return the network of an ``inspect`` request."""
-    return NetworkFiles(
-        Path(message["param"]),
-        Path(message["bin"]),
-        message["input_blob"],
-        message["output_blob"],
-    )
+    return serial.convert(message["network"], NetworkFiles)
 
 
 def encode_task(task: UpscaleTask) -> dict[str, Any]:
     """Return the ``upscale`` request for ``task``."""
-    model = task.model
-    return {
-        "op": "upscale",
-        "source": _encode_image(task.source),
-        "target": _encode_image(task.target),
-        "top": task.top,
-        "bottom": task.bottom,
-        "tile_size": task.tile_size,
-        "tta": task.tta,
-        "shares": task.shares,
-        "model": {
-            "param": str(model.param),
-            "bin": str(model.bin),
-            "native_scale": model.native_scale,
-            "input_blob": model.input_blob,
-            "output_blob": model.output_blob,
-            "bytes_per_pixel": model.bytes_per_pixel,
-        },
-    }
+    return {"op": "upscale", "task": serial.plain(task)}
 
 
 def decode_task(message: Message) -> UpscaleTask:
     """Return the task of an ``upscale`` request."""
-    model = dict(message["model"])
-    files = ModelFiles(param=Path(model.pop("param")), bin=Path(model.pop("bin")), **model)
-    return UpscaleTask(
-        source=_decode_image(message["source"]),
-        target=_decode_image(message["target"]),
-        model=files,
-        top=message["top"],
-        bottom=message["bottom"],
-        tile_size=message["tile_size"],
-        tta=message["tta"],
-        shares=message["shares"],
-    )
-
-
-def _encode_image(raw: RawImage) -> list[Any]:
-    return [str(raw.path), raw.size.width, raw.size.height, raw.channels]
-
-
-def _decode_image(parts: list[Any]) -> RawImage:
-    path, width, height, channels = parts
-    return RawImage(Path(path), Size(width, height), channels)
+    return serial.convert(message["task"], UpscaleTask)
