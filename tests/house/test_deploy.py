@@ -219,7 +219,7 @@ def test_a_dry_run_tells_everything_and_does_nothing(checkout: Checkout, tmp_pat
     before = sorted(tmp_path.rglob("*"))
     done = checkout.run("scripts/install-service", "--dry-run")
     assert done.returncode == 0, done.stderr
-    for step in ("mkdir", "-m venv /opt/upscaled/venv", "config.yaml", "enable", "restart"):
+    for step in ("mkdir", "-m venv /opt/upscaled/venv", "config.yaml", "reset-failed", "restart"):
         assert step in done.stderr
     assert not [call for call in checkout.calls() if "venv /opt" in call or "systemctl" in call]
     assert sorted(tmp_path.rglob("*")) == before
