@@ -164,6 +164,60 @@ def _cmyk_profile() -> bytes:
 CMYK = _cmyk_profile()
 
 
+def _scanner_profile() -> bytes:
+    """A scanner's RGB profile: a table to Lab (ICC.1, lut8Type), and none back."""
+    corners = bytearray()
+    for red, green, blue in product((0, 1), repeat=3):
+        lightness = 0.3 * red + 0.59 * green + 0.11 * blue
+        a = 128 + 70 * (red - green)
+        b = 128 + 70 * ((red + green) / 2 - blue)
+        corners += bytes((round(255 * lightness), round(a), round(b)))
+    ramp = bytes(range(256))
+    body = b"mft1" + bytes(4) + bytes((3, 3, 2, 0)) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    return _profile(b"scnr", b"RGB ", b"Lab ", {b"A2B0": body + ramp * 3 + corners + ramp * 3})
+
+
+SCANNER = _scanner_profile()
+
+
+def xyb(rgb: Pixels) -> Pixels:
+    """Return sRGB pixels in a space made as XYB is, which `XYB` describes."""
+    light = rgb / 255
+    light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+    long, middle, short = np.moveaxis(np.cbrt(light @ np.array(_CONES).T), 2, 0)
+    made = np.stack(((long - middle) / 0.2 + 0.5, (long + middle - 0.1) / 1.8, short), axis=2)
+    levels: Pixels = np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+_CONES = ((0.3, 0.622, 0.078), (0.23, 0.692, 0.078), (0.243, 0.205, 0.552))
+
+
+def _xyb_profile() -> bytes:
+    """Tables alone (ICC.1, lutAToBType): affine, then cubed, then a matrix to XYZ."""
+    corners = b""
+    for x, y, b in product((0, 1), repeat=3):
+        values = (0.9 * y + 0.1 * x, 0.9 * y + 0.1 * (1 - x), float(b))
+        corners += struct.pack(">3H", *(round(65535 * v) for v in values))
+    grid = bytes((2, 2, 2)) + bytes(13) + bytes((2, 0, 0, 0)) + corners
+    same = b"para" + bytes(8) + _fixed(1)
+    cube = b"para" + bytes(8) + _fixed(3)
+    srgb = np.array(((0.4361, 0.3851, 0.1431), (0.2225, 0.7169, 0.0606), (0.0139, 0.0971, 0.7141)))
+    matrix = srgb @ np.linalg.inv(np.array(_CONES)) * (32768 / 65535)
+    table = _fixed(*matrix.ravel(), 0, 0, 0)
+    parts = (same * 3, table, cube * 3, grid, same * 3)
+    offsets, start = [], 32
+    for part in parts:
+        offsets.append(start)
+        start += len(part)
+    head = b"mAB " + bytes(4) + bytes((3, 3, 0, 0)) + struct.pack(">5I", *offsets)
+    made = _profile(b"mntr", b"RGB ", b"XYZ ", {b"A2B0": head + b"".join(parts)})
+    return made[:8] + b"\x04\x20\0\0" + made[12:]  # the type is one of version 4
+
+
+XYB = _xyb_profile()
+
+
 def mpo(kind: int) -> bytes:
     """Return an MPO file: a JPEG followed by a second picture of the MP type ``kind``."""
     first, second = (Image.effect_noise((64, 48), 30 + 9 * n).convert("RGB") for n in (0, 1))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from upscaled.errors import UnusablePictureError
+from upscaled.formats import AVIF, PNG, PictureFormat
+from upscaled.imaging.decode import coded_colours
+from upscaled.imaging.decode.coded_colours import CodedColours, ToneMap
 from upscaled.imaging.decode.reader import Opened
+from upscaled.imaging.file_parts import png_chunks
 from upscaled.imaging.raw import Pixels
 
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_SRGB_GAMMA = 1 / 2.2
+_SRGB_PRIMARIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290))
+_HEAD = 1 << 16
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
@@ -33,6 +39,7 @@ class Colours:
     lost: list[str] = field(default_factory=list)
     _transform: ImageCms.ImageCmsTransform | None = None
     _lut: Pixels | None = None
+    _tone_map: ToneMap | None = None
     _full: float = 255.0
 
     def __post_init__(self) -> None:
@@ -42,6 +49,8 @@ class Colours:
         space = {"CMYK": "CMYK", "LAB": "LAB", "L": "GRAY", "LA": "GRAY", "1": "GRAY"}.get(
             image.mode, "GRAY" if image.mode in _DEEP_MODES else "RGB"
         )
+        if self._grey_rgba:
+            space = "GRAY"
         profile = self._profile(space)
         if space == "LAB":
             lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
@@ -52,11 +61,16 @@ class Colours:
         elif profile is not None and profile.profile.xcolor_space.strip() != "RGB":
             self._transform = transform(profile, "L" if space == "GRAY" else "CMYK")
             self.kept.append(f"colours converted from the file's {space} profile to sRGB")
+        elif profile is not None and not profile.profile.is_matrix_shaper:
+            # Tables: networks and resampling would work on numbers that are not alike sRGB's, and
+            # there may be no way back for a background's colour.
+            self._transform = transform(profile, "RGB")
+            self.kept.append("colours converted from the file's RGB profile to sRGB")
         elif profile is not None:
             self.icc = self.opened.icc
             self.kept.append("ICC profile")
-        elif image.format == "PNG" and "srgb" not in image.info:
-            self._apply_gamma(image.info.get("gamma"))
+        elif space in {"RGB", "GRAY"}:
+            self._apply_coded()
         if image.mode in {"I", "F"}:
             self._full = _full_scale(image)
 
@@ -76,12 +90,52 @@ class Colours:
         self.lost.append(f"ICC profile, which is for {found} and not for {space}")
         return None
 
-    def _apply_gamma(self, gamma: float | None) -> None:
-        # Within 5 % of sRGB's exponent a viewer shows the numbers as they are (PNG, 13.13).
-        if gamma and abs(gamma / _SRGB_GAMMA - 1) > 0.05:
-            levels = np.linspace(0, 1, 256) ** (_SRGB_GAMMA / gamma)
-            self._lut = np.rint(levels * 255).astype(np.uint8)
+    @property
+    def _grey_rgba(self) -> bool:
+        """Pillow opens grey with alpha of 16 bits as RGBA."""
+        return self.opened.grey_png and self.opened.image.mode == "RGBA"
+
+    def _apply_coded(self) -> None:
+        """Go by what a PNG or AVIF tells of its colours without a profile."""
+        space = self._coded_space()
+        if space is None:
+            return
+        if space.is_hdr:
+            name = "PQ" if space.transfer == coded_colours.PQ else "HLG"
+            bands = self.opened.image.convert("RGB").split()
+            brightest = max(int(np.asarray(band).max()) for band in bands)
+            self._tone_map = ToneMap(space, brightest)
+            self.kept.append(f"HDR ({name}) converted to sRGB")
+            if self._tone_map.compresses:
+                self.lost.append("brightness above white (HDR), which was compressed")
+            return
+        self._lut = coded_colours.levels_to_srgb(space)
+        if self._lut is not None:
             self.kept.append("gamma converted to sRGB")
+        if not space.has_srgb_primaries and not self.opened.one_channel:
+            self.icc = coded_colours.profile(space)
+            self.kept.append("ICC profile")
+
+    def _coded_space(self) -> CodedColours | None:
+        info, kind = self.opened.image.info, self.opened.format
+        codes = codes_of(self.opened.path, kind)
+        if codes is not None and codes != (2, 2):
+            space = coded_colours.by_code(*codes)
+            if space is None:
+                self.lost.append(
+                    f"colour space of code {codes[0]}/{codes[1]}, which is not supported"
+                )
+            return space
+        if kind is not PNG or "srgb" in info:
+            return None
+        gamma = info.get("gamma")
+        if "chromaticity" in info:
+            space = coded_colours.by_primaries(info["chromaticity"], gamma)
+            if space is None:
+                self.lost.append("chromaticities (cHRM), which make no sense")
+            return space
+        power = 1 / gamma if gamma and 0.01 < gamma < 100 else None
+        return CodedColours(_SRGB_PRIMARIES, power=power)
 
     def rgb_and_alpha(self, top: int, bottom: int) -> tuple[Pixels, Pixels | None]:
         """Return the rows from ``top`` to ``bottom`` of the decoded, turned picture."""
@@ -104,12 +158,14 @@ class Colours:
             strip = strip.convert("L")
         if strip.mode in {"LA", "RGBA"}:
             alpha = np.asarray(strip.getchannel("A"))
-            strip = strip.convert(strip.mode[:-1])
+            strip = strip.getchannel("R") if self._grey_rgba else strip.convert(strip.mode[:-1])
         elif key is not None and alpha is None:
             alpha = self._keyed(np.asarray(strip), key)
         if self._transform is not None:
             strip = ImageCms.applyTransform(strip, self._transform) or strip
         rgb = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+        if self._tone_map is not None:
+            return self._tone_map.apply(rgb), alpha
         return (rgb if self._lut is None else self._lut[rgb]), alpha
 
     def _to_8_bit(self, deep: NDArray[np.generic]) -> Pixels:
@@ -136,6 +192,28 @@ class Colours:
             wanted = np.array([k >> 8 if depth == 16 else k for k in key])
             return np.where((pixels == wanted).all(axis=2), 0, 255).astype(np.uint8)
         return None
+
+
+def codes_of(path: Path, kind: PictureFormat) -> tuple[int, int] | None:
+    """Return the codes of primaries and transfer function in a PNG's cICP or an AVIF's nclx."""
+    with path.open("rb") as file:
+        if kind is PNG:
+            for part in png_chunks(file):
+                if part.name == b"IDAT":
+                    return None
+                if part.name == b"cICP" and part.length == 4:
+                    file.seek(part.offset)
+                    primaries, transfer, *_ = file.read(4)
+                    return primaries, transfer
+        elif kind is AVIF:
+            head = file.read(_HEAD)
+            at = head.find(b"colrnclx")
+            if 0 <= at <= len(head) - 14:
+                return (
+                    int.from_bytes(head[at + 8 : at + 10], "big"),
+                    int.from_bytes(head[at + 10 : at + 12], "big"),
+                )
+    return None
 
 
 def _full_scale(image: Image.Image) -> float:
