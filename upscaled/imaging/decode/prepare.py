@@ -12,6 +12,7 @@ from upscaled.errors import UnusablePictureError
 from upscaled.imaging import alpha as alphas
 from upscaled.imaging.decode.colour import Colours, profile_to_srgb
 from upscaled.imaging.decode.reader import TURNED, Opened, decoder_refusal, open_picture
+from upscaled.imaging.decode.witness import compare_with_witness, has_witness
 from upscaled.imaging.grey import CONVERTED_SPREAD, converted_levels, make_grey, spread
 from upscaled.imaging.metadata.collect import collect
 from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared
@@ -40,6 +41,7 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
     opened = open_picture(upload, formats, max_pixels)
     with opened:
         expected = opened.size
+        witnessed = opened.page is not None and has_witness(opened.page)
         _decode(opened)
         size = opened.size
         if size != expected:
@@ -48,6 +50,8 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
             )
         turned = opened.orientation in TURNED
         _turn(opened)
+        if witnessed:
+            compare_with_witness(upload, opened.format, opened.image)
         colours = Colours(opened)
         source = RawImage(workdir / SOURCE, size)
         alpha, channel_spread = _write(colours, source, workdir / ALPHA)
