@@ -28,7 +28,7 @@ from upscaled.engines.engine import CPU, Progress, ProgressCallback, UpscaleOutc
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.selection import EngineChoice
 from upscaled.engines.traits import BUILTIN
-from upscaled.errors import UpscaledError
+from upscaled.errors import EngineError, UpscaledError
 from upscaled.imaging import imaging
 from upscaled.imaging.messages import AnyRequest
 from upscaled.imaging.sandbox.sandbox import Confinement
@@ -43,6 +43,8 @@ from upscaled.workers.server import RefusedError
 _SIZE = (24, 160)
 _ROWS = 32
 """Rows of a band: five bands, four checkpoints."""
+_HOPELESS_SEED = 20
+"""Of the picture that the engine refuses, whose job fails."""
 _DATABASE = "jobs.sqlite3"
 _SECONDS = 60.0
 
@@ -96,6 +98,8 @@ class ResamplingEngine:
     def _write(self, task: UpscaleTask) -> None:
         size, scale = task.source.size, task.model.native_scale
         rows = np.fromfile(task.source.path, np.uint8).reshape(size.height, size.width, 3)
+        if rows[0, 0, 0] == _HOPELESS_SEED:
+            raise EngineError("This picture always fails.", retryable=False)
         band = rows[task.top : task.bottom].repeat(scale, 0).repeat(scale, 1)
         with task.target.path.open("r+b") as file:
             file.seek(task.top * scale * task.target.row_bytes)
@@ -168,10 +172,6 @@ def _right(seed: int) -> bytes:
         return np.asarray(picture).repeat(2, 0).repeat(2, 1).tobytes()
 
 
-def _cut_short() -> bytes:
-    return _picture(0)[:-200]
-
-
 async def _submit(service: Service, content: bytes, recorder: Recorder) -> Job:
     upload = service.intake.reserve_upload()
     await asyncio.to_thread(upload.write_bytes, content)
@@ -196,7 +196,7 @@ async def _play(data: Path, models: Path, recorder: Recorder) -> dict[str, int]:
             recorder.promise("cancelled", unwanted.id)
         except UpscaledError:  # it was quicker
             recorder.promise("completed", unwanted.id)
-        broken = await _submit(service, _cut_short(), recorder)
+        broken = await _submit(service, _picture(_HOPELESS_SEED), recorder)
         for job_id, seed in list(seeds.items()):
             if seed != 3:
                 job = await service.wait(job_id)
