@@ -151,8 +151,8 @@ def saved(tmp_path: Path) -> Checkpoint:
 
 async def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, saved: Checkpoint) -> None:
     await checkpoint.save(tmp_path, saved)
-    assert await checkpoint.load(tmp_path, "work") == saved
-    assert await checkpoint.load(tmp_path, "other work") is None
+    assert await checkpoint.load(tmp_path, "work", "result.png") == saved
+    assert await checkpoint.load(tmp_path, "other work", "result.png") is None
     assert await checkpoint.has_advanced(tmp_path)
 
 
@@ -172,11 +172,11 @@ async def test_what_a_power_cut_left_half_done_is_not_built_on(
 ) -> None:
     await checkpoint.save(tmp_path, saved)
     await asyncio.to_thread(damage, tmp_path)
-    assert await checkpoint.load(tmp_path, "work") is None
+    assert await checkpoint.load(tmp_path, "work", "result.png") is None
 
 
 async def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert await checkpoint.load(tmp_path, "work") is None
+    assert await checkpoint.load(tmp_path, "work", "result.png") is None
     assert not await checkpoint.has_advanced(tmp_path)
 
 
@@ -191,6 +191,6 @@ async def test_a_checkpoint_of_the_first_release_still_loads(tmp_path: Path) -> 
     (tmp_path / "checkpoint").write_text(
         (tmp_path / "checkpoint").read_text().replace("2596996162", str(pieces[0].crc32))
     )
-    loaded = await checkpoint.load(tmp_path, "work")
+    loaded = await checkpoint.load(tmp_path, "work", "result.png")
     written = Written(100, 200, 11, 7, 0.9, pieces)
     assert loaded == Checkpoint("work", 64, written, 50, ("ncnn 1.0",))

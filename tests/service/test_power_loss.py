@@ -8,8 +8,8 @@ import pytest
 
 from testkit.power_loss import replay
 from upscaled import files
-from upscaled.imaging.encode import finish
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.pipeline import checkpoint
 
 
 async def test_no_accepted_job_is_lost_when_the_power_goes(
@@ -33,7 +33,7 @@ def _nothing(_: object) -> None:
     pass
 
 
-UNSYNCED_OS = SimpleNamespace(**{**vars(os), "fsync": _nothing})
+UNSYNCED_FILES = SimpleNamespace(**{**vars(files), "sync": _nothing})
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ UNSYNCED_OS = SimpleNamespace(**{**vars(os), "fsync": _nothing})
     [
         (files, "sync", _sync_of_files_only),
         (files, "sync", _nothing),
-        (finish, "os", UNSYNCED_OS),
+        (checkpoint, "files", UNSYNCED_FILES),
     ],
 )
 async def test_a_missing_sync_is_found(

@@ -4,6 +4,7 @@ from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.prepared import Prepared, Probe
 from upscaled.imaging.result import (
     NOTHING_WRITTEN,
+    PART,
     Band,
     Finished,
     FinishOptions,
@@ -19,6 +20,7 @@ from upscaled.imaging.verify.thresholds import (
 __all__ = [
     "CONFIRMABLE_LIMIT",
     "NOTHING_WRITTEN",
+    "PART",
     "PLAUSIBLE_LIMIT",
     "Band",
     "FinishOptions",

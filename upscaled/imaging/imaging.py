@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,8 @@ from upscaled.workers.client import (
 )
 from upscaled.workers.processes import plain_env
 
+log = logging.getLogger(__name__)
+
 DEFAULT_MEMORY_MB = 4096
 """Address space of one imaging process in MiB, where nothing else is asked for."""
 _CPU_SECONDS = 60
@@ -58,6 +61,18 @@ _WALL_PER_CPU = 10
 _MAX_MESSAGE = 1000
 """Characters of an error's sentence."""
 _UNCONFINED = "unconfined"
+
+_TRIES = 3
+"""How often a request is put whose process is killed or crashes."""
+_PAUSE_SECONDS = 0.5
+"""Before it is put again: if memory ran out, others may have freed some by then."""
+
+_LOST: dict[str, Callable[[str], UpscaledError]] = {
+    "killed": NoMemoryError,
+    "crashed": UnusablePictureError,
+    "died": lambda message: EngineError(message, retryable=False),
+}
+"""What it means if a request's process ends that way each time."""
 
 _ERRORS: dict[str, type[UpscaledError]] = {
     "not_a_picture": NotAPictureError,
@@ -131,10 +146,11 @@ class Imaging:
             EngineError: no such process can be started, or it can be confined less than before.
         """
         required = self._required or ()
-        reply = await self._ask(
+        reply = await self._repeated(
             messages.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
             messages.PingReply,
             Kind.LOOK,
+            "",
         )
         if self._required is None:
             self._required = reply.active
@@ -254,7 +270,7 @@ class Imaging:
     ) -> Written:
         """Verify a band of ``native`` and write what it adds to the result.
 
-        With the last band ``workdir/result.<format>`` is complete, and was read back.
+        With the last band the file `PART` in ``workdir`` is complete, and was read back.
 
         Args:
             prepared: the picture.
@@ -313,9 +329,27 @@ class Imaging:
                 await self.warm()
         request = replace(request, required=self._required)
         try:
-            return await self._ask(request, reply_type, kind, caller)
+            return await self._repeated(request, reply_type, kind, caller)
         except _UnconfinedError:
-            return await self._ask(request, reply_type, kind, caller)
+            return await self._repeated(request, reply_type, kind, caller)
+
+    async def _repeated(
+        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str
+    ) -> _Reply:
+        """Put a request again if its process is killed or crashes, `_TRIES` times in all."""
+        first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
+        for left in reversed(range(1 if first_look else _TRIES)):  # `probe` follows a first look
+            try:
+                return await self._ask(request, reply_type, kind, caller)
+            except _LostError as lost:
+                if not left:
+                    raise lost.meaning from lost
+                log.warning(
+                    "imaging process lost; its request is repeated",
+                    extra={"reason": lost.meaning.message},
+                )
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise AssertionError("_TRIES is positive")
 
     async def _ask(
         self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
@@ -329,6 +363,8 @@ class Imaging:
                 if error.kind == _UNCONFINED:
                     await worker.close()  # the next one starts afresh
                     raise _UnconfinedError(_sentence(error.message)) from error
+                if error.kind in _LOST:
+                    raise _LostError(_LOST[error.kind](_sentence(error.message))) from error
                 raise _ERRORS.get(error.kind, EngineError)(_sentence(error.message)) from error
             except msgspec.ValidationError as error:
                 raise replies.WrongReplyError(_sentence(str(error))) from error
@@ -339,7 +375,8 @@ class Imaging:
             except WorkerShortageError as error:
                 raise ShortageError(f"While a picture was being handled, {error}.") from error
             except WorkerError as error:
-                raise WorkerFailedError(f"While a picture was being handled, {error}.") from error
+                sentence = f"While a picture was being handled, {error}."
+                raise _LostError(WorkerFailedError(sentence, retryable=False)) from error
 
     @asynccontextmanager
     async def _worker(self, kind: Kind, caller: str) -> AsyncIterator[WorkerClient]:
@@ -350,6 +387,14 @@ class Imaging:
                 yield worker
             finally:
                 self._idle.append(worker)
+
+
+class _LostError(UpscaledError):
+    """A process ended in the middle of a request; ``meaning`` is the error if it always does."""
+
+    def __init__(self, meaning: UpscaledError) -> None:
+        super().__init__(meaning.message)
+        self.meaning = meaning
 
 
 class _UnconfinedError(EngineError):

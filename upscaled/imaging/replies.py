@@ -111,7 +111,7 @@ def written_of(reply: FinishReply, request: FinishRequest) -> Written:
 
 
 def _with_file(written: Written, file: FileReply, request: FinishRequest) -> Written:
-    path = request.workdir / f"result.{request.options.format}"
+    path = request.workdir / PART
     if file.length > request.most_bytes:
         raise WrongReplyError(f"a result of {file.length} bytes")
     _check_length(path, file.length)

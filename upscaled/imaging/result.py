@@ -10,7 +10,7 @@ from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT
 from upscaled.pictures import Size
 
 PART = "result.part"
-"""Name of a result's file until it is complete."""
+"""Name of a result's file until it is sealed under its own name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Finished:
-    """A complete, verified result at its final place."""
+    """A complete, verified result."""
 
     path: Path
     size: Size

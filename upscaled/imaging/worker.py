@@ -174,7 +174,7 @@ def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:
     """Return what the death of the process that worked on a request means."""
     if death.signal == signal.SIGKILL:
         words = "The system ended the imaging process, most likely because memory ran out."
-        return RefusedError("no_memory", words)
+        return RefusedError("killed", words)
     if death.signal == signal.SIGXCPU and request.decodes:
         what = "its header" if isinstance(request, ProbeRequest) else "it"
         words = f"reading {what} takes more than {request.cpu_seconds} s of processor time."
@@ -182,9 +182,10 @@ def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:
     if death.signal and request.decodes:
         name = signal.Signals(death.signal).name
         words = f"the decoder crashed on it ({name})."
-        return RefusedError("unusable", f"image decode failed: {words}")
+        return RefusedError("crashed", f"image decode failed: {words}")
     words = death.words or f"signal {death.signal}"
-    return RefusedError("engine", f"A picture's processing broke off: {words}.")
+    kind = "died" if death.signal not in {0, signal.SIGXCPU} else "engine"
+    return RefusedError(kind, f"A picture's processing broke off: {words}.")
 
 
 def main() -> None:

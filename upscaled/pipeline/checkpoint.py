@@ -1,20 +1,19 @@
 """Checkpoints: how far a job's picture is, so that a later run goes on from there.
 
-Nothing of a checkpoint is flushed to the disk, which would cost a large picture many seconds. It
-holds the checksums of all it builds on instead: what a power cut took is noticed, and made again.
+A checkpoint is not flushed to the disk, which would cost a large picture many seconds. It holds the
+checksums of all files that it builds on instead: what a power cut took is noticed and made again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from upscaled import __version__, files, serial
-from upscaled.imaging import Piece, Written
+from upscaled.engines.pool import Place
+from upscaled.imaging import PART, Finished, Piece, Written
 
 _NAME = "checkpoint"
 _BLOCK = 1 << 20
@@ -22,16 +21,22 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What of a job is done."""
+    """What of a job is done. Its fields are a format on disk: they may be added, not changed."""
 
     work: str
-    """What was done it with: bands of something else must not be put beside these."""
+    """The `work_key` of this work: bands of other work must not be put beside these."""
     tile_size: int
     written: Written
     began: int = 0
-    """Rows of the source that were done when this run began."""
+    """Source rows that were done when this run began."""
     libraries: tuple[str, ...] = ()
     """What ran the network, with versions, as far as that is known."""
+    seconds: float = 0.0
+    """What this run and earlier ones took so far."""
+    place: Place | None = None
+    """Where the last band was made."""
+    program_sha256: str | None = None
+    """Of the native program that made it."""
 
 
 def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:
@@ -50,15 +55,27 @@ async def save(folder: Path, checkpoint: Checkpoint) -> None:
     await asyncio.to_thread(_save, folder, checkpoint)
 
 
-async def load(folder: Path, work: str) -> Checkpoint | None:
-    """Return the checkpoint of the job in ``folder``; None without one that can be built on."""
-    checkpoint = await asyncio.to_thread(_load, folder)
-    if checkpoint is None or checkpoint.work != work:
-        return None
-    intact = await asyncio.to_thread(
-        lambda: all(_is_intact(folder, piece) for piece in checkpoint.written.pieces)
-    )
-    return checkpoint if intact else None
+async def seal(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
+    """Give a complete result its ``name``; it survives a power cut once this returns.
+
+    The checkpoint comes first: a run that is interrupted after that finds the result, under
+    whichever of its names, proved by its SHA-256.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+    return await asyncio.to_thread(_seal, folder, checkpoint, name)
+
+
+async def load(folder: Path, work: str, name: str) -> Checkpoint | None:
+    """Return the checkpoint of the job in ``folder``; None without one that can be built on.
+
+    Args:
+        folder: the job's.
+        work: the `work_key` of the job's work.
+        name: the name of its result.
+    """
+    return await asyncio.to_thread(_load_intact, folder, work, name)
 
 
 async def has_advanced(folder: Path) -> bool:
@@ -68,28 +85,47 @@ async def has_advanced(folder: Path) -> bool:
 
 
 def _save(folder: Path, checkpoint: Checkpoint) -> None:
-    document = {
-        "work": checkpoint.work,
-        "tile_size": checkpoint.tile_size,
-        "written": serial.plain(checkpoint.written),
-        "began": checkpoint.began,
-        "libraries": checkpoint.libraries,
-    }
-    files.replace(folder / _NAME, json.dumps(document).encode())
+    files.replace(folder / _NAME, serial.encode(checkpoint))
+
+
+def _seal(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
+    _save(folder, checkpoint)
+    part, path = folder / PART, folder / name
+    if part.exists():  # else an earlier run has renamed it
+        files.sync(part)
+        part.rename(path)
+    files.sync(folder)
+    return path
 
 
 def _load(folder: Path) -> Checkpoint | None:
     try:
-        document: dict[str, Any] = json.loads((folder / _NAME).read_text("utf-8"))
-        return Checkpoint(
-            document["work"],
-            document["tile_size"],
-            serial.convert(document["written"], Written),
-            document["began"],
-            tuple(document["libraries"]),
-        )
-    except (OSError, ValueError, LookupError, TypeError):
+        return serial.decode((folder / _NAME).read_bytes(), Checkpoint)
+    except (OSError, ValueError):
         return None  # none was written, or a power cut has left half of one
+
+
+def _load_intact(folder: Path, work: str, name: str) -> Checkpoint | None:
+    checkpoint = _load(folder)
+    if checkpoint is None or checkpoint.work != work:
+        return None
+    written = checkpoint.written
+    if written.finished is not None:
+        for path in (folder / PART, folder / name):
+            if _is_result(path, written.finished):
+                finished = replace(written.finished, path=path)
+                return replace(checkpoint, written=replace(written, finished=finished))
+        return None
+    return checkpoint if all(_is_intact(folder, piece) for piece in written.pieces) else None
+
+
+def _is_result(path: Path, finished: Finished) -> bool:
+    try:
+        if path.stat().st_size != finished.file_size_bytes:
+            return False
+        return files.sha256_of(path) == finished.sha256
+    except OSError:
+        return False
 
 
 def _is_intact(folder: Path, piece: Piece) -> bool:

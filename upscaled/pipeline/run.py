@@ -6,13 +6,14 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from upscaled.digests import Digests
 from upscaled.engines.engine import ModelFiles, Progress, UpscaleTask, is_small
 from upscaled.engines.pool import EnginePool, Place, Slot
-from upscaled.errors import EngineError, NoSpaceError, ShortageError
+from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError, ShortageError
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
     NOTHING_WRITTEN,
@@ -23,6 +24,7 @@ from upscaled.imaging import (
     UnlikeError,
 )
 from upscaled.jobs.job import Attempt, Job
+from upscaled.jobs.results import result_name
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import RawImage
@@ -127,6 +129,8 @@ class PipelineRun:
         """Source rows that an earlier run finished."""
         self._libraries: tuple[str, ...] = ()
         self._program_sha256: str | None = None
+        self._place: Place | None = None
+        """Where the last band was made."""
         self._retries: Retries | None = None
         self._bands: BandFinisher | None = None
         self._failed = False
@@ -168,7 +172,7 @@ class PipelineRun:
                 await self._attempt()
             except EngineError as error:
                 await self._plan_retry(error)
-        return self._result()
+        return await self._seal()
 
     async def _begin(self) -> None:
         """Open the files of the run and take up what an earlier one left.
@@ -186,14 +190,26 @@ class PipelineRun:
         self._work = checkpoint.work_key(
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
         )
-        if self._job.runs and (earlier := await checkpoint.load(self._folder, self._work)):
-            self._written, self._tile_size = earlier.written, earlier.tile_size
-            self._resumed_rows = earlier.written.source_rows
-            self._libraries = earlier.libraries
-            await self._save()
-            log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
-        await claim(self._native.path, self._native.total_bytes, keep=self._resumed_rows > 0)
+        earlier = await checkpoint.load(self._folder, self._work, result_name(self._job))
+        if earlier is not None:
+            await self._take_up(earlier)
+        if self._written.finished is None:
+            await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)
         self._report(self._written.source_rows)
+
+    async def _take_up(self, earlier: Checkpoint) -> None:
+        """Go on from where an earlier run ended."""
+        self._written, self._tile_size = earlier.written, earlier.tile_size
+        self._resumed_rows = earlier.written.source_rows
+        self._libraries, self._program_sha256 = earlier.libraries, earlier.program_sha256
+        self._place = earlier.place
+        self._seconds.stages["resumed"] = earlier.seconds
+        log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
+        if earlier.written.finished is None:
+            await self._save()
+        elif earlier.place is not None:  # no attempt follows
+            self._watch.started(earlier.place)
+            self._report_attempt(earlier.place, earlier.tile_size, "ok")
 
     async def _attempt(self) -> None:
         """Upscale and finish the rows that are left, or one band where bands go one by one.
@@ -221,6 +237,7 @@ class PipelineRun:
     async def _take(self, slot: Slot) -> AttemptPlan:
         """Make the slot's engine ready and return the plan of the attempt."""
         self._watch.started(slot.place)
+        self._place = slot.place
         if self._retries is None:
             self._retries = self._plan_retries(slot.place)
         elif self._failed:
@@ -375,13 +392,43 @@ class PipelineRun:
         Raises:
             NoSpaceError: the disk is full.
         """
-        now = Checkpoint(
-            self._work, self._tile_size, self._written, self._resumed_rows, self._libraries
+        with _full_disk_told():
+            await checkpoint.save(self._folder, self._checkpoint())
+
+    async def _seal(self) -> RunResult:
+        """Give the complete result its name and return it.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        finished, place = self._written.finished, self._place
+        assert finished is not None and place is not None  # noqa: S101 - all is done
+        with _full_disk_told():
+            path = await checkpoint.seal(self._folder, self._checkpoint(), result_name(self._job))
+        return RunResult(
+            path=path,
+            finished=finished,
+            model=self._model,
+            place=place,
+            program_sha256=self._program_sha256,
+            tile_size=self._tile_size,
+            seconds=self._seconds,
+            libraries=self._libraries,
+            engine_seconds=self._engine_seconds,
+            resumed=self._resumed_rows > 0,
         )
-        try:
-            await checkpoint.save(self._folder, now)
-        except OSError as error:
-            raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self._work,
+            self._tile_size,
+            self._written,
+            self._resumed_rows,
+            self._libraries,
+            self._seconds.total,
+            self._place,
+            self._program_sha256,
+        )
 
     async def _identify_model(self) -> IdentifiedModel:
         files = self._shared.models.get(self._job.request.model_name).files_for(self._job.factor)
@@ -429,17 +476,13 @@ class PipelineRun:
             "stage done", extra={"job": self._job.id, "stage": stage, **where, "seconds": seconds}
         )
 
-    def _result(self) -> RunResult:
-        assert self._written.finished and self._retries and self._bands  # noqa: S101 - all is done
-        return RunResult(
-            path=self._written.finished.path,
-            finished=self._written.finished,
-            model=self._model,
-            place=self._retries.plan.place,
-            program_sha256=self._program_sha256,
-            tile_size=self._bands.tile_size,
-            seconds=self._seconds,
-            libraries=self._libraries,
-            engine_seconds=self._engine_seconds,
-            resumed=self._resumed_rows > 0,
-        )
+
+@contextlib.contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Raise `NoSpaceError` for what a full disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def finish_band(
     Args:
         prepared: the picture.
         native: its enlargement, whose rows up to the band's end are there.
-        workdir: where ``result.<format>`` is made.
+        workdir: where `PART` is written.
         options: how it is to be written.
         band: begins where the last one ended.
         written: what came of the bands before.
@@ -93,10 +92,9 @@ def finish_band(
             first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
-    path = workdir / f"result.{options.format}"
-    size, sha256 = _sealed(part, path, written)
+    size, sha256 = _read_back(part, written)
     kept, lost = tuple(beside.kept), tuple(beside.lost)
-    finished = Finished(path, options.size, size, sha256, written.score, kept, lost)
+    finished = Finished(part, options.size, size, sha256, written.score, kept, lost)
     return replace(written, finished=finished)
 
 
@@ -181,8 +179,8 @@ def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:
     return Piece(raw.path.name, top * raw.row_bytes, (bottom - top) * raw.row_bytes, check)
 
 
-def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
-    """Bring the file to the disk under its name; return its length and SHA-256.
+def _read_back(part: Path, written: Written) -> tuple[int, str]:
+    """Read the complete file; return its length and SHA-256.
 
     Raises:
         EngineError: it is not what was written.
@@ -191,7 +189,6 @@ def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
     pieces = [piece for piece in written.pieces if piece.name == part.name]
     length = part.stat().st_size
     with open(part, "rb", opener=files.no_follow) as file:
-        os.fsync(file.fileno())
         for piece in pieces:
             check = 0
             for block in _blocks(piece.length):
@@ -202,12 +199,6 @@ def _sealed(part: Path, path: Path, written: Written) -> tuple[int, str]:
                 raise EngineError("The result's file is not what was written to it.")
         while content := file.read(_BLOCK):  # all of a file that was not made in pieces
             digest.update(content)
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
     return length, digest.hexdigest()
 
 
