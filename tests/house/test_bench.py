@@ -177,7 +177,11 @@ def test_a_result_is_read_in_strips_and_damage_is_noticed(tmp_path: Path) -> Non
 
 
 def test_descendants_count_and_shared_pages_count_once() -> None:
-    code = "import os, sys; os.fork() and print(flush=True); sys.stdin.read()"
+    code = (
+        "import os, sys, time\n"
+        "while time.process_time() < 0.05: pass\n"  # the system counts in hundredths
+        "os.fork() and print(flush=True); sys.stdin.read()"
+    )
     with psutil.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -11,6 +11,8 @@ from upscaled import __version__
 from upscaled.api.context import SERVICE
 from upscaled.api.responses import json_response
 from upscaled.errors import BadRequestError
+from upscaled.models.card import UNKNOWN_LICENSE
+from upscaled.models.catalog import Model
 
 
 def _wanted_scale(request: web.Request) -> int | None:
@@ -31,18 +33,32 @@ def _wanted_scale(request: web.Request) -> int | None:
 async def models(request: web.Request) -> web.Response:
     """``GET /models``: the installed models, all or those with a native scale."""
     scale = _wanted_scale(request)
-    registry = request.app[SERVICE].models
-    await registry.rescan()
+    catalog = request.app[SERVICE].models
+    await catalog.rescan()
     listed = [
-        {
-            "name": model.name,
-            "description": model.description,
-            "supported_scales": list(model.supported_scales),
-        }
-        for model in registry.models
+        _described(model)
+        for model in catalog.models
         if scale is None or scale in model.supported_scales
     ]
     return json_response({"version": __version__, "models": listed})
+
+
+def _described(model: Model) -> dict[str, object]:
+    """Return a model as the list shows it; facts that are not known are left out."""
+    card = model.card
+    facts = {
+        "author": card.author,
+        "source": card.source,
+        "architecture": card.architecture,
+        "parameters": card.parameters,
+    }
+    return {
+        "name": model.name,
+        "description": model.description,
+        "supported_scales": list(model.supported_scales),
+        "license": card.license or UNKNOWN_LICENSE,
+        **{key: value for key, value in facts.items() if value is not None},
+    }
 
 
 async def health(request: web.Request) -> web.Response:

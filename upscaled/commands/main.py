@@ -20,7 +20,7 @@ from typing import Any
 
 from upscaled import __version__, logs
 from upscaled.commands.models import add_arguments as add_import_arguments
-from upscaled.commands.models import import_models, install_models, list_models
+from upscaled.commands.models import add_list_arguments, import_models, install_models, list_models
 from upscaled.config.settings import Config, Setting, settings
 from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
@@ -214,7 +214,10 @@ def _parser() -> argparse.ArgumentParser:
 
     models = _command(commands, "models", list_models, "List, install or import models.")
     actions = models.add_subparsers(title="actions", metavar="ACTION")
-    _command(actions, "list", list_models, "List the models (also without an action).")
+    add_list_arguments(models)
+    add_list_arguments(
+        _command(actions, "list", list_models, "List the models (also without an action).")
+    )
     install = _command(actions, "install", install_models, "Install the official models.")
     install.add_argument(
         "--force", action="store_true", help="replace files that differ from the official ones"

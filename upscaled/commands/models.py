@@ -11,15 +11,22 @@ from upscaled.config.settings import Config
 from upscaled.errors import UpscaledError
 
 
-async def list_models(_options: argparse.Namespace, config: Config) -> int:
+async def list_models(options: argparse.Namespace, config: Config) -> int:
     """Print what is offered, and what is left out and why."""
+    from upscaled.models.card import UNKNOWN_LICENSE  # noqa: PLC0415
     from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
 
-    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    catalog = ModelCatalog(
+        config.models_dir,
+        cache_file=config.models_cache,
+        commercial_only=getattr(options, "commercial_only", False)
+        or config.upscaler.commercial_models_only,
+    )
     await catalog.rescan()
     for model in catalog.models:
         scales = ", ".join(f"×{scale}" for scale in model.supported_scales)
-        print(f"{model.name}  {scales}  {model.description}")
+        licence = model.card.license or UNKNOWN_LICENSE
+        print(f"{model.name}  {scales}  {model.description}  [{licence}]")
     for rejected in catalog.rejected:
         print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
     if not catalog.models:
@@ -79,6 +86,16 @@ async def import_models(options: argparse.Namespace, config: Config) -> int:
     if request.license is None:
         print(f"licence: unknown; write it into {config.models_dir / made.name}.yaml")
     return 0
+
+
+def add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``upscaled models`` and ``upscaled models list`` take."""
+    parser.add_argument(
+        "--commercial-only",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="leave out models whose licence is unknown or forbids commercial use",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

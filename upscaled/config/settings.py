@@ -125,6 +125,10 @@ class UpscalerSettings:
     )
     models_path: str = _setting("models", "Folder of the models: pairs of .param and .bin files.")
     default_model: str = _setting("realesrgan-x4plus", "Model for requests that name none.")
+    commercial_models_only: bool = _setting(
+        False,
+        "Offer only models whose licence is known to allow commercial use.",
+    )
     default_scale: int = _setting(4, "Scale for requests that name none.", minimum=2, maximum=4)
     gpu_ids: tuple[int, ...] = _setting(
         (),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -15,6 +17,7 @@ _LONGEST = 500
 """Characters of a text in a card."""
 
 UNKNOWN_LICENSE = "unknown"
+_RESTRICTIONS = (UNKNOWN_LICENSE, "-nc", "noncommercial", "non-commercial", "research", "personal")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,43 @@ class ModelCard:
     """Of the file that was imported."""
 
     @property
-    def noncommercial(self) -> bool:
-        """Whether the licence forbids commercial use, by its name."""
-        text = (self.license or "").lower()
-        return any(mark in text for mark in ("-nc", "noncommercial", "non-commercial", "research"))
+    def commercial(self) -> bool:
+        """Whether the licence is known and, by its name, does not forbid commercial use."""
+        text = (self.license or UNKNOWN_LICENSE).lower()
+        return not any(mark in text for mark in _RESTRICTIONS)
+
+
+_REAL_ESRGAN = ModelCard(
+    license="BSD-3-Clause",
+    author="Xintao Wang and others",
+    source="https://github.com/xinntao/Real-ESRGAN",
+)
+OFFICIAL_CARDS: Mapping[str, ModelCard] = MappingProxyType(
+    {
+        "realesrgan-x4plus": replace(
+            _REAL_ESRGAN,
+            description="General purpose, high quality",
+            architecture="ESRGAN",
+            size="64 features, 23 blocks",
+            parameters=16_697_987,
+        ),
+        "realesrgan-x4plus-anime": replace(
+            _REAL_ESRGAN,
+            description="Optimized for anime illustrations, high quality",
+            architecture="ESRGAN",
+            size="64 features, 6 blocks",
+            parameters=4_467_779,
+        ),
+        "realesr-animevideov3": replace(
+            _REAL_ESRGAN,
+            description="Optimized for anime/animation",
+            architecture="Compact",
+            size="64 features, 18 convolutions, prelu",
+            parameters=621_424,
+        ),
+    }
+)
+"""Of the official models, by name. A card beside the pair replaces them."""
 
 
 def card_path(models_dir: Path, name: str) -> Path:

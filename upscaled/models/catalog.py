@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.engines.builtin.messages import Findings, NetworkFiles
@@ -16,6 +16,13 @@ from upscaled.engines.engine import ModelFiles
 from upscaled.engines.param_file import ParamError, read_blobs
 from upscaled.errors import UnknownModelError
 from upscaled.models import inspector
+from upscaled.models.card import (
+    OFFICIAL_CARDS,
+    UNKNOWN_LICENSE,
+    ModelCard,
+    card_path,
+    read_card,
+)
 from upscaled.models.findings_cache import FindingsCache
 from upscaled.models.inspector import UnusableModelError
 from upscaled.models.official import official_findings
@@ -24,11 +31,6 @@ log = logging.getLogger(__name__)
 
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
-_DESCRIPTIONS = {
-    "realesrgan-x4plus": "General purpose, high quality",
-    "realesrgan-x4plus-anime": "Optimized for anime illustrations, high quality",
-    "realesr-animevideov3": "Optimized for anime/animation",
-}
 _AGAIN_SECONDS = 60.0
 """After how long a model is measured again that failed for a reason that may pass."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -43,6 +45,7 @@ class Model:
     description: str
     files: Mapping[int, ModelFiles]
     """By native scale, smallest first."""
+    card: ModelCard = field(default_factory=ModelCard)
 
     @property
     def supported_scales(self) -> tuple[int, ...]:
@@ -84,6 +87,7 @@ class ModelCatalog:
         models_dir: the folder; it may come into being later.
         inspect: measures one network; raises `UnusableModelError`.
         cache_file: where measurements are kept over restarts; None: nowhere.
+        commercial_only: offer only models whose licence is known to allow commercial use.
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class ModelCatalog:
         *,
         inspect: Inspect = inspector.inspect,
         cache_file: Path | None = None,
+        commercial_only: bool = False,
     ) -> None:
         self._dir = models_dir
+        self._commercial_only = commercial_only
         self._inspect = inspect
         self._cache = FindingsCache(cache_file)
         self._seen: _Snapshot | None = None
@@ -139,7 +145,7 @@ class ModelCatalog:
             usable: dict[str, ModelFiles] = {}
             keys: set[str] = set()
             passing = False
-            for stem in sorted({Path(name).stem for name in snapshot}):
+            for stem in sorted({Path(name).stem for name in snapshot if _is_network(name)}):
                 try:
                     key = _key(self._dir, stem, snapshot)
                     keys.add(key)
@@ -150,7 +156,16 @@ class ModelCatalog:
                     name = param if param in snapshot else f"{stem}.bin"
                     rejected.append(Rejected(name, str(error)))
             await self._cache.keep(keys)
-            models, aliases = _families(usable, rejected)
+            families, aliases = _families(usable, rejected)
+            models: dict[str, Model] = {}
+            for name, members in families.items():
+                card = await self._card(name, members, snapshot, rejected)
+                if self._commercial_only and not card.commercial:
+                    why = f"its licence is {card.license or UNKNOWN_LICENSE}"
+                    setting = "upscaler.commercial_models_only"
+                    rejected.append(Rejected(name, f"{why}, and {setting} is true."))
+                    continue
+                models[name] = Model(name, card.description or _scales(members), members, card)
             for item in rejected:
                 if item not in self._rejected:
                     log.warning("Model file %s is left out: %s", item.name, item.reason)
@@ -159,6 +174,29 @@ class ModelCatalog:
             # What failed for a reason that may pass is looked at again, but not on every call.
             self._seen = snapshot
             self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
+
+    async def _card(
+        self,
+        name: str,
+        members: Mapping[int, ModelFiles],
+        snapshot: _Snapshot,
+        rejected: list[Rejected],
+    ) -> ModelCard:
+        """Return the card beside the model's files, else what is known of official ones."""
+        for stem in (name, *(files.stem for files in members.values())):
+            path = card_path(self._dir, stem)
+            if path.name not in snapshot:
+                continue
+            try:
+                card = await asyncio.to_thread(read_card, path)
+            except OSError as error:
+                rejected.append(Rejected(path.name, f"It can't be read: {error.strerror}."))
+            except ValueError as error:
+                rejected.append(Rejected(path.name, f"{error}; the model is offered without it."))
+            else:
+                if card is not None:
+                    return card
+        return OFFICIAL_CARDS.get(name, ModelCard())
 
     async def _measured(self, stem: str, key: str) -> ModelFiles:
         param, weights = self._dir / f"{stem}.param", self._dir / f"{stem}.bin"
@@ -203,13 +241,17 @@ def _snapshot(folder: Path) -> _Snapshot:
     if not folder.is_dir():
         return found
     for path in folder.iterdir():
-        if path.suffix in {".param", ".bin"} and not path.name.startswith("."):
+        if path.suffix in {".param", ".bin", ".yaml"} and not path.name.startswith("."):
             try:
                 stat = path.stat()
             except FileNotFoundError:
                 continue  # taken away, or a link into nowhere
             found[path.name] = _Stamp(stat.st_size, stat.st_mtime_ns)
     return found
+
+
+def _is_network(name: str) -> bool:
+    return not name.endswith(".yaml")
 
 
 def _key(folder: Path, stem: str, snapshot: _Snapshot) -> str:
@@ -237,8 +279,8 @@ def _key(folder: Path, stem: str, snapshot: _Snapshot) -> str:
 
 def _families(
     usable: Mapping[str, ModelFiles], rejected: list[Rejected]
-) -> tuple[dict[str, Model], dict[str, str]]:
-    """Put siblings together; return the models by name, and the other names they go by."""
+) -> tuple[dict[str, dict[int, ModelFiles]], dict[str, str]]:
+    """Put siblings together; return their files by name, and the other names they go by."""
     families: dict[str, dict[int, ModelFiles]] = {}
     aliases: dict[str, str] = {}
     for stem, files in usable.items():
@@ -258,13 +300,11 @@ def _families(
             continue
         members[files.native_scale] = files
         aliases[stem] = name
-    models = {
-        name: Model(name, _description(name, members), dict(sorted(members.items())))
-        for name, members in sorted(families.items())
-    }
-    return models, aliases
+    return {
+        name: dict(sorted(members.items())) for name, members in sorted(families.items())
+    }, aliases
 
 
-def _description(name: str, members: Mapping[int, ModelFiles]) -> str:
-    scales = ", ".join(f"{scale}x" for scale in sorted(members))
-    return _DESCRIPTIONS.get(name, f"Custom model ({scales})")
+def _scales(members: Mapping[int, ModelFiles]) -> str:
+    """Return a description of a model of which nothing is known."""
+    return f"Custom model ({', '.join(f'{scale}x' for scale in members)})"

@@ -35,6 +35,7 @@ async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, 
             "native_scale": model.files.native_scale,
             "param_sha256": model.param_sha256,
             "bin_sha256": model.bin_sha256,
+            "license": model.license or "unknown",
         },
         "engine": {
             "name": place.engine,

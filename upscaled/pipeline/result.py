@@ -47,11 +47,13 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class IdentifiedModel:
-    """A network's files with their SHA-256."""
+    """A network's files with their SHA-256, and its licence."""
 
     files: ModelFiles
     param_sha256: str
     bin_sha256: str
+    license: str | None = None
+    """As the model's card names it; None: unknown."""
 
 
 @dataclass(frozen=True)

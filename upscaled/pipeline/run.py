@@ -431,9 +431,13 @@ class PipelineRun:
         )
 
     async def _identify_model(self) -> IdentifiedModel:
-        files = self._shared.models.get(self._job.request.model_name).files_for(self._job.factor)
+        model = self._shared.models.get(self._job.request.model_name)
+        files = model.files_for(self._job.factor)
         return IdentifiedModel(
-            files, await self._digest(files.param), await self._digest(files.bin)
+            files,
+            await self._digest(files.param),
+            await self._digest(files.bin),
+            model.card.license,
         )
 
     async def _digest(self, path: Path) -> str:

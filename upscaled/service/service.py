@@ -76,7 +76,9 @@ class Service:
     def __init__(self, config: Config, *, models_cache: Path | None = None) -> None:
         self.config = config
         self.models = ModelCatalog(
-            config.models_dir, cache_file=models_cache or config.models_cache
+            config.models_dir,
+            cache_file=models_cache or config.models_cache,
+            commercial_only=config.upscaler.commercial_models_only,
         )
         self._workspace = Workspace(config.data_dir)
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")

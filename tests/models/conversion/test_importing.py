@@ -93,11 +93,18 @@ async def test_what_is_imported_is_offered_and_described(tmp_path: Path, folder:
     card = await asyncio.to_thread(read_card, folder / "model.yaml")
     assert card is not None
     assert (card.license, card.author, card.description) == ("CC-BY-NC-4.0", "Ada", "For maps")
-    assert card.noncommercial
+    assert not card.commercial
     assert card.parameters == made.parameters
     catalog = ModelCatalog(folder)
     await catalog.rescan()
     assert [(model.name, model.supported_scales) for model in catalog.models] == [("model", (3,))]
+    assert catalog.models[0].description == "For maps"
+    strict = ModelCatalog(folder, commercial_only=True)
+    await strict.rescan()
+    assert strict.models == ()
+    assert strict.rejected[0].reason == (
+        "its licence is CC-BY-NC-4.0, and upscaler.commercial_models_only is true."
+    )
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.bin", "model.param", "model.yaml"
     ]  # fmt: skip
