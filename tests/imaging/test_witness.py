@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from testkit.pictures import encoded
+from testkit.tiff_cases import ALL, case_of
 from testkit.tiffs import tiff
 from testkit.zoo import CARD
-from tests.imaging.test_tiff import ALL, _case
 from upscaled.errors import UnusablePictureError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.bmp import BmpPicture
@@ -63,7 +63,7 @@ def test_the_witness_agrees_wherever_it_is_asked(tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     asked = 0
     for kind in ALL:
-        samples, _, tags = _case(kind)
+        samples, _, tags = case_of(kind)
         upload.write_bytes(tiff(samples, kind, tags=tags))
         try:
             opened = open_picture(upload, INPUT_NAMES, 10**6)
