@@ -19,6 +19,8 @@ _SMALL_SIDE = 256
 PADDING = 10
 """Pixels of context around each tile; the native programs' constant (docs/engines.md, padding)."""
 
+SMALLEST_TILE = 32
+"""Pixels a side. The native programs refuse smaller tiles; below it padding is most of the work."""
 TTA_RUNS = 8
 """Runs of the network for each tile with ``tta``: the flips and rotations."""
 

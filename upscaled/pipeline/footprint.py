@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from upscaled.engines.engine import TTA_RUNS
 from upscaled.formats import result_format
 from upscaled.jobs.job import Job
 from upscaled.pictures import Size
 
 _START_SECONDS = 120.0
 """Every job has so long, for loading a network and waiting for a busy disk."""
-_TTA_TIMES = 8
 
 _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
@@ -38,7 +38,7 @@ class TimeLimit:
 
     def seconds(self, job: Job) -> float:
         """Return the seconds that ``job`` may take from the moment it has a slot."""
-        times = _TTA_TIMES if job.request.tta else 1
+        times = TTA_RUNS if job.request.tta else 1
         share = _START_SECONDS + times * self.per_megapixel * job.input_size.pixels / 1e6
         return min(self.most, share)
 

@@ -8,7 +8,8 @@ from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.result import Watch
-from upscaled.pipeline.run import PipelineRun, SharedParts
+from upscaled.pipeline.run import PipelineRun
+from upscaled.pipeline.shared import SharedParts
 
 
 class Pipeline:

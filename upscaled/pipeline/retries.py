@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from upscaled.engines.engine import SMALLEST_TILE
 from upscaled.engines.pool import Place
-
-SMALLEST_TILE = 32
-"""The native programs refuse smaller tiles; below this size padding is most of the work."""
-
-ASSUMED_AUTO_TILE = 200
-"""What the native programs choose on a GPU with more than 1900 MB, their most common choice."""
+from upscaled.engines.traits import BINARY
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Retries:
         Args:
             used_tile: the tile size that the engine really used, 0 if it did not say.
         """
-        tile = used_tile or self.plan.tile_size or ASSUMED_AUTO_TILE
+        tile = used_tile or self.plan.tile_size or BINARY.default_tile
         if not self._fixed_tile and tile > SMALLEST_TILE:
             self.plan = AttemptPlan(self.plan.place, max(SMALLEST_TILE, tile // 2))
             return True

@@ -5,36 +5,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from upscaled.digests import Digests
-from upscaled.engines.engine import ModelFiles, Progress, UpscaleTask, is_small
-from upscaled.engines.pool import EnginePool, Place, Slot
+from upscaled.engines.engine import Progress, UpscaleTask, is_small
+from upscaled.engines.pool import Place, Slot
 from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError, ShortageError
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
     NOTHING_WRITTEN,
     Band,
     FinishOptions,
-    Imaging,
     Prepared,
     UnlikeError,
 )
 from upscaled.jobs.job import Attempt, Job
 from upscaled.jobs.results import result_name
-from upscaled.jobs.workspace import Workspace, claim
-from upscaled.models.catalog import ModelCatalog
+from upscaled.jobs.workspace import claim
 from upscaled.pictures import RawImage
 from upscaled.pipeline import checkpoint
-from upscaled.pipeline.alternatives import Alternatives, Refused
+from upscaled.pipeline.alternatives import Refused
 from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.result import IdentifiedModel, RunResult, StageSeconds, Watch
 from upscaled.pipeline.retries import AttemptPlan, Retries
+from upscaled.pipeline.shared import SharedParts
 
 log = logging.getLogger(__name__)
 
@@ -44,45 +41,6 @@ UPSCALED_PERCENT = 95
 
 _SCARCE_BYTES = 1 << 20
 """With less free disk than this, a failed attempt is the disk's fault."""
-
-_TILE_SIZES = 256
-"""Tile sizes that are remembered: one for each place, network and power of two of pixels."""
-
-
-class TileSizes:
-    """Tile sizes that worked where the engine's own choice had failed; the oldest goes first."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[Place, Path, int], int] = OrderedDict()
-
-    def get(self, place: Place, model: ModelFiles, pixels: int) -> int:
-        """Return the tile size for a picture of about ``pixels``; 0 if none is known."""
-        return self._known.get((place, model.param, pixels.bit_length()), 0)
-
-    def remember(self, place: Place, model: ModelFiles, pixels: int, tile_size: int) -> None:
-        """Use ``tile_size`` for pictures like this one from now on."""
-        key = (place, model.param, pixels.bit_length())
-        self._known[key] = tile_size
-        self._known.move_to_end(key)
-        if len(self._known) > _TILE_SIZES:
-            self._known.popitem(last=False)
-
-
-@dataclass(frozen=True)
-class SharedParts:
-    """What all runs use and what outlives them."""
-
-    imaging: Imaging
-    pool: EnginePool
-    models: ModelCatalog
-    workspace: Workspace
-    digests: Digests = field(default_factory=Digests)
-    tile_sizes: TileSizes = field(default_factory=TileSizes)
-
-    @property
-    def alternatives(self) -> Alternatives:
-        """Tries other models on what one model gets wrong."""
-        return Alternatives(self.imaging, self.pool, self.models)
 
 
 class PipelineRun:

@@ -13,9 +13,8 @@ from typing import Protocol
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
-from upscaled.engines.builtin.parallelism import SMALLEST_TILE
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
-from upscaled.engines.engine import PADDING, TTA_RUNS, ModelFiles, is_small
+from upscaled.engines.engine import PADDING, SMALLEST_TILE, TTA_RUNS, ModelFiles, is_small
 from upscaled.engines.pool import Place
 from upscaled.engines.tile_progress import (
     CPU_WEIGHTS_PER_SECOND,

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from upscaled.engines.builtin.parallelism import (
     LARGEST_TILE,
-    SMALLEST_TILE,
     Parallelism,
     Resources,
     choose_tile,
     parallelism_for,
     tile_bytes,
 )
+from upscaled.engines.engine import SMALLEST_TILE
 from upscaled.pictures import Size
 
 GIB = 1 << 30

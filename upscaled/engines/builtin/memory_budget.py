@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.parallelism import SMALLEST_TILE
-from upscaled.engines.engine import PADDING, ModelFiles
+from upscaled.engines.engine import PADDING, SMALLEST_TILE, ModelFiles
 from upscaled.engines.memory import service_mb
 
 _MIB = 1 << 20

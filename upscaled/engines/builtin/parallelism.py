@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from upscaled.engines.engine import PADDING
+from upscaled.engines.engine import PADDING, SMALLEST_TILE
 from upscaled.pictures import Size
 
-SMALLEST_TILE = 32
 LARGEST_TILE = 400
 """Above this size padding costs animevideov3 less than 10 %, while memory keeps growing."""
 

@@ -1,0 +1,54 @@
+"""What all runs of the pipeline share, and what outlives them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upscaled.digests import Digests
+from upscaled.engines.engine import ModelFiles
+from upscaled.engines.pool import EnginePool, Place
+from upscaled.imaging import Imaging
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import ModelCatalog
+from upscaled.pipeline.alternatives import Alternatives
+
+_TILE_SIZES = 256
+"""Tile sizes that are remembered: one for each place, network and power of two of pixels."""
+
+
+class TileSizes:
+    """Tile sizes that worked where the engine's own choice had failed; the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Place, Path, int], int] = OrderedDict()
+
+    def get(self, place: Place, model: ModelFiles, pixels: int) -> int:
+        """Return the tile size for a picture of about ``pixels``; 0 if none is known."""
+        return self._known.get((place, model.param, pixels.bit_length()), 0)
+
+    def remember(self, place: Place, model: ModelFiles, pixels: int, tile_size: int) -> None:
+        """Use ``tile_size`` for pictures like this one from now on."""
+        key = (place, model.param, pixels.bit_length())
+        self._known[key] = tile_size
+        self._known.move_to_end(key)
+        if len(self._known) > _TILE_SIZES:
+            self._known.popitem(last=False)
+
+
+@dataclass(frozen=True)
+class SharedParts:
+    """What all runs use and what outlives them."""
+
+    imaging: Imaging
+    pool: EnginePool
+    models: ModelCatalog
+    workspace: Workspace
+    digests: Digests = field(default_factory=Digests)
+    tile_sizes: TileSizes = field(default_factory=TileSizes)
+
+    @property
+    def alternatives(self) -> Alternatives:
+        """Tries other models on what one model gets wrong."""
+        return Alternatives(self.imaging, self.pool, self.models)
