@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from upscaled.errors import UnknownJobError
+from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.updates import Stage, Subscription, Updates
@@ -18,7 +19,6 @@ from upscaled.jobs.updates import Stage, Subscription, Updates
 log = logging.getLogger(__name__)
 
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
-
 _RECORD_AGAIN_SECONDS = 1.0
 _REMEMBERED = 512
 """Ended jobs that are kept in memory; older ones are read from the store when they are asked for.
@@ -52,11 +52,14 @@ class JobRegistry:
         self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._updates = Updates()
+        self.arrivals = Arrivals()
 
     async def load(self) -> list[Job]:
         """Load the unfinished jobs of an earlier run; return them, oldest first."""
         jobs = await self._store.in_states(ACTIVE)
         self._active = {job.id: job for job in jobs}
+        for job in jobs:
+            self.arrivals.recover(job)
         return jobs
 
     def count(self, state: JobState) -> int:
@@ -74,16 +77,17 @@ class JobRegistry:
     async def add(self, job: Job) -> None:
         """Add a new job; it is on the disk when this returns."""
         self._active[job.id] = job
+        self.arrivals.add(job)
         self._untold.add(job.id)
         try:
             await self._store.put(job)
         except asyncio.CancelledError:
             # The record may be written all the same, but no caller gets the job's id.
-            self._active.pop(job.id, None)
+            self._drop(job.id)
             await asyncio.shield(self._store.delete(job.id))
             raise
         except BaseException:
-            self._active.pop(job.id, None)
+            self._drop(job.id)
             raise
         finally:
             self._untold.discard(job.id)
@@ -116,8 +120,8 @@ class JobRegistry:
     ) -> Job:
         """Bring an active job into its next state.
 
-        Callers see an end only when it is on the disk. Until then nothing else can happen to the
-        job. An end is carried through even if the caller is cancelled.
+        Callers see an end only when it is on the disk. It is carried through even if the caller is
+        cancelled, and nothing else can happen to the job meanwhile.
 
         Args:
             job_id: the job.
@@ -211,13 +215,17 @@ class JobRegistry:
                 if len(self._untidy) > _UNTIDY:
                     self._untidy.popitem(last=False)
         finally:
-            self._active.pop(job.id, None)
+            self._drop(job.id)
             self._untold.discard(job.id)
             self._remember(job)
             self._updates.set_stage(job, None)
             self._updates.set_position(job, None)
             self._updates.tell(job, state=True)
             self._updates.forget(job.id)
+
+    def _drop(self, job_id: str) -> None:
+        self._active.pop(job_id, None)
+        self.arrivals.forget(job_id)
 
     async def tidy_again(self) -> None:
         """Repeat what failed of tidying up after ended jobs."""

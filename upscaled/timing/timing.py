@@ -13,6 +13,7 @@ from upscaled.engines import memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
+from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue
@@ -44,6 +45,7 @@ class JobTiming:
         estimator: tells how long work takes.
         forecaster: plays the queue through.
         places: where jobs run of themselves; elsewhere they hold none of the slots.
+        arrivals: when active jobs arrived, which the queue's order goes by.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class JobTiming:
         estimator: Estimator,
         forecaster: Forecaster,
         places: Collection[Place],
+        arrivals: Arrivals,
     ) -> None:
+        self._arrivals = arrivals
         self._models = models
         self._places = places
         self._estimator = estimator
@@ -86,7 +90,7 @@ class JobTiming:
         estimate = self._estimator.estimate(work)
         waiting = Waiting(
             job.id,
-            job.created,
+            self._arrivals.of(job),
             seconds=estimate.upscale,
             client=job.client,
             model=work.model.stem,
@@ -155,30 +159,34 @@ class JobTiming:
 
 
 async def make_job_timing(
-    models: ModelCatalog, pool: EnginePool, queue: JobQueue, book: JobRegistry, store: RateStore, *,
+    models: ModelCatalog, pool: EnginePool, queue: JobQueue, registry: JobRegistry,
+    store: RateStore, *,
     threads: int, engine_memory_mb: int | None, library: CpuLibrary,
 ) -> JobTiming:  # fmt: skip
-    """Build the foresight of a service, with what earlier runs have learned.
+    """Build the timing of a service, with what earlier runs have learned.
 
     Args:
         models: the networks.
         pool: where jobs run.
         queue: those that wait.
-        book: knows how far they are.
+        registry: knows how far they are, and when they arrived.
         store: where rates are kept.
         threads: CPU threads of the engine; 0: one a core.
         engine_memory_mb: MiB that a process of the builtin engine may hold; None: half of the
             machine's.
         library: what runs networks on the CPU.
     """
+    shares = pool.shares(pool.places[0])
     estimator = Estimator(
         pool.places[0],
         threads or len(os.sched_getaffinity(0)),
         await asyncio.to_thread(memory.ceiling, engine_memory_mb),
         store,
-        shares=pool.shares(pool.places[0]),
+        shares=shares,
         library=library,
     )
     await estimator.load()
-    forecaster = Forecaster(queue, pool.slots, book.progress, shares=pool.shares(pool.places[0]))
-    return JobTiming(models, estimator, forecaster, pool.places)
+    forecaster = Forecaster(
+        queue, pool.slots, registry.progress, shares=pool.shares(pool.places[0])
+    )
+    return JobTiming(models, estimator, forecaster, pool.places, registry.arrivals)
