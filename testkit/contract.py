@@ -58,7 +58,7 @@ def validate(content: object, pointer: str) -> None:
     assert not errors, f"{content!r} does not fit {pointer}: {errors}"
 
 
-def _resolved(node: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+def resolved(node: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
     """Follow a reference; return the node and the pointer to it, if it was one."""
     pointer = None
     while "$ref" in node:
@@ -94,12 +94,12 @@ def check(method: str, path: str, answer: Answer) -> None:
         return
     responses = document()["paths"][template][operation_name]["responses"]
     assert str(answer.status) in responses, f"{method} {path}: {answer} is not documented"
-    response, pointer = _resolved(responses[str(answer.status)])
+    response, pointer = resolved(responses[str(answer.status)])
     if pointer is None:
         escaped = template.replace("~", "~0").replace("/", "~1")
         pointer = f"/paths/{escaped}/{operation_name}/responses/{answer.status}"
     for name, described in response.get("headers", {}).items():
-        header, _ = _resolved(described)
+        header, _ = resolved(described)
         value = answer.headers.get(name.lower())
         assert value is not None or not header.get("required"), f"{name} is missing: {answer}"
         if value is not None:

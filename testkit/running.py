@@ -150,14 +150,15 @@ class Caller:
         fields: Mapping[str, str] | None = None,
         *,
         filename: str = "photo.png",
+        **options: Any,
     ) -> Answer:
-        """Submit ``picture`` with form fields."""
+        """Submit ``picture`` with form fields, ``options`` are `call`'s."""
         form = aiohttp.FormData(default_to_multipart=True)
         for name, value in (fields or {}).items():
             form.add_field(name, value)
         if picture is not None:
             form.add_field("image", picture, filename=filename)
-        return await self.post("/upscale", data=form)
+        return await self.post("/upscale", data=form, **options)
 
     async def accepted(self, picture: bytes | None = None, **fields: str) -> str:
         """Submit a picture that is taken; return the job's id."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from testkit.running import Caller, Server, a_picture
+from upscaled.api.connections import Connection
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
 
@@ -78,3 +80,53 @@ async def test_a_wait_that_is_no_number_of_seconds_is_refused(api: Caller, query
     assert answer.json["error"] == (
         f"wait is {shown!r}; allowed is one whole number of seconds from 0 to 60."
     )
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [
+        ("wait=45", "wait=45"),
+        ("respond-async, wait=40", "wait=40"),
+        ('Wait = "30"; x=1, wait=0', "wait=30"),
+        ("wait=600", "wait=45"),
+        ("wait", "wait=45"),
+        ("wait=soon", None),
+        ("respond-async; wait=40", None),
+        ("return=minimal", None),
+        ("", None),
+    ],
+)
+async def test_a_preference_is_followed_and_acknowledged(
+    api: Caller, prefer: str, applied: str | None
+) -> None:
+    job_id = await api.accepted()
+    answer = await api.get(f"/status/{job_id}", headers={"Prefer": prefer})
+    assert answer.headers.get("preference-applied") == applied
+    if applied:
+        assert answer.json["status"] == "completed"
+
+
+async def test_the_querys_wait_takes_precedence(api: Caller) -> None:
+    job_id = await api.accepted(a_picture(300, 300), **SLOW)
+    answer = await api.get(f"/status/{job_id}?wait=0", headers={"Prefer": "wait=45"})
+    assert answer.json["status"] != "completed"
+    assert "preference-applied" not in answer.headers
+    await api.post(f"/cancel/{job_id}")
+
+
+async def test_every_answer_comes_before_proxies_close_the_connection(
+    api: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    async def wait(_: Connection, awaited: asyncio.Task[Any], seconds: float) -> None:
+        waited.append(seconds)
+        awaited.cancel()
+
+    monkeypatch.setattr(Connection, "wait", wait)
+    job_id = await api.accepted(a_picture(300, 300), **SLOW)
+    await api.get(f"/status/{job_id}?wait=60")
+    await api.get(f"/download/{job_id}?wait=46")
+    await api.get(f"/status/{job_id}", headers={"Prefer": "wait=3600"})
+    assert waited == [45, 45, 45]
+    await api.post(f"/cancel/{job_id}")

@@ -116,6 +116,8 @@ def test_a_wrong_environment_value_names_the_variable(setting: Setting) -> None:
         ("server: {port: null}", "server.port is None; allowed is a whole number."),
         ("server: {api_prefix: api/}", "server.api_prefix is 'api/'; allowed is a path"),
         ("server: {api_prefix: /}", "server.api_prefix is '/'; allowed is a path"),
+        ("server: {public_url: photos.example}", "server.public_url is 'photos.example'; allowed"),
+        ("server: {public_url: //photos}", "server.public_url is '//photos'; allowed is an addr"),
         ("upscaler: {engine: gpu}", "upscaler.engine is 'gpu'; allowed is one of auto, binary"),
         ("upscaler: {gpu_ids: [a]}", "upscaler.gpu_ids is ['a']; allowed is a list of whole"),
         ("upscaler: {gpu_ids: [-2]}", "upscaler.gpu_ids is [-2]; allowed is indices from -1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -12,13 +13,14 @@ from upscaled.api.connections import Connections
 from upscaled.api.context import (
     CONNECTIONS,
     DELIVERY_TRACKER,
-    PREFIX,
+    LINK_BASE,
     SERVICE,
     STATUS_RENDERER,
     SUBMISSION_RATE,
 )
 from upscaled.api.delivery import DeliveryTracker
 from upscaled.api.hosts import HostPolicy
+from upscaled.api.links import LinkBase
 from upscaled.api.middleware import Middleware
 from upscaled.api.origins import OriginPolicy
 from upscaled.api.rate_limit import RateLimit
@@ -45,7 +47,10 @@ def make_app(service: Service) -> web.Application:
     enabled = list(routes.enabled(service.config.features))
     tokens = Tokens(settings.auth_token, settings.tokens)
     proxies = Proxies(settings.trusted_proxies)
-    hosts = HostPolicy(settings.host, settings.allowed_hosts, proxies)
+    names = list(settings.allowed_hosts)
+    if public_host := urlsplit(settings.public_url).hostname:
+        names.append(public_host)
+    hosts = HostPolicy(settings.host, names, proxies)
     middleware = Middleware(
         # Without its token a page of another site gets nothing, whatever name it uses.
         None if tokens else hosts,
@@ -56,12 +61,12 @@ def make_app(service: Service) -> web.Application:
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(_end_waits)
     app[SERVICE] = service
-    app[PREFIX] = prefix
     app[CONNECTIONS] = Connections(
         settings.max_connections, settings.header_timeout_seconds, settings.send_timeout_seconds
     )
     app[DELIVERY_TRACKER] = DeliveryTracker()
-    app[STATUS_RENDERER] = StatusRenderer(prefix, service.outlook)
+    app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
+    app[STATUS_RENDERER] = StatusRenderer(service.outlook)
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")
     for route in enabled:
         resource = app.router.add_resource(prefix + route.path)

@@ -263,7 +263,8 @@ class Connection(Protocol):
         """
         self._waiting = awaited
         try:
-            await asyncio.wait({awaited}, timeout=seconds)
+            if self.transport is not None and not self.transport.is_closing():
+                await asyncio.wait({awaited}, timeout=seconds)
         finally:
             self._waiting = None
             awaited.cancel()

@@ -10,16 +10,16 @@ from aiohttp import web
 if TYPE_CHECKING:
     from upscaled.api.connections import Connections
     from upscaled.api.delivery import DeliveryTracker
+    from upscaled.api.links import LinkBase
     from upscaled.api.rate_limit import RateLimit
     from upscaled.api.status_json import StatusRenderer
     from upscaled.clients import Client
     from upscaled.service.service import Service
 
 SERVICE: web.AppKey[Service] = web.AppKey("service")
-PREFIX: web.AppKey[str] = web.AppKey("prefix", str)
-"""The path that all endpoints are below, such as ``/api/v1``."""
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
+LINK_BASE: web.AppKey[LinkBase] = web.AppKey("link_base")
 STATUS_RENDERER: web.AppKey[StatusRenderer] = web.AppKey("status_renderer")
 SUBMISSION_RATE: web.AppKey[RateLimit] = web.AppKey("submission_rate")
 

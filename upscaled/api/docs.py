@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from upscaled.api.context import PREFIX
+from upscaled.api.context import LINK_BASE
 
 _WEB = files("upscaled") / "web"
 _SERVER_LINE = "  - url: /api/v1\n"
@@ -52,11 +52,11 @@ _POLICY = (
 )
 
 
-@lru_cache(1)
-def document(prefix: str) -> bytes:
-    """Return openapi.yaml for a server whose endpoints are below ``prefix``."""
+@lru_cache(16)
+def document(base: str) -> bytes:
+    """Return openapi.yaml for a server whose endpoints are below ``base``."""
     text = (_WEB / "openapi.yaml").read_text("utf-8")
-    return text.replace(_SERVER_LINE, f"  - url: {prefix}\n", 1).encode()
+    return text.replace(_SERVER_LINE, f"  - url: {base}\n", 1).encode()
 
 
 def swagger_ui() -> Path:
@@ -73,7 +73,7 @@ def swagger_ui() -> Path:
 
 async def openapi(request: web.Request) -> web.Response:
     """``GET /openapi.yaml``."""
-    body = await asyncio.to_thread(document, request.app[PREFIX])
+    body = await asyncio.to_thread(document, request.app[LINK_BASE].of(request))
     return web.Response(body=body, content_type="application/yaml")
 
 

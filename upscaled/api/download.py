@@ -20,6 +20,7 @@ from upscaled.api.context import DELIVERY_TRACKER, SERVICE
 from upscaled.api.delivery import Delivery, Span
 from upscaled.api.jobs import job_id_of
 from upscaled.api.responses import error_response
+from upscaled.api.waiting import wait_for_end, wait_of
 from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
@@ -75,11 +76,12 @@ def disposition(name: str) -> str:
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """``GET /download/{job_id}``: the finished picture."""
+    """``GET /download/{job_id}``: the finished picture; ``?wait=30`` waits for it first."""
     service = request.app[SERVICE]
     job_id = job_id_of(request)
     owner = client_of(request).owner
-    await service.job(job_id, owner)
+    wait = wait_of(request)
+    await wait_for_end(request, await service.job(job_id, owner), wait)
     await request.app[DELIVERY_TRACKER].settle(job_id, _SETTLE_SECONDS)
     result = await service.result(job_id, owner)
     try:

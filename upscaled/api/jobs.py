@@ -1,23 +1,15 @@
-"""Jobs: submit, status, cancel, receipt."""
+"""Jobs: status, cancel, receipt."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-
 from aiohttp import web
 
-from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.connections import Connection
-from upscaled.api.context import PREFIX, SERVICE, STATUS_RENDERER
+from upscaled.api.context import LINK_BASE, SERVICE, STATUS_RENDERER
 from upscaled.api.responses import json_body_response, json_response
-from upscaled.errors import BadRequestError, UnknownJobError, WrongStateError
-from upscaled.jobs.job import TERMINAL, Job, JobState, is_job_id
-from upscaled.service.admission import FIELDS
-
-_LONGEST_WAIT = 60
-"""Seconds. Proxies often close a connection that is idle for longer."""
+from upscaled.api.waiting import wait_for_end, wait_of
+from upscaled.errors import UnknownJobError, WrongStateError
+from upscaled.jobs.job import JobState, is_job_id
 
 
 def job_id_of(request: web.Request) -> str:
@@ -32,50 +24,13 @@ def job_id_of(request: web.Request) -> str:
     return job_id
 
 
-async def submit(request: web.Request) -> web.Response:
-    """``POST /upscale``: take a picture; 202 with the job's id."""
-    intake = request.app[SERVICE].intake
-    async with upload.received(request, FIELDS, queues=True) as form:
-        job = await intake.submit(form.fields, form.path, form.filename or "", client_of(request))
-    url = f"{request.app[PREFIX]}/status/{job.id}"
-    content = {"success": True, "job_id": job.id, "status_url": url}
-    return json_response(content, status=202, headers=form.rate_headers)
-
-
 async def status(request: web.Request) -> web.Response:
     """``GET /status/{job_id}``; ``?wait=30`` answers when the job ends, after 30 s at most."""
-    service, owner = request.app[SERVICE], client_of(request).owner
-    job = await service.job(job_id_of(request), owner)
-    if (seconds := _seconds_to_wait(request)) and job.state not in TERMINAL:
-        await _until_ended(request, job, seconds)
-        job = await service.job(job.id, owner)
-    return json_body_response(request.app[STATUS_RENDERER].render(job))
-
-
-def _seconds_to_wait(request: web.Request) -> int:
-    """Return the query's ``wait``, 0 if it has none.
-
-    Raises:
-        BadRequestError: it is not a whole number of seconds, or too large.
-    """
-    if not request.query_string:
-        return 0
-    values = request.query.getall("wait", ["0"])
-    # int() refuses thousands of digits with a message of its own.
-    number = re.fullmatch("[0-9]{1,12}", values[0])
-    if len(values) > 1 or number is None or int(values[0]) > _LONGEST_WAIT:
-        shown = ", ".join(values)[:64]
-        raise BadRequestError(
-            f"wait is {shown!r}; allowed is one whole number of seconds from 0 to {_LONGEST_WAIT}."
-        )
-    return int(values[0])
-
-
-async def _until_ended(request: web.Request, job: Job, seconds: int) -> None:
-    """Wait for a job's end while the caller is connected and the server is not stopping."""
-    ended = asyncio.create_task(request.app[SERVICE].wait(job.id), name=f"wait-{job.id}")
-    assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-    await request.protocol.wait(ended, seconds)
+    wait = wait_of(request)
+    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    job = await wait_for_end(request, job, wait)
+    body = request.app[STATUS_RENDERER].render(job, request.app[LINK_BASE].of(request))
+    return json_body_response(body, headers=wait.headers)
 
 
 async def cancel(request: web.Request) -> web.Response:

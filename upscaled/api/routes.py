@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from upscaled.api import docs, download, estimate, jobs, server_info
+from upscaled.api import docs, download, estimate, jobs, server_info, submit
 from upscaled.api.responses import Handler
 from upscaled.config.settings import FeatureSettings
 from upscaled.errors import BadRequestError
@@ -31,10 +31,10 @@ class Route:
 
 
 ROUTES = (
-    Route("POST", "/upscale", jobs.submit),
+    Route("POST", "/upscale", submit.submit),
     Route("POST", "/estimate", estimate.estimate),
     Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
-    Route("GET", "/download/{job_id}", download.download),
+    Route("GET", "/download/{job_id}", download.download, query=frozenset({"wait"})),
     Route("POST", "/cancel/{job_id}", jobs.cancel),
     Route("GET", "/receipt/{job_id}", jobs.receipt),
     Route("GET", "/models", server_info.models, query=frozenset({"scale"})),

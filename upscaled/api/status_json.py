@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from upscaled.api.links import Links
 from upscaled.api.responses import compact
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.pictures import Size
@@ -35,36 +36,33 @@ class StatusRenderer:
     """Renders jobs as JSON.
 
     Args:
-        prefix: the path that all endpoints are below.
         outlook: estimates when a job will be ready; None for one that has ended.
         clock: seconds, never going back.
     """
 
     def __init__(
         self,
-        prefix: str,
         outlook: Callable[[str], Outlook | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prefix = prefix
         self._outlook = outlook
         self._clock = clock
-        self._made: OrderedDict[str, _Made] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str], _Made] = OrderedDict()
 
-    def render(self, job: Job) -> bytes:
-        """Return a job as JSON."""
-        made = self._made.get(job.id)
+    def render(self, job: Job, base: str) -> bytes:
+        """Return a job as JSON, with links that start with ``base``."""
+        made = self._made.get((base, job.id))
         # Jobs are immutable: the same object has the same JSON.
         if made is None or made.job is not job:
-            made = self._describe(job)
+            made = self._describe(job, base)
         elif made.until <= self._clock():
             self._look_ahead(made)
         return made.whole
 
-    def _describe(self, job: Job) -> _Made:
-        fixed = compact(_described(job, self._prefix))[:-1]
-        made = self._made[job.id] = _Made(job, fixed, fixed + b"}", math.inf)
-        self._made.move_to_end(job.id)
+    def _describe(self, job: Job, base: str) -> _Made:
+        fixed = compact(described(job, base))[:-1]
+        made = self._made[base, job.id] = _Made(job, fixed, fixed + b"}", math.inf)
+        self._made.move_to_end((base, job.id))
         if len(self._made) > _REMEMBERED:
             self._made.popitem(last=False)
         if job.state not in TERMINAL:
@@ -94,10 +92,10 @@ def _running(job: Job, _: str) -> dict[str, Any]:
     return {"progress": job.progress}
 
 
-def _completed(job: Job, prefix: str) -> dict[str, Any]:
+def _completed(job: Job, base: str) -> dict[str, Any]:
     return {
         "progress": job.progress,
-        "download_url": f"{prefix}/download/{job.id}",
+        "download_url": Links(base, job.id).download,
         # Hundredths: coarser than the clock's noise.
         "duration_seconds": round(job.duration or 0.0, 2),
         "input_size": _size(job.input_size),
@@ -134,11 +132,11 @@ def _additions(job: Job) -> Iterator[tuple[str, Any]]:
         yield "attempts", [asdict(attempt) for attempt in job.attempts]
 
 
-def _described(job: Job, prefix: str) -> dict[str, Any]:
-    """Return a job as ``GET /status`` shows it; each state has its own fields."""
+def described(job: Job, base: str) -> dict[str, Any]:
+    """Return a job as ``GET /status`` shows it, without forecast; each state has its own fields."""
     return {
         "job_id": job.id,
         "status": job.state.value,
-        **_DETAILS[job.state](job, prefix),
+        **_DETAILS[job.state](job, base),
         **dict(_additions(job)),
     }

@@ -67,8 +67,16 @@ class ServerSettings:
     trusted_proxies: tuple[str, ...] = _setting(
         (),
         "Networks of reverse proxies, such as 10.0.0.0/8. Only from these does the server accept "
-        "X-Forwarded-For as the caller's address and X-Forwarded-Host as its own name.",
+        "X-Forwarded-For as the caller's address, X-Forwarded-Host as its own name and "
+        "X-Forwarded-Prefix as the path that the proxy strips.",
         check=allowed.networks,
+    )
+    public_url: str = _setting(
+        "",
+        "Address under which callers reach this server's root, for links and the documentation, "
+        "such as https://photos.example/upscaled where a proxy strips /upscaled; empty: links "
+        "start with api_prefix, after the X-Forwarded-Prefix of a trusted proxy.",
+        check=allowed.public_url,
     )
     max_connections: int = _setting(
         512,

@@ -54,6 +54,13 @@ def setting(default: Any, help_: str, **rule: Any) -> Any:
 # --- checks: each returns what is allowed if the value is not, else None -----------------------
 
 
+def public_url(value: str) -> str | None:
+    """Check the address under which callers reach the server."""
+    if not value or re.fullmatch(rf"({_ORIGIN.pattern})?(/[A-Za-z0-9._~-]+)*/?", value):
+        return None
+    return "an address such as https://photos.example/upscaled, or its path alone"
+
+
 def prefix(value: str) -> str | None:
     """Check the path that all endpoints start with."""
     ok = re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value)
