@@ -144,6 +144,13 @@ class QueueFullError(UpscaledError):
     status = 503
 
 
+class TooManyConnectionsError(UpscaledError):
+    """As many connections are open, or streams of events, as may be."""
+
+    code = "too_many_connections"
+    status = 503
+
+
 class ShuttingDownError(UpscaledError):
     """The server takes no new work because it is stopping."""
 

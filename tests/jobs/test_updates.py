@@ -231,6 +231,61 @@ async def test_numbers_of_a_later_run_are_above_those_of_an_earlier_one(
         assert (await anext(updates)).sequence > last
 
 
+async def test_who_listens_to_all_again_is_told_what_was_missed_in_order(
+    store: SqliteJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates_module, "_PENDING", 4)
+    earlier = JobRegistry(store)
+    waiting = [make_job(created=float(number)) for number in range(6)]
+    for job in waiting:
+        await earlier.add(job)
+    registry = JobRegistry(store)
+    await registry.load()
+    async with registry.subscribe_all() as updates:
+        first = [await anext(updates) for _ in waiting]
+        assert updates.empty
+    assert {update.job.id for update in first} == {job.id for job in waiting}
+    numbers = [update.sequence for update in first]
+    assert numbers == sorted(set(numbers)), "no two changes have one number"
+    await registry.advance(waiting[0].id, JobState.CANCELLED)
+    registry.report_progress(waiting[1].id, 7)
+    async with registry.subscribe_all(after=numbers[2]) as updates:
+        told = [await anext(updates) for _ in range(5)]
+        assert updates.empty
+    changed = {waiting[0].id, waiting[1].id}
+    unchanged = [update.job.id for update in first[3:] if update.job.id not in changed]
+    assert [update.job.id for update in told[:3]] == unchanged
+    last = [(update.job.state.value, update.job.progress) for update in told[3:]]
+    assert last == [("cancelled", 0), ("queued", 7)]
+    future = registry._updates.sequence + 10**9  # an id from before the clock was set back
+    async with registry.subscribe_all(after=future) as updates:
+        assert len(updates._pending) == 6
+
+
+async def test_gathered_updates_are_the_latest_of_each_job_and_an_end_comes_at_once(
+    store: SqliteJobStore,
+) -> None:
+    registry, jobs = JobRegistry(store), [make_job(), make_job()]
+    for job in jobs:
+        await registry.add(job)
+    async with registry.subscribe_all() as updates:
+        for percent in range(1, 9):
+            for job in jobs:
+                registry.report_progress(job.id, percent)
+        registry.report_progress(jobs[0].id, 50)
+        await updates.gather(0.0)
+        told = [await anext(updates) for _ in jobs]
+        assert [(u.job.id, u.job.progress) for u in told] == [(jobs[1].id, 8), (jobs[0].id, 50)]
+        gathering = asyncio.create_task(updates.gather(3600))
+        await asyncio.wait([gathering], timeout=0)
+        registry.report_progress(jobs[0].id, 60)
+        await asyncio.wait([gathering], timeout=0)
+        assert not gathering.done()
+        await registry.advance(jobs[1].id, JobState.CANCELLED)
+        await gathering
+        assert [(await anext(updates)).job.id for _ in jobs] == [jobs[0].id, jobs[1].id]
+
+
 async def test_many_listeners_are_told_the_same(store: SqliteJobStore) -> None:
     registry, job = JobRegistry(store), make_job()
     await registry.add(job)

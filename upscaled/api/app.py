@@ -13,12 +13,14 @@ from upscaled.api.connections import Connections
 from upscaled.api.context import (
     CONNECTIONS,
     DELIVERY_TRACKER,
+    EVENT_STREAMS,
     LINK_BASE,
     SERVICE,
     STATUS_RENDERER,
     SUBMISSION_RATE,
 )
 from upscaled.api.delivery import DeliveryTracker
+from upscaled.api.event_streams import EventStreams
 from upscaled.api.hosts import HostPolicy
 from upscaled.api.links import LinkBase
 from upscaled.api.middleware import Middleware
@@ -65,6 +67,7 @@ def make_app(service: Service) -> web.Application:
         settings.max_connections, settings.header_timeout_seconds, settings.send_timeout_seconds
     )
     app[DELIVERY_TRACKER] = DeliveryTracker()
+    app[EVENT_STREAMS] = EventStreams(settings.max_connections, settings.send_timeout_seconds)
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
     app[STATUS_RENDERER] = StatusRenderer(service.outlook)
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")

@@ -256,8 +256,8 @@ class Connection(Protocol):
             )
             self.transport.abort()
 
-    async def wait(self, awaited: asyncio.Task[Any], seconds: float) -> None:
-        """Wait for a task, ``seconds`` at most, while the caller is connected.
+    async def wait(self, awaited: asyncio.Task[Any], seconds: float | None) -> None:
+        """Wait for a task while the caller is connected; None: however long that is.
 
         The task has ended when this returns, by cancellation if need be.
         """

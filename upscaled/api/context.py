@@ -10,6 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from upscaled.api.connections import Connections
     from upscaled.api.delivery import DeliveryTracker
+    from upscaled.api.event_streams import EventStreams
     from upscaled.api.links import LinkBase
     from upscaled.api.rate_limit import RateLimit
     from upscaled.api.status_json import StatusRenderer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SERVICE: web.AppKey[Service] = web.AppKey("service")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
+EVENT_STREAMS: web.AppKey[EventStreams] = web.AppKey("event_streams")
 LINK_BASE: web.AppKey[LinkBase] = web.AppKey("link_base")
 STATUS_RENDERER: web.AppKey[StatusRenderer] = web.AppKey("status_renderer")
 SUBMISSION_RATE: web.AppKey[RateLimit] = web.AppKey("submission_rate")

@@ -280,6 +280,11 @@ class FeatureSettings:
     """Features that can be switched off."""
 
     docs: bool = _setting(True, "Serve the API's documentation (Swagger UI) at <api_prefix>/docs.")
+    job_lists: bool = _setting(
+        True,
+        "Show callers all jobs of their token (GET /jobs and GET /events). Without tokens that is "
+        "everybody's jobs: switch it off where callers must not see each other's.",
+    )
     input_formats: tuple[str, ...] = _setting(
         INPUT_NAMES,
         "Accepted picture formats; the content of an upload decides, not its name.",

@@ -298,7 +298,7 @@ class JobRegistry:
 
     @contextlib.asynccontextmanager
     async def subscribe(
-        self, job_id: str, *, states_only: bool = False
+        self, job_id: str, *, states_only: bool = False, after: int | None = None
     ) -> AsyncIterator[Subscription]:
         """Listen to a job: first as it is now, then each change, the last one being its end.
 
@@ -308,6 +308,7 @@ class JobRegistry:
         Args:
             job_id: the job; one that has ended is told once.
             states_only: leave out everything but changes of state.
+            after: number of the update that the listener has already; it is not told again.
 
         Raises:
             UnknownJobError: there is none of this id.
@@ -316,22 +317,35 @@ class JobRegistry:
         async with self._subscribed(subscription):
             job = await self.get(job_id)
             if job_id not in self._untold and subscription.empty:
-                subscription.offer(self._updates.latest(job))
+                latest = self._updates.latest(job)
+                if latest.sequence != after:
+                    subscription.offer(latest)
             yield subscription
 
     @contextlib.asynccontextmanager
     async def subscribe_all(
-        self, owner: str | None = None, *, states_only: bool = False
+        self, owner: str | None = None, *, states_only: bool = False, after: int | None = None
     ) -> AsyncIterator[Subscription]:
         """Listen to all jobs of ``owner`` (None: of everybody): the active ones, then each change.
 
         The iteration has no end. It raises `LaggedError` when the listener falls so far behind
-        that ends of jobs would be lost.
+        that ends of jobs would be lost; it can go on with a new subscription ``after`` the last
+        update that it read.
+
+        Args:
+            owner: tell only this owner's jobs.
+            states_only: leave out everything but changes of state.
+            after: number of the last update that the listener has. It is told the ends since then,
+                and of the active jobs those that changed.
         """
         subscription = Subscription(owner=owner, states_only=states_only)
-        for job in self.active():
-            if job.id not in self._untold and (owner is None or owner == job.owner):
-                subscription.offer(self._updates.latest(job))
+        now = [self._updates.latest(job) for job in self.active() if job.id not in self._untold]
+        if after is not None:
+            # Numbers of the future are from before the clock was set back: everything is told.
+            after = after if after <= self._updates.sequence else 0
+            now = [update for update in now if update.sequence > after]
+            now += self._updates.ends_after(after)
+        subscription.begin(u for u in now if owner is None or owner == u.job.owner)
         async with self._subscribed(subscription):
             yield subscription
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,8 @@ from upscaled.jobs.job import TERMINAL, Job
 
 _PENDING = 256
 """Updates that wait for a slow listener. Beyond that only the latest of each job is kept."""
+_ENDS = 512
+"""Ends of jobs that are kept for listeners who come back."""
 
 
 class Stage(StrEnum):
@@ -31,8 +34,9 @@ class JobUpdate:
     """A job as it is after a change."""
 
     sequence: int
-    """Grows with every change of any job, also across restarts while the clock is not set back.
-    Two updates of a job with the same number show the same change."""
+    """Microseconds since 1970 when it was told, or one more than the number before. So it grows
+    with every change of any job, also across restarts while the clock is not set back. Two updates
+    with the same number show the same change."""
     job: Job
     stage: Stage | None = None
     """None before the job leaves the queue, and after its end."""
@@ -66,22 +70,43 @@ class Subscription:
         self.states_only = states_only
         self._pending: deque[JobUpdate] = deque()
         self._arrived = asyncio.Event()
+        self._end_arrived = asyncio.Event()
         self._lagged = False
         self._ended = False
+        self._most = _PENDING
+
+    def begin(self, updates: Iterable[JobUpdate]) -> None:
+        """Add what the listener is told first; none of it is left out, however much it is."""
+        for update in sorted(updates, key=_sequence_of):
+            self._most += 1
+            self.offer(update)
 
     def offer(self, update: JobUpdate) -> None:
         """Add an update. A listener that is far behind loses intermediate ones, never an end."""
-        if len(self._pending) >= _PENDING:
-            latest = list({waiting.job.id: waiting for waiting in self._pending}.values())
-            if len(latest) >= _PENDING:
+        if len(self._pending) >= self._most:
+            latest = _latest_of_each(self._pending)
+            if len(latest) >= self._most:
                 latest = [waiting for waiting in latest if waiting.ended]
             self._pending = deque(latest)
-            self._lagged |= len(self._pending) >= _PENDING
+            self._lagged |= len(self._pending) >= self._most
         if self._lagged:
             self._pending.clear()
         else:
             self._pending.append(update)
         self._arrived.set()
+        if update.ended or self._lagged:
+            self._end_arrived.set()
+
+    async def gather(self, seconds: float) -> None:
+        """Let updates gather until an end is among them, for ``seconds`` at most.
+
+        Then only the latest of each job is kept, so that many listeners cost little.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._end_arrived.wait()
+        if len(self._pending) > 1:
+            self._pending = deque(_latest_of_each(self._pending))
 
     @property
     def empty(self) -> bool:
@@ -100,16 +125,30 @@ class Subscription:
             self._arrived.clear()
             await self._arrived.wait()
         update = self._pending.popleft()
+        if not self._pending:
+            self._end_arrived.clear()
         self._ended = self.job_id is not None and update.ended
         return update
+
+
+def _sequence_of(update: JobUpdate) -> int:
+    return update.sequence
+
+
+def _latest_of_each(updates: Iterable[JobUpdate]) -> list[JobUpdate]:
+    """Return the latest update of each job, in the order in which they were told."""
+    return sorted({update.job.id: update for update in updates}.values(), key=_sequence_of)
 
 
 class Updates:
     """Numbers changes and hands them to the subscriptions that want them."""
 
     def __init__(self) -> None:
-        # Microseconds: a server that restarts begins above all numbers that it gave before.
-        self._sequence = time.time_ns() // 1000
+        self.sequence = time.time_ns() // 1000
+        """The highest number that was given."""
+        self._ends: deque[JobUpdate] = deque()
+        self.ends_known_after = self.sequence
+        """`ends_after` knows all ends with a higher number."""
         self._of_job: dict[str, int] = {}
         self._stages: dict[str, Stage] = {}
         self._positions: dict[str, int] = {}
@@ -148,21 +187,37 @@ class Updates:
 
     def latest(self, job: Job) -> JobUpdate:
         """Return the update that shows ``job`` as it is now."""
-        sequence = self._of_job.get(job.id, self._sequence)
+        sequence = self._of_job.get(job.id)
+        if sequence is None:
+            sequence = self._next()
+            if job.state not in TERMINAL:
+                self._of_job[job.id] = sequence
         return JobUpdate(sequence, job, self._stages.get(job.id), self._positions.get(job.id))
 
     def tell(self, job: Job, *, state: bool = False) -> None:
         """Number a change of ``job`` and tell it; ``state``: it is a change of its state."""
-        self._sequence += 1
-        self._of_job[job.id] = self._sequence
-        if not self._by_job and not self._of_all:
+        self._of_job[job.id] = self._next()
+        ends = state and job.state in TERMINAL
+        if not ends and not self._by_job and not self._of_all:
             return
         update = self.latest(job)
+        if ends:
+            self._ends.append(update)
+            if len(self._ends) > _ENDS:
+                self.ends_known_after = self._ends.popleft().sequence
         for subscription in (*self._by_job.get(job.id, ()), *self._of_all):
             if (state or not subscription.states_only) and (
                 subscription.owner is None or subscription.owner == job.owner
             ):
                 subscription.offer(update)
+
+    def _next(self) -> int:
+        self.sequence = max(self.sequence + 1, time.time_ns() // 1000)
+        return self.sequence
+
+    def ends_after(self, sequence: int) -> list[JobUpdate]:
+        """Return the ends that were told after the number ``sequence``, as far as they are kept."""
+        return [update for update in self._ends if update.sequence > sequence]
 
     def set_stage(self, job: Job, stage: Stage | None) -> bool:
         """Note a job's stage; tell whether it is another one than before."""

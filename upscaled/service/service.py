@@ -30,7 +30,7 @@ from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
 from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.sqlite_store import SqliteJobStore
-from upscaled.jobs.updates import JobUpdate
+from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.footprint import TimeLimit
@@ -253,22 +253,22 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def subscribe(
-        self, job_id: str, owner: str | None = None
-    ) -> AsyncIterator[AsyncIterator[JobUpdate]]:
+        self, job_id: str, owner: str | None = None, *, after: int | None = None
+    ) -> AsyncIterator[Subscription]:
         """Listen to a job, see `JobRegistry.subscribe`; ``owner``: only if it is theirs.
 
         Raises:
             UnknownJobError: there is none of this id, or it is somebody else's.
         """
         await self.job(job_id, owner)
-        async with self._registry.subscribe(job_id) as updates:
+        async with self._registry.subscribe(job_id, after=after) as updates:
             yield updates
 
     def subscribe_all(
-        self, owner: str | None = None
-    ) -> AbstractAsyncContextManager[AsyncIterator[JobUpdate]]:
+        self, owner: str | None = None, *, after: int | None = None
+    ) -> AbstractAsyncContextManager[Subscription]:
         """Listen to all jobs of ``owner``, see `JobRegistry.subscribe_all`."""
-        return self._registry.subscribe_all(owner)
+        return self._registry.subscribe_all(owner, after=after)
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.

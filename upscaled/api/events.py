@@ -1,0 +1,139 @@
+"""Live events: changes of jobs as server-sent events (``text/event-stream``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from contextlib import AbstractAsyncContextManager
+
+from aiohttp import web
+
+from upscaled.api.auth import client_of
+from upscaled.api.connections import Connection
+from upscaled.api.context import EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
+from upscaled.api.jobs import job_id_of
+from upscaled.api.status_json import StatusRenderer
+from upscaled.jobs.job import TERMINAL, JobState
+from upscaled.jobs.updates import JobUpdate, LaggedError, Subscription
+
+_HEARTBEAT_SECONDS = 15.0
+"""Proxies and clients cut a silent connection after 30 to 60 s."""
+_PAUSE_SECONDS = 0.25
+"""Between two events of a stream, unless a job ends: with 1,000 listeners each event costs the
+server about 40 ms."""
+_RETRY_MILLISECONDS = 2000
+"""After which a client is to connect again."""
+
+
+async def of_job(request: web.Request) -> web.StreamResponse:
+    """``GET /events/{job_id}``: how a job stands, then each change, up to its end."""
+    service, owner = request.app[SERVICE], client_of(request).owner
+    job = await service.job(job_id_of(request), owner)
+    last = _last_event_id(request)
+    if last is not None and _is_end(last) and job.state in TERMINAL:
+        return web.Response(status=204)  # tells an EventSource not to connect again
+    after = None if last is None else _sequence(last)
+    return await _stream(request, service.subscribe(job.id, owner, after=after), f"job-{job.id}")
+
+
+async def of_all(request: web.Request) -> web.StreamResponse:
+    """``GET /events``: the caller's active jobs, then each change of any of its jobs."""
+    last = _last_event_id(request)
+    after = None if last is None else _sequence(last)
+    owner = client_of(request).owner
+    return await _stream(request, request.app[SERVICE].subscribe_all(owner, after=after), "all")
+
+
+def _last_event_id(request: web.Request) -> int | None:
+    """Return the id of the last event that the caller has; None: it has none of ours."""
+    given = re.fullmatch("[0-9]{1,19}", request.headers.get("Last-Event-ID", ""))
+    return int(given[0]) if given else None
+
+
+# An id is twice the update's number, plus 1 if the job has ended. So a client that comes back
+# after the end is known to have it, even by a server that was restarted since.
+
+
+def _event_id(update: JobUpdate) -> int:
+    return 2 * update.sequence + update.ended
+
+
+def _sequence(event_id: int) -> int:
+    return event_id // 2
+
+
+def _is_end(event_id: int) -> bool:
+    return event_id % 2 == 1
+
+
+def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
+    """Return an update as an event: the job's status, its stage and the attempt's number.
+
+    Its links start with ``base``.
+    """
+    more = b""
+    if update.stage is not None:
+        more += b',"stage":"%b"' % update.stage.encode()
+    if update.job.state is JobState.PROCESSING:
+        more += b',"attempt":%d' % (len(update.job.attempts) + 1)
+    if update.job.result_gone is not None:
+        more += b',"result_gone":"%b"' % update.job.result_gone.encode()
+    status = renderer.render(update.job, base)
+    return b"id: %d\nevent: update\ndata: %b%b}\n\n" % (_event_id(update), status[:-1], more)
+
+
+async def _stream(
+    request: web.Request, subscribed: AbstractAsyncContextManager[Subscription], name: str
+) -> web.StreamResponse:
+    """Send updates while the caller is connected and the server is not stopping."""
+    streams = request.app[EVENT_STREAMS]
+    with streams.opened():
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        response.force_close()  # the connection's small send buffer is for this stream only
+        if request.method == "HEAD":
+            await response.prepare(request)
+            return response
+        async with subscribed as updates:
+            streams.bound(request.transport)
+            await response.prepare(request)
+            renderer, base = request.app[STATUS_RENDERER], request.app[LINK_BASE].of(request)
+            sending = asyncio.create_task(
+                _send(response, updates, renderer, base), name=f"events-{name}"
+            )
+            assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
+            await request.protocol.wait(sending, None)
+        if not sending.cancelled():
+            sending.result()
+        return response
+
+
+async def _send(
+    response: web.StreamResponse, updates: Subscription, renderer: StatusRenderer, base: str
+) -> None:
+    """Send updates until the job's end.
+
+    A listener to all jobs who falls too far behind is cut off: it connects again with the id of
+    its last event and misses nothing.
+
+    Raises:
+        ConnectionError: the caller is gone.
+    """
+    await response.write(b"retry: %d\n\n" % _RETRY_MILLISECONDS)
+    with contextlib.suppress(LaggedError, StopAsyncIteration):
+        while True:
+            try:
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    update = await anext(updates)
+            except TimeoutError:
+                await response.write(b":\n\n")
+                continue
+            await response.write(event_of(update, renderer, base))
+            if updates.empty and not update.ended:
+                await updates.gather(_PAUSE_SECONDS)
