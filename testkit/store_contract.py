@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from testkit.jobs import make_job
-from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, JobState
-from upscaled.jobs.store import JobStore
+from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, Job, JobState
+from upscaled.jobs.store import JobFilter, JobStore
 
 
 class JobStoreContract(ABC):
@@ -96,6 +96,38 @@ class JobStoreContract(ABC):
         assert await store.finished_before(50.0, with_result=True) == [done]
         assert await store.finished_before(50.0, with_result=False) == [done, gone, failed]
         assert await store.finished_before(float("inf"), with_result=True) == [done, late]
+
+    async def test_jobs_of_an_owner_are_listed_newest_first_page_by_page(
+        self, store: JobStore
+    ) -> None:
+        jobs = [make_job(owner="ann", created=float(number // 2)) for number in range(9)]
+        for job in (*jobs, make_job(owner="bob")):
+            await store.put(job)
+        wanted = sorted(jobs, key=lambda job: (job.created, job.id), reverse=True)
+        found: list[Job] = []
+        while page := await store.page(
+            JobFilter("ann"), (found[-1].created, found[-1].id) if found else None, 2
+        ):
+            found += page
+            await store.put(make_job(owner="ann", created=100.0))  # new ones shift nothing
+        assert found == wanted
+
+    async def test_listed_jobs_are_filtered(self, store: JobStore) -> None:
+        red = make_job(owner="ann", client_ref="red", created=1.0)
+        done = make_job(owner="ann", state=JobState.COMPLETED, created=2.0)
+        for job in (red, done):
+            await store.put(job)
+        for wanted, expected in (
+            (JobFilter("ann", client_ref="red"), [red]),
+            (JobFilter("ann", client_ref="r%"), []),
+            (JobFilter("ann", state=JobState.COMPLETED), [done]),
+            (JobFilter("ann", model=red.request.model_name), [done, red]),
+            (JobFilter("ann", model="other"), []),
+            (JobFilter("ann", created_after=1.0), [done]),
+            (JobFilter("ann", created_before=2.0), [red]),
+            (JobFilter(""), []),
+        ):
+            assert await store.page(wanted, None, 10) == expected
 
     async def test_a_deleted_job_is_forgotten_and_deleting_it_again_does_nothing(
         self, store: JobStore

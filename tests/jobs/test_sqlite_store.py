@@ -1,11 +1,15 @@
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from testkit.jobs import make_job
 from testkit.store_contract import JobStoreContract
+from upscaled import serial
 from upscaled.errors import ConfigError
 from upscaled.jobs.sqlite_store import MIGRATIONS, SqliteJobStore, migrate
+from upscaled.jobs.store import JobFilter
 
 
 class TestSqliteJobStore(JobStoreContract):
@@ -52,3 +56,21 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     file.write_text("hello " * 1000)
     with pytest.raises(ConfigError, match="can't be used"):
         await SqliteJobStore(file).open()
+
+
+async def test_jobs_of_the_version_before_are_listed(tmp_path: Path) -> None:
+    file, job = tmp_path / "jobs.sqlite3", make_job(owner="ann")
+    connection = sqlite3.connect(file)
+    for script in MIGRATIONS[:2]:
+        connection.executescript(script)
+    document = {k: v for k, v in serial.plain(job).items() if k != "client_ref"}
+    row = (job.id, "queued", job.created, None, 0, json.dumps(document))
+    connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)", row)
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+    connection.close()
+    store = SqliteJobStore(file)
+    await store.open()
+    wanted = JobFilter("ann", model=job.request.model_name)
+    assert await store.page(wanted, None, 10) == [job]
+    await store.close()

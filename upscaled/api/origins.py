@@ -10,7 +10,7 @@ from upscaled.api.hosts import HostPolicy
 from upscaled.errors import ForbiddenOriginError
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = "GET, HEAD, POST"
+_METHODS = "GET, HEAD, POST, DELETE"
 _HEADERS = "Authorization, X-Auth-Token, X-Request-ID, Range, If-Range"
 _EXPOSED = (
     "Content-Disposition, Content-Range, ETag, Accept-Ranges, Repr-Digest, Retry-After, "

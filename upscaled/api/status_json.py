@@ -126,6 +126,8 @@ def _additions(job: Job) -> Iterator[tuple[str, Any]]:
     yield "model_name", job.request.model_name
     if job.request.scale is not None:
         yield "scale", job.request.scale
+    if job.client_ref is not None:
+        yield "client_ref", job.client_ref
     if job.device is not None:
         yield "device", job.device
     if job.attempts:

@@ -118,6 +118,8 @@ class Job:
     """Name of the token it came with; who has another does not see it."""
     client: str = ""
     """What its share of the queue is counted by, until it has ended."""
+    client_ref: str | None = None
+    """The caller's own label."""
     result_gone: str | None = None
     """Why there is no file any more: ``downloaded``, ``expired`` or ``lost``."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
-from upscaled.jobs.store import JobStore
+from upscaled.jobs.store import JobFilter, JobStore
 from upscaled.jobs.updates import Stage, Subscription, Updates
 
 log = logging.getLogger(__name__)
@@ -394,6 +394,15 @@ class JobRegistry:
         """Delete the record of a job that has ended."""
         self._ended.pop(job_id, None)
         await self._store.delete(job_id)
+        self._unrecorded.pop(job_id, None)
+        self._untidy.pop(job_id, None)
+
+    async def page(
+        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """Return jobs as they are now, see `JobStore.page`."""
+        found = await self._store.page(wanted, after, limit)
+        return [self._active.get(j.id) or self._unrecorded.get(j.id) or j for j in found]
 
     def _remember(self, job: Job) -> None:
         """Keep an ended job in memory: its caller is about to ask for it."""

@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.store import JobFilter
 
 T = TypeVar("T")
 
@@ -33,6 +34,16 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_by_end ON jobs (has_result, finished);
     """,
     "CREATE TABLE rates (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
+    """
+    ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE jobs ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    ALTER TABLE jobs ADD COLUMN client_ref TEXT;
+    UPDATE jobs SET
+        owner = coalesce(json_extract(document, '$.owner'), ''),
+        model = coalesce(json_extract(document, '$.request.model_name'), '')
+        WHERE json_valid(document);
+    CREATE INDEX jobs_by_owner ON jobs (owner, created, id);
+    """,
 )
 """Each brings the schema one version on; ``PRAGMA user_version`` counts those done."""
 
@@ -156,8 +167,11 @@ class SqliteJobStore:
             job.finished,
             int(has_result),
             serial.encode(job).decode(),
+            job.owner,
+            job.request.model_name,
+            job.client_ref,
         )
-        sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
+        sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         await self._do(lambda c: c.execute(sql, row).close())
 
     async def get(self, job_id: str) -> Job | None:
@@ -176,6 +190,27 @@ class SqliteJobStore:
         """Return jobs that ended before ``moment``, oldest first."""
         condition = "WHERE has_result = 1 AND" if with_result else "WHERE has_result IN (0, 1) AND"
         return await self._select(f"{condition} finished < ? ORDER BY finished", (moment,))
+
+    async def page(
+        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """Return the jobs that ``wanted`` matches, newest first, ``limit`` at most."""
+        terms: dict[str, object] = {
+            "owner = ?": wanted.owner,
+            "state = ?": wanted.state and wanted.state.value,
+            "model = ?": wanted.model,
+            "client_ref = ?": wanted.client_ref,
+            "created > ?": wanted.created_after,
+            "created < ?": wanted.created_before,
+        }
+        given = {term: value for term, value in terms.items() if value is not None}
+        condition, values = " AND ".join(given), list(given.values())
+        if after is not None:
+            condition += " AND (created, id) < (?, ?)"
+            values += after
+        return await self._select(
+            f"WHERE {condition} ORDER BY created DESC, id DESC LIMIT ?", (*values, limit)
+        )
 
     async def delete(self, job_id: str) -> None:
         """Forget the job."""

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.jobs.job import Job, JobState
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs are wanted; None: whatever it is. Times are seconds since the epoch."""
+
+    owner: str
+    state: JobState | None = None
+    model: str | None = None
+    client_ref: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
 
 
 class JobStore(Protocol):
@@ -35,6 +48,15 @@ class JobStore(Protocol):
         """Return jobs that ended before ``moment`` (seconds since the epoch), oldest first.
 
         ``with_result``: only those whose result is still there.
+        """
+        ...
+
+    async def page(
+        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """Return the jobs that ``wanted`` matches, newest first, ``limit`` at most.
+
+        ``after``: only jobs that come after this creation time and id in that order.
         """
         ...
 

@@ -31,6 +31,8 @@ from upscaled.pictures import Size
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
 
 SCALES = (2, 3, 4)
+LABEL_CHARACTERS = 200
+"""The longest label of a caller's own."""
 LARGEST_FACTOR = 16.0
 """How much larger than its source a result may be along a side."""
 
@@ -46,6 +48,7 @@ FIELDS: Mapping[str, str] = {
     "lossless": "true: webp without loss",
     "background": "colour under transparent parts in jpg, such as #ffffff",
     "keep_metadata": "false: leave colour profile and EXIF out of the result",
+    "client_ref": "a label of your own, up to 200 characters, to find the job again",
 }
 """Every form field beside ``image``, with what it takes."""
 
@@ -74,6 +77,7 @@ class Wishes:
     lossless: bool
     background: tuple[int, int, int]
     keep_metadata: bool
+    client_ref: str | None
 
 
 def parse_fields(fields: Mapping[str, str]) -> Wishes:
@@ -101,6 +105,7 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
         keep_metadata=_boolean(fields, "keep_metadata", default=True),
+        client_ref=_label(fields.get("client_ref")),
     )
     if wishes.scale is not None and (wishes.width is not None or wishes.height is not None):
         raise BadRequestError("Give either scale or width/height, not both.")
@@ -123,6 +128,13 @@ def _integer(
     if digits.isascii() and digits.isdigit() and len(digits) <= 9 and allows(int(digits)):
         return int(digits)
     raise _refusal(name, text, allowed)
+
+
+def _label(text: str | None) -> str | None:
+    if text is not None and (len(text) > LABEL_CHARACTERS or not text.isprintable()):
+        allowed = f"up to {LABEL_CHARACTERS} printable characters"
+        raise _refusal("client_ref", text, allowed)
+    return text
 
 
 def _boolean(fields: Mapping[str, str], name: str, *, default: bool) -> bool:
@@ -246,6 +258,7 @@ class Admission:
             created=time.time(),
             owner=client.owner,
             client=client.key,
+            client_ref=wishes.client_ref,
         )
         return job, prepared
 

@@ -22,14 +22,16 @@ from upscaled.errors import (
     ConfigError,
     UnknownJobError,
     UpscaledError,
+    WrongStateError,
 )
 from upscaled.imaging import Imaging
-from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.order import make_order
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
 from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.store import JobFilter
 from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
@@ -287,6 +289,26 @@ class Service:
         """
         await self.job(job_id, owner)
         return await self._running.dispatcher.cancel(job_id)
+
+    async def jobs(
+        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        """Return jobs, newest first, see `JobStore.page`."""
+        return await self._registry.page(wanted, after, limit)
+
+    async def delete(self, job_id: str, owner: str | None = None) -> None:
+        """Delete an ended job's record and files; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+            WrongStateError: it has not ended.
+        """
+        job = await self.job(job_id, owner)
+        if job.state not in TERMINAL:
+            raise WrongStateError(f"The job is {job.state.value}; cancel it before you delete it.")
+        await self._registry.forget(job_id)
+        await self._workspace.remove(job_id)
+        log.info("job deleted", extra={"job": job_id})
 
     async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
         """Return where a job's result lies; ``owner``: only if it is theirs.
