@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,4 +44,6 @@ async def finished(
     band = Band(0, prepared.source.size.height)
     written = await imaging.finish(prepared, native, folder, options, band)
     assert written.finished is not None
-    return written.finished
+    path = folder / f"result.{options.format}"
+    written.finished.path.replace(path)  # as the server seals it
+    return replace(written.finished, path=path)

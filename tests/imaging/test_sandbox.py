@@ -176,8 +176,10 @@ _WITHOUT = """
 import json, sys
 from upscaled.imaging import worker
 from upscaled.imaging.sandbox import landlock, seccomp
+from upscaled.imaging.sandbox.sandbox import restrictions
 from upscaled.workers.server import RefusedError
 
+restrictions()  # as the process does before its first request
 means, upload, folder = sys.argv[1:]
 handler = worker.RequestHandler(("png",), 100, 512, 1)
 active = handler.handle({"do": "ping"}, None)["active"]
