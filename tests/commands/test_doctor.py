@@ -58,8 +58,8 @@ async def test_a_working_machine_has_no_problems_and_a_trial(
     assert report.disk_free_mb > 0
     text = as_text(report)
     assert "This machine can upscale." in text
-    assert report.cell is not None
-    assert f"Decoder's cell\n  {report.cell}\n" in text
+    assert report.sandbox is not None
+    assert f"Decoder's sandbox\n  {report.sandbox}\n" in text
     assert "realesr-animevideov3 (×2)" in text
 
 

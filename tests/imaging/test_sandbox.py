@@ -1,4 +1,4 @@
-"""The decoder's cell: what a process that was taken over could still reach."""
+"""The decoder's sandbox: what a compromised process can still reach."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ BY_SECCOMP = {
 
 
 def taken_over(folder: Path) -> tuple[Confinement, dict[str, str]]:
-    """Return how the cell was closed, and what came of each deed in it."""
+    """Return the confinement, and the outcome of each action in it."""
     for name in ("inside", "incoming", "outside"):
         (folder / name).mkdir()
     (folder / "outside" / "secret").write_text("secret")
@@ -290,7 +290,7 @@ def _encodings() -> dict[str, Callable[[Image.Image, Path], None]]:
 
 
 @pytest.mark.parametrize("source", list(_encodings()))
-async def test_every_format_is_read_and_written_inside_the_cell(
+async def test_every_format_is_read_and_written_inside_the_sandbox(
     confined: Imaging, tmp_path: Path, source: str
 ) -> None:
     upload, workdir = tmp_path / "incoming" / "upload", tmp_path / "jobs" / "1"

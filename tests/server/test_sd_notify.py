@@ -115,5 +115,5 @@ def test_the_server_tells_that_it_is_ready_lives_and_stops(
     assert told[0] == "READY=1\nSTATUS=Listening; the self-test is running."
     assert "WATCHDOG=1" in told
     assert printed.startswith("Listening on http://127.0.0.1:")
-    assert "Decoder's cell: " in logged
+    assert "Decoder's sandbox: " in logged
     assert "self-test passed device=cpu engine=builtin" in logged

@@ -76,7 +76,7 @@ class Report:
     disk_free_mb: int = 0
     trial: str | None = None
     """The outcome for a small picture, where there are an engine and a model."""
-    cell: str | None = None
+    sandbox: str | None = None
     """What confines the processes that decode pictures."""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ async def examine(config: Config) -> Report:
     await _check_binary(config, report)
     await _check_engine(config, report)
     await _check_models(config, report)
-    await _check_cell(report)
+    await _check_sandbox(report)
     if not report.problems:
         await _try(config, report)
     return report
@@ -144,10 +144,10 @@ async def _check_models(config: Config, report: Report) -> None:
         )
 
 
-async def _check_cell(report: Report) -> None:
+async def _check_sandbox(report: Report) -> None:
     imaging = Imaging(max_pixels=1)
     try:
-        report.cell = str(await imaging.warm())
+        report.sandbox = str(await imaging.warm())
     except UpscaledError as error:
         report.problems.append(f"No decoder can be started: {error.message}")
     finally:
@@ -213,8 +213,8 @@ def as_text(report: Report) -> str:
     lines.append(f"Models in {report.models_dir}")
     lines += [_model_line(model.name, model.scales) for model in report.models] or ["  none"]
     lines += [f"  left out: {bad.name}: {bad.reason}" for bad in report.rejected_models]
-    if report.cell:
-        lines += ["Decoder's cell", f"  {report.cell}"]
+    if report.sandbox:
+        lines += ["Decoder's sandbox", f"  {report.sandbox}"]
     lines.append("Room")
     memory = "unknown" if report.memory_free_mb is None else f"{report.memory_free_mb} MiB"
     lines.append(f"  memory {memory} free")

@@ -1,4 +1,4 @@
-"""Pictures in and out: probe, prepare, finish, each in a confined process of its own."""
+"""Reading and writing pictures: probe, prepare, finish, each in a confined process."""
 
 from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.prepared import Prepared, Probe

@@ -1,8 +1,8 @@
-"""Transparency: what colour stands behind it, and how it grows.
+"""Transparency: fills the colour under transparent pixels and enlarges the alpha channel.
 
-A network that sees the colour under transparent pixels, often black or leftovers, smears it into
-the visible edge: the well-known dark halo. So that colour is replaced by what is visible near by
-before the picture is enlarged.
+Transparent pixels often hold black or leftover colour. A network smears that colour into the
+visible edge, as a dark halo. So it is replaced by visible colour from nearby before the picture is
+enlarged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK = 8
 """Strips given to `bleed` start at multiples of this many rows."""
 
 _Weighted = NDArray[np.float32]
-"""Rows × columns × 4: colour times weight, and weight."""
+"""Rows × columns × 4: colour times weight, then weight."""
 
 
 def _halve(level: _Weighted) -> _Weighted:
@@ -39,7 +39,7 @@ def _colour(level: _Weighted) -> NDArray[np.float32]:
 
 
 def _filled(level: _Weighted, coarser: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the colours of ``level``, from the ``coarser`` ones where nothing is visible."""
+    """Return the colours of ``level``; where nothing is visible, those of ``coarser``."""
     height, width = level.shape[:2]
     behind = coarser.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.where(level[..., 3:] > 0, _colour(level), behind)
@@ -51,19 +51,19 @@ def coarse(rgb: Pixels, alpha: Pixels) -> _Weighted:
 
 
 def fill(level: _Weighted) -> NDArray[np.float32]:
-    """Return colours without gaps: each is visible there, or next to there, or near."""
+    """Return colours without gaps: each is visible at its place or nearby."""
     if level.shape[0] * level.shape[1] == 1:
         return _colour(level)
     return _filled(level, fill(_halve(level)))
 
 
 def bleed(rgb: Pixels, alpha: Pixels, behind: NDArray[np.float32]) -> Pixels:
-    """Return a strip with visible colour from near by under its transparent pixels.
+    """Return a strip whose transparent pixels have visible colour from nearby.
 
     Args:
         rgb: rows × columns × 3.
         alpha: rows × columns.
-        behind: the strip's blocks of the whole picture's `fill`.
+        behind: the strip's part of the `fill` of the whole picture.
     """
     if alpha.all():
         return rgb
@@ -75,10 +75,10 @@ def bleed(rgb: Pixels, alpha: Pixels, behind: NDArray[np.float32]) -> Pixels:
 
 
 class Enlarger:
-    """An alpha channel that grows to ``size``, a strip at a time.
+    """Enlarges an alpha channel to ``size``, a strip at a time.
 
-    Lanczos, held within what the nine source pixels around hold: a wholly opaque or transparent
-    area stays so, without ripples beside its edge.
+    Resamples with Lanczos and clips the result to the range of the nine surrounding source pixels.
+    So areas that are wholly opaque or transparent stay so, without ripples at their edges.
     """
 
     def __init__(self, alpha: RawImage, size: Size) -> None:

@@ -1,4 +1,4 @@
-"""`FairPlaces`: who is worked for next, so that no caller keeps the others waiting."""
+"""`FairPlaces`: shares a number of places fairly among callers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a place is wanted for."""
+    """The purpose of a place."""
 
     JOB = "job"
-    """The work of an accepted job."""
+    """Work for an accepted job."""
     LOOK = "look"
-    """A first look at a picture, for a submission or an estimate."""
+    """Reading an upload, for a submission or an estimate."""
 
 
 class FairPlaces:
-    """A number of places, which requests hold while they are worked on.
+    """A number of places that requests hold while they run.
 
-    One place is kept for each kind, so that neither shuts the other out. Within a kind the next
-    free place goes to the caller who holds the fewest, and of those to the one who was served
-    longest ago.
+    One place is reserved for each kind, so that neither blocks the other. Within a kind, the next
+    free place goes to the caller who holds the fewest, and among those to the one served longest
+    ago.
 
     Args:
-        total: how many there are, at least 2.
+        total: number of places, at least 2.
     """
 
     def __init__(self, total: int) -> None:
@@ -40,12 +40,11 @@ class FairPlaces:
 
     @property
     def free(self) -> int:
-        """How many places nobody holds."""
         return self._total - self._held.total()
 
     @asynccontextmanager
     async def hold(self, kind: Kind, caller: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it for the length of the block."""
+        """Wait for a place and hold it during the block."""
         who = (kind, caller)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(who, deque()).append(turn)
@@ -72,7 +71,7 @@ class FairPlaces:
                 who = min(callers, key=lambda who: (self._held[who], self._served.get(who, 0)))
                 turn = self._waiting[who][0]
                 self._forget(who, turn)
-                if turn.done():  # cancelled, and its task does not know yet
+                if turn.done():  # cancelled, but its task has not noticed yet
                     continue
                 self._held[who] += 1
                 self._served[who] = next(self._turns)
@@ -95,7 +94,7 @@ class FairPlaces:
         self._tidy(who)
 
     def _tidy(self, who: tuple[Kind, str]) -> None:
-        """Remember nothing of a caller who neither holds a place nor waits for one."""
+        """Forget a caller who neither holds a place nor waits for one."""
         if self._held[who] <= 0:
             del self._held[who]
             if who not in self._waiting:

@@ -1,7 +1,6 @@
-"""The parts that picture files consist of: chunks of a PNG, segments of a JPEG.
+"""The parts of picture files: chunks of a PNG, segments of a JPEG.
 
-Each walk is bounded, since decoders take microseconds for every part, and a part may be a few
-bytes long.
+Each loop is bounded: decoders take microseconds for every part, and a part can be a few bytes long.
 """
 
 from __future__ import annotations
@@ -12,29 +11,27 @@ from typing import BinaryIO, NamedTuple
 from upscaled.errors import UnusablePictureError
 
 _MAX_PARTS = 10_000
-"""Beside the pixels'. The most seen in published files are some hundred."""
+"""Not counting parts with pixels. Published files have some hundreds at most."""
 _MAX_PIXEL_PARTS = 1_000_000
 _MAX_FILL_BYTES = 1 << 16
 """Between two segments of a JPEG."""
 
 
 class Part(NamedTuple):
-    """A part of a file."""
-
     name: bytes
     """Type of the chunk, or marker of the segment."""
     offset: int
-    """Of its content, in bytes from the beginning of the file."""
+    """Position of the content, in bytes from the start of the file."""
     length: int
-    """Of its content."""
+    """Bytes of the content."""
 
 
 class TooManyPartsError(UnusablePictureError):
-    """A file consists of more parts than any real one."""
+    """A file has more parts than any real one."""
 
 
 def png_chunks(file: BinaryIO) -> Iterator[Part]:
-    """Yield the chunks of a PNG, up to its end or to where it is broken off.
+    """Yield the chunks of a PNG up to its end, or to where the file is cut off.
 
     Raises:
         TooManyPartsError: there are more than any real file has.
@@ -62,7 +59,7 @@ def png_chunks(file: BinaryIO) -> Iterator[Part]:
 
 
 def jpeg_segments(file: BinaryIO) -> Iterator[Part]:
-    """Yield the segments of a JPEG that stand before its pixels.
+    """Yield the segments of a JPEG that come before its pixels.
 
     Raises:
         TooManyPartsError: there are more than any real file has.
@@ -72,7 +69,7 @@ def jpeg_segments(file: BinaryIO) -> Iterator[Part]:
         file.seek(place)
         head = file.read(_MAX_FILL_BYTES)
         fill = len(head) - len(head.lstrip(b"\xff"))
-        if fill == 0 or fill >= len(head):  # no marker, or nothing but fill bytes
+        if fill == 0 or fill >= len(head):  # no marker, or only fill bytes
             if fill == _MAX_FILL_BYTES:
                 raise TooManyPartsError(
                     "image decode failed: the JPEG file has no picture among its first bytes."

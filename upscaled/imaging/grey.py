@@ -1,7 +1,7 @@
-"""Grey pictures: what counts as one, and how a network's colours become grey again.
+"""Grey pictures: detects them, and makes their enlargement grey again.
 
-Networks paint: they make screentones pink and 1-bit photos violet. A picture without colour is
-marked when it is decoded, and its enlargement is reduced to luminance.
+Networks add colour: they make screentones pink and 1-bit photos violet. So a picture without colour
+is marked when it is decoded, and its enlargement is reduced to luminance.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from upscaled.imaging.raw import Pixels, read_rows, strips
 from upscaled.pictures import RawImage
 
 CONVERTED_SPREAD = 2
-"""Levels by which the channels of a grey picture differ at most after a colour conversion: that
-is rounding. A profile that tints greys makes them differ more."""
+"""Largest difference in levels between the channels of a grey picture after a colour conversion,
+due to rounding. A profile that tints grey causes larger differences."""
 
 
 def spread(rgb: Pixels) -> int:
@@ -34,7 +34,7 @@ def luminance(rgb: Pixels) -> Pixels:
 
 
 def converted_levels(transform: ImageCms.ImageCmsTransform) -> Pixels | None:
-    """Return what ``transform`` makes of each of the 256 greys; None where it colours them."""
+    """Return the result of ``transform`` for each of the 256 greys; None if it adds colour."""
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
     made = ImageCms.applyTransform(Image.fromarray(ramp), transform)
     rgb = np.asarray(made)
@@ -42,7 +42,7 @@ def converted_levels(transform: ImageCms.ImageCmsTransform) -> Pixels | None:
 
 
 def make_grey(source: RawImage, levels: Pixels | None = None) -> None:
-    """Replace each pixel of ``source`` by its luminance, and that by its entry in ``levels``."""
+    """Replace each pixel of ``source`` by its luminance, mapped by ``levels`` if given."""
     path: Path = source.path
     with path.open("r+b") as file:
         for top, bottom in strips(source.size.height, source.row_bytes):

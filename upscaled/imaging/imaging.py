@@ -44,22 +44,22 @@ from upscaled.workers.processes import plain_env
 log = logging.getLogger(__name__)
 
 DEFAULT_MEMORY_MB = 4096
-"""Address space of one imaging process in MiB, where nothing else is asked for."""
+"""Default address space of one imaging process in MiB."""
 _CPU_SECONDS = 60
 _CPU_SECONDS_PER_PIXEL = 1e-6
-"""Ten times what writing a pixel of a PNG takes on a slow core."""
+"""Ten times what writing a PNG pixel takes on a slow core."""
 _LOOK_SECONDS = 2
-"""Processor time for a first look at a picture, which takes a few milliseconds."""
+"""Processor time for reading an upload, which normally takes a few milliseconds."""
 _LOOK_PIXELS = 1 << 20
-"""A first look decodes pictures of so few pixels too, as far as its time goes."""
+"""Uploads up to this many pixels are decoded on arrival, within that time."""
 _SMALL_PIXELS = 1 << 20
-"""Results of so few pixels are written in less time than it takes to start a process."""
+"""Results up to this many pixels are written faster than a process starts."""
 _MOST_THREADS = 4
-"""That write a result at a time; more wait for the disk."""
+"""Threads that write one result; with more, the disk limits the speed."""
 _WALL_PER_CPU = 10
-"""How much longer than its processor time a request may take on a busy machine."""
+"""On a busy machine, a request may take this many times its processor time."""
 _MAX_MESSAGE = 1000
-"""Characters of an error's sentence."""
+"""Longest error message accepted from a process, in characters."""
 _UNCONFINED = "unconfined"
 
 _TRIES = 3
@@ -94,13 +94,13 @@ class Imaging:
     Their requests share the processes fairly: see `FairPlaces`.
 
     Args:
-        workers: how many processes may work for jobs, or look at uploads, at the same time. There
+        workers: how many processes may work for jobs, or read uploads, at the same time. There
             is one more, so that neither waits for the other. Each is started when it is first
             needed.
-        formats: which of `formats.INPUT_NAMES` are taken.
-        max_pixels: the largest picture that is taken.
+        formats: which of `formats.INPUT_NAMES` are accepted.
+        max_pixels: the largest picture that is accepted.
         memory_limit_mb: address space of one process in MiB.
-        cpu_seconds: processor time for decoding one picture, before it counts as a trap.
+        cpu_seconds: processor time for decoding one picture; one that takes longer is refused.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class Imaging:
         self._first = asyncio.Lock()
 
     async def warm(self) -> Confinement:
-        """Start one process, so that the first picture need not wait; return what confines it.
+        """Start one process so that the first picture need not wait; return its confinement.
 
-        From the first call on, no request is done with less than what confined that one.
+        From then on, no request runs with weaker confinement than this process had.
 
         Raises:
             EngineError: no such process can be started, or it can be confined less than before.
@@ -175,10 +175,10 @@ class Imaging:
     async def receive(
         self, upload: Path, workdir: Path, *, caller: str = ""
     ) -> tuple[Probe, Prepared | None]:
-        """Read the header of ``upload``; decode it too, into ``workdir``, if that is soon done.
+        """Read the header of ``upload``; also decode it into ``workdir`` if that is quick.
 
-        A process costs more than a thumbnail's decoding, so the two share one. Only of large
-        pictures is it left to `prepare` to tell that they cannot be decoded.
+        Starting a process takes longer than decoding a thumbnail, so both are done in one. For
+        large pictures, decoding errors are left to `prepare`.
 
         Args:
             upload: the picture.
@@ -239,14 +239,14 @@ class Imaging:
         *,
         limit: float = TRUSTED_LIMIT,
     ) -> float:
-        """Compare rows of ``source`` with what ``native`` has there; return their score.
+        """Compare rows of ``source`` with the same area of ``native``; return the score.
 
         Args:
             source: the prepared picture.
             native: what an engine made of it.
             top: the first row of the source to compare.
             bottom: the row after the last.
-            limit: how much they may differ: `TRUSTED_LIMIT`, or `PLAUSIBLE_LIMIT`.
+            limit: how much they may differ, see `upscaled.imaging.verify.thresholds`.
 
         Raises:
             UnlikeError: it is not the enlarged source.
@@ -268,22 +268,22 @@ class Imaging:
         band: Band,
         written: Written = NOTHING_WRITTEN,
     ) -> Written:
-        """Verify a band of ``native`` and write what it adds to the result.
+        """Verify a band of ``native`` and write the rows it adds to the result.
 
-        With the last band the file `PART` in ``workdir`` is complete, and was read back.
+        After the last band, the file `PART` in ``workdir`` is complete and was read back.
 
         Args:
             prepared: the picture.
-            native: its enlargement, whose rows up to the band's end are there.
+            native: its enlargement, complete up to the band's last row.
             workdir: the job's folder.
-            options: how the result is to be written.
-            band: begins where the last one ended.
-            written: what came of the bands before.
+            options: how to write the result.
+            band: begins where the previous one ended.
+            written: the progress after the previous band.
 
         Raises:
             UnlikeError: the band is not the enlarged source.
             EngineError: the result could not be written, or not as it was meant.
-            NoSpaceError: memory or disk do not suffice.
+            NoSpaceError: there is not enough memory or disk space.
         """
         pixels = max(native.size.pixels, options.size.pixels)
         request = messages.FinishRequest(
@@ -293,7 +293,7 @@ class Imaging:
             options=options,
             band=band,
             written=written,
-            # No metadata: nothing of the upload but its decoded pixels takes part.
+            # No metadata: of the upload, only decoded pixels are used.
             small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),
         )
@@ -301,7 +301,7 @@ class Imaging:
         return await asyncio.to_thread(replies.written_of, reply, request)
 
     async def close(self) -> None:
-        """End every process, each after the request it is at."""
+        """End every process after its current request."""
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     def _writing_seconds(self, pixels: int) -> int:
@@ -318,7 +318,7 @@ class Imaging:
     async def _request(
         self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
     ) -> _Reply:
-        """Put ``request`` to a free process, confined as the first one was.
+        """Send ``request`` to a free process that is confined like the first one.
 
         Raises:
             EngineError: no process could do it, or its reply is not a ``reply_type``.
@@ -398,7 +398,7 @@ class _LostError(UpscaledError):
 
 
 class _UnconfinedError(EngineError):
-    """A process could not be confined as the first one was, and did nothing."""
+    """A process could not be confined like the first one, and did no work."""
 
 
 def _absolute(path: Path) -> Path:
@@ -406,5 +406,5 @@ def _absolute(path: Path) -> Path:
 
 
 def _sentence(text: str) -> str:
-    """Return what a process says, without control characters and bounded."""
+    """Return a process's message without control characters, shortened."""
     return "".join(c if c.isprintable() else "?" for c in text[:_MAX_MESSAGE])

@@ -1,8 +1,8 @@
-"""What the server asks of an imaging process, and what it may answer.
+"""Requests to an imaging process, and its replies.
 
-The server trusts its own requests. Replies come from processes that decoded strangers' bytes and
-may have been taken over: they name no files, and each field has a bound. `replies` checks what a
-type cannot express.
+The server trusts its own requests. Replies come from processes that decoded untrusted data and may
+be compromised. So they name no files, and each field has a bound. `replies` checks what a type
+can't express.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from upscaled.imaging.result import Band, FinishOptions, Piece, Written
 from upscaled.pictures import RawImage
 
 _METADATA_BYTES = 64 << 20
-"""What a file may hold beside its pixels."""
+"""Bytes that a file may have besides its pixels."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
-    """A request: what it may read, write and use up."""
+    """A request: what it may read, write and use."""
 
     cpu_seconds: int = 60
     required: tuple[str, ...] = ()
-    """Measures of the sandbox (`Confinement.active`) without which nothing may be done."""
+    """Sandbox measures (`Confinement.active`) without which the request must not run."""
     decodes: ClassVar[bool] = False
-    """The upload's own bytes are decoded, so a crash is the picture's fault."""
+    """Whether it decodes the upload, so that a crash is the picture's fault."""
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files it needs."""
+        """The files it reads."""
         return ()
 
     @property
@@ -41,35 +41,32 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
         return None
 
     def file_bytes(self, max_pixels: int) -> int:
-        """Return how long a file it may write."""
+        """Return how long a file it may write, in bytes."""
         return 0
 
 
 class PingRequest(Request, frozen=True, kw_only=True, tag="ping"):
-    """Tell which measures confine a request."""
+    """Report the measures that confine a request."""
 
 
 class ProbeRequest(Request, frozen=True, kw_only=True, tag="probe"):
-    """Read a picture's header; decode it too, if there is a folder for it and it is small."""
+    """Read a picture's header; decode it too if it is small and a folder is given."""
 
     upload: Path
     workdir: Path | None = None
     max_pixels: int = 0
-    """Most pixels that are decoded."""
+    """Largest picture that is decoded."""
     decodes: ClassVar[bool] = True
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files it needs."""
         return (self.upload,)
 
     @property
     def folder(self) -> Path | None:
-        """The folder it writes to."""
         return self.workdir
 
     def file_bytes(self, max_pixels: int) -> int:
-        """Return how long a file it may write."""
         return 0 if self.workdir is None else 3 * self.max_pixels + _METADATA_BYTES
 
 
@@ -82,16 +79,13 @@ class PrepareRequest(Request, frozen=True, kw_only=True, tag="prepare"):
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files it needs."""
         return (self.upload,)
 
     @property
     def folder(self) -> Path | None:
-        """The folder it writes to."""
         return self.workdir
 
     def file_bytes(self, max_pixels: int) -> int:
-        """Return how long a file it may write."""
         return 3 * max_pixels + _METADATA_BYTES
 
 
@@ -104,12 +98,11 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag="check"):
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files it needs."""
         return (self.source.path, self.native.path)
 
 
 class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
-    """Verify a band and write what it adds to the result."""
+    """Verify a band and write the rows it adds to the result."""
 
     prepared: Prepared
     native: RawImage
@@ -118,11 +111,10 @@ class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
     band: Band
     written: Written
     small: bool = False
-    """Written by the resident process itself: nothing of the upload but pixels takes part."""
+    """The resident process writes it itself: of the upload, only decoded pixels are used."""
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files it needs."""
         alpha = self.prepared.alpha
         beside = (None if alpha is None else alpha.path, self.prepared.sidecar)
         files = (self.prepared.source.path, self.native.path, *beside)
@@ -130,16 +122,14 @@ class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
 
     @property
     def folder(self) -> Path | None:
-        """The folder it writes to."""
         return self.workdir
 
     def file_bytes(self, max_pixels: int) -> int:
-        """Return how long a file it may write."""
         return self.most_bytes
 
     @property
     def most_bytes(self) -> int:
-        """How long the result's file can be."""
+        """Largest possible size of the result's file."""
         return 5 * self.options.size.pixels + _METADATA_BYTES
 
 
@@ -155,11 +145,11 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A reply; fields that it does not have are refused."""
+    """A reply; unknown fields are refused."""
 
 
 class PingReply(Reply, frozen=True):
-    """The measures of the sandbox."""
+    """The active measures of the sandbox."""
 
     active: Phrases
     lacking: Phrases
@@ -178,7 +168,7 @@ class PreparedReply(Reply, frozen=True):
 
 
 class ProbeReply(Reply, frozen=True):
-    """What the header promises, and what was decoded, if it was."""
+    """The header, and the decoded picture if it was decoded."""
 
     format: Word
     width: Side
@@ -186,7 +176,7 @@ class ProbeReply(Reply, frozen=True):
     has_alpha: bool
     prepared: PreparedReply | None
     broken: Phrase
-    """Why the picture cannot be decoded; empty where it can, or was not tried."""
+    """Why the picture can't be decoded; empty if it can, or was not tried."""
 
 
 class PrepareReply(Reply, frozen=True):
@@ -196,7 +186,7 @@ class PrepareReply(Reply, frozen=True):
 
 
 class CheckReply(Reply, frozen=True):
-    """How like the source the rows are."""
+    """The score of the rows."""
 
     score: Score
 
@@ -211,12 +201,12 @@ class FileReply(Reply, frozen=True):
 
 
 class FinishReply(Reply, frozen=True):
-    """How far the result is written now."""
+    """The progress of the result."""
 
     rows: Count
     length: Count
     state: Annotated[int, Meta(ge=0, lt=1 << 32)]
     score: Score
     pieces: Annotated[tuple[Piece, ...], Meta(max_length=2)]
-    """Those that this band added."""
+    """The pieces that this band added."""
     file: FileReply | None

@@ -1,4 +1,4 @@
-"""What is known of a picture before it is enlarged: its header, then its decoded pixels."""
+"""A picture before it is enlarged: its header, then its decoded pixels."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SIDECAR = "source.meta"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a picture's header promises."""
+    """The content of a picture's header."""
 
     format: str
-    """One of `formats.INPUT_NAMES`, by content."""
+    """One of `formats.INPUT_NAMES`, detected by content."""
     size: Size
     """After EXIF orientation."""
     has_alpha: bool
-    """It may hold transparent pixels."""
+    """Whether it can have transparent pixels."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoded upload: its pixels, and the metadata to put into the result."""
+    """A decoded upload: its pixels, and the metadata for the result."""
 
     source: RawImage
     """8-bit RGB, oriented, colour-managed."""
@@ -36,8 +36,8 @@ class Prepared:
     sidecar: Path | None
     """File with the metadata, see `upscaled.imaging.metadata`."""
     kept: tuple[str, ...] = ()
-    """What was kept of the upload beside its pixels, as short phrases."""
+    """Metadata of the upload that is kept, as short phrases."""
     lost: tuple[str, ...] = ()
-    """What could not be kept, as short phrases."""
+    """Metadata that is lost, as short phrases."""
     grey: bool = False
-    """Every pixel of the source is grey, and so must those of the result be."""
+    """Every pixel of the source is grey, so those of the result must be."""

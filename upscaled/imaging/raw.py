@@ -1,7 +1,7 @@
-"""Rows of raw pictures, read and written a strip at a time.
+"""Reads and writes rows of raw pictures, a strip at a time.
 
-Plain reads instead of a memory map: the address space of an imaging process is bounded, a huge
-picture's file may be larger than that.
+It uses plain reads, not a memory map: an imaging process has a bounded address space, and the file
+of a huge picture can be larger.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STRIP_BYTES = 8 << 20
 def strips(height: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
     """Yield ``(top, bottom)`` of strips of a few megabytes.
 
-    Each but the last has a height that ``multiple`` divides.
+    The height of each but the last is a multiple of ``multiple``.
     """
     rows = max(1, _STRIP_BYTES // (row_bytes * multiple)) * multiple
     for top in range(0, height, rows):
@@ -48,19 +48,18 @@ def read_rows(raw: RawImage, top: int, bottom: int) -> Pixels:
 
 
 def picture(pixels: Pixels) -> Image.Image:
-    """Return pixels, rows × columns or rows × columns × channels, as Pillow's picture of them."""
+    """Return pixels, rows × columns or rows × columns × channels, as a Pillow picture."""
     one_channel = pixels.ndim == 3 and pixels.shape[2] == 1
     return Image.fromarray(pixels[..., 0] if one_channel else pixels)
 
 
 class RowWriter:
-    """Writes a raw picture's rows one strip after another. A context manager."""
+    """Writes the rows of a raw picture in order. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
 
     def write(self, rows: Pixels) -> None:
-        """Append ``rows``."""
         self._file.write(np.ascontiguousarray(rows).data)
 
     def __enter__(self) -> RowWriter:

@@ -1,7 +1,7 @@
-"""What the server makes of an imaging process's reply, which it does not trust.
+"""Checks the replies of an imaging process, which are not trusted.
 
-Paths come from the job's folder, never from a reply. What a reply says is compared with the
-request and with the files themselves.
+Paths come from the job's folder, never from a reply. Each reply is compared with the request and
+with the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_SIDECAR_BYTES = 64 << 20
 
 
 class WrongReplyError(EngineError):
-    """An imaging process answered what cannot be true."""
+    """An imaging process gave an impossible answer."""
 
     code = "engine_failed"
 
@@ -35,10 +35,10 @@ class WrongReplyError(EngineError):
 
 
 def probe_of(reply: ProbeReply, formats: Collection[str], max_pixels: int) -> Probe:
-    """Return what a header promises.
+    """Return the header's content.
 
     Raises:
-        WrongReplyError: the format is not taken, or the size is above the limit.
+        WrongReplyError: the format is not accepted, or the size is above the limit.
     """
     size = Size(reply.width, reply.height)
     if reply.format not in formats:
@@ -51,7 +51,7 @@ def probe_of(reply: ProbeReply, formats: Collection[str], max_pixels: int) -> Pr
 def prepared_of(
     reply: PreparedReply, workdir: Path, max_pixels: int, expected: Size | None
 ) -> Prepared:
-    """Return the decoded picture whose files lie in ``workdir``; blocking.
+    """Return the decoded picture whose files are in ``workdir``; blocking.
 
     Raises:
         WrongReplyError: a file is missing or of another length, or the size is above the limit.
@@ -76,7 +76,7 @@ def prepared_of(
 
 
 def written_of(reply: FinishReply, request: FinishRequest) -> Written:
-    """Return how far a result is written; blocking.
+    """Return the progress of a result; blocking.
 
     Raises:
         WrongReplyError: the reply does not fit the request or the files.
@@ -153,7 +153,7 @@ def _check_length(path: Path, expected: int) -> None:
 
 
 def length_of(path: Path) -> int:
-    """Return the length of a file that is nothing but a file: no link, no device; blocking.
+    """Return the length of a regular file; refuse links and devices; blocking.
 
     Raises:
         WrongReplyError: it is something else, or missing.

@@ -1,4 +1,4 @@
-"""One high-quality resample, a strip of the target at a time, equal to one done whole."""
+"""High-quality resampling a strip at a time; the strips equal the picture resampled whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Reader = Callable[[int, int], Image.Image]
 
 
 def reader(raw: RawImage) -> Reader:
-    """Return how rows of ``raw`` are read."""
+    """Return a function that reads rows of ``raw``."""
 
     def read(top: int, bottom: int) -> Image.Image:
         rows = read_rows(raw, top, bottom)
@@ -35,12 +35,12 @@ def resample(
     bottom: int,
     method: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Pixels:
-    """Return rows ``top`` to ``bottom`` of a picture of ``old`` size as it is at ``size``.
+    """Return rows ``top`` to ``bottom`` of a picture of ``old`` size, resampled to ``size``.
 
-    Only the rows of the source that count are read.
+    Reads only the source rows that are needed.
     """
     ratio = old.height / size.height
-    # Rows at the edge of a strip lack what stands beyond it; so more are made, and cut off.
+    # Rows at a strip's edge depend on rows beyond it; so extra rows are made and cut off.
     margin = _margin(ratio)
     first, last = max(0, top - margin), min(size.height, bottom + margin)
     above, below = math.floor(first * ratio), min(old.height, math.ceil(last * ratio))
@@ -51,7 +51,7 @@ def resample(
 
 
 def rows_ready(old_height: int, new_height: int, there: int) -> int:
-    """Return how many rows `resample` can make while only ``there`` rows of the source exist."""
+    """Return how many rows `resample` can make from the first ``there`` source rows."""
     if there == old_height:
         return new_height
     ratio = old_height / new_height

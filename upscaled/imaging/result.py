@@ -1,4 +1,4 @@
-"""A result: how it is to be written, and how far it is written."""
+"""A result: how to write it, and how much is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PART = "result.part"
 
 @dataclass(frozen=True)
 class FinishOptions:
-    """How the result is to be written."""
+    """How to write the result."""
 
     format: str
     """One of `formats.RESULT_NAMES`."""
@@ -42,7 +42,7 @@ class Band:
 
 
 class Piece(NamedTuple):
-    """Bytes of a file that later bands build on. In JSON a list, for the sake of old files."""
+    """Bytes of a file that later bands build on. A list in JSON, as in existing files."""
 
     name: str
     offset: int
@@ -59,28 +59,28 @@ class Finished:
     file_size_bytes: int
     sha256: str
     score: float
-    """1.0: just like the source; 0.0: at the limit of trust, or confirmed beyond it."""
+    """1.0: equal to the source; 0.0: at the limit of trust, or confirmed beyond it."""
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Written:
-    """How far a result is written: what the next band goes on from, in any process.
+    """How far a result is written; any process can continue from it.
 
     Part of checkpoints on disk, so fields may be added but not changed.
     """
 
     source_rows: int = 0
-    """Rows of the source whose enlargement was verified."""
+    """Source rows whose enlargement was verified."""
     rows: int = 0
     """Rows of the result in the unfinished file."""
     length: int = 0
-    """Bytes of the unfinished file; anything behind them is of an attempt that broke off."""
+    """Bytes of the unfinished file; bytes beyond belong to an attempt that was interrupted."""
     state: int = 0
-    """The encoder's own."""
+    """The encoder's state."""
     score: float = 1.0
-    """The lowest of the bands so far."""
+    """The lowest score of the bands so far."""
     pieces: tuple[Piece, ...] = ()
     finished: Finished | None = None
     """Set by the last band."""

@@ -1,8 +1,8 @@
 """The imaging process: ``python -m upscaled.imaging.worker PARENT_PID SETTINGS_JSON``.
 
-Strangers' bytes are decoded in its children and nowhere else, under limits and in a sandbox. Only
-a small result that is made of nothing but pixels is written by the process itself: a child would
-cost more than the work.
+It decodes untrusted data only in its children, under limits and in a sandbox. It writes a result
+itself only if that is small and made of decoded pixels alone: then a child would take longer than
+the work.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class RequestHandler:
             except UnusablePictureError as error:
                 broken = error.message[:300]
             except (OSError, MemoryError):
-                pass  # no fault of the picture; the job decodes it again
+                pass  # not the picture's fault; the job decodes it again
         return messages.ProbeReply(
             probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared, broken
         )
@@ -171,7 +171,7 @@ class RequestHandler:
 
 
 def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:
-    """Return what the death of the process that worked on a request means."""
+    """Return the error for the death of the process that handled ``request``."""
     if death.signal == signal.SIGKILL:
         words = "The system ended the imaging process, most likely because memory ran out."
         return RefusedError("killed", words)
@@ -193,6 +193,7 @@ def main() -> None:
     handler = msgspec.json.decode(sys.argv[2], type=RequestHandler)
     limits.confine(handler.memory_limit_mb)
     Image.init()  # all codecs, and the sandbox's rules: loaded once, not in every child
+
     restrictions()
     serve(handler.handle, threaded=False)
 

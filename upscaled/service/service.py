@@ -337,13 +337,14 @@ class Service:
 
     async def _watch(self, health: Health) -> None:
         try:
-            cell = await self._imaging.warm()
+            confinement = await self._imaging.warm()
         except UpscaledError as error:
             log.error("no decoder can be started", extra={"reason": error.message})
         except Exception:
             log.exception("the decoder's start ended unexpectedly")
         else:
-            log.log(logging.WARNING if cell.lacking else logging.INFO, "Decoder's cell: %s.", cell)
+            level = logging.WARNING if confinement.lacking else logging.INFO
+            log.log(level, "Decoder's sandbox: %s.", confinement)
         await health.run()
 
     async def health_known(self) -> HealthState:

@@ -41,7 +41,7 @@ class BmpPicture:
     path: Path
     size: Size
     depth: int
-    """Bits per sample, as far as they become fewer: 8."""
+    """Bits per sample after decoding: 8."""
     bits: int
     """Bits per pixel."""
     bottom_up: bool
@@ -61,11 +61,11 @@ class BmpPicture:
 
     @property
     def has_alpha(self) -> bool:
-        """It may hold transparent pixels."""
+        """Whether it can have transparent pixels."""
         return self.bits > 8 and self.fields[3] != 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     def decode(self) -> Decoded:
         """Return the pixels.
@@ -94,7 +94,7 @@ class BmpPicture:
         return Decoded(Image.fromarray(made), alpha)
 
     def _rows(self, top: int, bottom: int) -> Any:
-        """Return rows as they are seen: palette indexes, pixel values, or BGR."""
+        """Return rows from top to bottom: palette indexes, pixel values, or BGR."""
         stride = _stride(self.size.width, self.bits)
         width, height, count = self.size.width, self.size.height, bottom - top
         first = height - bottom if self.bottom_up else top
@@ -117,7 +117,7 @@ class BmpPicture:
         return flat @ (1 << np.arange(self.bits - 1, -1, -1)).astype(np.uint8)
 
     def _run_lengths(self) -> Pixels:
-        """Return the palette indexes of a file with run lengths; what it skips is colour 0."""
+        """Return the palette indexes of a run-length coded file; pixels it skips get index 0."""
         width, height = self.size.width, self.size.height
         made = np.zeros((height, width), np.uint8)
         with self.path.open("rb") as file:
@@ -158,7 +158,7 @@ def open_bmp(path: Path, check_size: Callable[[Size], None]) -> BmpPicture:
 
     Args:
         path: the file.
-        check_size: raises an error for a size that is not taken.
+        check_size: raises an error for a size that is not accepted.
 
     Raises:
         UnusablePictureError: it is broken, cut off, or of a kind that is not supported.

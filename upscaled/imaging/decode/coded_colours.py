@@ -1,7 +1,7 @@
-"""Colour spaces that a file names by a code or by its primaries, in place of an ICC profile.
+"""Colour spaces that a file defines by a code or by primaries instead of an ICC profile.
 
-Codes are those of ITU-T H.273, in PNG's cICP chunk and AVIF's nclx box; primaries stand in PNG's
-cHRM chunk. Ordinary spaces get a profile made for their primaries. HDR pictures (PQ and HLG,
+The codes are those of ITU-T H.273, in PNG's cICP chunk and AVIF's nclx box. Primaries are in PNG's
+cHRM chunk. Ordinary spaces get an ICC profile made for their primaries. HDR pictures (PQ and HLG,
 ITU-R BT.2100) are mapped to sRGB.
 """
 
@@ -30,12 +30,12 @@ _PRIMARIES = {
 }
 """Red, green, blue and white in x and y (H.273, table 2)."""
 _LIKE_SRGB = frozenset({1, 2, 6, 13, 14, 15})
-"""Transfer functions whose numbers are shown as sRGB's are; 2: unspecified."""
+"""Transfer functions whose values are shown as sRGB's are; 2: unspecified."""
 _POWERS = {4: 2.2, 5: 2.8, 8: 1.0}
 PQ, HLG = 16, 18
 
 _WHITE_NITS = 203.0
-"""Of diffuse white in HDR pictures (ITU-R BT.2408)."""
+"""Brightness of diffuse white in HDR pictures (ITU-R BT.2408)."""
 _HLG_PEAK_NITS = 1000.0
 _HLG_GAMMA = 1.2  # of the system, at that peak (ITU-R BT.2100)
 _BRADFORD = np.array(
@@ -47,23 +47,21 @@ _CURVE_POINTS = 1024
 
 @dataclass(frozen=True)
 class CodedColours:
-    """A colour space."""
-
     primaries: tuple[tuple[float, float], ...]
     """Red, green, blue and white, in x and y."""
     transfer: int = 13
     """Code of the transfer function."""
     power: float | None = None
-    """Exponent that makes light of a sample, where that is the transfer function."""
+    """Exponent that converts a sample to light, if that is the transfer function."""
 
     @property
     def is_hdr(self) -> bool:
-        """Its white is not the brightest it can show."""
+        """Whether it can show light brighter than white."""
         return self.transfer in {PQ, HLG}
 
     @property
     def has_srgb_primaries(self) -> bool:
-        """Its primaries are those of sRGB, as far as can be seen."""
+        """Whether its primaries are visibly the same as sRGB's."""
         return bool(np.allclose(self.primaries, _PRIMARIES[1], atol=0.003))
 
 
@@ -80,7 +78,7 @@ def by_primaries(chromaticity: Sequence[float], gamma: float | None) -> CodedCol
 
     Args:
         chromaticity: x and y of white, red, green and blue.
-        gamma: the exponent that makes a sample of light, or None.
+        gamma: the exponent that converts light to a sample, or None.
     """
     if len(chromaticity) != 8:
         return None
@@ -94,7 +92,7 @@ def by_primaries(chromaticity: Sequence[float], gamma: float | None) -> CodedCol
 
 
 def levels_to_srgb(space: CodedColours) -> NDArray[np.uint8] | None:
-    """Return what each of the 256 levels becomes with sRGB's transfer function; None: the same."""
+    """Return the sRGB level of each of the 256 levels; None if they are the same."""
     # Within 5 % of sRGB's exponent a viewer shows the numbers as they are (PNG, 13.13).
     if space.power is None or abs(space.power / 2.2 - 1) <= 0.05:
         return None
@@ -131,9 +129,9 @@ def profile(space: CodedColours) -> bytes:
 
 
 class ToneMap:
-    """Makes sRGB of an HDR picture.
+    """Converts an HDR picture to sRGB.
 
-    What is up to diffuse white keeps its brightness if nothing is brighter. Else the range above
+    Brightness up to diffuse white stays the same if nothing is brighter. Otherwise the range above
     three quarters of white is compressed to make room for it (the curve of ITU-R BT.2390).
     """
 
@@ -165,7 +163,7 @@ class ToneMap:
 
 
 def _compressed(light: Floats, peak: float, white: float) -> Floats:
-    """Return light whose range up to ``peak`` fits into that up to ``white``, both as PQ levels."""
+    """Return light with the range up to ``peak`` compressed to ``white``, both as PQ levels."""
     most = white / peak
     knee = max(0.0, 1.5 * most - 0.5)
     level = _pq_levels(light * _WHITE_NITS) / peak

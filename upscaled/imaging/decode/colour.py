@@ -1,4 +1,4 @@
-"""Any decoded picture becomes 8-bit RGB, a strip at a time."""
+"""Converts a decoded picture to 8-bit RGB, a strip at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
 
 @dataclass
 class Colours:
-    """How the pixels of one picture become RGB and alpha."""
+    """Converts the pixels of one picture to RGB and alpha."""
 
     opened: Opened
     icc: bytes = b""
@@ -62,8 +62,8 @@ class Colours:
             self._transform = transform(profile, "L" if space == "GRAY" else "CMYK")
             self.kept.append(f"colours converted from the file's {space} profile to sRGB")
         elif profile is not None and not profile.profile.is_matrix_shaper:
-            # Tables: networks and resampling would work on numbers that are not alike sRGB's, and
-            # there may be no way back for a background's colour.
+            # Networks and resampling expect values like sRGB's, which tables are not. A table may
+            # also have no inverse for the background colour.
             self._transform = transform(profile, "RGB")
             self.kept.append("colours converted from the file's RGB profile to sRGB")
         elif profile is not None:
@@ -96,7 +96,7 @@ class Colours:
         return self.opened.grey_png and self.opened.image.mode == "RGBA"
 
     def _apply_coded(self) -> None:
-        """Go by what a PNG or AVIF tells of its colours without a profile."""
+        """Apply the colour space of a PNG or AVIF that has no profile."""
         space = self._coded_space()
         if space is None:
             return
@@ -181,7 +181,7 @@ class Colours:
         return 255 - eight if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else eight
 
     def _keyed(self, pixels: Pixels, key: object) -> Pixels | None:
-        """Return alpha where a PNG names one grey or colour as transparent (tRNS)."""
+        """Return alpha for a PNG that declares one grey or colour transparent (tRNS)."""
         depth = self.opened.depth
         # Pillow stretches 1, 2 and 4 bits to 8 and cuts 16 to 8, but leaves the key as it is,
         # except for 1 bit.
@@ -195,7 +195,7 @@ class Colours:
 
 
 def codes_of(path: Path, kind: PictureFormat) -> tuple[int, int] | None:
-    """Return the codes of primaries and transfer function in a PNG's cICP or an AVIF's nclx."""
+    """Return the codes of primaries and transfer function: a PNG's cICP or an AVIF's nclx."""
     with path.open("rb") as file:
         if kind is PNG:
             for part in png_chunks(file):
@@ -217,7 +217,7 @@ def codes_of(path: Path, kind: PictureFormat) -> tuple[int, int] | None:
 
 
 def _full_scale(image: Image.Image) -> float:
-    """Return the value that is white in a picture of 32-bit samples.
+    """Return the value of white in a picture with 32-bit samples.
 
     Raises:
         UnusablePictureError: its values are neither 0 to 1 nor 16-bit.
@@ -246,7 +246,7 @@ def transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCms
 
 
 def in_profile(colour: tuple[int, int, int], icc: bytes) -> tuple[int, int, int]:
-    """Return an sRGB colour as the numbers that show it in the RGB profile ``icc``.
+    """Return the values that show an sRGB colour in the RGB profile ``icc``.
 
     Raises:
         ImageCms.PyCMSError: the profile is broken.

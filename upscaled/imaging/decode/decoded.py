@@ -1,4 +1,4 @@
-"""What our own decoders make of a file."""
+"""`Decoded`: the output of our own decoders."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from upscaled.imaging.raw import Pixels
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded picture."""
-
     image: Image.Image
     """8 bits in mode L, RGB, CMYK or LAB."""
     alpha: Pixels | None

@@ -1,4 +1,4 @@
-"""What a JPEG's markers say: its kind, and whether all its pixels are there (ITU-T T.81)."""
+"""Checks the markers of a JPEG: its kind, and whether all pixels are there (ITU-T T.81)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _COEFFICIENTS = 64
 _FILLER = bytes(np.random.default_rng(12).integers(0, 255, 4096, np.uint8))
-"""Stands in for coded pixels that are missing; holds no byte that begins a marker."""
+"""Replaces missing coded pixels; has no byte that begins a marker."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Frame:
     height: int
     width: int
     sampling: dict[int, tuple[int, int]]
-    """By component: blocks across and down in a unit."""
+    """Blocks across and down in a unit, by component."""
 
     def units(self, components: list[int]) -> int:
         """Return how many units a scan of ``components`` has."""
@@ -60,10 +60,10 @@ class Frame:
 
 @dataclass
 class _Scans:
-    """What the scans of a file hold."""
+    """The contents of a file's scans."""
 
     pending: dict[int, set[int]]
-    """By component: coefficients whose last bit was not sent."""
+    """Coefficients whose last bit was not sent, by component."""
     whole: bool = True
     """The last scan has all its restart intervals."""
     seen: int = 0
@@ -71,9 +71,9 @@ class _Scans:
 
 
 def check_kind(path: Path) -> None:
-    """See that the file is not of a kind that libjpeg does not decode.
+    """Refuse a file of a kind that libjpeg can't decode.
 
-    What its markers do not tell is left to the decoder, which reads past rubbish between them.
+    Anything its markers do not show is left to the decoder, which skips garbage between them.
 
     Raises:
         UnusablePictureError: it is of such a kind; the sentence names the property.
@@ -98,11 +98,11 @@ def has_end(path: Path) -> bool:
 
 
 def without_end(path: Path) -> Image.Image | None:
-    """Return the picture of a file that lacks nothing but its end marker; None if more is missing.
+    """Return the picture if the file lacks only its end marker; None if more is missing.
 
-    What follows the last coded pixel does not matter to a decoder. So the picture is decoded
-    twice, with nothing and with filler in place of what may be missing: where the two differ,
-    pixels are missing. Restart intervals and scans that are missing as a whole are counted.
+    A decoder ignores what follows the last coded pixel. So the picture is decoded twice: with
+    nothing and with filler in place of possibly missing data. Where the two differ, pixels are
+    missing. Restart intervals and scans that are missing entirely are found by counting.
     """
     content = path.read_bytes()
     if content.rfind(END) > content.rfind(_SCAN) or not _has_all_scans(content):

@@ -1,4 +1,4 @@
-"""The chunks of a PNG file, read before its pixels (PNG specification, section 5)."""
+"""Reads the chunks of a PNG file before its pixels (PNG specification, section 5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANCILLARY = 0x20
 
 @dataclass(frozen=True)
 class PngChunks:
-    """What a look at all chunks found."""
+    """The result of reading all chunks."""
 
     grey: bool
     """The colour type is grey, or grey with alpha."""
@@ -35,7 +35,7 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
 
     Args:
         path: the file.
-        most_exif: bytes of EXIF data from which on it is not kept, but for one byte more.
+        most_exif: longest EXIF block to keep, in bytes; of a longer one, one byte more is kept.
 
     Raises:
         UnusablePictureError: the file is cut off, or a chunk that matters is broken.

@@ -1,4 +1,4 @@
-"""An upload becomes clean pixels: decoded completely, turned, colour-managed, 8-bit RGB."""
+"""Turns an upload into clean pixels: decoded completely, oriented, colour-managed, 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _decode(opened: Opened) -> None:
         ) from None
     except UnusablePictureError:
         raise
-    except Exception as error:  # decoders raise whatever broken bytes lead to
+    except Exception as error:  # decoders raise anything for broken bytes
         raise decoder_refusal(opened.format, error) from error
 
 
@@ -96,7 +96,7 @@ def _turn(opened: Opened) -> None:
 
 
 def _made_grey(colours: Colours, source: RawImage, channel_spread: int) -> bool:
-    """Tell whether the picture is grey; if so, its pixels are exactly that afterwards, in sRGB."""
+    """Tell whether the picture is grey; if so, make its pixels exactly grey, in sRGB."""
     if channel_spread > (CONVERTED_SPREAD if colours.opened.one_channel else 0):
         return False
     levels = None

@@ -1,4 +1,4 @@
-"""Opening a picture: all that its header says, and the refusals that follow from it."""
+"""Opens a picture: reads its header and refuses what can't be upscaled."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from upscaled.pictures import Size
 
 # Sizes are checked here, against the configured limit and before decoding.
 Image.MAX_IMAGE_PIXELS = None
-# Half a picture is no picture.
+# A truncated picture is refused.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Bytes that a compressed PNG chunk may unpack to: large enough for any real colour profile.
 PngImagePlugin.MAX_TEXT_CHUNK = 4 << 20
 
 MAX_METADATA_BYTES = 4 << 20
-"""A profile or EXIF block above this is left behind; real ones are far smaller."""
+"""A larger profile or EXIF block is dropped; real ones are far smaller."""
 
 _ORIENTATION = 0x0112
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
@@ -50,10 +50,10 @@ _ONE_CHANNEL = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "
 
 @dataclass
 class Opened:
-    """A picture whose header was read. A context manager that closes it."""
+    """A picture whose header was read. Use it as a context manager."""
 
     image: Image.Image
-    """Not decoded yet; of a TIFF or BMP, one pixel that stands for the picture until `load`."""
+    """Not decoded yet; for a TIFF or BMP, a one-pixel placeholder until `load`."""
     format: PictureFormat
     orientation: int
     """EXIF orientation still to be applied, 1 to 8."""
@@ -67,13 +67,13 @@ class Opened:
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
     page: TiffPage | BmpPicture | None = None
-    """What our own decoders read; None: Pillow decodes ``image``."""
+    """Set if one of our own decoders reads the file; None: Pillow decodes ``image``."""
     alpha: Pixels | None = None
     """Transparency that is not part of ``image``, rows × columns."""
 
     @property
     def one_channel(self) -> bool:
-        """Its samples are grey, whatever a profile makes of them."""
+        """Whether its samples are grey, whatever a profile makes of them."""
         # Pillow has no 16-bit grey with alpha: it opens such PNGs as RGBA.
         return self.image.mode in _ONE_CHANNEL or self.grey_png
 
@@ -87,13 +87,12 @@ class Opened:
 
     @property
     def has_alpha(self) -> bool:
-        """It may hold transparent pixels."""
+        """Whether it can have transparent pixels."""
         if self.page is not None:
             return self.page.has_alpha
         return self.image.has_transparency_data
 
     def probe(self) -> Probe:
-        """Return what the header promises."""
         return Probe(self.format.name, self.size, self.has_alpha)
 
     def load(self) -> None:
@@ -126,7 +125,6 @@ class Opened:
             self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
 
     def close(self) -> None:
-        """Close the file."""
         self.image.close() if self.page is None else self.page.close()
 
     def __enter__(self) -> Opened:
@@ -155,7 +153,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
         raise UnusablePictureError(
             "image decode failed: reading its header needs more memory than a picture may use."
         ) from None
-    except Exception as error:  # decoders raise whatever a broken header leads to
+    except Exception as error:  # decoders raise anything for a broken header
         raise decoder_refusal(kind, error) from error
 
 
@@ -201,7 +199,7 @@ def _open_ours(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         lost = list(page.lost)
         try:
             exif = page.exif
-        except Exception:  # broken EXIF in a good picture is common; it is told
+        except Exception:  # broken EXIF in a good picture is common; it is reported
             exif = b""
             lost.append("EXIF, which is broken")
         exif, icc = _kept_blocks(exif, page.icc, lost)
@@ -224,7 +222,7 @@ def _kept_blocks(exif: bytes, icc: bytes, lost: list[str]) -> tuple[bytes, bytes
 
 
 def decoder_refusal(kind: PictureFormat, error: Exception) -> UnusablePictureError:
-    """Return what is wrong with a file of format ``kind``, by what Pillow's decoder raised."""
+    """Return the error for what Pillow's decoder raised about a file of format ``kind``."""
     words = str(error).strip().rstrip(".")
     if isinstance(error, OSError) and "truncated" in words:
         return cut_off(kind)
@@ -280,7 +278,7 @@ def _orientation(exif: bytes, lost: list[str]) -> int:
     try:
         tags.load(b"Exif\x00\x00" + exif)
         value = tags.get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF in a good picture is common; it is told
+    except Exception:  # broken EXIF in a good picture is common; it is reported
         lost.append("EXIF, which is broken")
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

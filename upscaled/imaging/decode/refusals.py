@@ -1,4 +1,4 @@
-"""Sentences for pictures that cannot be decoded: broken ones, and kinds that are not supported."""
+"""Errors for pictures that can't be decoded: broken ones and unsupported kinds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from upscaled.formats import PictureFormat
 
 
 def broken(kind: PictureFormat, what: str = "") -> UnusablePictureError:
-    """Return the error for a file of format ``kind`` that is damaged; ``what`` names the part."""
+    """Return the error for a damaged file of format ``kind``; ``what`` names the damaged part."""
     part = f" ({re.sub(r'[^ -~]', '?', what)[:160]})" if what else ""
     return UnusablePictureError(f"image decode failed: the {kind.label} file is broken{part}.")
 
@@ -23,7 +23,7 @@ def cut_off(kind: PictureFormat, where: str = "") -> UnusablePictureError:
 
 
 def unsupported(kind: PictureFormat, what: str) -> UnusablePictureError:
-    """Return the error for a valid file of format ``kind`` that has ``what``, which we lack."""
+    """Return the error for a valid file of format ``kind`` that uses ``what``, unsupported here."""
     return UnusablePictureError(
         f"The {kind.label} file has {what}, which is not supported; "
         "save the picture as PNG with 8 or 16 bits a sample and send that."

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; its name says nothing."""
+"""Detects a file's format by its first bytes, never by its name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OTHER_SIGNATURES = (
     ("PostScript", rb"%!PS"),
     ("ZIP archive", rb"PK\x03\x04"),
     ("gzip archive", rb"\x1f\x8b"),
-    # Possessive and atomic, so that crafted comments can't make it try every way of reading them.
+    # Possessive and atomic, so that crafted comments can't cause backtracking.
     (
         "SVG",
         rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml.*?\?>\s*+)?"

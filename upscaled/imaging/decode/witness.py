@@ -1,9 +1,9 @@
-"""The second witness: Pillow looks at what our own decoders have read.
+"""Checks our own decoders against Pillow.
 
-A result is compared with our decoding of its source, so a wrong decoding would verify. Pillow's
-unpackers share nothing with ours but libtiff's decompression. Where they differ, neither is
-trusted. Kinds that Pillow is known to read wrong, or not at all, have no second witness here;
-tests hold them against known pixels (`docs/pictures.md`).
+A result is compared with our decoding of its source, so a wrong decoding would pass that check.
+Pillow's unpackers share only libtiff's decompression with ours. If the two differ, neither is
+trusted. Kinds that Pillow reads wrong, or not at all, have no such check here; tests compare them
+with known pixels (`docs/pictures.md`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from upscaled.imaging.decode.tiff.layout import Extra, Layout, Photometric, Samp
 from upscaled.imaging.decode.tiff.page import TiffPage
 
 _SIDE = 64
-"""Pixels of the shorter side, about, at which the two are compared."""
+"""Shorter side, in pixels, of the reduced pictures that are compared."""
 _LIMIT = 8.0
-"""Mean difference in levels. Both decode the same samples, so rounding and the formulas for
-shared colour differences are all that differs: below 2 for each of the kinds in the tests."""
+"""Mean difference in levels. Both decode the same samples, so only rounding and the formulas for
+shared colour differences matter: below 2 for each kind in the tests."""
 _GREYS = frozenset({Photometric.BLACK_IS_ZERO, Photometric.WHITE_IS_ZERO})
 
 
@@ -71,7 +71,7 @@ def compare_with_witness(path: Path, kind: PictureFormat, image: Image.Image) ->
 
 
 def _reads_right(layout: Layout) -> bool:
-    """Tell whether Pillow reads this kind of TIFF right, as the tests found."""
+    """Tell whether Pillow reads this kind of TIFF correctly, according to the tests."""
     if (
         layout.planar
         or layout.guessed

@@ -1,4 +1,4 @@
-"""What an encoder offers that makes a file a strip at a time, and what all of them go by."""
+"""`StripEncoder`: the interface of encoders that write a file a strip at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from upscaled.imaging.raw import Pixels
 from upscaled.imaging.result import FinishOptions
 
 DEFAULT_QUALITY = 95
-"""Enlarged pictures are meant to be looked at closely and are often edited further."""
+"""Enlarged pictures are viewed closely and often edited further."""
 
 
 @dataclass(frozen=True)
@@ -18,21 +18,21 @@ class EncodedStrip:
 
     content: bytes
     check: int = 0
-    """What an encoder sums up over all strips in its state, …"""
+    """The strip's part of the checksum in the encoder's state, …"""
     length: int = 0
-    """… and of how many bytes."""
+    """… and the number of bytes it covers."""
 
 
 class StripEncoder(Protocol):
     """Makes the parts of a file: head, strips of rows, tail.
 
-    Strips know nothing of one another, so they can be made in parallel, and by several processes
-    one after the other. All that must be known of those before is the state, a number.
+    Strips are independent, so they can be encoded in parallel, and by several processes in turn.
+    The only thing that depends on earlier strips is the state, a number.
     """
 
     @property
     def multiple(self) -> int:
-        """What the height of every strip but the last must be a multiple of."""
+        """Factor of the height of every strip but the last."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class StripEncoder(Protocol):
         ...
 
     def head(self) -> bytes:
-        """Return what stands before the pixels."""
+        """Return the bytes before the pixels."""
         ...
 
     def strip(self, pixels: Pixels, top: int) -> EncodedStrip:
@@ -53,11 +53,11 @@ class StripEncoder(Protocol):
         ...
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
-        """Return the state after a strip."""
+        """Return the state after ``strip``."""
         ...
 
     def tail(self, state: int) -> bytes:
-        """Return what stands behind the pixels."""
+        """Return the bytes after the pixels."""
         ...
 
 
@@ -67,11 +67,12 @@ def quality_of(options: FinishOptions) -> int:
 
 
 def mean_error_allowed(quality: int) -> float:
-    """Return how far the local mean of a channel may move by lossy coding, in levels.
+    """Return by how many levels lossy coding may move the local mean of a channel.
 
-    A JPEG's mean is a multiple of its coarsest step over eight: the table's first entry, 17,
-    scaled as libjpeg scales it, at most 255; half of that is the largest error, and blue gains
-    1.772 times the error of its colour difference (ITU-T T.871). WebP is held to the same.
+    A JPEG's mean is a multiple of its coarsest step divided by eight. That step is the table's
+    first entry, 17, scaled as libjpeg scales it, and at most 255. The largest error is half a
+    multiple, and blue gets 1.772 times the error of its colour difference (ITU-T T.871). The same
+    limit is used for WebP.
     """
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     step = min(255.0, max(1.0, 17 * percent / 100))

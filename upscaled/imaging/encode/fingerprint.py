@@ -1,4 +1,4 @@
-"""Fingerprints: local means, by which a picture is known again after lossy coding."""
+"""Fingerprints: local means that identify a picture after lossy coding."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from upscaled.imaging.raw import Pixels, picture
 
 _CELL = 32
-"""Side of the blocks whose means are compared, in pixels."""
+"""Side in pixels of the blocks whose means are compared."""
 
 
 class Fingerprint:
-    """The local means of a picture. Colour counts as much as it is visible."""
+    """The local means of a picture. Colour is weighted by its opacity."""
 
     def __init__(self, means: NDArray[np.float32]) -> None:
         self._means = means

@@ -1,4 +1,4 @@
-"""The engine's pixels become the finished file, a band at a time: verified, written, read back."""
+"""Turns the engine's pixels into the finished file, band by band: verify, write, read back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
 _ROWS = 64
-"""Until its end a result is written up to multiples of this, where any encoder's strips may end."""
+"""Until its end, a result is written up to a multiple of this, where every encoder can end a
+strip."""
 _BLOCK = 1 << 20
 
 
@@ -45,19 +46,19 @@ def finish_band(
     *,
     threads: int = 1,
 ) -> Written:
-    """Verify a band of ``native``, write what it adds to the result; with the last one, finish it.
+    """Verify a band of ``native``, write the rows it adds to the result, and finish the last band.
 
     Args:
         prepared: the picture.
-        native: its enlargement, whose rows up to the band's end are there.
+        native: its enlargement, complete up to the band's last row.
         workdir: where `PART` is written.
-        options: how it is to be written.
-        band: begins where the last one ended.
-        written: what came of the bands before.
+        options: how to write it.
+        band: begins where the previous one ended.
+        written: the progress after the previous band.
         threads: how many strips are compared, and then encoded, at a time.
 
     Returns:
-        What the next band goes on from.
+        The progress after this band.
 
     Raises:
         UnlikeError: the band is not the enlarged source; nothing was written.
@@ -88,7 +89,7 @@ def finish_band(
     elif last:
         write_webp(rows, part, options, beside)
     if not last:
-        if rows.resampled or not row.banded:  # what comes later needs these rows again
+        if rows.resampled or not row.banded:  # later rows need these rows again
             first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
@@ -151,7 +152,7 @@ def _extended(
 def _encoded(
     encoder: StripEncoder, rows: ResultRows, top: int, bottom: int, threads: int
 ) -> Iterator[EncodedStrip]:
-    """Yield the rows' strips in their order, some of them being made ahead."""
+    """Yield the rows' strips in order, encoding some ahead."""
 
     def made(first: int, last: int) -> EncodedStrip:
         return encoder.strip(rows.get(first, last), first)
@@ -197,7 +198,7 @@ def _read_back(part: Path, written: Written) -> tuple[int, str]:
                 digest.update(content)
             if check != piece.crc32:
                 raise EngineError("The result's file is not what was written to it.")
-        while content := file.read(_BLOCK):  # all of a file that was not made in pieces
+        while content := file.read(_BLOCK):  # the whole of a file that was not made in pieces
             digest.update(content)
     return length, digest.hexdigest()
 

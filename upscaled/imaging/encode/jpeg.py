@@ -1,8 +1,8 @@
-"""JPEG files made a strip at a time.
+"""Encodes JPEG files a strip at a time.
 
-A strip is encoded as a file of its own, with a restart marker after every row of blocks. What
-follows such a marker depends on nothing before it, so the strips' coded pixels, one behind the
-other with the markers that come between them, are those of one large picture (ITU-T T.81, E.1.4).
+Each strip is encoded as a file of its own, with a restart marker after every row of blocks. Data
+after such a marker does not depend on data before it. So the coded pixels of all strips, joined by
+restart markers, are those of one large picture (ITU-T T.81, E.1.4).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RESTARTS = 8
 """Restart markers are numbered modulo this."""
 _START_OF_FRAME, _START_OF_SCAN = b"\xff\xc0", b"\xff\xda"
 _JFIF_DENSITY = slice(13, 18)
-"""Behind marker, length, mark and version."""
+"""Follows marker, length, identifier and version."""
 _RESTART, _END = b"\xff\xd7", b"\xff\xd9"
 
 
@@ -41,7 +41,8 @@ class JpegEncoder:
         beside: profile and metadata.
     """
 
-    # So all strips number their markers alike, and the one between two of them is the last.
+    # So all strips number their markers alike, and the last number is left for the one between
+    # strips.
     multiple = _BLOCK * _RESTARTS
     start = 0
 
@@ -55,7 +56,7 @@ class JpegEncoder:
         self._beside = beside
 
     def head(self) -> bytes:
-        """Return what stands before the pixels: that of a small picture, with our height in it."""
+        """Return the bytes before the pixels: those of a small picture, with the real height."""
         small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
         profile = {"icc_profile": self._beside.icc} if self._beside.icc else {}
         head, _ = _split(self._encoded(small, profile))
@@ -87,11 +88,10 @@ class JpegEncoder:
         return EncodedStrip((_RESTART if top else b"") + scan)
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
-        """Return the state after a strip; there is none."""
+        """Return the state, which a JPEG does not need."""
         return state
 
     def tail(self, state: int) -> bytes:
-        """Return what stands behind the pixels."""
         return _END
 
     def _encoded(self, pixels: Pixels, beside: dict[str, Any]) -> bytes:
@@ -109,7 +109,7 @@ class JpegEncoder:
 
 
 def _segment(jpeg: bytes, marker: bytes) -> int:
-    """Return where the first segment of this kind begins."""
+    """Return the position of the first segment of this kind."""
     at = 2
     while jpeg[at : at + 2] != marker:
         at += 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
@@ -117,7 +117,7 @@ def _segment(jpeg: bytes, marker: bytes) -> int:
 
 
 def _split(jpeg: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before the coded pixels, and these without the end marker."""
+    """Return the bytes before the coded pixels, and the coded pixels without the end marker."""
     at = _segment(jpeg, _START_OF_SCAN)
     scan = at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0]
     return jpeg[:scan], jpeg[scan : -len(_END)]

@@ -1,9 +1,8 @@
-"""PNG files made a strip at a time, the strips in parallel if need be.
+"""Encodes PNG files a strip at a time, strips in parallel if needed.
 
-Every strip is a run of deflate blocks of its own, so strips know nothing of one another: a file
-can be gone on with by another process, and no picture is ever held whole. ISA-L's compressor
-with the filter "up" takes a twelfth of libpng's time for a slightly smaller file
-(docs/performance.md).
+Every strip is a run of separate deflate blocks, so strips are independent. Another process can
+continue a file, and the whole picture is never in memory. ISA-L's compressor with the filter "up"
+takes a twelfth of libpng's time and makes slightly smaller files (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _NO_FILTER, _UP = 0, 2
 _LEVEL = 1
 _RAW_DEFLATE = -15
 _ZLIB_HEADER = b"\x78\x01"  # deflate, 32 KiB window, fastest (RFC 1950)
-_LAST_BLOCK = b"\x03\x00"  # empty, with the mark that it is the last (RFC 1951)
+_LAST_BLOCK = b"\x03\x00"  # empty, marked as the last (RFC 1951)
 _ADLER_BASE = 65521
 
 
@@ -43,7 +42,6 @@ class PngEncoder:
         self._beside = beside
 
     def head(self) -> bytes:
-        """Return what stands before the pixels."""
         width, height = self._size.width, self._size.height
         header = struct.pack(
             ">IIBBBBB", width, height, 8, _COLOUR_TYPE[self._channels], 0, 0, 0
@@ -70,23 +68,24 @@ class PngEncoder:
         return EncodedStrip(_chunk(b"IDAT", packed), zlib.adler32(filtered.data), filtered.size)
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
-        """Return the state after a strip: the Adler-32 of all that was compressed so far.
+        """Return the state after a strip: the Adler-32 of all data compressed so far.
 
-        RFC 1950's two sums: one of all bytes, which starts at 1, and one of the values that the
-        first has had.
+        RFC 1950 defines two sums: one of all bytes, which starts at 1, and one of all values of the
+        first sum.
         """
         low = (state & 0xFFFF) + (strip.check & 0xFFFF) - 1
         high = (state >> 16) + (strip.check >> 16) + strip.length * ((state & 0xFFFF) - 1)
         return high % _ADLER_BASE << 16 | low % _ADLER_BASE
 
     def tail(self, state: int) -> bytes:
-        """Return what stands behind the pixels."""
         end = _LAST_BLOCK + struct.pack(">I", state)
         return _chunk(b"IDAT", end) + _chunk(b"IEND", b"")
 
 
 def _filtered(pixels: Pixels) -> NDArray[np.uint8]:
-    """Return rows as they are compressed: each but the first as its difference to the one above."""
+    """Return rows as they are compressed: the first as it is, others as differences to the row
+    above.
+    """
     height, width, channels = pixels.shape
     rows = np.ascontiguousarray(pixels).reshape(height, width * channels)
     filtered = np.empty((height, 1 + width * channels), np.uint8)

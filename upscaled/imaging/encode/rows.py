@@ -1,4 +1,4 @@
-"""The result's pixels, whichever rows of them: at their promised size, with their transparency."""
+"""The pixels of the result, any rows: at the promised size, with transparency."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from upscaled.pictures import RawImage
 
 
 class ResultRows:
-    """What the result of ``prepared`` is made of, once the engine has made ``native`` of it.
+    """Computes rows of the result from the engine's output.
 
     Args:
         prepared: the picture.
-        native: its enlargement.
-        options: what was asked for.
+        native: its enlargement by the engine.
+        options: what the caller requested.
     """
 
     def __init__(self, prepared: Prepared, native: RawImage, options: FinishOptions) -> None:
@@ -37,7 +37,7 @@ class ResultRows:
         self._to_srgb = profile_to_srgb(icc) if icc and not options.keep_metadata else None
         background = options.background
         if icc and options.keep_metadata and prepared.alpha is not None:
-            # A colour the caller names is meant as sRGB; the pixels are in the picture's profile.
+            # The caller's colour is sRGB; the pixels are in the picture's profile.
             background = in_profile(background, icc)
         self._grey = prepared.grey
         coloured = self._flat and self._enlarger is not None and len(set(background)) > 1
@@ -52,11 +52,11 @@ class ResultRows:
 
     @property
     def resampled(self) -> bool:
-        """Whether rows depend on more rows of the native picture than those at their place."""
+        """Whether a row depends on rows of the native picture at other positions."""
         return self.size != self._native.size
 
     def ready(self, native_rows: int) -> int:
-        """Return how many rows there are when ``native_rows`` of the native picture are."""
+        """Return how many rows can be computed from the first ``native_rows`` native rows."""
         if not self.resampled:
             return native_rows
         return rows_ready(self._native.size.height, self.size.height, native_rows)

@@ -1,4 +1,6 @@
-"""WebP files. The encoder wants the whole picture at once, which the format's limits allow."""
+"""Encodes WebP files. The encoder needs the whole picture at once; the format's size limit allows
+that.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,18 @@ _METHOD = 4
 # Measured: lossless effort 0 takes 112 ns per pixel, 1 and more three times that for 21 % less.
 _LOSSLESS_METHOD = 0
 _CELL = 32
-"""Strips that are compared are a multiple of this high."""
+"""The height of compared strips is a multiple of this."""
 
 
 class _Digest:
-    """What a picture comes to: a hash of all that is visible of it, and its local means."""
+    """A summary of a picture: a hash of its visible pixels, and its local means."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.means: list[Fingerprint] = []
 
     def add(self, rows: Pixels) -> None:
-        if rows.shape[2] == 4:  # encoders change what is under transparency
+        if rows.shape[2] == 4:  # encoders change the colour under full transparency
             rows = np.concatenate((rows[..., :3] * (rows[..., 3:] > 0), rows[..., 3:]), axis=2)
         self._hash.update(np.ascontiguousarray(rows).data)
         self.means.append(Fingerprint.of(rows))
@@ -82,7 +84,7 @@ def _check_written(path: Path, meant: _Digest, options: FinishOptions, mode: str
                     f"The written file is {image.size[0]}×{image.size[1]}, not {options.size}."
                 )
             for top, bottom in strips(image.height, 4 * image.width, _CELL):
-                # An encoder may leave out an alpha channel that is wholly opaque at its place.
+                # An encoder may omit an alpha channel that is wholly opaque there.
                 found.add(np.asarray(image.crop((0, top, image.width, bottom)).convert(mode)))
     except (OSError, SyntaxError, ValueError) as error:
         raise EngineError(f"The written file cannot be read back: {error}.") from error

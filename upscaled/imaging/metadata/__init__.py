@@ -1,1 +1,1 @@
-"""Metadata: what an upload tells beside its pixels, and how a result tells it."""
+"""Metadata: reads it from an upload and writes it to the result."""

@@ -1,4 +1,4 @@
-"""`Attached`: what of the metadata a result's format can hold, made right for its size."""
+"""`Attached`: the metadata that the result's format can hold, adjusted to its size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.result import FinishOptions
 
 _SEGMENT_BYTES = 65_533
-"""That one JPEG segment holds."""
+"""Capacity of one JPEG segment."""
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _METRE = 0.0254
 """Of an inch."""
@@ -30,7 +30,7 @@ _COMMENT = b"Comment"
 
 
 class Attached:
-    """What a result has beside its pixels, and what is told of it."""
+    """The data stored with the result's pixels, and what is reported about it."""
 
     def __init__(self, prepared: Prepared, options: FinishOptions) -> None:
         self.kept, self.lost = list(prepared.kept), list(prepared.lost)
@@ -112,7 +112,7 @@ class Attached:
         return chunks
 
     def jpeg_segments(self) -> bytes:
-        """Return the segments that follow the JFIF one."""
+        """Return the segments after the JFIF segment."""
         made = b""
         if self.exif:
             made += _segment(0xE1, b"Exif\0\0" + self.exif)
@@ -133,6 +133,6 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def jfif_density(dpi: tuple[float, float]) -> bytes:
-    """Return unit, across and down as they stand in a JFIF header (ITU-T T.871, 10.1)."""
+    """Return unit, horizontal and vertical density as in a JFIF header (ITU-T T.871, 10.1)."""
     pair = [min(65_535, max(1, round(v))) for v in dpi]
     return struct.pack(">BHH", 1, *pair)

@@ -1,4 +1,4 @@
-"""Collects an upload's metadata, and tells what of it no result can have."""
+"""Collects an upload's metadata, and reports what no result can hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from upscaled.imaging.metadata.sidecar import (
 )
 
 MAX_BYTES = 4 << 20
-"""Of a block; larger ones are left behind and told."""
+"""Largest block; larger ones are dropped and reported."""
 _MAX_TEXTS = 256
 _STRUCTURAL = frozenset(
     {
@@ -33,7 +33,7 @@ _STRUCTURAL = frozenset(
         *(b"cICP", b"mDCV", b"cLLI", b"mDCv", b"cLLi", b"sBIT", b"pHYs", b"eXIf"),
     }
 )
-"""PNG chunks that are told elsewhere, or mean nothing for the result."""
+"""PNG chunks that are handled elsewhere, or do not matter for the result."""
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _LONG_XMP_MARK = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP_MARK = b"Photoshop 3.0\0"
@@ -42,7 +42,7 @@ _RAW_PROFILE = b"Raw profile type "
 
 
 class Collector:
-    """What was found so far."""
+    """The metadata found so far."""
 
     def __init__(self, exif: bytes, icc: bytes) -> None:
         self.exif, self.icc = exif, icc
@@ -51,19 +51,18 @@ class Collector:
         self.lost: list[str] = []
 
     def lose(self, what: str) -> None:
-        """Tell once that something is lost."""
+        """Report once that something is lost."""
         if what not in self.lost and len(self.lost) < 16:
             self.lost.append(what)
 
     def photoshop(self, resources: bytes) -> None:
-        """Take the records out of Photoshop's image resources."""
+        """Take the IPTC records from Photoshop's image resources."""
         records, others = iptc.split(resources)
         self.iptc = self.iptc or records
         if others:
             self.lose("Photoshop resources")
 
     def text(self, name: bytes, chunk: bytes, content: bytes) -> None:
-        """Take a text chunk of a PNG."""
         keyword = chunk.partition(b"\0")[0]
         text = _text_of(name, content)
         if text is None:
@@ -104,7 +103,7 @@ def collect(
 ) -> tuple[Metadata, list[str], list[str]]:
     """Return an upload's metadata, what is kept of it, and what is lost, as short phrases.
 
-    Broken metadata is lost and told; it is no reason to refuse a picture.
+    Broken metadata is dropped and reported; it is no reason to refuse a picture.
 
     Args:
         path: the upload.
@@ -125,7 +124,7 @@ def collect(
                 _from_webp(file, found)
             elif kind is TIFF:
                 _from_tiff(image, found)
-    except Exception:  # whatever mutilated blocks lead to
+    except Exception:  # broken blocks can raise anything
         found.lose("metadata, which is broken")
     block = image.info.get("xmp")
     if not found.xmp and isinstance(block, bytes):
@@ -155,7 +154,7 @@ def collect(
 
 
 def _told(found: Collector) -> tuple[float, float] | None:
-    """Return the resolution in the EXIF block, which is dropped if it is broken."""
+    """Return the resolution in the EXIF block; drop the block if it is broken."""
     if not found.exif:
         return None
     try:
@@ -171,7 +170,7 @@ def _told(found: Collector) -> tuple[float, float] | None:
 
 def _dpi(kind: PictureFormat, image: Image.Image) -> tuple[float, float] | None:
     """Return the resolution in the file's own header."""
-    # Where a JPEG tells none, Pillow makes one up.
+    # If a JPEG has no resolution, Pillow invents one.
     if kind is JPEG and image.info.get("jfif_unit") not in (1, 2):
         return None
     dpi = image.info.get("dpi")
@@ -202,7 +201,7 @@ def _from_png(file: BinaryIO, found: Collector) -> None:
 
 
 def _text_of(name: bytes, content: bytes) -> bytes | None:
-    """Return the text of a PNG's chunk; None where it is broken or too long."""
+    """Return the text of a PNG chunk; None if it is broken or too long."""
     if len(content) > MAX_BYTES:
         return None
     _, mark, rest = content.partition(b"\0")

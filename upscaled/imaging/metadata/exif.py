@@ -1,8 +1,8 @@
-"""EXIF data is changed in place: what need not change keeps its bytes and its offsets.
+"""Changes EXIF data in place: everything else keeps its bytes and offsets.
 
-Maker notes hold offsets that count from the beginning of the block, in ways that only their
-makers know. So nothing is moved. The first directory may be written anew behind the end of the
-block, and so may single values. Names and numbers of tags are those of EXIF 2.32 and TIFF 6.0.
+Maker notes hold offsets from the start of the block, in undocumented ways. So nothing is moved. The
+new first directory, and single values, may be appended to the block. Tag names and numbers are
+those of EXIF 2.32 and TIFF 6.0.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _OF_THE_FILE = frozenset(
         *(0x211, 0x212, 0x213, 0x214, 700, 33723, 34377, 34675),
     }
 )
-"""Tags of the first directory that describe how the old file held its pixels."""
+"""Tags of the first directory that describe how the old file stored its pixels."""
 
 
 class ExifError(Exception):
-    """The block is no TIFF structure whose first directory can be read."""
+    """The block is not a TIFF structure with a readable first directory."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class _Entry:
     type: int
     count: int
     value: bytes
-    """Four bytes: the value, or where it is."""
+    """Four bytes: the value, or its offset."""
     place: int
-    """Of the entry in the block."""
+    """Position of the entry in the block."""
 
 
 class _Block:
@@ -79,7 +79,7 @@ class _Block:
         struct.pack_into(self.order + kind, self.content, place, *values)
 
     def directory(self, place: int) -> tuple[list[_Entry], int]:
-        """Return the entries of a directory and where the offset of the next one is."""
+        """Return the entries of a directory and the position of the next directory's offset."""
         count = self.integer("H", place)
         end = place + 2 + 12 * count
         if place < 8 or count > _MAX_ENTRIES or end > len(self.content):
@@ -91,7 +91,7 @@ class _Block:
         return entries, end
 
     def below(self, entries: list[_Entry], tag: int) -> list[_Entry]:
-        """Return the entries of the directory that ``tag`` points to; none where it is broken."""
+        """Return the entries of the directory that ``tag`` points to; none if it is broken."""
         for entry in entries:
             if entry.tag == tag:
                 try:
@@ -101,7 +101,7 @@ class _Block:
         return []
 
     def append(self, content: bytes) -> bytes:
-        """Add bytes behind the end; return their offset as it stands in an entry."""
+        """Append bytes; return their offset as an entry stores it."""
         self.content += bytes(len(self.content) % 2)
         offset = struct.pack(self.order + "I", len(self.content))
         self.content += content
@@ -125,7 +125,7 @@ class _Block:
         return Fraction(above, below) if below else None
 
     def new_rational(self, value: Fraction) -> bytes | None:
-        """Add a RATIONAL behind the end; return its offset, or None where it is too large."""
+        """Append a RATIONAL; return its offset, or None if the value is too large."""
         near = value.limit_denominator(10_000)
         if not 0 < near.numerator < 1 << 32:
             return None
@@ -139,7 +139,7 @@ class _Block:
         self.put("HHIHH", entry.place, entry.tag, _SHORT, 1, value, 0)
 
     def used(self, entries: list[_Entry]) -> Iterator[tuple[int, int]]:
-        """Yield where values lie that do not fit into their entries."""
+        """Yield the ranges of values that do not fit into their entries."""
         for entry in entries:
             length = _LENGTHS.get(entry.type, 1) * entry.count
             if length > 4:
@@ -148,7 +148,8 @@ class _Block:
 
 
 def resolution(exif: bytes) -> tuple[float, float] | None:
-    """Return the pixels per inch across and down that an EXIF block tells, if it does.
+    """Return an EXIF block's resolution in pixels per inch, horizontal and vertical; None without
+    one.
 
     Raises:
         ExifError: it is broken.
@@ -166,7 +167,7 @@ def resolution(exif: bytes) -> tuple[float, float] | None:
 
 
 def has_thumbnail(exif: bytes) -> bool:
-    """Tell whether there is a second directory, that of a thumbnail.
+    """Tell whether there is a second directory, which describes a thumbnail.
 
     Raises:
         ExifError: the block is broken.
@@ -185,15 +186,15 @@ def patched(
     srgb: bool = True,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """Return ``exif`` for a picture that was turned and enlarged.
+    """Return ``exif`` for a picture that was oriented and enlarged.
 
     Args:
         exif: a TIFF structure.
         size: of the result in pixels.
-        scale: pixels of the result for a pixel of the turned source, across and down.
+        scale: result pixels for each pixel of the oriented source, horizontal and vertical.
         turned: width and height were swapped.
-        srgb: the result is in sRGB; else it has a profile.
-        dpi: the result's resolution, told where the block tells none.
+        srgb: the result is in sRGB; otherwise it has a profile.
+        dpi: the result's resolution, added if the block has none.
 
     Returns:
         The block: orientation, sizes, resolution and colour space are right, the thumbnail is
@@ -264,7 +265,7 @@ def _first(
 
 
 def _write_first(block: _Block, first: int, entries: list[_Entry], new: _New) -> None:
-    """Write the first directory: in its old place if it fits there, else behind the end."""
+    """Write the first directory: in its old place if it fits, otherwise at the end."""
     table = struct.pack(block.order + "H", len(new))
     for tag, (kind, count, value) in sorted(new.items()):
         table += struct.pack(block.order + "HHI", tag, kind, count) + value
@@ -277,7 +278,7 @@ def _write_first(block: _Block, first: int, entries: list[_Entry], new: _New) ->
 
 
 def _drop_thumbnail(block: _Block, first: int, entries: list[_Entry], end: int) -> None:
-    """Take the bytes of a JPEG thumbnail away, unless something else lies among them."""
+    """Remove the bytes of a JPEG thumbnail, unless they contain other data."""
     if end + 4 > len(block.content):
         return
     try:

@@ -1,4 +1,4 @@
-"""IPTC records in Photoshop's image resources, and these in JPEG and PNG files."""
+"""IPTC records in Photoshop's image resources, and those in JPEG and PNG files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import zlib
 _SIGNATURE = b"8BIM"
 _IPTC = 0x0404
 _KNOWN = frozenset({_IPTC, 0x03ED, 0x0425, 0x0409, 0x040C, 0x0422, 0x0423, 0x0424, 0x040F})
-"""IPTC; and resolution, digest, thumbnails, EXIF, XMP and profile, which are told elsewhere."""
+"""IPTC, and resources that are handled elsewhere: resolution, digest, thumbnails, EXIF, XMP and
+profile."""
 _MAX_RESOURCES = 1000
 
 
 def split(resources: bytes) -> tuple[bytes, bool]:
-    """Return the IPTC records among Photoshop's resources, and whether others are among them."""
+    """Return the IPTC records in Photoshop's resources, and whether there are other resources."""
     records, others, place = b"", False, 0
     for _ in range(_MAX_RESOURCES):
         if resources[place : place + 4] != _SIGNATURE or place + 12 > len(resources):
@@ -32,13 +33,15 @@ def split(resources: bytes) -> tuple[bytes, bool]:
 
 
 def joined(records: bytes) -> bytes:
-    """Return Photoshop's resources that hold nothing but IPTC records."""
+    """Return Photoshop resources that hold only IPTC records."""
     head = _SIGNATURE + struct.pack(">HHI", _IPTC, 0, len(records))
     return head + records + bytes(len(records) % 2)
 
 
 def raw_profile(name: bytes, content: bytes) -> bytes:
-    """Return a PNG's zTXt content as ExifTool and ImageMagick read it: hexadecimal lines."""
+    """Return a PNG's zTXt content in the form that ExifTool and ImageMagick read: hexadecimal
+    lines.
+    """
     text = content.hex().encode()
     lines = b"\n".join(text[i : i + 72] for i in range(0, len(text), 72))
     body = b"\n%s\n%8d\n%s\n" % (name, len(content), lines)
@@ -46,7 +49,7 @@ def raw_profile(name: bytes, content: bytes) -> bytes:
 
 
 def from_raw_profile(text: bytes) -> bytes:
-    """Return what a "Raw profile" text holds; nothing where it is broken."""
+    """Return the content of a "Raw profile" text; nothing if it is broken."""
     parts = text.strip().split(None, 2)
     if len(parts) != 3 or not parts[1].isdigit():
         return b""

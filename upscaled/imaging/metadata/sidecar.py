@@ -1,4 +1,4 @@
-"""`Metadata`: what travels beside a picture's pixels, kept in a file in the job's folder."""
+"""`Metadata`: the metadata of a picture, stored in a file in the job's folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RESOLUTION, EXIF, XMP, IPTC, COMMENT, TEXT = (
     "text",
 )
 PROFILE = "ICC profile"
-"""How the parts are called in a receipt."""
+"""Names of the parts in a receipt."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The parts; empty where the upload has none."""
+    """The parts; empty if the upload does not have them."""
 
     icc: bytes = b""
     exif: bytes = b""
@@ -34,17 +34,16 @@ class Metadata:
     texts: tuple[tuple[str, bytes], ...] = ()
     """Names and contents of a PNG's text chunks."""
     dpi: tuple[float, float] | None = None
-    """Pixels per inch across and down, after orientation."""
+    """Pixels per inch, horizontal and vertical, after orientation."""
     turned: bool = False
-    """Orientation swapped width and height."""
+    """Whether the orientation swapped width and height."""
 
     def save(self, path: Path) -> None:
-        """Write all parts to ``path``."""
         path.write_bytes(serial.encode(self))
 
     @classmethod
     def load(cls, path: Path | None) -> Metadata:
-        """Return what was written to ``path``."""
+        """Return what `save` wrote to ``path``; empty for None."""
         if path is None:
             return cls()
         with open(path, "rb", opener=files.no_follow) as file:

@@ -1,4 +1,4 @@
-"""XMP packets: the few properties that tell of pixels are changed, the rest keeps its bytes."""
+"""XMP packets: changes the few properties that describe pixels; everything else keeps its bytes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _RESOLUTIONS = (
 
 
 def patched(xmp: bytes, size: Size, scale: tuple[float, float], *, turned: bool = False) -> bytes:
-    """Return a packet for a picture of ``size`` whose orientation is applied.
+    """Return a packet for a picture of ``size`` whose orientation was applied.
 
-    Packets that are not UTF-8 stay as they are.
+    Packets that are not UTF-8 stay unchanged.
 
     Args:
         xmp: the packet.
         size: of the result in pixels.
-        scale: pixels of the result for a pixel of the turned source, across and down.
+        scale: result pixels for each pixel of the oriented source, horizontal and vertical.
         turned: width and height were swapped.
     """
     xmp = _ORIENTATION.sub(rb"\g<1>1", xmp)

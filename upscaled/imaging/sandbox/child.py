@@ -1,7 +1,8 @@
-"""One request, one process: forked from the resident one, which has everything loaded already.
+"""Runs each request in a child process, forked from the resident process that has everything
+loaded.
 
-So a request can be confined to its own job's files, and whatever a picture does to the process
-that decodes it ends with that picture.
+So a request is confined to its own job's files, and damage that a picture does to its process ends
+with that process.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from upscaled.workers.launcher import die_with_parent
 from upscaled.workers.server import Message, RefusedError
 
 _MAX_ANSWER_BYTES = 1 << 20
-_PIPE_BYTES = 1 << 16  # what a pipe holds
+_PIPE_BYTES = 1 << 16  # capacity of a pipe
 
 
 class ChildDiedError(Exception):
     """The child ended without an answer.
 
-    ``signal`` is what killed it, 0 when it ended by itself; ``words`` are its last, if any.
+    ``signal`` is what killed it, 0 if it ended by itself. ``words`` describes the exception that
+    was not caught, if any.
     """
 
     def __init__(self, number: int, words: str) -> None:
@@ -35,19 +37,19 @@ class ChildDiedError(Exception):
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
-    """What a child sends; one of the three."""
+    """The answer of a child; exactly one field is set."""
 
     reply: dict[str, Any] | None = None
     refused: tuple[str, str] | None = None
     """Kind and message of a `RefusedError`."""
     words: str | None = None
-    """An exception that nobody caught."""
+    """An exception that was not caught."""
 
 
 def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     """Do ``work`` in a child process and return what it returned.
 
-    Call it from a process with one thread only: the child has but the one that forks.
+    Only call it from a process with one thread: after a fork the child has only that thread.
 
     Raises:
         RefusedError: ``work`` raised it.
@@ -55,7 +57,7 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     """
     parent = os.getpid()
     receiving, sending = os.pipe()
-    # What the child's collector would look through is copied page by page; it needs none of it.
+    # Garbage collection in the child would copy every page it touches; it is not needed.
     gc.freeze()
     child = os.fork()
     if child == 0:
@@ -63,7 +65,7 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     os.close(sending)
     said = _read(receiving)
     os.close(receiving)
-    if len(said) >= _MAX_ANSWER_BYTES:  # no answer of ours: it may go on writing for ever
+    if len(said) >= _MAX_ANSWER_BYTES:  # not one of our answers: it could keep writing for ever
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -76,7 +78,7 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
 
 
 def _decoded(said: bytes) -> _Answer:
-    """Return an answer; an empty one where what was said is none."""
+    """Return an answer; an empty one if the data is not an answer."""
     try:
         return msgspec.json.decode(said, type=_Answer)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -84,7 +86,7 @@ def _decoded(said: bytes) -> _Answer:
 
 
 def _read(receiving: int) -> bytes:
-    """Return what the child says, until it has said all or too much."""
+    """Read from the child until it is done or has sent too much."""
     said = bytearray()
     while len(said) < _MAX_ANSWER_BYTES and (piece := os.read(receiving, _PIPE_BYTES)):
         said += piece
@@ -101,7 +103,7 @@ def _close_all_but(sending: int) -> None:
 
 
 def _answer(work: Callable[[], Message], parent: int, sending: int) -> NoReturn:
-    """Be the child: answer through the pipe and end."""
+    """Answer through the pipe and end; runs in the child."""
     status = 1
     try:
         die_with_parent(parent)
@@ -117,5 +119,5 @@ def _answer(work: Callable[[], Message], parent: int, sending: int) -> NoReturn:
         while said:
             said = said[os.write(sending, said) :]
     finally:
-        # Not an orderly exit: buffers and locks are the parent's.
+        # Not an orderly exit: buffers and locks belong to the parent.
         os._exit(status)

@@ -1,7 +1,7 @@
-"""Landlock: what of the file system and the network a process may still reach, for good.
+"""Landlock: permanently restricts the files and network that a process can reach.
 
-Three system calls through ctypes, since there is no kept binding for Python. Numbers and
-structures are those of linux/landlock.h and are the same on every architecture.
+Calls the three system calls through ctypes, since there is no maintained Python binding. Numbers
+and structures are those of linux/landlock.h, the same on every architecture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAKE_DIR, _MAKE_FILE = 1 << 7, 1 << 8
 _TRUNCATE = 1 << 14
 
 _RIGHTS_BY_VERSION = ((1, 13), (2, 14), (3, 15), (5, 16))
-"""Since which version of Landlock how many rights over files there are."""
+"""Number of file rights by Landlock version."""
 _NET_VERSION = 4
 _BIND_AND_CONNECT_TCP = 0b11
 _SCOPE_VERSION = 6
@@ -44,7 +44,7 @@ class _Ruleset(ctypes.Structure):
 
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
-    _layout_ = "ms"  # what packing means; Python wants it said from 3.19 on
+    _layout_ = "ms"  # the effect of _pack_; Python 3.19 requires it explicitly
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
@@ -60,7 +60,7 @@ def _call(number: int, *arguments: object) -> int:
 
 
 def version() -> int:
-    """Return the kernel's version of Landlock, 0 where there is none or it is switched off."""
+    """Return the kernel's Landlock version; 0 if it is missing or disabled."""
     try:
         return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
     except OSError:
@@ -68,7 +68,7 @@ def version() -> int:
 
 
 def forbid_new_privileges() -> None:
-    """See to it that no program started by this process gets more rights than it has.
+    """Ensure that no program started by this process gets more rights than it has.
 
     Raises:
         OSError: the kernel refused.
@@ -80,19 +80,19 @@ def forbid_new_privileges() -> None:
 
 @dataclass(frozen=True)
 class FileRules:
-    """What every process may read: made once, since looking at folders takes time."""
+    """Files that every process may read: made once, since checking folders takes time."""
 
     version: int
     handled: int
-    """Rights over files that this version of Landlock knows, as bits."""
+    """File rights that this version of Landlock knows, as bits."""
     readable: tuple[tuple[Path, int], ...]
     """Files and folders, and the rights to them."""
 
 
 def read_rules(folders: Iterable[Path]) -> FileRules:
-    """Return the rules on which `restrict` stands, with ``folders`` to read from.
+    """Return the rules for `restrict`, with read access to ``folders``.
 
-    Paths that do not exist are passed over, and so are those that lie below another.
+    Skips paths that do not exist, and paths inside another of the folders.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -102,7 +102,7 @@ def read_rules(folders: Iterable[Path]) -> FileRules:
     handled = (1 << rights) - 1
     real = sorted({folder.resolve() for folder in folders if _is_ours(folder)})
     apart: list[Path] = []
-    for path in real:  # sorted: what lies below another comes after it
+    for path in real:  # sorted: paths inside a folder come after it
         if not any(path.is_relative_to(other) for other in apart):
             apart.append(path)
     return FileRules(
@@ -111,11 +111,11 @@ def read_rules(folders: Iterable[Path]) -> FileRules:
 
 
 def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """Leave this thread, and those it starts, nothing but the rules, these files and folders.
+    """Restrict this thread, and those it starts, to the rules and to these files and folders.
 
-    No other file can be opened any more, no program run, no TCP port used (version 4), no
-    process outside be signalled nor an abstract socket reached (version 6). Paths that do not
-    exist are passed over.
+    It can no longer open any other file, run a program, use a TCP port (version 4), signal an
+    outside process or connect to an abstract socket (version 6). Paths that do not exist are
+    skipped.
 
     Returns:
         The version of Landlock.
@@ -149,7 +149,7 @@ def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether there is something that this user may look at."""
+    """Tell whether the path exists and this user may access it."""
     try:
         path.stat()
     except OSError:
@@ -158,7 +158,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _rights(path: Path, wanted: int) -> int:
-    """Return those of the ``wanted`` rights that there are over a file, or a folder."""
+    """Return those of the ``wanted`` rights that apply to a file, or to a folder."""
     return wanted if path.is_dir() else wanted & _OF_A_FILE
 
 
@@ -167,7 +167,7 @@ def _allow(ruleset: int, path: Path, rights: int, *, follow: bool = False) -> No
     try:
         descriptor = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return  # what is not there or not ours needs no permission
+        return  # a missing path, or one of another user, needs no permission
     try:
         rule = _PathBeneath(rights, descriptor)
         _call(

@@ -1,9 +1,9 @@
-"""The cell around a process that decodes strangers' bytes: what it can no longer reach.
+"""The sandbox around a process that decodes untrusted data: restricts what it can reach.
 
-`limits` bounds what the process uses up; this bounds what it touches. Landlock leaves it the
-files it needs, seccomp takes network, programs and administration from it. Both work without
-privileges and inside containers, where bubblewrap's user namespaces often do not, and neither
-needs a helper program. Where one is not to be had the cell is weaker, and says so.
+`limits` bounds the resources of the process; this module bounds its access. Landlock leaves it only
+the files it needs. Seccomp takes away network, programs and administration. Both work without
+privileges and inside containers, where bubblewrap's user namespaces often fail, and neither needs a
+helper program. If one is unavailable, the sandbox is weaker and reports that.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ _LOADER_CACHE = "/etc/ld.so.cache"
 
 @dataclass(frozen=True)
 class Confinement:
-    """What the cell consists of: ``active`` measures, and ``lacking`` ones with the reason."""
+    """The ``active`` measures of the sandbox, and the ``lacking`` ones with the reason."""
 
     active: tuple[str, ...]
     lacking: tuple[str, ...]
 
     def __str__(self) -> str:
-        """``files (Landlock 7) and system calls (seccomp)``, and what is lacking."""
+        """Return for example ``files (Landlock 7) and system calls (seccomp)``, and what is
+        lacking.
+        """
         text = " and ".join(self.active) or "nothing but limits"
         return f"{text}; lacking: {'; '.join(self.lacking)}" if self.lacking else text
 
 
 @dataclass(frozen=True)
 class Restrictions:
-    """What is the same for every cell; what can't be had is the error that says why."""
+    """The parts that every sandbox shares; an unavailable one is the error that says why."""
 
     rules: landlock.FileRules | OSError
     program: seccomp.Program | OSError
@@ -49,7 +51,7 @@ class Restrictions:
 
 @functools.cache
 def restrictions() -> Restrictions:
-    """Return the walls, made by the first call: before processes are forked that need them."""
+    """Return the shared parts. Call it once before forking processes that need them."""
     rules: landlock.FileRules | OSError
     program: seccomp.Program | OSError
     try:
@@ -64,13 +66,13 @@ def restrictions() -> Restrictions:
 
 
 def enter_sandbox(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
-    """Confine this thread, and all that it starts, for good; never fails for a lack of means.
+    """Confine this thread, and all that it starts, permanently; never fails if a means is missing.
 
-    Call it before other threads are started: those that run already stay free.
+    Call it before other threads are started, since running threads are not confined.
 
     Args:
-        readable: files and folders that may be read, beside Python's own.
-        writable: folders in which files may be made, changed and deleted too.
+        readable: files and folders that may be read, in addition to Python's own.
+        writable: folders in which files may also be created, changed and deleted.
     """
     active, lacking = [], []
     found = restrictions()
@@ -94,10 +96,10 @@ def enter_sandbox(readable: Collection[Path], writable: Collection[Path]) -> Con
 
 
 def code_folders() -> tuple[Path, ...]:
-    """Return what Python and its libraries load code from, even late."""
+    """Return the folders from which Python and its libraries load code, even late."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names}
-    # Debian's own packages lie beside those that sysconfig knows of; so do a user's.
+    # sysconfig does not list Debian's own packages or those of a user.
     folders |= {*site.getsitepackages(), *_LIBRARIES, _LOADER_CACHE}
     packages = {Path(package.__path__[0]).parent for package in (numpy, PIL)}
     return (

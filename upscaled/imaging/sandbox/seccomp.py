@@ -1,8 +1,7 @@
-"""seccomp: system calls that a process that only computes has no use for, refused for good.
+"""seccomp: permanently refuses system calls that a computing process does not need.
 
-Through libseccomp, which knows the calls' numbers on every architecture and comes with systemd
-and apt. Its Python bindings are no longer kept, and six of its functions are all there is to
-call.
+Uses libseccomp, which knows the call numbers on every architecture and comes with systemd and apt.
+Its Python bindings are not maintained, and only six of its functions are needed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _OPTIMIZE, _BINARY_TREE = 8, 2  # SCMP_FLTATR_CTL_OPTIMIZE; libseccomp 2.5
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2  # linux/prctl.h, linux/seccomp.h
 _INSTRUCTION = struct.Struct("=HBBI")  # sock_filter of linux/filter.h
 _SOMEBODY = 0x6E6F6D65
-"""Stands for the process id of whoever loads the filter; greater than any there can be."""
+"""Stands for the process id of whoever loads the filter; greater than any real one."""
 
 REFUSED = (
     # the network, and passing descriptors
@@ -38,11 +37,11 @@ REFUSED = (
     *("pidfd_open", "pidfd_getfd", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
     *("tkill", "setpriority", "ioprio_set"),
     *("sched_setscheduler", "sched_setattr", "sched_setparam"),
-    # what Landlock does not guard: owners, permissions, times and attributes of files
+    # not covered by Landlock: owners, permissions, times and attributes of files
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
     *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "utime", "utimes", "utimensat"),
-    *("truncate", "truncate64"),  # Landlock does from version 3; ours use ftruncate
-    # no link or device may take a file's place in the job's folder
+    *("truncate", "truncate64"),  # Landlock covers it from version 3; our code uses ftruncate
+    # no link or device may replace a file in the job's folder
     *("link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat", "futimesat"),
     # the system itself
@@ -55,7 +54,7 @@ REFUSED = (
     *("settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm"),
     *("memfd_create", "memfd_secret", "fanotify_init", "inotify_init", "inotify_init1"),
 )
-"""System calls that fail with EPERM, as far as the architecture has them."""
+"""System calls that fail with EPERM, if the architecture has them."""
 
 
 class _Comparison(ctypes.Structure):
@@ -104,8 +103,8 @@ class _Filter:
             raise OSError(-result, os.strerror(-result))
 
     def program(self) -> bytes:
-        """Return the filter as the kernel takes it."""
-        self._lib.seccomp_attr_set(self._context, _OPTIMIZE, _BINARY_TREE)  # older ones can't
+        """Return the filter in the kernel's format."""
+        self._lib.seccomp_attr_set(self._context, _OPTIMIZE, _BINARY_TREE)  # older versions can't
         file = os.memfd_create("filter")
         try:
             result = self._lib.seccomp_export_bpf(self._context, file)
@@ -121,17 +120,17 @@ class _Filter:
 
 @dataclass(frozen=True)
 class Program:
-    """A filter that is ready to be loaded, but for the id of the process that loads it."""
+    """A filter, ready to load except for the id of the process that loads it."""
 
     code: bytes
     own_id_at: tuple[int, ...]
-    """Where in the code that id belongs."""
+    """Positions of that id in the code."""
 
 
 def compile_filter() -> Program:
     """Return the filter that refuses network, programs, processes and administration.
 
-    Made once: it takes ten times as long as loading it.
+    Call it once: it takes ten times as long as loading the filter.
 
     Raises:
         OSError: there is no libseccomp, or it can't be used.
@@ -140,10 +139,10 @@ def compile_filter() -> Program:
     try:
         for name in REFUSED:
             made.refuse(name)
-        # A filter can't look into clone3's arguments; the C library falls back to clone.
+        # A filter can't inspect clone3's arguments; the C library falls back to clone.
         made.refuse("clone3", code=errno.ENOSYS)
         made.refuse("clone", _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0))
-        # Limits and processors of this process only; 0 stands for it.
+        # Only for this process's own limits and processors; 0 stands for it.
         for name in ("prlimit64", "sched_setaffinity"):
             made.refuse(name, _Comparison(0, _NOT_EQUAL, 0, 0))
         for name in ("kill", "tgkill"):
@@ -163,9 +162,9 @@ def compile_filter() -> Program:
 
 
 def restrict(program: Program) -> None:
-    """Refuse this thread, and those it starts, what the filter refuses, for good.
+    """Permanently apply the filter to this thread and those it starts.
 
-    Threads can still be made, and the process can still signal itself (that is how it aborts).
+    It can still create threads and signal itself (which is how it aborts).
 
     Raises:
         OSError: the kernel refused.
@@ -175,7 +174,7 @@ def restrict(program: Program) -> None:
         struct.pack_into("=I", code, place, os.getpid())
     instructions = (ctypes.c_char * len(code)).from_buffer(code)
     loaded = _Loaded(len(code) // _INSTRUCTION.size, ctypes.addressof(instructions))
-    forbid_new_privileges()  # without which only root may
+    forbid_new_privileges()  # otherwise only root may load a filter
     if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(loaded), 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -1,8 +1,7 @@
-"""How like two pictures of the same size are, block by block: a source and a reduced result.
+"""Compares two pictures of the same size block by block: a source and a reduced result.
 
-Networks redraw texture as they please, but keep what stands behind it: the local means, and the
-structure that is coarser than a pixel. `docs/verification.md` tells how the measures and their
-limits were found.
+Networks change texture, but keep the local means and any structure coarser than a pixel.
+`docs/verification.md` explains how the measures and their limits were found.
 """
 
 from __future__ import annotations
@@ -20,45 +19,45 @@ from upscaled.imaging.raw import Pixels
 Floats = NDArray[np.float32]
 
 BLOCK = 16
-"""Side of a block in source pixels; the last ones of a row or column are up to twice as long."""
+"""Side of a block in source pixels; the last block of a row or column is up to twice as long."""
 
-# All limits from the experiment in bench/verification.py; levels are of 0 to 255.
+# All limits are from the experiment in bench/verification.py; levels are 0 to 255.
 MEAN_BASE = 36.0
-"""Levels by which the mean of a flat block may move: x4plus does that to saturated colours."""
+"""Levels by which the mean of a flat block may change: x4plus does that to saturated colours."""
 REST_BASE = 24.0
 """Root mean square levels by which a flat block may differ, pixel by pixel."""
 MEAN_PER_CONTRAST = 0.4
 REST_PER_CONTRAST = 0.6
 PER_FINE = 0.5
-"""… more by these shares of its contrast, and of its contrast from one pixel to the next."""
+"""… plus these shares of its contrast, and of its contrast between adjacent pixels."""
 CHAOS_FROM = 10.0
 CHAOS_SHARE = 3.2
-"""Noise and dither are contrast from pixel to pixel with little behind it. From so many levels of
-it on, a network may paint anything there."""
+"""Noise and dither are contrast between adjacent pixels without coarser structure. Above this many
+levels of it, a network's output there is arbitrary."""
 MOST_CHAOS = 100.0
-"""Levels of that allowance from which black means nothing either."""
+"""If that allowance exceeds this many levels, black output is not a sign of damage either."""
 STRUCTURE_CONTRAST = 12.0
-"""Least contrast in levels that counts as structure."""
+"""Minimum contrast in levels that counts as structure."""
 LEAST_CORRELATION = -0.03
 UNWRITTEN_BELOW = 48
-"""A result is wholly black only where the source is darker than this, …"""
+"""A result may be wholly black only where the source is darker than this, …"""
 UNWRITTEN_SHARE = 0.1
-"""… but for this share of a block."""
+"""… except for this share of a block."""
 MOST_SWAP_GAIN = 0.6
-"""A picture that fits this much better with its channels in another order had them swapped."""
+"""If another channel order reduces the difference by this share, the channels were swapped."""
 MOST_SHIFT_GAIN = 0.6
-"""A picture that fits this much better moved aside than at its place was moved."""
+"""If a shift reduces the difference by this share, the picture was shifted."""
 SHIFT_DIFFERENCE = 12.0
-"""Root mean square difference in levels from which that is looked into."""
+"""Root mean square difference in levels above which shifts are searched."""
 REACH = 8
-"""Source pixels to each side in which it is looked for."""
+"""Largest shift that is searched, in source pixels to each side."""
 _SHIFT_BLOCKS = 64
-"""How many of a strip's blocks, those that differ most, it is looked for in."""
+"""Shifts are searched in this many blocks of a strip, those that differ most."""
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Measures of each block, as shares of what is allowed: above 1.0 it is unlike."""
+    """Measures of each block as shares of the allowed values: above 1.0 the block fails."""
 
     mean: Floats
     rest: Floats
@@ -126,7 +125,7 @@ class Grid:
 
 
 def smooth(values: Floats) -> Floats:
-    """Take out what changes from one pixel to the next, which networks redraw (1 2 1 filter)."""
+    """Blur away differences between adjacent pixels, which networks change (1 2 1 filter)."""
     for axis in (0, 1):
         ends = [(1, 1) if axis == a else (0, 0) for a in range(3)]
         padded = np.moveaxis(np.pad(values, ends, mode="edge"), axis, 0)
@@ -135,7 +134,7 @@ def smooth(values: Floats) -> Floats:
     return values
 
 
-# Numpy takes ten times as long over so short an axis as over whole planes.
+# NumPy takes ten times as long for such a short axis as for whole planes.
 
 
 def _brightest(values: NDArray[Any]) -> NDArray[Any]:
@@ -149,7 +148,7 @@ def _grey(values: Floats) -> Floats:
 
 
 def _shift(wanted: Floats, found: Floats, grid: Grid, difference: Floats) -> float:
-    """Return how much better the blocks that differ most fit when all are moved alike."""
+    """Return how much a common shift reduces the difference of the blocks that differ most."""
     window = BLOCK + 2 * REACH
     padded = np.pad(wanted, REACH, mode="edge")
     total = np.zeros((2 * REACH + 1, 2 * REACH + 1), np.float64)
@@ -168,13 +167,13 @@ def _shift(wanted: Floats, found: Floats, grid: Grid, difference: Floats) -> flo
     at_place = float(total[REACH, REACH])
     if count == 0 or at_place < count * SHIFT_DIFFERENCE**2:
         return 0.0
-    # Right beside its place a picture may fit a little better by half a pixel.
+    # A shift of half a pixel is normal, so adjacent positions do not count.
     total[REACH - 1 : REACH + 2, REACH - 1 : REACH + 2] = np.inf
     return max(0.0, 1 - float(total.min()) / at_place) / (1 - MOST_SHIFT_GAIN)
 
 
 def _swap(wanted: Floats, found: Floats) -> float:
-    """Return how much better the blocks' means fit with the channels in another order."""
+    """Return how much another channel order reduces the difference of the block means."""
     at_place = float(((found - wanted) ** 2).mean()) if found.size else 0.0
     if at_place < SHIFT_DIFFERENCE**2:
         return 0.0

@@ -1,6 +1,6 @@
 """How much an engine's picture may differ from its source, as shares of the measures' limits.
 
-`docs/verification.md` has the experiment behind them.
+`docs/verification.md` describes the experiment behind them.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from upscaled.errors import EngineError
 
 TRUSTED_LIMIT = 0.4
-"""Up to here a picture is trusted. Every planted fault that can be seen exceeds it. So do one in
-thirty of the right pictures, mostly noise and pixel art, and none of the photos; a second process
+"""Up to this share a picture is trusted. Every visible planted fault exceeds it. So does one in
+thirty of the correct pictures, mostly noise and pixel art, and none of the photos; a second process
 confirms those (`upscaled.pipeline.confirmation`)."""
 
 PLAUSIBLE_LIMIT = 1.0
-"""No right picture of the experiment exceeds it."""
+"""No correct picture of the experiment exceeds it."""
 
 CONFIRMABLE_LIMIT = 2.0
-"""Beyond it a picture is refused even if a second process makes the same: 98 of 100 black pictures
-are."""
+"""Beyond it a picture is refused even if a second process makes the same: that includes 98 of 100
+black pictures."""
 
 
 class UnlikeError(EngineError):
-    """What an engine made is not the enlarged source; the message says how it differs."""
+    """The engine's output is not the enlarged source; the message says how it differs."""
 
     code = "unlike_source"

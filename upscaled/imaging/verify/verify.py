@@ -1,4 +1,4 @@
-"""Is the engine's picture the enlarged source? Checked block by block, a strip at a time."""
+"""Checks that the engine's picture is the enlarged source, block by block, a strip at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.pictures import RawImage
 
 _COMPARED_BYTES = 2 << 20
-"""Of the source, that are compared at a time at most: meanwhile they take thirty times as much."""
+"""Most source bytes compared at a time; a comparison needs thirty times as much memory."""
 
 
 def verify_rows(
@@ -28,19 +28,19 @@ def verify_rows(
     grey: bool = False,
     threads: int = 1,
 ) -> float:
-    """Compare rows ``top`` to ``bottom`` of ``source`` with what ``native`` has there.
+    """Compare rows ``top`` to ``bottom`` of ``source`` with the same area of ``native``.
 
     Args:
         source: the prepared picture.
-        native: what an engine made of it.
+        native: the engine's output.
         top: first row of the source to compare.
         bottom: row after the last.
-        limit: `TRUSTED_LIMIT`, or `CONFIRMABLE_LIMIT` for a picture that was confirmed.
-        grey: the source is grey, and of the engine's picture only the luminance is used.
-        threads: how many strips are compared at a time at most.
+        limit: `TRUSTED_LIMIT`, or `CONFIRMABLE_LIMIT` for a confirmed picture.
+        grey: the source is grey, so only the luminance of the engine's picture is compared.
+        threads: most strips compared at a time.
 
     Returns:
-        The score of the worst block: 1.0 for equal means, 0.0 where it is doubted.
+        The score of the worst block: 1.0 for equal means, 0.0 at ``TRUSTED_LIMIT`` or beyond.
 
     Raises:
         UnlikeError: a block differs more than any network would change it.
@@ -79,7 +79,7 @@ def verify_rows(
 
 
 def _strips(top: int, bottom: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield strips of rows, none lower than a block unless it is the only one."""
+    """Yield strips of rows, each at least a block high unless it is the only one."""
     start = top
     for _, end in strips(bottom - top, row_bytes, BLOCK):
         if bottom - (top + end) < BLOCK:

@@ -1,9 +1,9 @@
-"""Strips and tiles of a TIFF file, decompressed.
+"""Decompresses the strips and tiles of a TIFF file.
 
-libtiff, as Pillow brings it, decompresses; it does nothing else. Chunks are handed to it as the
-strips of a small file made for the purpose: of grey bytes, whatever the samples are, or with
-their own tags where the codec knows of pixels (JPEG, CCITT). What the bytes mean is read by
-`upscaled.imaging.decode.tiff.samples`, and not by Pillow, which gets many kinds wrong.
+libtiff, as bundled with Pillow, only decompresses. It gets the chunks as strips of a small
+temporary file: as grey bytes, whatever the samples are, or with their own tags if the codec depends
+on pixels (JPEG, CCITT). `upscaled.imaging.decode.tiff.samples` interprets the bytes, since Pillow
+gets many kinds wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from upscaled.imaging.raw import Pixels
 from upscaled.pictures import Size
 
 _BATCH_BYTES = 8 << 20
-"""Of decompressed chunks that are decompressed in one go."""
+"""Bytes that chunks decompressed in one batch may have."""
 _REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
 _JPEG_TABLES, _T4_OPTIONS, _T6_OPTIONS, _SUBSAMPLING = 347, 292, 293, 530
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
@@ -30,7 +30,7 @@ _BLACK_IS_ZERO = 1
 
 
 def check_chunks(layout: Layout) -> None:
-    """See that every strip or tile lies within the file.
+    """Check that every strip or tile is within the file.
 
     Raises:
         UnusablePictureError: one is missing or beyond the file's end.
@@ -43,7 +43,7 @@ def check_chunks(layout: Layout) -> None:
     if not plain and len(layout.lengths) < count:
         raise broken(TIFF, f"it lists the lengths of {len(layout.lengths)} {name}s of {count}")
     for number in range(count):
-        # Without compression lengths follow from the size, and those in the file are often wrong.
+        # Without compression the lengths follow from the size; those in the file are often wrong.
         length = _stored_length(layout, number) if plain else layout.lengths[number]
         if layout.offsets[number] + length > end:
             raise cut_off(TIFF, f"{_name(layout, number)} is not all there")
@@ -52,8 +52,8 @@ def check_chunks(layout: Layout) -> None:
 def chunks(layout: Layout) -> Iterator[tuple[int, Pixels]]:
     """Yield each chunk's number and its bytes.
 
-    The bytes of a chunk are rows × bytes of a row, or rows × columns × samples where the codec
-    knows of pixels.
+    The bytes of a chunk are rows × bytes of a row, or rows × columns × samples if the codec
+    depends on pixels.
 
     Raises:
         UnusablePictureError: one is broken; the sentence says which.

@@ -1,6 +1,6 @@
 """The directories of a TIFF file: its tags, classic or BigTIFF, in either byte order.
 
-Numbers of tags and types are from TIFF 6.0 and its supplements.
+Tag and type numbers are from TIFF 6.0 and its supplements.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DNG_VERSION = 50706
 
 @dataclass(frozen=True)
 class Entry:
-    """One tag: its type, how many values it has, and where their bytes stand in the file."""
+    """One tag: its type, its number of values, and the position of their bytes in the file."""
 
     type: int
     count: int
@@ -95,7 +95,7 @@ class Directory:
 
 
 class TiffFile:
-    """A TIFF file, open for reading. A context manager.
+    """A TIFF file, open for reading. Use it as a context manager.
 
     Raises:
         UnusablePictureError: its header is broken.
@@ -121,7 +121,6 @@ class TiffFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def read(self, offset: int, length: int, what: str) -> bytes:
@@ -136,7 +135,7 @@ class TiffFile:
         return self._file.read(length)
 
     def directories(self) -> Iterator[Directory]:
-        """Yield the pages in their order. A chain that leads back to itself ends.
+        """Yield the pages in their order; stop if the chain loops.
 
         Raises:
             UnusablePictureError: a directory is broken.

@@ -1,4 +1,4 @@
-"""What a TIFF file tells about its picture, as the classic TIFF block that EXIF data is."""
+"""Builds a classic TIFF block, as used for EXIF data, from a TIFF file's descriptive tags."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _DESCRIPTIVE = frozenset(
         *(18246, 18249, 40091, 40092, 40093, 40094, 40095),
     }
 )
-"""Tags of the first directory that speak of the picture: description, make, model, orientation,
+"""Tags of the first directory that describe the picture: description, make, model, orientation,
 resolution, software, date, artist, host, copyright, ratings, Windows' titles and keywords."""
 _NESTED = (EXIF_DIRECTORY, GPS_DIRECTORY, INTEROPERABILITY_DIRECTORY)
 _LONG = 4
 _NARROWER = {13: (4, "I"), 16: (4, "I"), 17: (9, "i"), 18: (4, "I")}
-"""Types of BigTIFF with 8 bytes, and what stands for them in a classic file."""
+"""BigTIFF types with 8 bytes, and their replacements in a classic file."""
 
 Tags = dict[int, tuple[int, int, bytes]]
 """Type, count and bytes of the value."""
@@ -74,10 +74,10 @@ def _tags(directory: Directory, wanted: Collection[int]) -> Tags:
 
 
 def _block(tags: Tags, nested: dict[int, Tags], start: int, order: str) -> bytes:
-    """Return a directory that begins at ``start``, its values, and the directories below it."""
+    """Return a directory that begins at ``start``, its values, and its subdirectories."""
     here = [name for name in _NESTED if name in nested]
     if INTEROPERABILITY_DIRECTORY in here and EXIF_DIRECTORY in here:
-        here.remove(INTEROPERABILITY_DIRECTORY)  # it hangs below the EXIF directory
+        here.remove(INTEROPERABILITY_DIRECTORY)  # it is a subdirectory of the EXIF directory
     table = dict(tags)
     for name in here:
         table[name] = (_LONG, 1, bytes(4))

@@ -1,4 +1,4 @@
-"""How a TIFF page stores its samples, checked: what cannot be decoded right is refused here.
+"""How a TIFF page stores its samples; refuses what can't be decoded correctly.
 
 The numbers are from TIFF 6.0, its two supplements and Adobe's technical notes.
 """
@@ -19,7 +19,7 @@ from upscaled.pictures import Size
 
 
 class Compression(IntEnum):
-    """What is decoded; what others are called is in `_OTHER_COMPRESSIONS`."""
+    """The supported compressions; `_OTHER_COMPRESSIONS` names the others."""
 
     NONE = 1
     CCITT_RLE = 2
@@ -58,7 +58,7 @@ _OPTIONAL_CODECS = {Compression.LZMA: "lzma", Compression.ZSTD: "zstd"}
 
 
 class Photometric(IntEnum):
-    """What the samples mean."""
+    """The meaning of the samples."""
 
     WHITE_IS_ZERO = 0
     BLACK_IS_ZERO = 1
@@ -80,7 +80,7 @@ COLOURS = {
     Photometric.CIELAB: 3,
     Photometric.ICCLAB: 3,
 }
-"""Samples that make up the colour of a pixel; what is more is extra."""
+"""Samples that make up the colour of a pixel; any more are extra samples."""
 _OTHER_PHOTOMETRICS = {
     4: "a transparency mask in place of a picture",
     10: "ITU Lab colours",
@@ -93,7 +93,7 @@ _OTHER_PHOTOMETRICS = {
 
 
 class SampleKind(IntEnum):
-    """How a sample's bits are a number."""
+    """How a sample's bits form a number."""
 
     UNSIGNED = 1
     SIGNED = 2
@@ -101,7 +101,7 @@ class SampleKind(IntEnum):
 
 
 class Extra(IntEnum):
-    """What an extra sample is."""
+    """The meaning of an extra sample."""
 
     UNSPECIFIED = 0
     PREMULTIPLIED = 1
@@ -137,9 +137,9 @@ class Layout:
     samples: int
     """Of every pixel."""
     extras: tuple[Extra | None, ...]
-    """What the samples behind the colour are; None where the file does not say."""
+    """Meaning of the samples behind the colour; None if the file does not say."""
     planar: bool
-    """Every sample has a plane of its own, one after the other."""
+    """Every sample has its own plane."""
     compression: Compression
     photometric: Photometric
     guessed: bool
@@ -148,7 +148,7 @@ class Layout:
     reversed_bits: bool
     tiled: bool
     chunk: Size
-    """Of a strip or tile; the last strip may be lower, tiles are always whole."""
+    """Size of a strip or tile; the last strip may be lower, tiles are always complete."""
     subsampling: tuple[int, int]
     """Pixels across and down that share their colour differences."""
     offsets: tuple[int, ...]
@@ -156,12 +156,12 @@ class Layout:
 
     @property
     def across(self) -> int:
-        """Chunks beside one another."""
+        """Chunks side by side."""
         return -(-self.size.width // self.chunk.width)
 
     @property
     def down(self) -> int:
-        """Chunks below one another."""
+        """Chunks in a column."""
         return -(-self.size.height // self.chunk.height)
 
     @property
@@ -181,7 +181,7 @@ class Layout:
 
     @property
     def subsampled(self) -> bool:
-        """Colour differences are stored beside the pixels that share them."""
+        """Whether colour differences are stored with the pixels that share them."""
         return (
             self.photometric is Photometric.YCBCR
             and self.compression is not Compression.JPEG

@@ -1,4 +1,4 @@
-"""The picture of a TIFF file: which of its pages that is, and what stands beside its pixels."""
+"""Finds the picture among the pages of a TIFF file, and what is stored with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INCH, _CENTIMETRE = 2, 3
 
 @dataclass(frozen=True)
 class TiffPage:
-    """The picture, not decoded yet. It keeps the file open: close it."""
+    """The picture, not decoded yet. It keeps the file open until `close`."""
 
     file: TiffFile
     layout: Layout
@@ -48,12 +48,11 @@ class TiffPage:
 
     @property
     def has_alpha(self) -> bool:
-        """It may hold transparent pixels."""
+        """Whether it can have transparent pixels."""
         return alpha_index(self.layout) is not None
 
     @property
     def depth(self) -> int:
-        """Bits per sample."""
         return self.layout.bits
 
     @property
@@ -74,7 +73,7 @@ class TiffPage:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What Pillow would tell: ``xmp`` and ``dpi``; and blocks of IPTC and Photoshop."""
+        """As Pillow's ``info``: ``xmp`` and ``dpi``, and blocks of IPTC and Photoshop."""
         page = self.layout.directory
         found: dict[str, Any] = {}
         if tags.XMP in page.entries:
@@ -98,7 +97,6 @@ class TiffPage:
         return decode(self.layout)
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 
@@ -107,7 +105,7 @@ def open_tiff(path: Path, check_size: Callable[[Size], None]) -> TiffPage:
 
     Args:
         path: the file.
-        check_size: raises an error for a size that is not taken.
+        check_size: raises an error for a size that is not accepted.
 
     Raises:
         UnusablePictureError: the file is broken, holds several pictures, or one of a kind that
@@ -146,7 +144,7 @@ def open_tiff(path: Path, check_size: Callable[[Size], None]) -> TiffPage:
 
 
 def _beside(page: Directory) -> str | None:
-    """Return what a further page is that is no picture of its own; None when it is one."""
+    """Return what a further page holds if it is not a picture of its own; else None."""
     subfile = page.integer(tags.NEW_SUBFILE_TYPE, 0)
     if subfile & _MASK or page.integer(tags.PHOTOMETRIC, 0) == _MASK_PHOTOMETRIC:
         return "a transparency mask on a page of its own"

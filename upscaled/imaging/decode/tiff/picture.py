@@ -1,4 +1,4 @@
-"""A TIFF page as 8-bit colours of a kind that Pillow knows, and its transparency apart."""
+"""Decodes a TIFF page to 8-bit colours in one of Pillow's modes, and its transparency."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ICC_LAB_WHITE = 0xFF00
 """L* 100 in ICCLab with 16 bits (TIFF technical note 4)."""
 _SIXTEEN_BITS = 0xFFFF
 _WHITE_UNKNOWN = 1 << 24
-"""32-bit integers up to here, but above 16 bits, do not say which value is white."""
+"""The white level is unknown for 32-bit integers up to this, but above 16 bits."""
 
 
 def mode_of(layout: Layout) -> str:
@@ -46,12 +46,12 @@ def mode_of(layout: Layout) -> str:
 
 
 def alpha_index(layout: Layout) -> int | None:
-    """Return which sample is transparency; None without one."""
+    """Return the index of the transparency sample; None without one."""
     first = COLOURS[layout.photometric]
     for index, extra in enumerate(layout.extras):
         if extra in {Extra.ALPHA, Extra.PREMULTIPLIED}:
             return first + index
-    # One extra sample that nothing is said of is transparency to most programs.
+    # Most programs read a single undescribed extra sample as transparency.
     return first if layout.extras == (None,) else None
 
 
@@ -81,7 +81,7 @@ def decode(layout: Layout) -> Decoded:
         if alpha is not None:
             alpha[top:bottom] = scale.to_8_bit(part[..., index])
     if alpha is not None and layout.extras == (None,) and not alpha.any():
-        alpha = None  # an unused fourth byte, and no invisible picture
+        alpha = None  # an unused fourth byte, not an invisible picture
     if alpha is not None and Extra.PREMULTIPLIED in layout.extras[:1]:
         _divide(made, alpha)
     return Decoded(_image(mode_of(layout), made), alpha)
@@ -99,7 +99,7 @@ def _coloured(layout: Layout, pixels: Pixels) -> Pixels:
 
 
 class _Scale:
-    """Brings samples to 8 bits. Whole numbers use all values of their type."""
+    """Converts samples to 8 bits. Whole numbers use all values of their type."""
 
     def __init__(self, layout: Layout, samples: Samples) -> None:
         self._low, self._high = 0.0, float((1 << layout.bits) - 1)
@@ -150,13 +150,13 @@ def _palette(layout: Layout) -> Pixels:
     count = 1 << layout.bits
     if len(values) != 3 * count:
         raise broken(TIFF, f"its palette has {len(values)} values, not {3 * count}")
-    # TIFF wants 16 bits; some programs write 8.
+    # TIFF requires 16 bits; some programs write 8.
     levels = values if values.max() < 256 else np.rint(values / 257)
     return levels.reshape(3, count).T.astype(np.uint8)
 
 
 def _divide(colour: Pixels, alpha: Pixels) -> None:
-    """Undo the multiplication of colours by their transparency, in place."""
+    """Divide colours by their transparency, in place."""
     for top, bottom in strips(colour.shape[0], 16 * colour.shape[1]):
         share = np.maximum(alpha[top:bottom, :, None].astype(np.float32), 1) / 255
         values = np.rint(colour[top:bottom] / share)

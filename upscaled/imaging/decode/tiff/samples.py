@@ -1,4 +1,4 @@
-"""The samples of a TIFF page: bytes of strips and tiles become numbers at their places."""
+"""The samples of a TIFF page: turns the bytes of strips and tiles into an array."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _numbers(layout: Layout, content: Pixels) -> Samples:
 
 
 def _unpredicted_floats(layout: Layout, content: Pixels) -> Samples:
-    """Undo predictor 3: differences of bytes, the most significant of all samples first."""
+    """Undo predictor 3: byte differences, with the most significant bytes of all samples first."""
     rows, row_bytes = content.shape
     stride, size = layout.samples_per_chunk, layout.bits // 8
     steps = content.reshape(rows, row_bytes // stride, stride)
@@ -83,7 +83,7 @@ def _unpredicted_floats(layout: Layout, content: Pixels) -> Samples:
 
 
 def _unpacked(layout: Layout, content: Pixels) -> Samples:
-    """Return samples that do not fill bytes; they are packed from the highest bit on."""
+    """Return samples that do not fill bytes; they are packed from the highest bit."""
     rows, row_bytes = content.shape
     bits, count = layout.bits, layout.chunk.width * layout.samples_per_chunk
     made: Samples = np.empty((rows, count), _native_type(layout))
@@ -96,7 +96,7 @@ def _unpacked(layout: Layout, content: Pixels) -> Samples:
 
 
 def _from_units(layout: Layout, content: Pixels) -> Samples:
-    """Return RGB of YCbCr units: the light of a few pixels, then their two colour differences."""
+    """Return RGB from YCbCr units: the luma of some pixels, then their two colour differences."""
     across, down = layout.subsampling
     rows, row_bytes = content.shape
     units = content.reshape(rows, row_bytes // (across * down + 2), across * down + 2)
