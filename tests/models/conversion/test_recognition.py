@@ -56,7 +56,9 @@ def run_by_ncnn(param: Path, weights: Path) -> NDArray[np.float32]:
     extractor.input("data", held)
     failed, made = extractor.extract("output")
     assert failed == 0
-    return np.array(made)
+    values = np.array(made)
+    del made, extractor, held  # in this order: they use memory of what comes after them
+    return values
 
 
 def test_the_same_weights_in_three_spellings_are_the_same_network() -> None:
