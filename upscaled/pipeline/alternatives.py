@@ -1,4 +1,4 @@
-"""Alternatives: which other models do well on a part of a picture that one model gets wrong."""
+"""Alternatives: finds other models that get a part right that one model gets wrong."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from upscaled.pictures import RawImage, Size
 log = logging.getLogger(__name__)
 
 _SIDE = 96
-"""Pixels a side of the part that is tried: the slowest network takes seconds for it on one core."""
+"""Side in pixels of the part that is tried: the slowest network takes seconds for it on one
+core."""
 _PARTS = 16
-"""Parts of the band that are looked at to find one that is wrong."""
+"""Parts of the band that are searched for one that is wrong."""
 _MODELS = 4
 _SECONDS = 90.0
-"""For all trials together."""
+"""Limit for all trials together."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A band that was refused: source and enlargement, and where it was made."""
+    """A refused band: its source, its enlargement, and where it was made."""
 
     source: RawImage
     native: RawImage
@@ -50,7 +51,7 @@ class Alternatives:
         """Return the names of the models that pass where this one fails; None if none was tried.
 
         Args:
-            refused: what the first model made.
+            refused: the first model's band.
             factor: how many times as wide as the picture the result is.
             rank: order in which the trials get a slot, see `EnginePool.slot`.
         """
@@ -71,7 +72,9 @@ class Alternatives:
         return passed if tried else None
 
     async def _wrong_part(self, refused: Refused) -> RawImage | None:
-        """Return a part of the source, as a file, whose enlargement is wrong; None if none is."""
+        """Return a part of the source, as a file, whose enlargement is wrong; None if there is
+        none.
+        """
         source, native = refused.source, refused.native
         scale = native.size.width // source.size.width
         for number, (left, top, width, height) in enumerate(_parts(source.size, refused.band)):
@@ -107,7 +110,7 @@ class Alternatives:
 
 
 def _parts(size: Size, band: Band) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (left, top, width, height) of parts of a band, none narrower than it can be."""
+    """Yield (left, top, width, height) of the parts of a band."""
     width, height = min(_SIDE, size.width), min(_SIDE, band.bottom - band.top)
     for top in range(band.top, band.bottom, _SIDE):
         for left in range(0, size.width, _SIDE):

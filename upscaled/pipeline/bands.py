@@ -1,4 +1,4 @@
-"""Bands: the rows an engine is through with are finished beside it, one band after the other."""
+"""Bands: finished rows are verified and encoded, band by band, while the engine continues."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from upscaled.imaging import Band
 from upscaled.pictures import RawImage
 
 _BAND_BYTES = 24 << 20
-"""Of the native picture: less is not worth a process of its own, more would come late."""
+"""Bytes of a band in the native picture: smaller ones are not worth a process, larger ones delay
+the result."""
 _LEAST_ROWS = 32
-"""Lower bands tell too little of whether they are like their source."""
+"""A lower band shows too little to be compared with its source."""
 _UNKNOWN_TILE = 64
 
 
 def task_rows(top: int, bottom: int, most: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """Yield (top, bottom) of as few ranges as cover rows, none of more than ``most``.
+    """Yield (top, bottom) of as few ranges as cover the rows, none with more than ``most`` rows.
 
-    Where that is possible their heights are multiples of ``multiple``, the tile, so that they
-    have the very tiles of the whole; and they are about equally high.
+    If possible, their heights are multiples of ``multiple``, the tile side, so that the tiles are
+    the same as for the whole picture. The heights are about equal.
     """
     count = -(-(bottom - top) // most)
     step = -(-(bottom - top) // count)
@@ -32,13 +33,13 @@ def task_rows(top: int, bottom: int, most: int, multiple: int) -> Iterator[tuple
 
 
 def band_end(top: int, height: int, tile: int, native_row_bytes: int) -> int:
-    """Return where the band that begins at row ``top`` of ``height`` ends.
+    """Return where the band that begins at row ``top`` ends.
 
     Args:
         top: a row of the source.
         height: of the source.
         tile: the tile side, which the band's height is a multiple of; 0: unknown.
-        native_row_bytes: what one row of the source comes to in the native picture.
+        native_row_bytes: bytes in the native picture for one row of the source.
     """
     unit = tile or _UNKNOWN_TILE
     rows = -(-_BAND_BYTES // (native_row_bytes * unit)) * unit
@@ -46,15 +47,15 @@ def band_end(top: int, height: int, tile: int, native_row_bytes: int) -> int:
 
 
 class BandFinisher:
-    """Finishes bands as an engine gets through with their rows; a context manager.
+    """Finishes bands as the engine completes their rows. A context manager.
 
     Args:
-        name: of the task that does it.
-        native: what the engine makes.
-        source_height: rows of its source.
+        name: name of the asyncio task.
+        native: the engine's output.
+        source_height: rows of the source.
         top: the first row that is not finished yet.
-        one_band: only the next band is to be done, with tiles of this size; None: all rows.
-        finish: does one band.
+        one_band: do only the next band, with tiles of this size; None: all rows.
+        finish: finishes one band.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class BandFinisher:
         self.top = top
         """The first row that is not finished."""
         self.tile_size = one_band or 0
-        """What the engine says it uses; 0 while that is unknown."""
+        """The engine's tile size; 0 while it is unknown."""
         self.end = source_height
-        """The row after the last that the engine is to do."""
+        """The row after the last one that the engine must do."""
         if one_band is not None:
             self.end = self.band.bottom
         self._reached = top
@@ -84,7 +85,7 @@ class BandFinisher:
         self._task = asyncio.create_task(self._run(), name=name)
 
     def reached(self, row: int, tile_size: int) -> None:
-        """Take note that the engine is through with all rows before ``row``."""
+        """Record that the engine has completed all rows before ``row``."""
         self.tile_size = tile_size or self.tile_size
         if row > self._reached:
             self._reached = row
@@ -97,17 +98,17 @@ class BandFinisher:
         return Band(self.top, min(bottom, self.end))
 
     async def beside(self, inference: Coroutine[Any, Any, None]) -> None:
-        """Do ``inference``, which calls `reached`, while bands are finished.
+        """Run ``inference``, which calls `reached`, and finish bands at the same time.
 
         Raises:
-            Exception: what inference raised, once what it did is finished; or what a band
-                raised, once inference was cancelled.
+            Exception: the inference's, after its completed bands are finished; or a band's, after
+                the inference was cancelled.
         """
         engine = asyncio.create_task(inference, name=f"{self._task.get_name()}-inference")
         try:
             await asyncio.wait({engine, self._task}, return_when=asyncio.FIRST_COMPLETED)
             if self._task.done() and not engine.done() and self._task.exception() is not None:
-                return  # the caller hears of it from `done`
+                return  # `done` reports it to the caller
             await engine
         finally:
             if not engine.done():
@@ -117,7 +118,7 @@ class BandFinisher:
             self._news.set()
 
     async def done(self) -> None:
-        """Wait until all is finished that the engine got through with.
+        """Wait until all bands that the engine completed are finished.
 
         Raises:
             Exception: what a band raised.
@@ -129,7 +130,7 @@ class BandFinisher:
             while self._reached < self.band.bottom and not self._ended:
                 self._news.clear()
                 await self._news.wait()
-            band = self.band  # its end may have moved as the tile became known
+            band = self.band  # the end may have moved when the tile size became known
             if self._reached < band.bottom:
                 return
             await self._finish(band)
@@ -148,4 +149,4 @@ class BandFinisher:
             self._task.cancel()
             await asyncio.wait({self._task})
         if not self._task.cancelled():
-            self._task.exception()  # the caller knows, or something worse has happened
+            self._task.exception()  # the caller has it, or a more serious error happened

@@ -1,7 +1,7 @@
-"""Checkpoints: how far a job's picture is, so that a later run goes on from there.
+"""Checkpoints: record how much of a picture is done, so that a later run can continue.
 
-A checkpoint is not flushed to the disk, which would cost a large picture many seconds. It holds the
-checksums of all files that it builds on instead: what a power cut took is noticed and made again.
+A checkpoint is not flushed to disk, since that would take many seconds for a large picture. Instead
+it holds the checksums of all data it builds on. Data lost in a power cut is detected and made again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What of a job is done. Its fields are a format on disk: they may be added, not changed."""
+    """The progress of a job. A format on disk: fields may be added but not changed."""
 
     work: str
-    """The `work_key` of this work: bands of other work must not be put beside these."""
+    """The `work_key` of this work: bands of other work must not be combined with these."""
     tile_size: int
     written: Written
     began: int = 0
     """Source rows that were done when this run began."""
     libraries: tuple[str, ...] = ()
-    """What ran the network, with versions, as far as that is known."""
+    """Names and versions of the libraries that ran the network, as far as known."""
     seconds: float = 0.0
-    """What this run and earlier ones took so far."""
+    """Time of this run and earlier ones so far."""
     place: Place | None = None
     """Where the last band was made."""
     program_sha256: str | None = None
@@ -42,7 +42,7 @@ class Checkpoint:
 def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:
     """Return the `Checkpoint.work` of a network, and of this program."""
     key = f"{__version__} {param_sha256} {bin_sha256} {native_scale}"
-    # Results of grey pictures had three channels at first.
+    # Earlier results of grey pictures had three channels.
     return f"{key} grey" if grey else key
 
 
@@ -79,7 +79,7 @@ async def load(folder: Path, work: str, name: str) -> Checkpoint | None:
 
 
 async def has_advanced(folder: Path) -> bool:
-    """Tell whether the last run of the job in ``folder`` finished a band at least."""
+    """Tell whether the last run of the job in ``folder`` finished at least one band."""
     checkpoint = await asyncio.to_thread(_load, folder)
     return checkpoint is not None and checkpoint.written.source_rows > checkpoint.began
 
@@ -102,7 +102,7 @@ def _load(folder: Path) -> Checkpoint | None:
     try:
         return serial.decode((folder / _NAME).read_bytes(), Checkpoint)
     except (OSError, ValueError):
-        return None  # none was written, or a power cut has left half of one
+        return None  # none was written, or a power cut left it incomplete
 
 
 def _load_intact(folder: Path, work: str, name: str) -> Checkpoint | None:

@@ -1,9 +1,9 @@
-"""Confirmation: what an engine makes of a band that differs from its source, compared by digest.
+"""Confirmation: decides by digest whether a band that differs from its source is correct.
 
-Some networks repaint noise and pixel art so freely that no limit tells their work from damage. On
-the CPU, whose results do not depend on a driver, the band is made again in a fresh process: the
-same bytes twice are what the network makes of it. If they differ so much that even that does not
-justify them, more attempts with the same network are of no use.
+Some networks repaint noise and pixel art so freely that no limit separates this from damage. The
+CPU's results do not depend on a driver. So a doubtful band is made again there in a fresh process.
+If both have the same bytes, this is the network's output. If it differs too much even so, further
+attempts with the same network are useless.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from upscaled.pictures import RawImage
 
 _BLOCK = 1 << 20
 _Key = tuple[bool, int, int]
-"""Whether on the CPU, and the first and the last row of the band."""
+"""Whether it was made on the CPU, then the first and last row of the band."""
 
 
 class Next(Enum):
-    """What is worth trying after an engine's band was refused."""
+    """The next step after an engine's band was refused."""
 
     SAME_AGAIN = auto()
-    """The same in a fresh process, to learn whether the network makes it so."""
+    """Repeat it in a fresh process, to see whether the output is the same."""
     OTHER_TILE = auto()
     OTHER_DEVICE = auto()
-    """This kind of device makes the same bytes each time, whatever the tile size."""
+    """Use another kind of device; this one makes the same bytes with any tile size."""
     NOTHING = auto()
-    """The network makes it so."""
+    """Give up: this is the network's output."""
 
 
 class Confirmation:
-    """The refused bands of one job, by digest.
+    """Digests of the refused bands of one job.
 
     Args:
-        native: what the engines make.
+        native: the engines' output.
         scale: native rows for each row of the source.
     """
 
@@ -53,9 +53,9 @@ class Confirmation:
         return place.is_cpu and digests is not None and await self._digest(band) in digests
 
     async def refused(self, place: Place, tile_size: int, band: Band) -> Next:
-        """Note a refused band, and return what to try next.
+        """Record a refused band, and return what to try next.
 
-        GPUs confirm nothing: a driver that corrupts pictures may do so the same way every time.
+        GPUs confirm nothing: a faulty driver may corrupt pictures the same way every time.
         """
         digest = await self._digest(band)
         digests = self._digests.setdefault((place.is_cpu, band.top, band.bottom), set())

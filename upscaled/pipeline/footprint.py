@@ -1,4 +1,4 @@
-"""What a job may take: time by the work it holds, and the room it needs on disk and in memory."""
+"""What a job may use: time for its amount of work, and room on disk and in memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from upscaled.jobs.job import Job
 from upscaled.pictures import Size
 
 _START_SECONDS = 120.0
-"""Every job has so long, for loading a network and waiting for a busy disk."""
+"""Allowance of every job, for loading a network and waiting for a busy disk."""
 
 _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
 _DECODE_BYTES = 12
-"""For a pixel of the source: as it comes, turned and converted, four bytes each."""
+"""For each pixel of the source: as decoded, oriented and converted, four bytes each."""
 _ENCODE_BYTES = 5
-"""For a pixel of the result, …"""
+"""For each pixel of the result, …"""
 _STRIPS_BYTES = 256 << 20
-"""… up to so many for the strips that are encoded at a time, each in a few forms."""
+"""… up to this many for the strips that are encoded at a time, each in several forms."""
 _ENCODE_BYTES_WHOLE = 10
-"""For a pixel of the result, where the encoder takes the whole picture as a copy of its own."""
+"""For each pixel of the result, if the encoder copies the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TimeLimit:
     """How long a job may take.
 
     Args:
-        most: seconds that no job may exceed.
+        most: limit in seconds for every job.
         per_megapixel: seconds for each million pixels of the source.
     """
 
@@ -37,13 +37,13 @@ class TimeLimit:
     per_megapixel: float
 
     def seconds(self, job: Job) -> float:
-        """Return the seconds that ``job`` may take from the moment it has a slot."""
+        """Return the seconds that ``job`` may take from the moment it gets a slot."""
         times = TTA_RUNS if job.request.tta else 1
         share = _START_SECONDS + times * self.per_megapixel * job.input_size.pixels / 1e6
         return min(self.most, share)
 
     def complaint(self, job: Job) -> str:
-        """Return what to tell about a job that took longer."""
+        """Return the error sentence for a job that took longer."""
         seconds = self.seconds(job)
         if seconds == self.most:
             why = "upscaler.job_timeout_seconds"
@@ -53,12 +53,12 @@ class TimeLimit:
 
 
 def disk_bytes(source: Size, output: Size, native_scale: int) -> int:
-    """Return the bytes a job takes on the disk: source, native output and result, all raw."""
+    """Return the bytes a job needs on disk: source, native output and result, all raw."""
     return 3 * (source.pixels + source.times(native_scale).pixels + output.pixels)
 
 
 def memory_bytes(source: Size, output: Size, format_name: str) -> int:
-    """Return the bytes an imaging process takes for the job, at its hungriest."""
+    """Return the peak memory in bytes of the imaging process of a job."""
     if not result_format(format_name).banded:
         encoding = _ENCODE_BYTES_WHOLE * output.pixels
     else:

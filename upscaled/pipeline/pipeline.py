@@ -13,7 +13,7 @@ from upscaled.pipeline.shared import SharedParts
 
 
 class Pipeline:
-    """Makes the runs of jobs and keeps what outlives them. Knows nothing of the jobs' states."""
+    """Makes the runs of jobs and owns what they share. Knows nothing of job states."""
 
     def __init__(
         self, imaging: Imaging, pool: EnginePool, models: ModelCatalog, workspace: Workspace
@@ -23,5 +23,5 @@ class Pipeline:
     def run(
         self, job: Job, watch: Watch, *, prepared: Prepared | None = None, rank: int = 0
     ) -> PipelineRun:
-        """Return a run of ``job``, which has not begun; see `PipelineRun`."""
+        """Return a run of ``job`` that has not started; see `PipelineRun`."""
         return PipelineRun(self._shared, job, watch, prepared=prepared, rank=rank)

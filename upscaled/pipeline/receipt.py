@@ -1,4 +1,4 @@
-"""The receipt of a completed job: what went in, what came out, and how."""
+"""The receipt of a completed job: the input, the output, and how it was made."""
 
 from __future__ import annotations
 

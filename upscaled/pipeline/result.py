@@ -1,4 +1,4 @@
-"""What a run of the pipeline reports while it works, and what it returns."""
+"""The callbacks and the result of a pipeline run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Watch:
     """Callbacks of a run."""
 
     started: Callable[[Place], None]
-    """The job got a slot; called again for every attempt."""
+    """The job got a slot; called for every attempt."""
     progress: Callable[[int], None]
     """Percent, 0 to 99."""
     attempted: Callable[[Attempt], None]
@@ -65,12 +65,12 @@ class RunResult:
     model: IdentifiedModel
     place: Place
     program_sha256: str | None
-    """Of the native program, if that was the engine."""
+    """SHA-256 of the native program, if that was the engine."""
     tile_size: int
     seconds: StageSeconds
     libraries: tuple[str, ...]
-    """Names and versions of what ran the network in the builtin engine."""
+    """Names and versions of the builtin engine's libraries that ran the network."""
     engine_seconds: float
     """Engine time, as `UpscaleOutcome` counts it."""
     resumed: bool
-    """An earlier run of the server did part of the work."""
+    """Whether an earlier run of the server did part of the work."""

@@ -1,4 +1,4 @@
-"""Retries: what is tried next after an attempt at upscaling failed."""
+"""Retries: plan the next attempt after one failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AttemptPlan:
 class Retries:
     """Plans the attempts: half the tile, down to `SMALLEST_TILE`, then the next place.
 
-    A place that was left is never used again, so the attempts always end.
+    A place is never used again after it was left, so the attempts always end.
 
     Args:
         first: the first attempt.
@@ -31,12 +31,12 @@ class Retries:
 
     def __init__(self, first: AttemptPlan, others: Sequence[Place], *, fixed_tile: bool) -> None:
         self.plan = first
-        """The present attempt."""
+        """The current attempt."""
         self._others = [place for place in others if place != first.place]
         self._fixed_tile = fixed_tile
 
     def repeat(self, used_tile: int) -> None:
-        """Plan the present attempt again, with the tile size that it really used."""
+        """Plan the current attempt again, with the tile size that the engine really used."""
         self.plan = AttemptPlan(self.plan.place, used_tile)
 
     def smaller_tile_or_next_place(self, used_tile: int) -> bool:
@@ -52,7 +52,7 @@ class Retries:
         return self.next_place()
 
     def next_place(self) -> bool:
-        """Plan an attempt at the next place, whatever tile sizes are left; False if none is."""
+        """Plan an attempt at the next place, whatever tile sizes remain; False if there is none."""
         if not self._others:
             return False
         tile = self.plan.tile_size if self._fixed_tile else 0

@@ -37,14 +37,15 @@ log = logging.getLogger(__name__)
 
 _PREPARED_PERCENT = 1
 UPSCALED_PERCENT = 95
-"""The percentages at which stages end. Inference takes most of the time of nearly all jobs."""
+"""Progress at the end of each stage. Inference takes most of the time of nearly all jobs."""
 
 _SCARCE_BYTES = 1 << 20
-"""With less free disk than this, a failed attempt is the disk's fault."""
+"""With less free disk space than this, a failed attempt is the disk's fault."""
 
 
 class PipelineRun:
-    """Does the work of one job, once. Call `prepare` (unless that was done), then `produce`.
+    """Does the work of one job, once. Call `prepare` (unless the picture is prepared), then
+    `produce`.
 
     Args:
         shared: what all runs use.
@@ -82,7 +83,7 @@ class PipelineRun:
         self._engine_seconds = 0.0
         self._written = NOTHING_WRITTEN
         self._tile_size = 0
-        """Of the bands that are finished."""
+        """Tile size of the finished bands."""
         self._resumed_rows = 0
         """Source rows that an earlier run finished."""
         self._libraries: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class PipelineRun:
         self._failed = False
         """The last attempt failed, so the next one needs a fresh process."""
         self._one_band_at_a_time = False
-        """A band was doubted: none is begun before the one before it is finished."""
+        """A band was refused: finish each band before the next one begins."""
 
     async def prepare(self) -> None:
         """Decode the upload into raw files, unless that was done on arrival.
@@ -113,12 +114,12 @@ class PipelineRun:
             self._prepared = await self._shared.imaging.prepare(
                 upload, self._folder, expected=self._job.input_size
             )
-        finally:  # only the server's death leaves the note
+        finally:  # only a crash of the server leaves the note
             await workspace.end(self._job.id)
         self._end_stage("prepare", began)
 
     async def produce(self) -> RunResult:
-        """Turn the prepared picture into a verified result, from where an earlier run ended.
+        """Turn the prepared picture into a verified result; continue where an earlier run ended.
 
         Raises:
             EngineError: no attempt succeeded; the last engine's own words.
@@ -133,7 +134,7 @@ class PipelineRun:
         return await self._seal()
 
     async def _begin(self) -> None:
-        """Open the files of the run and take up what an earlier one left.
+        """Open the run's files and load the progress of an earlier run.
 
         Raises:
             EngineError: the network's files can't be read.
@@ -170,9 +171,9 @@ class PipelineRun:
             self._report_attempt(earlier.place, earlier.tile_size, "ok")
 
     async def _attempt(self) -> None:
-        """Upscale and finish the rows that are left, or one band where bands go one by one.
+        """Upscale and finish the remaining rows, or one band if bands are done one by one.
 
-        The slot is free again while the last bands are finished.
+        The slot is given back before the last bands are finished.
         """
         waiting = time.monotonic()
         self._bands = None
@@ -200,7 +201,7 @@ class PipelineRun:
             self._retries = self._plan_retries(slot.place)
         elif self._failed:
             await slot.engine.reset()
-        # Before the work: a program that is replaced meanwhile took no part in it.
+        # Before the work: a program that replaces this one later took no part.
         program = slot.engine.program
         self._program_sha256 = None if program is None else await self._digest(program)
         return self._retries.plan
@@ -226,7 +227,7 @@ class PipelineRun:
         )
 
     async def _upscale(self, slot: Slot, bands: BandFinisher, plan: AttemptPlan) -> None:
-        """Have the slot's engine do the rows that ``bands`` waits for."""
+        """Let the slot's engine do the rows that ``bands`` waits for."""
         began = time.monotonic()
         try:
             await bands.beside(self._infer(slot, bands, plan.tile_size))
@@ -236,7 +237,7 @@ class PipelineRun:
         self._end_stage("upscale", began, slot.place)
 
     async def _infer(self, slot: Slot, bands: BandFinisher, tile_size: int) -> None:
-        """Give the engine tasks, each of as many rows as it can do at once."""
+        """Give the engine tasks, each with as many rows as it can do."""
         model = self._model.files
         most = slot.engine.max_rows(self._source.size.width, model.native_scale)
         if most < 1:
@@ -291,7 +292,7 @@ class PipelineRun:
             NoSpaceError: the disk was to blame.
         """
         if self._retries is None or isinstance(error, ShortageError):
-            raise error  # no other attempt has what the system lacks
+            raise error  # no other attempt can get what the system lacks
         if await self._shared.workspace.free_bytes() < _SCARCE_BYTES:
             raise NoSpaceError(
                 "The server's disk was full while this picture was worked on."
@@ -328,7 +329,7 @@ class PipelineRun:
             raise error
 
     async def _final_refusal(self, error: UnlikeError, place: Place, band: Band) -> UnlikeError:
-        """Return the error for a band that the network makes wrong, naming models that do not."""
+        """Return the error for a band that the network gets wrong; names models that get it right."""
         name = self._job.request.model_name
         refused = Refused(self._source, self._native, band, name, place, self._folder)
         better = await self._shared.alternatives.better(refused, self._job.factor, self._rank)
@@ -407,7 +408,7 @@ class PipelineRun:
             ) from error
 
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
-        """Keep a tile size that worked where the engine's own choice had failed."""
+        """Remember a tile size that worked after the engine's own choice had failed."""
         assert self._bands is not None  # noqa: S101 - an attempt has succeeded
         chosen_by_retries = plan.tile_size != 0 and self._job.request.tile_size == 0
         if chosen_by_retries and not self._one_band_at_a_time and not self._resumed_rows:
@@ -423,7 +424,7 @@ class PipelineRun:
             self._libraries = (*self._libraries, library)
 
     def _report(self, rows: float) -> None:
-        """Report the percentage of a job of which so many source rows are done."""
+        """Report the progress of a job with this many finished source rows."""
         span = UPSCALED_PERCENT - _PREPARED_PERCENT
         self._watch.progress(_PREPARED_PERCENT + int(rows / self._source.size.height * span))
 

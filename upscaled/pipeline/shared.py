@@ -1,4 +1,4 @@
-"""What all runs of the pipeline share, and what outlives them."""
+"""The parts that all runs of the pipeline share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TILE_SIZES = 256
 
 
 class TileSizes:
-    """Tile sizes that worked where the engine's own choice had failed; the oldest goes first."""
+    """Tile sizes that worked after the engine's own choice had failed; the oldest is dropped first."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[Place, Path, int], int] = OrderedDict()
@@ -39,7 +39,7 @@ class TileSizes:
 
 @dataclass(frozen=True)
 class SharedParts:
-    """What all runs use and what outlives them."""
+    """The parts that all runs share."""
 
     imaging: Imaging
     pool: EnginePool
@@ -50,5 +50,4 @@ class SharedParts:
 
     @property
     def alternatives(self) -> Alternatives:
-        """Tries other models on what one model gets wrong."""
         return Alternatives(self.imaging, self.pool, self.models)

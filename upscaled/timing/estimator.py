@@ -1,4 +1,4 @@
-"""Estimates: how long a job will take, by what jobs like it took on this machine."""
+"""Estimates how long a job will take, from similar jobs on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _KEEP_SECONDS = 30.0
 
-# First guesses, on the slow side: who is told too long a time is served sooner than expected.
+# First guesses, on the slow side: a job that is ready early is better than one that is late.
 _LOAD_BYTES_PER_SECOND = 100e6
 """Reading and rearranging a network: 0.13 to 0.3 s were measured for 33 MB."""
 _PREPARE = Line(0.02, 60e-9)
@@ -37,14 +37,14 @@ _FINISH = Line(0.03, 120e-9)
 
 
 _plan_on_cpu = functools.lru_cache(256)(plan_on_cpu)
-"""To weigh the tiles of a large picture takes milliseconds, on many cores tens of them."""
+"""Comparing the tile sizes of a large picture takes milliseconds, on many cores tens of them."""
 
 
 class RateStore(Protocol):
-    """Keeps what was measured over restarts."""
+    """Stores measured rates across restarts."""
 
     async def load_rates(self) -> Mapping[str, str]:
-        """Return all there is, by its key."""
+        """Return all rates by key."""
         ...
 
     async def save_rates(self, rates: Mapping[str, str]) -> None:
@@ -54,7 +54,7 @@ class RateStore(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long a job takes."""
+    """The properties of a job that decide how long it takes."""
 
     model: ModelFiles
     source: Size
@@ -71,28 +71,28 @@ class Estimate:
 
     prepare: float
     upscale: float
-    """While it holds a slot, its model being loaded."""
+    """Time in a slot, with the model loaded."""
     finish: float
     load: float
-    """For loading the model where that is not part of every job."""
+    """Time to load the model, if that is not part of every job."""
     measured: bool
-    """False where the upscaling is a guess, since nothing like it was done here yet."""
+    """False if the upscaling time is a guess, since nothing similar was done here yet."""
 
     @property
     def total(self) -> float:
-        """Seconds from the beginning to the end, nothing in the way and the model loaded."""
+        """Seconds from start to end, without waiting and with the model loaded."""
         return self.prepare + self.upscale + self.finish
 
 
 class Estimator:
-    """Learns and tells how long jobs take. `meet` must have been called for a job before.
+    """Learns and estimates how long jobs take. Call `meet` for a job before anything else.
 
     Args:
-        place: where jobs run: the best of the places, whose rates an estimate is made of.
+        place: the preferred place; estimates use its rates.
         cores: CPU cores that inference may use.
         engine_memory: bytes that a process of the builtin engine may hold.
         store: keeps the rates.
-        shares: how many small pictures the place works on at once.
+        shares: how many small pictures the place processes at the same time.
         library: what runs networks on the CPU, where it can.
     """
 
@@ -119,7 +119,7 @@ class Estimator:
         self._warm: set[str] = set()
 
     async def load(self) -> None:
-        """Take up what earlier runs measured; what can't be read counts as not measured."""
+        """Load the rates of earlier runs; rates that can't be read are measured again."""
         for key, text in (await self._store.load_rates()).items():
             try:
                 self._kept[key] = [(float(a), float(s)) for a, s in json.loads(text)]
@@ -127,26 +127,26 @@ class Estimator:
                 continue
 
     async def save(self) -> None:
-        """Keep what was measured since the last call."""
+        """Store the rates measured since the last call."""
         changed, self._changed = self._changed, set()
         if changed:
             rates = {key: json.dumps(self._rates[key].points) for key in changed}
             try:
                 await self._store.save_rates(rates)
-            except NoSpaceError as error:  # learned again soon enough
+            except NoSpaceError as error:  # they are soon measured again
                 log.warning("Measured rates aren't kept: %s", error.message)
 
     async def keep(self, seconds: float = _KEEP_SECONDS) -> None:
-        """Save every ``seconds``, for good."""
+        """Save every ``seconds`` seconds; runs until cancelled."""
         while True:
             await asyncio.sleep(seconds)
             await self.save()
 
     async def meet(self, work: Work) -> None:
-        """Look at what the estimate of ``work`` needs; `estimate` takes no time then.
+        """Load what the estimate of ``work`` needs, so that `estimate` takes no time.
 
         Raises:
-            UnknownModelError: the model's file, whose length makes the first guess, is gone.
+            UnknownModelError: the model's file, whose length the first guess needs, is missing.
         """
         model = work.model
         if model.stem not in self._stored:
@@ -185,10 +185,10 @@ class Estimator:
         Args:
             work: what was done.
             place: where.
-            seconds: by stage: ``prepare``, ``upscale``, ``finish``.
-            tile_size: what was used; 0 where the engine did not say.
+            seconds: time by stage: ``prepare``, ``upscale``, ``finish``.
+            tile_size: the tile size in use; 0 if the engine did not report it.
         """
-        if "prepare" in seconds:  # else it was decoded on arrival
+        if "prepare" in seconds:  # otherwise it was decoded on arrival
             self._learn(f"prepare {work.input_format}", _PREPARE, work.source.pixels,
                         seconds["prepare"])  # fmt: skip
         self._learn(f"finish {work.format}", _FINISH, _finished(work),
@@ -199,7 +199,7 @@ class Estimator:
         self._warm.add(key)
         known = self._of(key, guess)
         if cold and known.points:
-            # What it took beyond a warm job is the worker's start and the loading.
+            # The time beyond that of a warm job is the worker's start and the loading.
             extra = max(taken - known.line.seconds(amount), 1e-3)
             self._learn(_load_key(place, work.model), self._load_guess(work.model), 1.0, extra)
             return
@@ -217,7 +217,7 @@ class Estimator:
 
     def _upscale_key(self, place: Place, model: ModelFiles) -> str:
         key = f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
-        # What was learned with another library is none of its rate.
+        # Rates measured with another library do not apply.
         return f"{key} {self._library}" if place.is_cpu else key
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
@@ -229,12 +229,12 @@ class Estimator:
         return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)
 
     def inference_bytes(self, work: Work) -> int:
-        """Return the memory that network and tiles take at their hungriest, measured on the CPU."""
+        """Return the peak memory in bytes of network and tiles, measured on the CPU."""
         plan = self._plan(work, self._place, work.tile_size)
         return plan.weight_memory + plan.tile_memory
 
     def _plan(self, work: Work, place: Place, tile_size: int) -> TilePlan:
-        """Return how ``work`` is gone about at ``place``, as far as can be told before."""
+        """Return the plan for ``work`` at ``place``, as far as it is known in advance."""
         model, source = work.model, work.source
         if not place.is_cpu:
             tile = tile_size or place.traits.default_tile
@@ -250,11 +250,11 @@ class Estimator:
                 shares=self._shares if is_small(source) else 1,
                 library=self._library,
             )
-        except TooLittleMemoryError:  # the engine will say so; until then the least there is
+        except TooLittleMemoryError:  # the engine will report it; until then assume the minimum
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)
 
     def _padded(self, work: Work, place: Place, tile_size: int) -> float:
-        """Return the pixels that the network sees: the source's, with each tile's padding."""
+        """Return the pixels that the network processes: the source's, plus each tile's padding."""
         side = self._plan(work, place, tile_size).tile
         across, down = math.ceil(work.source.width / side), math.ceil(work.source.height / side)
         pixels = (work.source.width + 2 * PADDING * across) * (

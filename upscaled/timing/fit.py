@@ -1,4 +1,4 @@
-"""How long work takes, learned from the work done: a straight line, seconds over an amount."""
+"""Learns how long work takes: a straight line, seconds over an amount of work."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 KEPT = 32
-"""Measurements remembered: enough for a stable line, few enough to follow a machine that changes"""
+"""Measurements kept: enough for a stable line, few enough to follow a machine that changes"""
 
 _FADING = 0.93
-"""Weight of a measurement against the one after it: the last ten make half of the sum."""
+"""Weight of a measurement relative to the next one: the last ten make half of the sum."""
 
 _FEWEST = 4
-"""Measurements that a line of its own needs; before, the first guess is scaled."""
+"""Measurements needed to fit a line; with fewer, the first guess is scaled."""
 
 _SPREAD = 3.0
-"""Factor between the largest and the smallest amount from which on fixed part and rate can be told
-apart; below, the noise would decide."""
+"""Minimum ratio of the largest to the smallest amount for fitting both the fixed part and the rate;
+below it, noise would dominate."""
 
 _OUTLIER = 3.0
-"""A measurement that is off by so many times the median error is left out: a busy machine."""
+"""A measurement whose error exceeds the median error by this factor is dropped: the machine was
+busy."""
 
 _TOLERANCE = 0.05
-"""Errors up to this share never make an outlier."""
+"""Errors up to this share never make a measurement an outlier."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,9 @@ class Line:
     rate: float
 
     def seconds(self, amount: float) -> float:
-        """Return the seconds for ``amount``."""
         return self.fixed + self.rate * amount
 
     def times(self, factor: float) -> Line:
-        """Return the line that is ``factor`` times as slow."""
         return Line(self.fixed * factor, self.rate * factor)
 
 
@@ -47,30 +46,29 @@ class Measured:
     """A line that is learned."""
 
     guess: Line
-    """What is believed before anything was measured."""
+    """The line to assume before any measurement."""
     points: list[tuple[float, float]] = field(default_factory=list)
     """Amounts and seconds, the latest last."""
     _line: Line | None = None
 
     def add(self, amount: float, seconds: float) -> None:
-        """Take note of a measurement."""
+        """Add a measurement."""
         if amount > 0 and seconds > 0:
             self.points = [*self.points, (amount, seconds)][-KEPT:]
             self._line = None
 
     @property
     def line(self) -> Line:
-        """The line through what was measured."""
         if self._line is None:
             self._line = fit(self.points, self.guess)
         return self._line
 
 
 def fit(points: Sequence[tuple[float, float]], guess: Line) -> Line:
-    """Return the line whose relative errors at ``points`` are smallest, outliers left out.
+    """Return the line with the smallest relative errors at ``points``, without outliers.
 
-    Relative, so that small pictures are foreseen as well as large ones. The later of the points
-    weigh more. Few points, or of one size only, just scale the guess by their median.
+    Relative errors make estimates of small pictures as good as those of large ones. Later points
+    weigh more. A few points, or points of one size only, just scale the guess by their median.
     """
     if not points:
         return guess
@@ -84,7 +82,7 @@ def fit(points: Sequence[tuple[float, float]], guess: Line) -> Line:
 
 
 def _weighed(points: Sequence[tuple[float, float]]) -> Line | None:
-    """Return the weighted line of least squares of the relative errors; None if they are too few.
+    """Return the weighted least-squares line of the relative errors; None for too few points.
 
     With u = 1/seconds and v = amount/seconds it minimises the sum of (fixed*u + rate*v - 1)**2.
     """

@@ -1,4 +1,4 @@
-"""The forecast: who is when to be ready, by playing the queue through with the estimates."""
+"""The forecast: simulates the queue with the estimates to predict when each job is ready."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from upscaled.pipeline.run import UPSCALED_PERCENT
 from upscaled.timing.estimator import Estimate
 
 _MOST_SHARE = 0.02
-"""Share of the server's time that forecasts may take: a long queue is looked at less often."""
+"""Largest share of the server's time for forecasts: long queues are forecast less often."""
 _FRESH_SECONDS = 0.25
-"""A forecast so young is good enough however much has changed."""
+"""A forecast younger than this is not repeated, whatever has changed."""
 _CHEAP_SECONDS = 0.002
-"""One that takes no longer is made anew for a job that is not in it yet."""
+"""A forecast that takes no longer than this is repeated for a job that is not in it yet."""
 _STALE_SECONDS = 5.0
-"""One so old is made anew even if nothing has changed: jobs run faster or slower than thought."""
+"""A forecast older than this is repeated even without changes: jobs run faster or slower than
+estimated."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job has to expect."""
+    """The forecast of one job."""
 
     position: int | None
     """1: the next to hold a slot; None: it holds one."""
@@ -36,19 +37,19 @@ class _Expected:
     estimate: Estimate
     small: bool
     begun: float | None = None
-    """When it got its slot, of the clock."""
+    """When it got its slot, by the clock."""
     worked: float = 0.0
-    """The same, of the seconds that a slot's jobs have had each."""
+    """The same, in seconds of work for each of a slot's jobs."""
     progress: int = 0
-    """Percentage when it got its slot: of an earlier attempt, or that it is prepared."""
+    """Percentage when it got its slot: from an earlier attempt, or from preparation."""
 
 
 class Forecaster:
-    """Tells how the jobs under way will go on.
+    """Forecasts when the active jobs will be ready.
 
     Args:
-        queue: those that wait.
-        slots: how many are upscaled at a time.
+        queue: the waiting jobs.
+        slots: how many jobs are upscaled at a time.
         progress: returns the percentage of a job by its id.
         shares: how many small jobs may share a slot.
         clock: seconds, never going back.
@@ -82,18 +83,18 @@ class Forecaster:
         self._seen = -1
 
     def expect(self, job_id: str, estimate: Estimate, *, small: bool = False) -> None:
-        """Take note of a job that was queued; a small one can share a slot with others like it."""
+        """Add a job that was queued; a small one can share a slot with other small ones."""
         self._expected[job_id] = _Expected(estimate, small)
         self._queue.touch()
 
     def taken(self, job_id: str) -> None:
-        """Take note that a job has left the queue and is prepared."""
+        """Record that a job has left the queue and is being prepared."""
         if job_id in self._expected:
             self._taken[job_id] = None
             self._queue.touch()
 
     def set_aside(self, job_id: str) -> None:
-        """Take note that a job waits for something else than a slot."""
+        """Record that a job waits for something other than a slot."""
         self._work()
         self._taken.pop(job_id, None)
         self._running.pop(job_id, None)
@@ -101,7 +102,7 @@ class Forecaster:
         self._queue.touch()
 
     def begun(self, job_id: str, *, in_slot: bool = True) -> None:
-        """Take note that a job is worked on; in one of the slots, or elsewhere."""
+        """Record that a job is being worked on, in one of the slots or elsewhere."""
         expected = self._expected.get(job_id)
         if expected is not None:
             self._taken.pop(job_id, None)
@@ -121,20 +122,20 @@ class Forecaster:
         self._queue.touch()
 
     def outlook(self, job_id: str) -> Outlook | None:
-        """Return what a job has to expect; None for one that is not under way."""
+        """Return the forecast of a job; None if it is not active."""
         if job_id not in self._expected:
             return None
         if job_id in self._running:
             return Outlook(None, self._remaining(job_id))
         self._refresh(anew=job_id not in self._outlooks and self._cost <= _CHEAP_SECONDS)
         found = self._outlooks.get(job_id)
-        if found is None:  # it came after the forecast, and counts as the last until the next
+        if found is None:  # it came after the forecast, and counts as last until the next one
             estimate = self._expected[job_id].estimate
             found = len(self._outlooks) + 1, self._last_start + estimate.total
         return Outlook(found[0], max(0.0, found[1] - self._clock()))
 
     def positions(self) -> Mapping[str, int]:
-        """Return the positions of the jobs that wait, by id; as of the last forecast."""
+        """Return the positions of waiting jobs by id, from the last forecast."""
         self._refresh()
         return {job_id: place for job_id, (place, _) in self._outlooks.items()}
 
@@ -144,14 +145,14 @@ class Forecaster:
         return self._seen == self._queue.version
 
     def last_start(self) -> float:
-        """Return in how many seconds a job that came now and were last would get a slot."""
+        """Return after how many seconds a new job, queued last, would get a slot."""
         self._refresh()
         return max(0.0, self._last_start - self._clock())
 
     def start_of_another(self) -> float:
-        """Return in how many seconds a job taken from the queue now would get a slot.
+        """Return after how many seconds a job taken from the queue now would get a slot.
 
-        Where small jobs have room beside others, the next one of them has it at once.
+        A small job starts immediately if it fits beside other small jobs.
         """
         head = self._queue.head()
         together = [*self._holders(), *self._taken, *([head.id] if head else [])]
@@ -166,14 +167,14 @@ class Forecaster:
         return slots[0] - now
 
     def next_start(self) -> float:
-        """Return in how many seconds the next of those that wait gets a slot."""
+        """Return after how many seconds the next waiting job gets a slot."""
         self._refresh()
         return max(0.0, self._next_start - self._clock())
 
     def _remaining(self, job_id: str) -> float:
         """Return the seconds a running job still needs.
 
-        The further it is, the more its own pace counts against what was expected.
+        The further it is, the more its own speed counts relative to the estimate.
         """
         expected = self._expected[job_id]
         estimate = expected.estimate
@@ -189,7 +190,7 @@ class Forecaster:
         return (1 - share) * foreseen + share * by_pace
 
     def _holders(self) -> list[str]:
-        """Return the jobs that hold slots; those that are encoded hold none any more."""
+        """Return the jobs that hold slots; jobs that are being encoded have given theirs back."""
         return [
             job_id
             for job_id, in_slot in self._running.items()
@@ -201,11 +202,11 @@ class Forecaster:
         return progress >= UPSCALED_PERCENT and progress > self._expected[job_id].progress
 
     def _crowd(self) -> float:
-        """Return how many jobs share a slot, and so take as many times their seconds."""
+        """Return how many jobs share a slot; each takes that many times as long."""
         return max(1.0, len(self._holders()) / self._slots)
 
     def _work(self) -> float:
-        """Return the seconds of work that each of a slot's jobs has had, from the beginning on."""
+        """Return the seconds of work that each of a slot's jobs has had since the start."""
         now = self._clock()
         self._worked += (now - self._looked) / self._crowd_seen
         self._looked, self._crowd_seen = now, self._crowd()
@@ -225,7 +226,7 @@ class Forecaster:
         self._made, self._seen = now, seen
 
     def _slot_ends(self, now: float) -> list[float]:
-        """Return a heap of the moments at which the slots become free."""
+        """Return a heap of the times at which the slots become free."""
         crowd = self._crowd()
         slots = [now] * self._slots
         left = [
@@ -237,7 +238,7 @@ class Forecaster:
         return slots
 
     def _play(self, now: float) -> None:
-        """Give the slots to those who wait, one after the other."""
+        """Assign the slots to the waiting jobs in order."""
         slots = self._slot_ends(now)
         self._next_start = slots[0]
         self._outlooks = {}
@@ -249,7 +250,8 @@ class Forecaster:
                 continue
             position += 1
             estimate = expected.estimate
-            # Others are prepared while slots are held; only for an idle device one has to wait.
+            # Other jobs are prepared while slots are in use, so only an idle device waits for
+            # preparation.
             start = max(heapq.heappop(slots), now + estimate.prepare)
             heapq.heappush(slots, start + estimate.upscale)
             self._outlooks[job_id] = (position, start + estimate.upscale + estimate.finish)

@@ -1,4 +1,4 @@
-"""JobTiming: what is known of jobs before they are done, learned from those that are."""
+"""JobTiming: estimates jobs, forecasts the active ones, and learns from completed ones."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from upscaled.timing.forecast import Forecaster, Outlook
 
 @dataclass(frozen=True)
 class Quote:
-    """What a job would take."""
+    """The expected time and memory of a job."""
 
     estimate: Estimate
     wait_seconds: float
-    """Until it would get a slot if it came now and were the last."""
+    """Until a new job, queued last, would get a slot."""
     memory_bytes: int
-    """Of the hungriest process: the engine's or the encoder's."""
+    """Peak memory of the larger process: the engine's or the encoder's."""
     disk_bytes: int
 
 
@@ -41,10 +41,10 @@ class JobTiming:
     """Estimates jobs, tells how those under way will go on, and learns from those that are done.
 
     Args:
-        models: where the networks of jobs are found.
-        estimator: tells how long work takes.
-        forecaster: plays the queue through.
-        places: where jobs run of themselves; elsewhere they hold none of the slots.
+        models: the catalog with the networks of jobs.
+        estimator: estimates how long work takes.
+        forecaster: simulates the queue.
+        places: the preferred places; a job that runs elsewhere holds none of the slots.
         arrivals: when active jobs arrived, which the queue's order goes by.
     """
 
@@ -63,7 +63,7 @@ class JobTiming:
         self.forecaster = forecaster
 
     def work_of(self, job: Job) -> Work:
-        """Return what decides how long the job takes.
+        """Return the properties of a job that decide how long it takes.
 
         Raises:
             UnknownModelError: its model is gone.
@@ -80,7 +80,7 @@ class JobTiming:
         )
 
     async def waiting(self, job: Job) -> tuple[Waiting, Estimate]:
-        """Return a job as the queue takes it, and what to expect of it.
+        """Return a job as the queue stores it, and its estimate.
 
         Raises:
             UnknownModelError: its model is gone.
@@ -99,23 +99,23 @@ class JobTiming:
         return waiting, estimate
 
     def begun(self, job_id: str, place: Place) -> None:
-        """Take note that a job works at ``place``."""
+        """Record that a job works at ``place``."""
         self.forecaster.begun(job_id, in_slot=place in self._places)
 
     async def learn(self, job: Job, result: RunResult) -> None:
-        """Learn from a job's time, if its first attempt was the only one."""
+        """Learn from a job's time, if it needed only one attempt."""
         if len(job.attempts) != 1 or result.resumed:
             return
-        with contextlib.suppress(UnknownModelError):  # taken away just now: nothing to learn
+        with contextlib.suppress(UnknownModelError):  # just removed: nothing to learn
             # The registry may have found other networks for its scale meanwhile.
             work = replace(self.work_of(job), model=result.model.files)
             await self._estimator.meet(work)
-            # Those that share an engine take longer by the clock, but not of its time.
+            # Jobs that share an engine take longer by the clock, but not in engine time.
             seconds = {**result.seconds.stages, "upscale": result.engine_seconds}
             self._estimator.observe(work, result.place, seconds, result.tile_size)
 
     async def quote(self, job: Job) -> Quote:
-        """Return what ``job`` would take, which is not queued.
+        """Return what ``job``, which is not queued, would take.
 
         Raises:
             UnknownModelError: its model is gone.
@@ -133,7 +133,7 @@ class JobTiming:
         )
 
     def disk_bytes(self, job: Job) -> int:
-        """Return the bytes that the job takes on the disk.
+        """Return the bytes that the job needs on disk.
 
         Raises:
             UnknownModelError: its model is gone.
@@ -142,19 +142,19 @@ class JobTiming:
         return disk_bytes(job.input_size, job.request.output_size, model.native_scale)
 
     def outlook(self, job_id: str) -> Outlook | None:
-        """Return when a job is to be ready; None for one that is not under way."""
+        """Return when a job will be ready; None if it is not active."""
         return self.forecaster.outlook(job_id)
 
     def retry_after(self) -> int:
-        """Return the seconds after which the queue has a place again; an hour at most."""
+        """Return after how many seconds the queue has room again; an hour at most."""
         return max(1, min(3600, math.ceil(self.forecaster.next_start())))
 
     async def run(self) -> None:
-        """Keep what is learned, for good."""
+        """Save what was learned, periodically; runs until cancelled."""
         await self._estimator.keep()
 
     async def close(self) -> None:
-        """Keep what was learned last."""
+        """Save what was learned since the last time."""
         await self._estimator.save()
 
 
@@ -168,7 +168,7 @@ async def make_job_timing(
     Args:
         models: the networks.
         pool: where jobs run.
-        queue: those that wait.
+        queue: the waiting jobs.
         registry: knows how far they are, and when they arrived.
         store: where rates are kept.
         threads: CPU threads of the engine; 0: one a core.
