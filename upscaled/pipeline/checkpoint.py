@@ -1,7 +1,7 @@
 """Checkpoints: record how much of a picture is done, so that a later run can continue.
 
 A checkpoint is not flushed to disk, since that would take many seconds for a large picture. Instead
-it holds the checksums of all data it builds on. Data lost in a power cut is detected and made again.
+it holds the checksums of all data it builds on. Data lost in a power cut is noticed and made again.
 """
 
 from __future__ import annotations

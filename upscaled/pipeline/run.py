@@ -329,7 +329,7 @@ class PipelineRun:
             raise error
 
     async def _final_refusal(self, error: UnlikeError, place: Place, band: Band) -> UnlikeError:
-        """Return the error for a band that the network gets wrong; names models that get it right."""
+        """Return the error for a band that the network gets wrong, naming models that do not."""
         name = self._job.request.model_name
         refused = Refused(self._source, self._native, band, name, place, self._folder)
         better = await self._shared.alternatives.better(refused, self._job.factor, self._rank)

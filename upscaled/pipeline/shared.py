@@ -19,7 +19,7 @@ _TILE_SIZES = 256
 
 
 class TileSizes:
-    """Tile sizes that worked after the engine's own choice had failed; the oldest is dropped first."""
+    """Tile sizes that worked after the engine's own choice had failed; drops the oldest first."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[Place, Path, int], int] = OrderedDict()

@@ -38,7 +38,7 @@ class Quote:
 
 
 class JobTiming:
-    """Estimates jobs, tells how those under way will go on, and learns from those that are done.
+    """Estimates jobs, forecasts the active ones, and learns from completed ones.
 
     Args:
         models: the catalog with the networks of jobs.
