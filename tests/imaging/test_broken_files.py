@@ -175,3 +175,80 @@ def test_a_tga_is_called_a_tga(mode: str, compression: str | None, tmp_path: Pat
     (tmp_path / "upload").write_bytes(file.getvalue())
     with pytest.raises(NotAPictureError, match="The file is TGA"):
         open_picture(tmp_path / "upload", INPUT_NAMES, 10_000_000)
+
+
+def test_a_palette_picture_without_palette_is_refused_and_the_chunk_named(tmp_path: Path) -> None:
+    rows = zlib.compress(bytes(9 * 8))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    data += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert "PLTE" in _refusal(data, tmp_path)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_compressed_pixels_end_early_is_refused(
+    interlaced: bool, tmp_path: Path
+) -> None:
+    head = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, interlaced)
+    length = 8 * 8 * 3 + (15 if interlaced else 8)  # a filter byte for each row of each pass
+    signature = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    for missing in (0, 1, 25, 50):  # Pillow notices only a row that is begun
+        rows = zlib.compress(bytes(length - missing))
+        data = signature + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        if missing:
+            assert "cut off before its end" in _refusal(data, tmp_path)
+        else:
+            assert not _prepared(data, tmp_path).lost
+
+
+def test_missing_scans_of_a_jpeg_with_an_end_marker_are_told(tmp_path: Path) -> None:
+    whole = JPEGS["progressive"]
+    starts = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+    assert not _prepared(whole, tmp_path).lost
+    for at in starts[1:]:
+        lost = _prepared(whole[:at] + END, tmp_path).lost
+        assert lost == ("details, since the file lacks its last scans",)
+
+
+@pytest.mark.parametrize("change", ["number", "gone"])
+def test_a_jpeg_with_wrong_restart_markers_is_refused(change: str, tmp_path: Path) -> None:
+    whole = bytearray(JPEGS["many restarts"])
+    at = whole.index(b"\xff\xd3", whole.index(b"\xff\xda"))
+    whole[at : at + 2] = b"\xff\xd6" if change == "number" else b""
+    assert "restart markers" in _refusal(bytes(whole), tmp_path)
+
+
+def test_the_height_of_a_jpeg_behind_its_pixels_is_named(tmp_path: Path) -> None:
+    whole = bytearray(JPEGS["baseline"])
+    at = whole.index(b"\xff\xc0")
+    whole[at + 5 : at + 7] = b"\0\0"
+    assert "DNL" in _refusal(bytes(whole), tmp_path)
+
+
+def test_profile_and_photoshop_parts_that_are_broken_are_told(tmp_path: Path) -> None:
+    whole = JPEGS["baseline"]
+    for marker, body, words in (
+        (0xE2, b"ICC_PROFILE\0\1\2" + bytes(300), "ICC profile, which is broken"),
+        (0xED, b"Photoshop 3.0\x008BIM\4\4\0\0\xff\xff\xff\xff", "Photoshop resources"),
+    ):
+        segment = struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+        assert words in _prepared(whole[:2] + segment + whole[2:], tmp_path).lost
+
+
+def test_bit_fields_that_are_empty_are_refused(tmp_path: Path) -> None:
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 16, 3, 0, 0, 0, 0, 0)
+    data = b"BM" + struct.pack("<IHHI", 66 + 128, 0, 0, 66) + info + bytes(12 + 128)
+    assert "bit fields are empty" in _refusal(data, tmp_path)
+
+
+def test_a_webp_that_is_cut_off_is_called_that(tmp_path: Path) -> None:
+    whole = encoded(BIG, "WEBP")
+    for eighth in range(1, 8):
+        assert "cut off before its end" in _refusal(whole[: len(whole) * eighth // 8], tmp_path)
+
+
+def test_a_transparent_colour_of_16_bits_is_told_to_be_compared_in_8(tmp_path: Path) -> None:
+    rows = zlib.compress(bytes(8 * (1 + 8 * 6)))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    data += chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
+    data += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert any("transparent colour" in words for words in _prepared(data, tmp_path).lost)

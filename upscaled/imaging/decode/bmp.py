@@ -214,6 +214,8 @@ def _fields(
     count = 4 if header_bytes >= 56 or compression == _ALPHA_FIELDS else 3
     masks = struct.unpack_from(f"<{count}I", head, _FILE_HEADER_BYTES + _INFO)
     red, green, blue, alpha = (*masks, 0)[:4]
+    if not (red or green or blue):
+        raise broken(BMP, "its bit fields are empty")
     if any(mask and not _is_run(mask) for mask in masks):
         raise broken(BMP, "its bit fields have gaps")
     return (red, green, blue, alpha), after + (4 * count if header_bytes == _INFO else 0)

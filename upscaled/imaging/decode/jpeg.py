@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from upscaled.formats import JPEG
-from upscaled.imaging.decode.refusals import unsupported
+from upscaled.imaging.decode.refusals import broken, unsupported
 from upscaled.imaging.file_parts import jpeg_segments
 
 END = b"\xff\xd9"
@@ -66,6 +66,10 @@ class _Scans:
     """Coefficients whose last bit was not sent, by component."""
     whole: bool = True
     """The last scan has all its restart intervals."""
+    begun: set[int] = field(default_factory=set)
+    """Components of which there is a scan."""
+    in_order: bool = True
+    """All scans have all their restart markers, numbered in turn."""
     seen: int = 0
     frames: list[Frame] = field(default_factory=list)
 
@@ -86,9 +90,40 @@ def check_kind(path: Path) -> None:
                 raise unsupported(JPEG, _FRAMES[marker])
             if marker in _SUPPORTED:
                 file.seek(part.offset)
-                precision = (file.read(1) or b"\x08")[0]
+                precision, height = struct.unpack(">BH", file.read(3).ljust(3, b"\x08"))
                 if precision != 8:
                     raise unsupported(JPEG, f"{precision} bits a sample")
+                if height == 0:
+                    raise unsupported(JPEG, "its height behind the pixels (DNL)")
+
+
+def has_profile_part(path: Path) -> bool:
+    """Tell whether a segment holds a colour profile or a part of one."""
+    with path.open("rb") as file:
+        for part in jpeg_segments(file):
+            file.seek(part.offset)
+            if part.name == b"\xe2" and file.read(12) == b"ICC_PROFILE\0":
+                return True
+    return False
+
+
+def missing_scans(path: Path) -> bool:
+    """Tell whether a file with an end marker lacks scans that add detail.
+
+    libjpeg only warns of what a scan or the file lacks, and Pillow drops its warnings.
+
+    Raises:
+        UnusablePictureError: restart markers are missing or out of order, so that pixels are
+            at the wrong place; or a component has no pixels at all.
+    """
+    scans = _scans_of(path.read_bytes())
+    if scans is None or not scans.seen:
+        return False
+    if not scans.in_order:
+        raise broken(JPEG, "restart markers are missing or out of order")
+    if not scans.pending.keys() <= scans.begun:
+        raise broken(JPEG, "a colour component has no scan")
+    return any(scans.pending.values())
 
 
 def has_end(path: Path) -> bool:
@@ -125,6 +160,12 @@ def _decoded(content: bytes) -> Image.Image | None:
 
 def _has_all_scans(content: bytes) -> bool:
     """Tell whether each component's coefficients were sent to their last bit."""
+    scans = _scans_of(content)
+    return scans is not None and scans.seen > 0 and scans.whole and not any(scans.pending.values())
+
+
+def _scans_of(content: bytes) -> _Scans | None:
+    """Return what the scans up to the end marker hold; None: the markers make no sense."""
     frame: Frame | None = None
     scans = _Scans({})
     interval, at = 0, 2
@@ -135,6 +176,8 @@ def _has_all_scans(content: bytes) -> bool:
                 break
             marker = content[found.start() + 1]
             at = found.end()
+            if marker == END[1]:
+                break
             if marker in _ALONE:
                 continue
             (length,) = struct.unpack_from(">H", content, at)
@@ -148,8 +191,8 @@ def _has_all_scans(content: bytes) -> bool:
             elif marker == _START_OF_SCAN and frame is not None:
                 _take_scan(scans, frame, body, content, at, interval)
     except (struct.error, LookupError):
-        return False
-    return scans.seen > 0 and scans.whole and not any(scans.pending.values())
+        return None
+    return scans
 
 
 def _frame(marker: int, body: bytes) -> Frame:
@@ -170,10 +213,14 @@ def _take_scan(
     if bits & 15 == 0:
         for name in components:
             scans.pending[name] -= set(range(first, last + 1))
+    scans.begun.update(components)
     scans.seen += 1
     scans.whole = True
     if interval:
         following = _MARKER.search(content, at)
         end = following.start() if following else len(content)
-        restarts = sum(1 for _ in _RESTART.finditer(content, at, end))
-        scans.whole = restarts >= -(-frame.units(components) // interval) - 1
+        numbers = [content[found.start() + 1] & 7 for found in _RESTART.finditer(content, at, end)]
+        needed = -(-frame.units(components) // interval) - 1
+        scans.whole = len(numbers) >= needed
+        turn = [number % 8 for number in range(needed)]
+        scans.in_order = scans.in_order and numbers[:needed] == turn

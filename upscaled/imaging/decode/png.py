@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from isal import isal_zlib
 
 from upscaled.formats import PNG
 from upscaled.imaging.decode.refusals import broken, cut_off
@@ -15,6 +18,20 @@ from upscaled.imaging.file_parts import Part, png_chunks
 _PIECE_BYTES = 1 << 20
 _ANCILLARY = 0x20
 """Bit of a chunk name's first letter."""
+_PALETTE = 3
+"""Colour type."""
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""Of interlaced pictures: first column and row, steps across and down (section 8.2)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,8 @@ class PngChunks:
     """The colour type is grey, or grey with alpha."""
     depth: int
     exif: bytes
+    coded_bytes: int
+    """Length of the pixels once they are decompressed, filter bytes counted."""
     damaged: tuple[tuple[str, int, int], ...]
     """Ancillary chunks with a wrong checksum: name, offset and length in the file."""
     has_end: bool
@@ -42,7 +61,7 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
         TooManyPartsError: it has more chunks than any real file.
     """
     damaged: list[tuple[str, int, int]] = []
-    exif, header, pixels, ends = b"", b"", 0, False
+    exif, header, pixels, ends, palette = b"", b"", 0, False, False
     with path.open("rb") as file:
         length, end = file.seek(0, 2), 0
         for part in png_chunks(file):
@@ -59,12 +78,57 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
                 exif = content
             elif part.name == b"IHDR":
                 header = content
+            palette = palette or part.name == b"PLTE"
             ends = part.name == b"IEND"
     if not ends and (not pixels or end != length):
         raise cut_off(PNG)
     if len(header) != 13:
         raise broken(PNG, "chunk IHDR")
-    return PngChunks(not header[9] & 0b11, header[8], exif, tuple(damaged), ends)
+    if header[9] == _PALETTE and not palette:
+        raise broken(PNG, "it lacks the palette, chunk PLTE")
+    return PngChunks(
+        not header[9] & 0b11, header[8], exif, _coded_bytes(header), tuple(damaged), ends
+    )
+
+
+def check_pixels(path: Path, coded_bytes: int) -> None:
+    """See that the IDAT chunks decompress to at least ``coded_bytes``.
+
+    Pillow leaves the rows black that a compressed stream lacks at its end.
+
+    Raises:
+        UnusablePictureError: they decompress to less.
+    """
+    unpacker, left = isal_zlib.decompressobj(), coded_bytes
+    with path.open("rb") as file:
+        for part in png_chunks(file):
+            if part.name != b"IDAT":
+                continue
+            file.seek(part.offset)
+            packed = part.length
+            while packed and left > 0:
+                piece = file.read(min(packed, _PIECE_BYTES))
+                packed -= len(piece)
+                while piece and left > 0:
+                    left -= len(unpacker.decompress(piece, _PIECE_BYTES))
+                    piece = unpacker.unconsumed_tail
+                if unpacker.eof:
+                    packed = 0
+    while left > 0 and not unpacker.eof and (made := unpacker.decompress(b"", _PIECE_BYTES)):
+        left -= len(made)
+    if left > 0:
+        raise cut_off(PNG, f"the pixels lack {left} of {coded_bytes} bytes")
+
+
+def _coded_bytes(header: bytes) -> int:
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _SAMPLES.get(colour, 1)
+    total = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0:
+            total += max(0, rows) * (1 + -(-columns * bits // 8))
+    return total
 
 
 def without(path: Path, parts: tuple[tuple[str, int, int], ...]) -> io.BytesIO:

@@ -12,8 +12,14 @@ from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin
 from upscaled.errors import UnusablePictureError
 from upscaled.formats import AVIF, BMP, JPEG, PNG, TIFF, WEBP, PictureFormat
 from upscaled.imaging.decode.bmp import BmpPicture, open_bmp
-from upscaled.imaging.decode.jpeg import check_kind, has_end, without_end
-from upscaled.imaging.decode.png import read_chunks, without
+from upscaled.imaging.decode.jpeg import (
+    check_kind,
+    has_end,
+    has_profile_part,
+    missing_scans,
+    without_end,
+)
+from upscaled.imaging.decode.png import check_pixels, read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
 from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
@@ -64,6 +70,8 @@ class Opened:
     """Bits per sample in the file."""
     lost: list[str]
     path: Path
+    coded_bytes: int = 0
+    """Of a PNG: length of its decompressed pixels."""
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
     page: TiffPage | BmpPicture | None = None
@@ -121,8 +129,12 @@ class Opened:
             whole.info, whole.format = self.image.info, self.image.format
             self.image.close()
             self.image = whole
-        if self.format is JPEG and not has_end(self.path):
+        if self.format is PNG:
+            check_pixels(self.path, self.coded_bytes)
+        elif self.format is JPEG and not has_end(self.path):
             self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
+        elif self.format is JPEG and missing_scans(self.path):
+            self.lost.append("details, since the file lacks its last scans")
 
     def close(self) -> None:
         self.image.close() if self.page is None else self.page.close()
@@ -160,6 +172,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
 def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
     if kind.opens_whole:
         _check_size(_webp_canvas(path), max_pixels)
+        _check_webp_length(path)
     if kind is JPEG:
         check_kind(path)
     chunks = read_chunks(path, MAX_METADATA_BYTES) if kind is PNG else None
@@ -179,6 +192,11 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         opened = Opened(image, kind, _orientation(exif, lost), exif, icc, 8, lost, path)
         if chunks is not None:
             opened.depth, opened.grey_png = chunks.depth, chunks.grey
+            opened.coded_bytes = chunks.coded_bytes
+            if chunks.depth == 16 and isinstance(image.info.get("transparency"), tuple):
+                lost.append("the exact transparent colour, which is compared in 8 bits of 16")
+        elif kind is JPEG and not icc and has_profile_part(path):
+            lost.append("ICC profile, which is broken")
         elif kind is AVIF:
             opened.depth = _avif_depth(path)
     except BaseException:
@@ -256,6 +274,14 @@ def _webp_canvas(path: Path) -> Size:
         bits = int.from_bytes(body[1:5], "little")
         return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     raise broken(WEBP, "its header")
+
+
+def _check_webp_length(path: Path) -> None:
+    with path.open("rb") as file:
+        told = int.from_bytes(file.read(8)[4:], "little") + 8
+        length = file.seek(0, 2)
+    if length < told:
+        raise cut_off(WEBP, f"it has {length} of {told} bytes")
 
 
 def _refuse_series(image: Image.Image, lost: list[str]) -> None:

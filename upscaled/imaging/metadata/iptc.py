@@ -14,7 +14,10 @@ _MAX_RESOURCES = 1000
 
 
 def split(resources: bytes) -> tuple[bytes, bool]:
-    """Return the IPTC records in Photoshop's resources, and whether there are other resources."""
+    """Return the IPTC records in Photoshop's resources, and whether there are other resources.
+
+    A resource that is broken counts as another one.
+    """
     records, others, place = b"", False, 0
     for _ in range(_MAX_RESOURCES):
         if resources[place : place + 4] != _SIGNATURE or place + 12 > len(resources):
@@ -24,6 +27,8 @@ def split(resources: bytes) -> tuple[bytes, bool]:
         if place + 4 > len(resources):
             break
         length = struct.unpack_from(">I", resources, place)[0]
+        if place + 4 + length > len(resources):
+            return records, True
         if number == _IPTC:
             records = resources[place + 4 : place + 4 + length]
         elif number not in _KNOWN:
