@@ -1,4 +1,4 @@
-"""Reading ncnn's ``.param`` text: the names of a network's input and output."""
+"""Reads ncnn's ``.param`` text: the names of a network's input and output."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 MAGIC = "7767517"
 """The first line of every text ``.param`` (ncnn's net.cpp)."""
 _LARGEST = 16 << 20
-"""Bytes of the largest .param that is read; x4plus's has 117 thousand."""
+"""Bytes of the largest .param that is read; x4plus's has 117,000."""
 
 
 class ParamError(Exception):
-    """The file is no usable ``.param``; the message says why, without a full stop."""
+    """The file is not a usable ``.param``; the message says why, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Blobs:
-    """Where the picture goes in and where it comes out."""
+    """The names of a network's input and output."""
 
     input: str
     output: str

@@ -1,4 +1,4 @@
-"""The job: one image in, one image out. Its states, and which may follow which."""
+"""The job: one image in, one image out; its states and transitions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from upscaled.pictures import Size
 
-# 19 decimal digits without a leading zero: 9e18 values, from the system's randomness, so that
-# an id can neither be guessed nor enumerated.
+# 19 decimal digits without a leading zero: 9e18 values from the system's randomness, so that an id
+# can neither be guessed nor enumerated.
 _ID_LOW = 10**18
 _ID_COUNT = 9 * 10**18
 
@@ -20,12 +20,12 @@ NAME_BYTES = 255
 
 
 def shortened(name: str, most_bytes: int) -> str:
-    """Return as much of the beginning of ``name`` as ``most_bytes`` of UTF-8 hold."""
+    """Return the beginning of ``name``, as much as fits into ``most_bytes`` of UTF-8."""
     return name.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
 
 
 class JobState(StrEnum):
-    """Where a job stands. The values are the API's."""
+    """The state of a job. The values are the API's."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -38,9 +38,9 @@ TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 ACTIVE = frozenset({JobState.QUEUED, JobState.PROCESSING})
 
 SUCCESSORS: Mapping[JobState, frozenset[JobState]] = {
-    # A picture that turns out to be broken while it is prepared fails without ever running.
+    # A picture that turns out to be broken during preparation fails without ever running.
     JobState.QUEUED: frozenset({JobState.PROCESSING, JobState.FAILED, JobState.CANCELLED}),
-    # Back to queued: the server stopped or died under the job.
+    # Back to queued: the server stopped or died during the job.
     JobState.PROCESSING: TERMINAL | {JobState.QUEUED},
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset(),
@@ -56,7 +56,7 @@ class JobRequest:
     scale: int | None
     """2, 3 or 4; None when the caller gave a size instead."""
     output_size: Size
-    """The size the result is promised to have."""
+    """The promised size of the result."""
     format: str
     """``png``, ``jpg`` or ``webp``."""
     tile_size: int = 0
@@ -64,16 +64,16 @@ class JobRequest:
     tta: bool = False
     """Average the eight flips and rotations."""
     quality: int | None = None
-    """1 to 100 for JPEG and lossy WebP; None: the encoder's usual one."""
+    """1 to 100 for JPEG and lossy WebP; None: the encoder's default."""
     lossless: bool = False
     """WebP without loss."""
     background: tuple[int, int, int] = (255, 255, 255)
-    """RGB under what is transparent, for formats that cannot be transparent."""
+    """RGB under transparent pixels, for formats without transparency."""
     keep_metadata: bool = True
     """Put the colour profile and EXIF of the upload into the result."""
 
     def factor(self, source: Size) -> float:
-        """Return how many times as wide as ``source`` the result is."""
+        """Return the result's width as a multiple of the source's."""
         return self.output_size.width / source.width
 
 
@@ -85,17 +85,17 @@ class Attempt:
     device: str
     tile_size: int
     outcome: str
-    """``ok`` or the reason it was given up, one sentence."""
+    """``ok``, or the reason for the failure as a sentence."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job. Times are seconds since the epoch; None where it has not happened yet."""
+    """One job. Times are seconds since the epoch; None if it has not happened yet."""
 
     id: str
     request: JobRequest
     input_name: str
-    """The caller's file name, for the download's name only; never a path."""
+    """The caller's file name, used only for the download's name; never a path."""
     input_format: str
     input_size: Size
     created: float
@@ -109,23 +109,23 @@ class Job:
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
     receipt: Mapping[str, Any] = field(default_factory=dict)
-    """How the result came about; empty until it is there."""
+    """How the result was made; empty until it is complete."""
     runs: int = 0
-    """How often work on it was begun, restarts of the server included."""
+    """How often work on it has started, including after restarts of the server."""
     crashes: int = 0
-    """How often the server died while it worked on it."""
+    """How often the server died while working on it."""
     owner: str = ""
-    """Name of the token it came with; who has another does not see it."""
+    """Name of the caller's token; callers with other tokens can't see the job."""
     client: str = ""
-    """What its share of the queue is counted by, until it has ended."""
+    """Key of the client whose share of the queue it counts towards, until it has ended."""
     client_ref: str | None = None
     """The caller's own label."""
     result_gone: str | None = None
-    """Why there is no file any more: ``downloaded``, ``expired`` or ``lost``."""
+    """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 
     @property
     def factor(self) -> float:
-        """How many times as wide as the picture the result is."""
+        """Width of the result as a multiple of the picture's."""
         return self.request.factor(self.input_size)
 
     @property
@@ -147,10 +147,10 @@ class Job:
 
 
 def new_job_id() -> str:
-    """Return a fresh job id: 19 decimal digits, unguessable."""
+    """Return a new job id: 19 decimal digits, unguessable."""
     return str(_ID_LOW + secrets.randbelow(_ID_COUNT))
 
 
 def is_job_id(text: str) -> bool:
-    """Tell whether ``text`` has the form of a job id (and so is safe as a folder's name)."""
+    """Tell whether ``text`` has the form of a job id, and so is safe as a folder name."""
     return len(text) == 19 and text.isascii() and text.isdigit() and text[0] != "0"

@@ -23,17 +23,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 STRETCH = 10.0
-"""How many times its own work a job is expected to wait. 10: a picture of half a second yields to
-those of the next five seconds, one of an hour to those of the next ten. With less the order nears
-first come, first served; with more a large job waits for longer than a working day."""
+"""How many times its own work a job is expected to wait. With 10, a picture of half a second yields
+to those of the next five seconds, one of an hour to those of the next ten hours. A smaller value
+approaches first come, first served; with a larger one, large jobs wait for longer than a working
+day."""
 
 LEAST_SECONDS = 0.001
-"""No job counts as less work: a client that sends empty ones must not be served for nothing."""
+"""Minimum work counted for a job, so that a client's tiny jobs are not free."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job that waits, as the order sees it."""
+    """A waiting job, as the order sees it."""
 
     id: str
     created: float
@@ -41,42 +42,39 @@ class Waiting:
     seconds: float = 0.0
     """How long it will hold a slot once its model is loaded."""
     client: str = ""
-    """Whose it is."""
+    """Key of its client."""
     model: str = ""
     load_seconds: float = 0.0
-    """How long it takes to load the model where it is not loaded; 0 where loading is part of
-    every job anyway."""
+    """How long loading the model takes if it is not loaded; 0 if loading is part of every job."""
 
 
 class Order(Protocol):
     """An order of waiting jobs."""
 
-    def __len__(self) -> int:
-        """Return how many wait."""
-        ...
+    def __len__(self) -> int: ...
 
     def put(self, job: Waiting) -> None:
-        """Add a job that does not wait yet."""
+        """Add a job that is not waiting yet."""
         ...
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out; False when it does not wait."""
+        """Remove a job; return False if it is not waiting."""
         ...
 
     def pop(self) -> Waiting:
-        """Take out the job that is next.
+        """Remove and return the next job.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: no job is waiting.
         """
         ...
 
     def head(self) -> Waiting | None:
-        """Return the job that is next, which stays; None where nobody waits."""
+        """Return the next job without removing it; None if no job is waiting."""
         ...
 
     def ahead(self) -> list[Waiting]:
-        """Return the jobs in the order they would be taken if none were added."""
+        """Return the jobs in the order in which they would be taken if none were added."""
         ...
 
 
@@ -90,18 +88,17 @@ class FifoOrder:
         return len(self._jobs)
 
     def put(self, job: Waiting) -> None:
-        """Add a job at the end."""
         self._jobs[job.id] = job
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out; False when it does not wait."""
+        """Remove a job; return False if it is not waiting."""
         return self._jobs.pop(job_id, None) is not None
 
     def pop(self) -> Waiting:
-        """Take out the oldest job.
+        """Remove and return the oldest job.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: no job is waiting.
         """
         if not self._jobs:
             raise IndexError("nobody waits")
@@ -112,15 +109,14 @@ class FifoOrder:
         return next(iter(self._jobs.values()), None)
 
     def ahead(self) -> list[Waiting]:
-        """Return the jobs, oldest first."""
         return list(self._jobs.values())
 
 
 class LoadedModels:
-    """Which models the engine keeps loaded: those used last.
+    """The models that the engine keeps loaded: those used last.
 
     Args:
-        capacity: how many; 0 for an engine that loads one for every job anyway.
+        capacity: how many; 0 for an engine that loads one for every job.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -131,7 +127,7 @@ class LoadedModels:
         return model in self._models
 
     def use(self, model: str) -> bool:
-        """Note that a job of ``model`` is next; tell whether the set of loaded ones changed."""
+        """Record that a job of ``model`` is next; tell whether the set of loaded models changed."""
         if not self._capacity:
             return False
         changed = model not in self._models
@@ -146,7 +142,6 @@ class LoadedModels:
         return 0.0 if job.model in self._models else job.load_seconds
 
     def copy(self) -> LoadedModels:
-        """Return an independent copy."""
         twin = LoadedModels(self._capacity)
         twin._models = self._models.copy()
         return twin
@@ -154,17 +149,17 @@ class LoadedModels:
 
 @dataclass
 class _Lane:
-    """Jobs of one client and one model, the earliest due first; may hold some that left."""
+    """Jobs of one client and one model, the earliest due first; may contain removed jobs."""
 
     heap: list[tuple[float, int, Waiting]] = field(default_factory=list)
 
 
 @dataclass
 class _Client:
-    """One client's account and jobs."""
+    """A client's account and jobs."""
 
     account: float
-    """Virtual seconds: the work done for it, on the clock that all clients share."""
+    """Virtual seconds: the work done for the client, on a clock shared by all clients."""
     lanes: dict[str, _Lane] = field(default_factory=dict)
     bid: int = -1
     """Number of the client's valid entry among the bids."""
@@ -173,14 +168,14 @@ class _Client:
 
 
 _Bid = tuple[float, float, int, int, str]
-"""Account after the job, the job's due moment and number, the bid's number, the client."""
+"""Account after the job, the job's due time and number, the bid's number, the client."""
 
 
 class FairOrder:
-    """The order of this module's description.
+    """The fair order, as described in this module.
 
-    Taking a job costs the logarithm of the number of clients, except when it makes the engine
-    load another model than before: then every client's bid is made anew.
+    Taking a job costs the logarithm of the number of clients. If it makes the engine load another
+    model, every client's bid is computed again.
 
     Args:
         loaded: the models that are loaded.
@@ -193,13 +188,15 @@ class FairOrder:
         self._bids: list[_Bid] = []
         self._numbers = itertools.count()
         self._now = 0.0
-        """The account of the job given out last: no client that waits has one above it."""
+        """The account of the last job taken; no waiting client has one above it."""
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def put(self, job: Waiting) -> None:
-        """Add a job. A client that had none waiting starts at the present; it saves nothing up."""
+        """Add a job. A client without waiting jobs starts at the current account, so it saves
+        nothing up.
+        """
         number = next(self._numbers)
         self._jobs[job.id] = (number, job)
         client = self._clients.get(job.client)
@@ -210,7 +207,7 @@ class FairOrder:
         self._bid(job.client, client, afresh=False)
 
     def remove(self, job_id: str) -> bool:
-        """Take a job out; False when it does not wait."""
+        """Remove a job; return False if it is not waiting."""
         entry = self._jobs.pop(job_id, None)
         if entry is None:
             return False
@@ -219,10 +216,10 @@ class FairOrder:
         return True
 
     def pop(self) -> Waiting:
-        """Take out the job that is next.
+        """Remove and return the next job.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: no job is waiting.
         """
         job = self._take()
         if self._loaded.use(job.model):
@@ -232,20 +229,20 @@ class FairOrder:
         return job
 
     def head(self) -> Waiting | None:
-        """Return the job that is next, if there is one; see `ahead`."""
+        """Return the next job, if there is one; see `ahead`."""
         return self._twin()._take() if self._jobs else None
 
     def ahead(self) -> list[Waiting]:
-        """Return the jobs in the order they would be taken if none were added.
+        """Return the jobs in the order in which they would be taken if none were added.
 
-        The models that are loaded count as staying so; with more models in play than fit, jobs of
-        different models may change places against this.
+        Assumes that the loaded models stay the same. If there are more models than the engine
+        keeps, jobs of different models may actually be taken in another order.
         """
         twin = self._twin()
         return [twin._take() for _ in range(len(twin))]
 
     def _twin(self) -> FairOrder:
-        """Return an order like this one, which may be used up."""
+        """Return a copy of this order that can be consumed."""
         twin = FairOrder(self._loaded.copy())
         twin._now = self._now
         twin._jobs = self._jobs.copy()
@@ -277,7 +274,7 @@ class FairOrder:
         raise IndexError("nobody waits")
 
     def _heads(self, client: _Client) -> Iterator[Waiting]:
-        """Yield the first job of each of the client's lanes, forgetting what has left."""
+        """Yield the first job of each of the client's lanes, dropping removed jobs."""
         for model in list(client.lanes):
             heap = client.lanes[model].heap
             while heap and self._jobs.get(heap[0][2].id, (-1,))[0] != heap[0][1]:
@@ -290,7 +287,7 @@ class FairOrder:
     def _bid(self, name: str, client: _Client, *, afresh: bool = True) -> None:
         """Enter the client's next job among the bids; forget a client that has none.
 
-        ``afresh``: also where the job is the same, since what it costs has changed.
+        ``afresh``: also if the job is the same, since its cost has changed.
         """
         best = min(
             (
@@ -324,7 +321,7 @@ def make_order(name: str, models_kept: int) -> Order:
 
     Args:
         name: the setting.
-        models_kept: how many models the engine keeps loaded; 0: it loads one for every job.
+        models_kept: how many models the engine keeps loaded; 0: it loads one for each job.
     """
     return FifoOrder() if name == "fifo" else FairOrder(LoadedModels(models_kept))
 

@@ -1,4 +1,4 @@
-"""What a caller gets of a completed job: its file under a name, or the reason why there is none."""
+"""The result of a completed job: its file and name, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from upscaled.errors import ResultGoneError, WrongStateError
 from upscaled.formats import result_format
 from upscaled.jobs.job import Job, JobState, shortened
 
-_STEM_BYTES = 200  # of a download's name, which may have 255 in all
+_STEM_BYTES = 200  # of a download's name, which may have 255 bytes altogether
 _GONE = {
     "downloaded": (
         "already_downloaded",
@@ -24,7 +24,7 @@ _GONE = {
         "The result is no longer on the server's disk; submit the picture again.",
     ),
 }
-"""By why a result is gone: code and sentence."""
+"""Code and sentence, by the reason why a result is gone."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ResultFile:
     download_name: str
     media_type: str
     sha256: str
-    """Of the file, in hexadecimal."""
+    """SHA-256 of the file, in hexadecimal."""
 
 
 def gone(why: str) -> ResultGoneError:
@@ -50,7 +50,7 @@ def result_name(job: Job) -> str:
 
 
 def result_of(job: Job, folder: Path) -> ResultFile:
-    """Return what ``folder`` holds for the caller of ``job``.
+    """Return the result in ``folder`` for the caller of ``job``.
 
     Raises:
         WrongStateError: the job is not completed.
@@ -63,7 +63,7 @@ def result_of(job: Job, folder: Path) -> ResultFile:
         raise gone(job.result_gone)
     scale = job.request.scale
     suffix = f"{scale}x" if scale else str(job.request.output_size.width)
-    # Short enough that the name with scale and extension is one that can be saved.
+    # Short enough that the name with scale and extension can be saved.
     stem = shortened(Path(job.input_name).stem, _STEM_BYTES) or "image"
     return ResultFile(
         folder / result_name(job),

@@ -1,4 +1,4 @@
-"""Job records in SQLite: WAL, one thread that writes, numbered migrations."""
+"""Job records in SQLite: WAL, one writer thread, numbered migrations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_by_owner ON jobs (owner, created, id);
     """,
 )
-"""Each brings the schema one version on; ``PRAGMA user_version`` counts those done."""
+"""Each script migrates the schema by one version; ``PRAGMA user_version`` counts the migrations."""
 
 _BATCH = 256
 
@@ -65,10 +65,10 @@ class SqliteJobStore:
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
-        """Open or make the database and bring its schema up to date.
+        """Open or create the database and migrate its schema.
 
         Raises:
-            ConfigError: it was written by a later version, or is no database.
+            ConfigError: it was written by a later version, or is not a database.
         """
         connection = await asyncio.to_thread(self._connect)
         self._thread = threading.Thread(
@@ -78,7 +78,7 @@ class SqliteJobStore:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            # SQLite gives its other files (-wal, -shm) the permissions of this one.
+            # SQLite creates its other files (-wal, -shm) with this file's permissions.
             os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
@@ -88,7 +88,7 @@ class SqliteJobStore:
             )
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
-                # FULL: a commit is on the disk when it returns, also after a power cut.
+                # FULL: a commit has reached the disk when it returns, also after a power cut.
                 connection.execute("PRAGMA synchronous=FULL")
                 migrate(connection)
             except sqlite3.DatabaseError:
@@ -99,7 +99,7 @@ class SqliteJobStore:
         return connection
 
     async def close(self) -> None:
-        """Write what is pending, then close the database."""
+        """Write pending records, then close the database."""
         if self._thread is not None:
             self._inbox.put(None)
             await asyncio.to_thread(self._thread.join)
@@ -124,13 +124,13 @@ class SqliteJobStore:
     def _run(
         self, connection: sqlite3.Connection, batch: list[tuple[_Work, Future[object]]]
     ) -> None:
-        """Do a batch in one transaction; where that fails, each piece of it in its own.
+        """Do a batch in one transaction; if that fails, each part in its own.
 
-        So a full disk that keeps one from being written keeps nobody else from reading.
+        So a record that a full disk rejects does not block other reads and writes.
         """
         try:
             self._transact(connection, batch)
-        except Exception as error:  # handed to everybody who waits for this batch
+        except Exception as error:  # passed on to all callers that wait for this batch
             if len(batch) == 1:
                 batch[0][1].set_exception(_translated(error))
                 return
@@ -154,11 +154,10 @@ class SqliteJobStore:
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         future: Future[object] = Future()
         self._inbox.put((work, future))
-        # Shielded: a caller that is cancelled must not cancel what others in the batch share.
+        # Shielded: a cancelled caller must not cancel the rest of the batch.
         return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
 
     async def put(self, job: Job) -> None:
-        """Insert or replace the job's record."""
         has_result = job.state is JobState.COMPLETED and job.result_gone is None
         row = (
             job.id,
@@ -175,12 +174,10 @@ class SqliteJobStore:
         await self._do(lambda c: c.execute(sql, row).close())
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job, None when there is no record of it."""
         jobs = await self._select("WHERE id = ?", (job_id,))
         return jobs[0] if jobs else None
 
     async def in_states(self, states: Collection[JobState]) -> list[Job]:
-        """Return all jobs in these states, oldest first."""
         marks = ", ".join("?" * len(states))
         return await self._select(
             f"WHERE state IN ({marks}) ORDER BY created", tuple(s.value for s in states)
@@ -213,7 +210,6 @@ class SqliteJobStore:
         )
 
     async def delete(self, job_id: str) -> None:
-        """Forget the job."""
         await self._do(lambda c: c.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close())
 
     async def load_rates(self) -> dict[str, str]:
@@ -233,7 +229,7 @@ class SqliteJobStore:
 
 
 def _translated(error: Exception) -> Exception:
-    """Return the error that callers understand where the trouble is a full or broken disk."""
+    """Return the error that callers understand if the disk is full or broken."""
     if isinstance(error, sqlite3.OperationalError):
         return NoSpaceError(
             f"The server can't write its job records now ({error}); try again in a minute.",

@@ -1,4 +1,4 @@
-"""What keeps job records, whatever it is made of."""
+"""`JobStore`: the interface of a store of job records."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class JobFilter:
 
 
 class JobStore(Protocol):
-    """Durable job records. A call that returned has reached the disk."""
+    """Durable job records. A change has reached the disk when the call returns."""
 
     async def open(self) -> None:
-        """Make the store ready; called once, before everything else."""
+        """Prepare the store; called once, before anything else."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the files."""
+        """Finish pending work and close the files."""
         ...
 
     async def put(self, job: Job) -> None:
@@ -37,7 +37,7 @@ class JobStore(Protocol):
         ...
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job, None when there is no record of it."""
+        """Return the job; None if there is no record of it."""
         ...
 
     async def in_states(self, states: Collection[JobState]) -> list[Job]:
@@ -47,7 +47,7 @@ class JobStore(Protocol):
     async def finished_before(self, moment: float, *, with_result: bool) -> list[Job]:
         """Return jobs that ended before ``moment`` (seconds since the epoch), oldest first.
 
-        ``with_result``: only those whose result is still there.
+        ``with_result``: only jobs whose result still exists.
         """
         ...
 
@@ -61,5 +61,5 @@ class JobStore(Protocol):
         ...
 
     async def delete(self, job_id: str) -> None:
-        """Forget the job; nothing happens when there is no record of it."""
+        """Delete the job's record, if there is one."""
         ...

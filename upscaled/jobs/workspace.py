@@ -1,4 +1,4 @@
-"""The files of jobs: one folder per job, uploads on their way in beside them."""
+"""The files of jobs: one folder for each job, and the uploads in progress."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ UPLOAD = "upload"
 _BEGUN = "begun"
 
 _LEFTOVERS = 4096
-"""Folders that could not be deleted yet. Those beyond are deleted at the next start."""
+"""Folders that could not be deleted yet. Any beyond this number are deleted at the next start."""
 
 
 class Workspace:
     """``<data_dir>/jobs/<id>/`` for each job and ``<data_dir>/incoming/`` for uploads.
 
-    Blocking work is done in threads.
+    Blocking work runs in threads.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -41,19 +41,19 @@ class Workspace:
 
     @property
     def jobs_dir(self) -> Path:
-        """The folder that holds all jobs' folders; there once this was opened."""
+        """The folder with all jobs' folders; exists after `open`."""
         return self._jobs
 
     @property
     def incoming_dir(self) -> Path:
-        """The folder of uploads on their way in; there once this was opened."""
+        """The folder of uploads in progress; exists after `open`."""
         return self._incoming
 
     async def open(self) -> None:
-        """Make the folders, lock them against a second service, empty ``incoming``.
+        """Create the folders, lock them against a second service, empty ``incoming``.
 
         Raises:
-            ConfigError: the folder can't be made or written to, or another service uses it.
+            ConfigError: the folder can't be created or written to, or another service uses it.
         """
         await asyncio.to_thread(self._open)
 
@@ -65,7 +65,7 @@ class Workspace:
                 self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A folder that was there before may be open to others.
+            # An existing folder may be readable by other users.
             if not (files.make_private(self.data_dir) & files.make_private(self._jobs)):
                 log.warning(
                     "Other users can read storage.data_dir (%s), which another user owns: "
@@ -87,35 +87,34 @@ class Workspace:
         self._incoming.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
-        """Let go of the folder, so that another service may use it."""
+        """Unlock the folder, so that another service can use it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def new_upload(self) -> Path:
-        """Return a fresh path to stream an upload to; nothing is made yet."""
+        """Return a new path for an upload; nothing is created yet."""
         return self._incoming / secrets.token_hex(16)
 
     async def discard(self, upload: Path) -> None:
-        """Delete an upload that became no job."""
+        """Delete an upload that did not become a job."""
         await asyncio.to_thread(upload.unlink, missing_ok=True)
 
     def folder(self, job_id: str) -> Path:
         """Return the job's folder.
 
         Raises:
-            ValueError: ``job_id`` is none; it must never become part of a path then.
+            ValueError: ``job_id`` is not a job id, so it must not become part of a path.
         """
         if not is_job_id(job_id):
             raise ValueError("not a job id")
         return self._jobs / job_id
 
     def upload_of(self, job_id: str) -> Path:
-        """Return where the job's upload lies."""
         return self.folder(job_id) / UPLOAD
 
     async def adopt(self, upload: Path, job_id: str) -> None:
-        """Make the job's folder and move the upload into it; `flush` brings it to the disk.
+        """Create the job's folder and move the upload into it; `flush` writes it to disk.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -123,7 +122,7 @@ class Workspace:
         await self._stored(job_id, lambda: _adopt(upload, self.folder(job_id)))
 
     async def flush(self, job_id: str) -> None:
-        """Bring the job's upload to the disk.
+        """Flush the job's upload to disk.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -142,9 +141,10 @@ class Workspace:
             files.sync(path)
 
     async def remove(self, job_id: str) -> None:
-        """Delete the job's folder with all that is in it; never raises.
+        """Delete the job's folder with its content; never raises.
 
-        What resists, for lack of descriptors for instance, is deleted by `remove_leftovers`.
+        Files that can't be deleted, for example for lack of descriptors, are left to
+        `remove_leftovers`.
         """
         if not await asyncio.to_thread(_removed, self.folder(job_id)):
             self._leftovers[job_id] = None
@@ -158,7 +158,7 @@ class Workspace:
                 self._leftovers.pop(job_id, None)
 
     async def keep_only(self, job_id: str, name: str) -> bool:
-        """Delete everything in the job's folder but the file ``name``; tell if that is there."""
+        """Delete everything in the job's folder except the file ``name``; tell if it exists."""
         return await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
 
     def _keep_only(self, folder: Path, name: str) -> bool:
@@ -168,7 +168,7 @@ class Workspace:
         return (folder / name).is_file()
 
     async def begin(self, job_id: str) -> None:
-        """Note in the job's folder that its upload is being decoded.
+        """Create a marker in the job's folder: its upload is being decoded.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -179,11 +179,11 @@ class Workspace:
             raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
 
     async def end(self, job_id: str) -> None:
-        """Take the note away."""
+        """Delete the marker."""
         await asyncio.to_thread((self.folder(job_id) / _BEGUN).unlink, missing_ok=True)
 
     async def is_begun(self, job_id: str) -> bool:
-        """Tell whether the note is there, left by a server that died."""
+        """Tell whether the marker exists, left by a server that died."""
         return await asyncio.to_thread((self.folder(job_id) / _BEGUN).exists)
 
     async def sweep(self, known: Collection[str]) -> int:
@@ -196,7 +196,7 @@ class Workspace:
         return len(orphans)
 
     async def free_bytes(self) -> int:
-        """Return how many bytes the disk under the data folder has left for us."""
+        """Return how many bytes are free for us on the data folder's disk."""
         usage = await asyncio.to_thread(shutil.disk_usage, self.data_dir)
         return usage.free
 
@@ -215,7 +215,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _delete(paths: Iterable[Path]) -> None:
-    """Delete files and folders; what resists is logged, and swept at the next start."""
+    """Delete files and folders; log those that can't be deleted, which the next start retries."""
     for path in list(paths):
         try:
             if path.is_dir() and not path.is_symlink():
@@ -227,15 +227,15 @@ def _delete(paths: Iterable[Path]) -> None:
 
 
 async def claim(path: Path, length: int, *, keep: bool) -> None:
-    """Make a file of ``length`` bytes, all of them room that the disk has for it.
+    """Create a file of ``length`` bytes and reserve its disk space.
 
     Args:
         path: the file.
         length: in bytes.
-        keep: what is there of it stays; else it is zeros.
+        keep: keep the existing content; otherwise the file is all zeros.
 
     Raises:
-        NoSpaceError: the disk has not the room.
+        NoSpaceError: there is not enough disk space.
     """
     await asyncio.to_thread(_claim, path, length, keep)
 
@@ -244,7 +244,7 @@ def _claim(path: Path, length: int, keep: bool) -> None:
     with open(path, "ab" if keep else "wb", opener=files.no_follow) as file:
         file.truncate(length)
         try:
-            # Claimed now: a disk that fills up later would end the work in its middle.
+            # Reserved now: a disk that fills up later would end the work in the middle.
             os.posix_fallocate(file.fileno(), 0, length)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
@@ -253,4 +253,4 @@ def _claim(path: Path, length: int, keep: bool) -> None:
                     "pixels."
                 ) from error
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-                raise  # else this file system can't claim
+                raise  # otherwise this file system can't reserve space

@@ -1,4 +1,6 @@
-"""Model cards: what is known of a model beside its network, in ``NAME.yaml`` beside the pair."""
+"""Model cards: facts about a model that its network does not tell, in ``NAME.yaml`` beside the
+pair.
+"""
 
 from __future__ import annotations
 
@@ -78,15 +80,15 @@ OFFICIAL_CARDS: Mapping[str, ModelCard] = MappingProxyType(
 
 
 def card_path(models_dir: Path, name: str) -> Path:
-    """Return where the card of a model lies."""
+    """Return the path of a model's card."""
     return models_dir / f"{name}.yaml"
 
 
 def read_card(path: Path) -> ModelCard | None:
-    """Return a model's card; None where there is none; blocking.
+    """Return a model's card; None if there is none; blocking.
 
     Raises:
-        ValueError: the file is no card; the message says what to change.
+        ValueError: the file is not a card; the message says what to change.
         OSError: it can't be read.
     """
     try:

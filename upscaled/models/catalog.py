@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
 _AGAIN_SECONDS = 60.0
-"""After how long a model is measured again that failed for a reason that may pass."""
+"""After how long a model is measured again if it failed for a reason that may pass."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SIBLING = re.compile(r"(?P<family>.+)-x(?:[1-9]|1[0-6])")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A name with the scales it natively has, and the files of each."""
+    """A name with its native scales, and the files of each."""
 
     name: str
     description: str
@@ -55,7 +55,8 @@ class Model:
     def files_for(self, scale: float) -> ModelFiles:
         """Return the network to use for ``scale``: its own, else the next larger, else the largest.
 
-        A larger one's output is then reduced, which keeps more than enlarging a smaller one's.
+        A larger scale's output is then reduced, which keeps more detail than enlarging a smaller
+        one's.
         """
         larger = [native for native in self.files if native >= scale]
         return self.files[min(larger) if larger else max(self.files)]
@@ -71,7 +72,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What tells one state of a file from another."""
+    """Identifies one state of a file."""
 
     size: int
     mtime_ns: int
@@ -84,9 +85,9 @@ class ModelCatalog:
     """Knows the models in a folder. Empty until the first `rescan`.
 
     Args:
-        models_dir: the folder; it may come into being later.
+        models_dir: the folder; it may be created later.
         inspect: measures one network; raises `UnusableModelError`.
-        cache_file: where measurements are kept over restarts; None: nowhere.
+        cache_file: where measurements are kept across restarts; None: nowhere.
         commercial_only: offer only models whose licence is known to allow commercial use.
     """
 
@@ -111,19 +112,19 @@ class ModelCatalog:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """What is offered, sorted by name."""
+        """The usable models, sorted by name."""
         return tuple(self._models.values())
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
-        """What was left out at the last scan, and why."""
+        """The files that the last scan rejected, and why."""
         return self._rejected
 
     def get(self, name: str) -> Model:
-        """Return the model of this name; a file's full stem does too.
+        """Return the model of this name, or of a file's full stem.
 
         Raises:
-            UnknownModelError: there is none; names those there are.
+            UnknownModelError: there is none; the message lists the installed models.
         """
         model = self._models.get(self._aliases.get(name, name))
         if model is None:
@@ -132,9 +133,9 @@ class ModelCatalog:
         return model
 
     async def rescan(self) -> None:
-        """Look at the folder again; only files that are new or changed are measured.
+        """Scan the folder again; measure only files that are new or changed.
 
-        What can't be used is logged once and listed in `rejected`.
+        Unusable files are logged once and listed in `rejected`.
         """
         async with self._turn:
             snapshot = await asyncio.to_thread(_snapshot, self._dir)
@@ -171,7 +172,7 @@ class ModelCatalog:
                     log.warning("Model file %s is left out: %s", item.name, item.reason)
             self._models, self._aliases = models, aliases
             self._rejected = tuple(rejected)
-            # What failed for a reason that may pass is looked at again, but not on every call.
+            # A failure that may pass is measured again, but not on every call.
             self._seen = snapshot
             self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
 
@@ -245,7 +246,7 @@ def _snapshot(folder: Path) -> _Snapshot:
             try:
                 stat = path.stat()
             except FileNotFoundError:
-                continue  # taken away, or a link into nowhere
+                continue  # deleted, or a broken link
             found[path.name] = _Stamp(stat.st_size, stat.st_mtime_ns)
     return found
 
@@ -255,10 +256,10 @@ def _is_network(name: str) -> bool:
 
 
 def _key(folder: Path, stem: str, snapshot: _Snapshot) -> str:
-    """Return what the measurements of a pair are kept under; it changes with the files.
+    """Return the key of a pair's measurements; it changes with the files.
 
     Raises:
-        UnusableModelError: not a pair, or its name can't be asked for.
+        UnusableModelError: not a pair, or its name is not allowed.
     """
     if not _NAME.fullmatch(stem):
         raise UnusableModelError(
@@ -285,7 +286,7 @@ def _families(
     aliases: dict[str, str] = {}
     for stem, files in usable.items():
         match = _SIBLING.fullmatch(stem)
-        # A pair that has the family's name itself is a model of its own, and so are its siblings.
+        # A pair with the family's own name is a separate model, and so are its siblings.
         name = match["family"] if match and match["family"] not in usable else stem
         members = families.setdefault(name, {})
         twin = members.get(files.native_scale)

@@ -1,4 +1,4 @@
-"""Measurements of networks, kept across restarts in a small JSON file."""
+"""Stores measurements of networks across restarts, in a small JSON file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from upscaled.engines.builtin.messages import Findings
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
-"""Raised when what is measured, or how, changes: older files are then measured anew."""
+"""Increase it when measurements change; older files are then ignored."""
 
 Outcome = Findings | str
 """What was found, or the reason why a network can't be used."""
@@ -21,7 +21,7 @@ Outcome = Findings | str
 
 @dataclass(frozen=True)
 class _Document:
-    """What the file holds."""
+    """The content of the file."""
 
     format: int
     outcomes: dict[str, Outcome]
@@ -37,22 +37,22 @@ class FindingsCache:
         self._changed = False
 
     def get(self, key: str) -> Outcome | None:
-        """Return what was found under ``key``, or None."""
+        """Return the outcome of ``key``, or None."""
         return self._outcomes.get(key)
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Remember ``outcome``; `keep` writes it down."""
+        """Remember ``outcome``; `keep` writes it to the file."""
         self._outcomes[key] = outcome
         self._changed = True
 
     async def load(self) -> None:
-        """Read the file, the first time; one that can't be read counts as empty."""
+        """Read the file on the first call; an unreadable one counts as empty."""
         if self._file is not None and not self._loaded:
             self._outcomes = await asyncio.to_thread(_read, self._file)
         self._loaded = True
 
     async def keep(self, keys: set[str]) -> None:
-        """Forget all but ``keys``, and write the file where that or `put` changed something."""
+        """Forget all but ``keys``, and write the file if anything changed."""
         gone = self._outcomes.keys() - keys
         for key in gone:
             del self._outcomes[key]
@@ -80,5 +80,5 @@ def _write(file: Path, outcomes: dict[str, Outcome]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.replace(file, serial.encode(_Document(_FORMAT, outcomes)))
     except OSError as error:
-        # Without it the next start measures again, and that is all.
+        # Without it the next start measures again; nothing else is lost.
         log.warning("%s can't be written: %s.", file, error.strerror)

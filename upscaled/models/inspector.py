@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 120.0
 class UnusableModelError(Exception):
     """A network can't be used; the message is a sentence.
 
-    ``lasting`` is false when it may be the machine's fault of the moment.
+    ``lasting`` is false if the cause may be temporary.
     """
 
     def __init__(self, message: str, *, lasting: bool) -> None:

@@ -1,4 +1,4 @@
-"""Fill a models folder from the installed data package, under the official names, checked."""
+"""Installs the official models from the data package into a models folder, with checks."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ OFFICIAL: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 def install(models_dir: Path, *, force: bool = False) -> list[str]:
     """Put the official models into ``models_dir``; blocking, so call it in a thread.
 
-    Files that are there already and right are left alone. Each file is written beside its
-    place, flushed and renamed, so a broken-off installation leaves no half file under an
+    Correct files that are there already stay unchanged. Each file is written under a temporary
+    name, flushed and renamed, so an interrupted installation leaves no incomplete file under an
     official name.
 
     Args:
@@ -65,8 +65,8 @@ def install(models_dir: Path, *, force: bool = False) -> list[str]:
         The names of the files that were written.
 
     Raises:
-        ConfigError: the data package is missing or damaged, a different file stands under an
-            official name (nothing was written then), or the folder can't be written to.
+        ConfigError: the data package is missing or damaged, a different file has an
+            official name (then nothing was written), or the folder can't be written to.
     """
     source = _package_dir()
     missing: list[tuple[Path, Path, str]] = []
@@ -97,7 +97,7 @@ def install(models_dir: Path, *, force: bool = False) -> list[str]:
 
 
 def _package_dir() -> Path:
-    """Find the data package's files without running any code of it."""
+    """Return the folder of the data package's files, without running its code."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(

@@ -1,6 +1,7 @@
-"""What the dry run measures of the official networks, so that a first start need not repeat it.
+"""Measurements of the official networks, so that a first start need not repeat them.
 
-Known by the SHA-256 of both files: the same bytes behave the same. A test measures them again.
+They are identified by the SHA-256 of both files, since the same bytes behave the same. A test
+measures them again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _BY_DIGESTS = {
 
 
 def official_findings(param: Path, weights: Path) -> Findings | None:
-    """Return what is known of an official network, None for any other; reads both files.
+    """Return the measurements of an official network, None for any other; reads both files.
 
     Raises:
         OSError: a file can't be read.

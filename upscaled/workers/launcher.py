@@ -1,6 +1,6 @@
-"""Tie a child process to its parent's life, then become the program it is to run.
+"""Ties a child process to its parent's life, then runs the given program in its place.
 
-Run by path in an isolated interpreter (no site, no package import: a few milliseconds), since
+Run it by path in an isolated interpreter (no site, no package import: a few milliseconds), since
 ``preexec_fn`` is unsafe in a process with threads::
 
     python -I -S launcher.py PARENT_PID PROGRAM [ARG …]
@@ -15,20 +15,20 @@ import sys
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_libc = ctypes.CDLL(None, use_errno=True)  # here, since forked processes call it too
+_libc = ctypes.CDLL(None, use_errno=True)  # here, since forked processes also call it
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel SIGKILL this process when process ``parent`` ends, however it ends.
+    """Let the kernel SIGKILL this process when process ``parent`` ends, however it ends.
 
     Raises:
-        SystemExit: the parent is gone already.
+        SystemExit: the parent has ended already.
         OSError: the kernel refused.
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    if os.getppid() != parent:  # it died before the call above could take effect
+    if os.getppid() != parent:  # it ended before the call above took effect
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""A network's two ncnn files as a graph: layers, and their weights."""
+"""Reads a network's two ncnn files as a graph: layers and their weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from upscaled.pictures import Size
 Floats = NDArray[np.float32]
 
 _FP16 = 0x01306B47
-"""ncnn's mark in front of weights that are stored in 16 bits; 0 stands before 32 (modelbin.cpp)."""
+"""ncnn's marker before weights stored in 16 bits; 0 marks 32 bits (modelbin.cpp)."""
 _ARRAY_KEYS = -23300
-"""Keys of arrays are written as this less the key (paramdict.cpp)."""
+"""Keys of arrays are written as this minus the key (paramdict.cpp)."""
 
 _KEYS: dict[str, frozenset[int]] = {
     "Input": frozenset(),
@@ -30,43 +30,42 @@ _KEYS: dict[str, frozenset[int]] = {
     "Interp": frozenset({0, 1, 2}),
     "PixelShuffle": frozenset({0}),
 }
-"""The layers that Real-ESRGAN networks consist of, and the keys that are understood of each. ncnn's
-defaults hold for keys that are absent, so a layer with any other key might be something else."""
+"""The layers that Real-ESRGAN networks use, and the supported keys of each. Absent keys have ncnn's
+defaults, so a layer with any other key could be something else."""
 
 _ARRAYS = {("Convolution", 10), ("Eltwise", 1)}
-"""Those of the keys that stand for arrays: an activation's numbers, the addends' factors."""
+"""The keys whose values are arrays: the numbers of an activation, the factors of addends."""
 
 
 class UnknownGraphError(Exception):
-    """A network holds something that is not understood here; the message is a sentence."""
+    """A network holds something that is not supported here; the message is a sentence."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of the ``.param``, with what the ``.bin`` holds for it."""
+    """One line of the ``.param``, with its weights from the ``.bin``."""
 
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     values: dict[int, tuple[float, ...]]
-    """Whole numbers are `int`, which ncnn tells from others by the way they are written."""
+    """Whole numbers are `int`; ncnn distinguishes them by their notation."""
     weights: tuple[Floats, ...] = ()
-    """Of a convolution its kernel (out, in, height, width) and bias (out), of a PReLU its slopes
-    (channels); none where only the ``.param`` was read."""
+    """A convolution's kernel (out, in, height, width) and bias (out), or a PReLU's slopes
+    (channels); empty if only the ``.param`` was read."""
 
     def value(self, key: int, default: float) -> float:
-        """Return the only value of a key."""
         return self.values[key][0] if key in self.values else default
 
 
 def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
     """Read a pair of files, or the ``.param`` alone.
 
-    Convolutions have stride 1, padding that keeps the size, and no activation or a (leaky) ReLU;
-    sums are of two.
+    Supports convolutions with stride 1, padding that keeps the size, and no activation or a (leaky)
+    ReLU; and sums of two.
 
     Raises:
-        UnknownGraphError: they hold a layer, or a variant of one, that is not known here.
+        UnknownGraphError: a layer, or a variant of one, is not supported.
         OSError: they can't be read.
     """
     stored = None if weights is None else _Stored(weights.read_bytes(), weights.name)
@@ -86,7 +85,7 @@ def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
 
 
 def param_text(layers: Sequence[Layer], data: str) -> str:
-    """Return layers as the content of a ``.param``, with ``data`` for the input's name."""
+    """Return layers as the content of a ``.param``, with ``data`` as the input's name."""
     lines = [f"Input in 0 1 {data}"]
     for number, layer in enumerate(layers):
         blobs = [*layer.inputs, *layer.outputs]
@@ -98,7 +97,7 @@ def param_text(layers: Sequence[Layer], data: str) -> str:
 
 
 def operations(layers: Sequence[Layer], data: str, size: Size) -> float:
-    """Return the floating-point operations for a tile, convolutions literally.
+    """Return the floating-point operations for a tile, without any convolution shortcuts.
 
     Args:
         layers: with their weights.
@@ -132,12 +131,13 @@ def _written(kind: str, key: int, numbers: tuple[float, ...]) -> str:
 
 
 def _text(number: float) -> str:
-    # Nine digits are all of 32 bits. Older releases of ncnn can't read more than nine decimals.
+    # Nine digits represent all 32-bit floats. Older releases of ncnn can't read more than nine
+    # decimals.
     return str(number) if isinstance(number, int) else f"{number:.8e}"
 
 
 def _layer(line: str, stored: _Stored | None) -> Layer:
-    """Read a line of the ``.param``, and take its weights."""
+    """Read a line of the ``.param`` and take its weights."""
     kind, _, taken, given, *rest = line.split()
     if kind not in _KEYS:
         raise UnknownGraphError(f"{kind} is not a layer that is known.")
@@ -160,12 +160,12 @@ def _parse(pair: str) -> tuple[int, tuple[float, ...]]:
 
 
 def _number(text: str) -> float:
-    """Read a number as ncnn does, for which one is whole unless it has a point or an exponent."""
+    """Read a number as ncnn does: whole unless it has a point or an exponent."""
     return float(text) if set(text) & set(".eE") else int(text)
 
 
 def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None:
-    """Refuse what would have to be understood and is not."""
+    """Refuse a layer that would have to be interpreted but is not supported."""
 
     def value(key: int, default: float) -> float:
         return values[key][0] if key in values else default
@@ -190,7 +190,7 @@ def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None
 
 
 class _Stored:
-    """The weights in a ``.bin``, taken one layer after the other."""
+    """The weights in a ``.bin``, taken layer by layer."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self._content = content
@@ -198,7 +198,6 @@ class _Stored:
         self._offset = 0
 
     def take(self, kind: str, values: dict[int, tuple[float, ...]]) -> tuple[Floats, ...]:
-        """Take the weights of the next layer."""
         if kind == "Convolution":
             out, side, count = (int(values[key][0]) for key in (0, 1, 6))
             kernel = self._floats(count, self._mark()).reshape(out, -1, side, side)
@@ -208,7 +207,7 @@ class _Stored:
         return ()
 
     def end(self) -> None:
-        """Refuse a file that holds more."""
+        """Refuse a file with data left over."""
         if self._offset != len(self._content):
             raise UnknownGraphError(
                 f"{self._name} holds {len(self._content) - self._offset} bytes more than known."

@@ -1,13 +1,13 @@
-"""A network as OpenVINO's: the layers of ncnn's files, put so that little is copied.
+"""Builds an OpenVINO network from the layers in ncnn's files, with little copying.
 
-OpenVINO copies at every concatenation, and does an addition of three channels pixel by pixel, as
-long as it does not know the size of the tiles beforehand; and it convolves a picture of repeated
-pixels as if each were another. What layers make is therefore kept as what it is put together from,
-until a layer wants it whole; docs/engines.md has what that gains.
+While the tile size is unknown, OpenVINO copies at every concatenation, and adds three channels
+pixel by pixel. It also convolves a picture of repeated pixels as if all pixels differed. So a
+layer's output is kept as its parts until another layer needs it whole; docs/engines.md says how
+much this saves.
 
-With ``bf16`` convolutions are done in bfloat16, which processors with AMX do several times as fast
-as 32 bits. What would cost most and is little of the work stays in 32 bits: convolutions from and
-to pixels, and additions.
+With ``bf16`` convolutions run in bfloat16, which processors with AMX do several times as fast as 32
+bits. The layers that would lose most accuracy and are little of the work stay in 32 bits:
+convolutions from and to pixels, and additions.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from upscaled.engines.builtin.padding_trim import trim_padding
 _CUBIC = -0.75
 """ncnn's coefficient of bicubic interpolation (interp.cpp)."""
 _NEXT, _APART = "depth_first", "blocks_first"
-"""OpenVINO's names for where the channels are that become one picture's."""
+"""OpenVINO's names for the position of the channels that become one picture."""
 _FEW = 4
-"""Channels, up to which those of a convolution are a picture's, with or without transparency."""
+"""Convolutions with up to this many channels belong to a picture, with or without transparency."""
 _F32, _BF16 = openvino.Type.f32, openvino.Type.bf16
 
 
 def model_of(
     files: NetworkFiles, padding: int, *, bf16: bool = False
 ) -> tuple[openvino.Model, int]:
-    """Return the network for tiles (1, height, width, 3) of bytes, any size, with ``padding``.
+    """Return the network for tiles (1, height, width, 3) of bytes, of any size, with ``padding``.
 
-    Its values are planes (1, 3, height, width), nominally 0 to 1, of the enlarged tile with a
-    margin on each side that does not belong to it: its pixels come second.
+    The output is planes (1, 3, height, width), nominally 0 to 1, of the enlarged tile. The second
+    result is the margin in pixels on each side that does not belong to the tile.
 
     Raises:
-        UnknownGraphError: the network is more than `graph` understands.
+        UnknownGraphError: `graph` does not support the network.
         RuntimeError: OpenVINO refuses a layer.
         OSError: the files can't be read.
     """
@@ -60,34 +60,34 @@ def model_of(
 
 @dataclass(frozen=True)
 class _Whole:
-    """What a layer makes, (1, channels, height, width)."""
+    """The output of a layer, (1, channels, height, width)."""
 
     value: openvino.Node
 
     @property
     def node(self) -> openvino.Node:
-        """It as it is, in 32 bits or in bfloat16."""
+        """The output in its own precision: 32 bits or bfloat16."""
         return self.value
 
     @cached_property
     def f32(self) -> openvino.Node:
-        """It in 32 bits."""
+        """The output in 32 bits."""
         return _as(_F32, self.node)
 
     @cached_property
     def bf16(self) -> openvino.Node:
-        """It in bfloat16."""
+        """The output in bfloat16."""
         return _as(_BF16, self.node)
 
     @property
     def parts(self) -> Sequence[_Whole]:
-        """What it has been concatenated from, by channels."""
+        """The parts it was concatenated from, by channels."""
         return (self,)
 
 
 @dataclass(frozen=True)
 class _Concatenated(_Whole):
-    """Several, of which ``value`` is the first's."""
+    """Several concatenated outputs; ``value`` is the first."""
 
     pieces: tuple[_Whole, ...]
 
@@ -110,9 +110,10 @@ class _Concatenated(_Whole):
 
 @dataclass(frozen=True)
 class _Shuffled(_Whole):
-    """``value``, of which each ``factor``² channels are to become one of larger pictures.
+    """``value``, of which each group of ``factor``² channels is to become one channel of a larger
+    picture.
 
-    Those are `_NEXT` to each other, or as far `_APART` as can be.
+    The channels of a group are adjacent (`_NEXT`), or as far apart as possible (`_APART`).
     """
 
     factor: int
@@ -125,7 +126,7 @@ class _Shuffled(_Whole):
 
 @dataclass(frozen=True)
 class _Repeated(_Whole):
-    """``value``, of which each pixel is to become ``factor`` × ``factor``."""
+    """``value``, of which each pixel is to be repeated ``factor`` × ``factor`` times."""
 
     factor: float
 
@@ -143,7 +144,7 @@ class _Repeated(_Whole):
 
 
 def _made(layer: Layer, ins: Sequence[_Whole], *, bf16: bool) -> _Whole:
-    """Return what a layer makes of its inputs."""
+    """Return a layer's output for its inputs."""
     made = ins[0]  # Split's
     match layer.kind:
         case "Convolution" if _makes_phases(layer, ins[0]):
@@ -173,9 +174,10 @@ def _made(layer: Layer, ins: Sequence[_Whole], *, bf16: bool) -> _Whole:
 
 
 def _convolution(layer: Layer, data: _Whole, *, bf16: bool) -> openvino.Node:
-    """Return a convolution, in 32 bits as the sum of those of the parts of ``data``.
+    """Return a convolution; in 32 bits, as the sum of the convolutions of the parts of ``data``.
 
-    In bfloat16 it is one, of what has been copied together: each part of a sum would be rounded.
+    In bfloat16 it is one convolution of the copied, joined parts, since each part of a sum would be
+    rounded.
     """
     kernel, bias = layer.weights
     pad = int(layer.value(4, 0))
@@ -191,7 +193,7 @@ def _convolution(layer: Layer, data: _Whole, *, bf16: bool) -> openvino.Node:
 
 
 def _makes_phases(layer: Layer, data: _Whole) -> bool:
-    """Tell whether a layer convolves what is enlarged to twice the size by repeating pixels."""
+    """Tell whether a layer convolves a picture that was enlarged twice by repeating pixels."""
     return (
         isinstance(data, _Repeated)
         and data.factor == 2
@@ -201,17 +203,17 @@ def _makes_phases(layer: Layer, data: _Whole) -> bool:
 
 
 def _phases(layer: Layer) -> Layer:
-    """Return a layer that convolves before pixels are repeated: with 4 products for 9.
+    """Return a layer that convolves before pixels are repeated, with 4 products instead of 9.
 
-    The corner where four pixels meet becomes four of the larger picture. 3 × 3 repeated pixels
-    around each of those are 2 × 2 different ones, the same four for all: those at the corner. So
-    the weights that meet the same pixel are added up, once for each of the four, which come as
-    channels, those of one picture `_APART`.
+    A corner where four pixels meet becomes four pixels of the larger picture. The 3 × 3 repeated
+    pixels around each of those contain only 2 × 2 different source pixels, the same four for all:
+    those at the corner. So the weights that meet the same source pixel are added up, once for each
+    of the four. The four results are channels, those of one picture `_APART`.
     """
     kernel, bias = layer.weights
     out, channels = kernel.shape[:2]
-    # Of the pixels at the corner, the first or the second; which of three weights in a line meet
-    # them, for the larger picture's pixel before the corner and for that behind it.
+    # Index of the source pixel at the corner, first or second, that each of three weights in a row
+    # meets: for the larger picture's pixel before the corner and for the one after it.
     before, behind = [[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]
     meets = np.array([before, behind], np.float32)
     added = np.einsum("pra,qsb,oiab->pqoirs", meets, meets, kernel)
@@ -239,9 +241,9 @@ def _sum(one: _Whole, other: _Whole) -> _Whole:
     if isinstance(one, _Shuffled) and isinstance(other, _Repeated) and one.order == _NEXT:
         factor = one.factor
         if factor == other.factor and _channels(one.value) == _channels(other.value) * factor**2:
-            # Before it is shuffled, which makes it no larger: to each of the channels that are
-            # to be one picture's pixels that picture is added. As a convolution, OpenVINO does
-            # both in one go; times one, and nothing else added, no value changes.
+            # Add before shuffling, which is no larger: the picture is added to each channel that
+            # becomes its pixels. As a convolution, OpenVINO does both in one step. Each value is
+            # multiplied by one and nothing else is added, so none changes.
             copies = np.repeat(np.eye(_channels(other.value), dtype=np.float32), factor**2, 0)
             copied = _convolved(_as(_F32, other.value), _constant(copies[:, :, None, None]), 0)
             return _Shuffled(ops.add(_as(_F32, one.value), copied), factor)
@@ -261,8 +263,8 @@ def _constant(values: Floats, kind: openvino.Type = _F32) -> openvino.Node:
     values = np.ascontiguousarray(values)
     if kind == _F32:
         return ops.constant(values)
-    # OpenVINO's own conversion rounds half of what should go up down: with its weights pictures
-    # are 2 to 6 dB further from 32 bits.
+    # OpenVINO's own conversion rounds half of the values down that should be rounded up: with
+    # weights converted by it, pictures are 2 to 6 dB further from 32 bits.
     bits = values.view(np.uint32)
     nearest = bits + (0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return ops.constant(nearest.view(np.float32), dtype=_BF16)

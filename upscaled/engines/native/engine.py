@@ -44,7 +44,7 @@ __all__ = ["BinaryEngine", "Flavour", "ProgramInfo", "find_program", "max_rows",
 log = logging.getLogger(__name__)
 
 DEFAULT_DEVICE = Device(0, "the default Vulkan device", DeviceKind.VIRTUAL)
-"""Stands for the program's own choice, when no device is configured."""
+"""Stands for the program's own choice when no device is configured."""
 
 _INT_LIMIT = 1 << 31
 """The programs count the bytes of the result in an int."""
@@ -348,7 +348,7 @@ class _LineProgress:
     def reached(self, share: float) -> None:
         """Take in the highest percentage that was printed, 0.0 to 1.0."""
         if share > self._share:
-            self._part = share - self._share  # the program tells how large a tile's part is
+            self._part = share - self._share  # the program reports part of a tile
             self._seconds = (time.monotonic() - self._began) / share
             self._share = share
         done = min(self._share, _LAST_SHARE)

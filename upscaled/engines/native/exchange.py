@@ -18,13 +18,13 @@ from upscaled.pictures import Size
 SOURCE = "source.ppm"
 TARGET = "target.png"
 MODEL = "network"
-"""Name of the network's links; upscayl-bin would take an x1 to x16 in it for the scale."""
+"""Name of the network's links; upscayl-bin would read an x1 to x16 in it as the scale."""
 
 _CHUNK_BYTES = 8 << 20
 
 
 class StoppedError(Exception):
-    """``stop`` was set; what was written so far is worthless."""
+    """``stop`` was set; the output so far must not be used."""
 
 
 def context_rows(task: UpscaleTask) -> tuple[int, int]:
@@ -41,7 +41,7 @@ def write_inputs(task: UpscaleTask, folder: Path, stop: threading.Event) -> None
         OSError: a file could not be read or written.
     """
     for path in (task.model.param, task.model.bin):
-        if not path.is_file():  # the program would go on without it
+        if not path.is_file():  # the program would continue without it
             raise EngineError(f"The model file {path} is missing.", retryable=False)
     models = folder / "models"
     models.mkdir()
@@ -50,7 +50,7 @@ def write_inputs(task: UpscaleTask, folder: Path, stop: threading.Event) -> None
     first, last = context_rows(task)
     left = (last - first) * task.source.row_bytes
     with task.source.path.open("rb") as raw, (folder / SOURCE).open("wb") as ppm:
-        # P6: binary 8-bit RGB, the cheapest thing that the program's decoder reads.
+        # P6: binary 8-bit RGB, the cheapest format that the program decodes.
         ppm.write(f"P6\n{task.source.size.width} {last - first}\n255\n".encode())
         raw.seek(first * task.source.row_bytes)
         while left:
@@ -66,7 +66,7 @@ def write_inputs(task: UpscaleTask, folder: Path, stop: threading.Event) -> None
 
 
 def read_output(task: UpscaleTask, folder: Path, stop: threading.Event) -> None:
-    """Check the program's PNG and write its rows, without the context, into the task's target.
+    """Check the program's PNG and write its rows, without the context, to the task's target.
 
     Raises:
         StoppedError: ``stop`` was set.
@@ -93,8 +93,8 @@ def read_output(task: UpscaleTask, folder: Path, stop: threading.Event) -> None:
 
 def _decoded(file: _StoppableFile, expected: Size) -> Image.Image:
     try:
-        # Not Image.open: its limit on pixels is for pictures from outside. This one's size is
-        # checked before it is decoded.
+        # Not Image.open: its limit on pixels is for untrusted pictures. This one's size is checked
+        # before it is decoded.
         picture = PngImagePlugin.PngImageFile(file)
         size = Size(*picture.size)
         if size != expected or picture.mode != "RGB":
@@ -113,7 +113,7 @@ def _check(stop: threading.Event) -> None:
 
 
 class _StoppableFile(io.FileIO):
-    """A file whose reading ends when ``stop`` is set: how a decoder in a thread is cancelled."""
+    """A file whose reading ends when ``stop`` is set, which cancels a decoder in a thread."""
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
         super().__init__(path)

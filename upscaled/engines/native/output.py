@@ -1,6 +1,6 @@
-"""What the native program says on standard error: percentages, devices, failures, last words.
+"""Parses the native program's standard error: percentages, devices, failures, last words.
 
-Its exit status proves nothing, so this is read whatever the status is.
+It is parsed whatever the exit status, which is unreliable.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 _LINE_LIMIT = 2048
-"""Bytes of a line that are looked at; the rest of a longer one is dropped."""
+"""Bytes of a line that are parsed; the rest of a longer one is dropped."""
 _WORDS_LIMIT = 300
 
 _PERCENT = re.compile(r"(?<![\w.,])(\d{1,3}(?:[.,]\d{1,6})?)\s?%")
@@ -27,15 +27,15 @@ _FAILURE = re.compile(
     """,
     re.VERBOSE,
 )
-# Chatter of drivers and loaders about devices that need not be the one in use; and ncnn asking
-# for the processor's features where /proc is hidden.
+# Messages of drivers and loaders about devices that may not be in use, and of ncnn reading the
+# processor's features where /proc is hidden.
 _HARMLESS = re.compile(r"^(?:MESA|lib\w*GL|TU|radv|WARNING)\b|/proc/self/auxv", re.IGNORECASE)
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _JUNK = re.compile(r"[^\x20-\x7e\u00a0-\u024f]+")
 
 
 class NativeOutput:
-    """Takes in standard error as it comes; keeps a bounded amount of it, however much there is."""
+    """Parses standard error as it arrives, and keeps a bounded amount of it."""
 
     def __init__(self) -> None:
         self.progress = 0.0
@@ -48,7 +48,7 @@ class NativeOutput:
         self._line = bytearray()
 
     def feed(self, data: bytes) -> bool:
-        """Take in the next bytes; return True when `progress` grew."""
+        """Parse the next bytes; return True when `progress` grew."""
         before = self.progress
         *lines, rest = data.replace(b"\r", b"\n").split(b"\n")
         for line in lines:
@@ -59,7 +59,7 @@ class NativeOutput:
         return self.progress > before
 
     def finish(self) -> None:
-        """Take in what stands after the last line's end."""
+        """Parse what follows the last line's end."""
         self.feed(b"\n")
 
     @property

@@ -1,4 +1,4 @@
-"""The native program: finding it, telling what it is, and its command line."""
+"""The native program: finds it, identifies it, and builds its command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = {"libvulkan.so.1": "libvulkan1", "libgomp.so.1": "libgomp1"}
 
 
 class Flavour(StrEnum):
-    """Which program it is. They share an ancestor but not the meaning of their flags."""
+    """Which program it is. They have a common origin, but different meanings of flags."""
 
     OFFICIAL = "realesrgan-ncnn-vulkan"
     UPSCAYL = "upscayl-bin"
@@ -32,7 +32,7 @@ class Flavour(StrEnum):
 
 @dataclass(frozen=True)
 class ProgramInfo:
-    """A native program that was seen to start."""
+    """A native program that was started successfully."""
 
     path: Path
     flavour: Flavour
@@ -40,13 +40,13 @@ class ProgramInfo:
 
 
 def find_program(config_path: str, bin_dir: Path) -> Path | None:
-    """Return the native program to use, or None where there is none.
+    """Return the native program to use, or None if there is none.
 
     Args:
-        config_path: the setting ``upscaler.binary_path``: a path or a name in PATH; when it is
-            not empty, nothing else is looked at, and a path is returned even if nothing is there
+        config_path: the setting ``upscaler.binary_path``: a path or a name in PATH. If it is
+            not empty, only it is searched, and a path is returned even if no file is there
             (so that `probe` can say so).
-        bin_dir: looked through first, then PATH, when the setting is empty.
+        bin_dir: searched before PATH, when the setting is empty.
     """
     if config_path:
         on_path = shutil.which(config_path) if "/" not in config_path else None
@@ -61,7 +61,7 @@ def find_program(config_path: str, bin_dir: Path) -> Path | None:
 
 
 async def probe(program: Path, *, env: Mapping[str, str] | None = None) -> ProgramInfo:
-    """Start ``program`` (an absolute path) for its usage text and tell what it is.
+    """Start ``program`` (an absolute path) to print its usage text, and identify it.
 
     Raises:
         EngineError: it is not there, not a program, for another kind of processor, misses
@@ -96,7 +96,7 @@ async def probe(program: Path, *, env: Mapping[str, str] | None = None) -> Progr
 
 
 def _look_at(program: Path) -> tuple[str, str]:
-    """Return a sentence on why it cannot be started (empty when it can), and its SHA-256."""
+    """Return why it can't be started, as a sentence (empty if it can), and its SHA-256."""
     if not program.is_file():
         return f"There is no program at {program}.", ""
     if not os.access(program, os.X_OK):
@@ -153,16 +153,16 @@ def command_line(
 ) -> list[str | Path]:
     """Return the arguments that enlarge ``source`` by the model's own scale into ``target``.
 
-    All paths are relative to the folder the program is started in, where ``models`` holds the
-    network: both programs insist on that word and copy the path into 256 bytes unchecked.
+    All paths are relative to the folder in which the program is started. ``models`` in it holds the
+    network: both programs require that word and copy the path into 256 bytes without a check.
     """
-    # official: -s is what the network does, unchecked. upscayl-bin: that is -z (unless the name
-    # of the network holds x1 to x16), and -s would resize the result once more.
+    # official: -s is the network's scale, unchecked. upscayl-bin: -z is (unless the network's name
+    # holds x1 to x16), and -s would resize the result again.
     scale = "-z" if info.flavour is Flavour.UPSCAYL else "-s"
     arguments: list[str | Path] = [info.path, "-i", source, "-o", target]
     arguments += ["-m", "models", "-n", model, scale, str(native_scale)]
     arguments += ["-t", str(tile_size), "-j", "1:1:1", "-f", "png"]
-    if gpu is not None:  # left out, it takes the best; "auto" would be read as 0
+    if gpu is not None:  # without it, the program takes the best device; "auto" would be read as 0
         arguments += ["-g", str(gpu)]
     if tta:
         arguments.append("-x")
