@@ -150,6 +150,7 @@ class Caller:
         fields: Mapping[str, str] | None = None,
         *,
         filename: str = "photo.png",
+        query: str = "",
         **options: Any,
     ) -> Answer:
         """Submit ``picture`` with form fields, ``options`` are `call`'s."""
@@ -158,7 +159,7 @@ class Caller:
             form.add_field(name, value)
         if picture is not None:
             form.add_field("image", picture, filename=filename)
-        return await self.post("/upscale", data=form, **options)
+        return await self.post("/upscale" + query, data=form, **options)
 
     async def accepted(self, picture: bytes | None = None, **fields: str) -> str:
         """Submit a picture that is taken; return the job's id."""

@@ -19,6 +19,7 @@ class PictureFormat:
     """Regular expressions, one of which matches the file's first bytes."""
     plugin: str
     """Pillow's name of its decoder and encoder."""
+    media_type: str
     opens_whole: bool = False
     """The decoder allocates the whole picture when it opens one; its size is checked before."""
 
@@ -26,7 +27,6 @@ class PictureFormat:
     """In the field ``format``, in job records, and as the result's suffix; empty: read only."""
     aliases: tuple[str, ...] = ()
     """What the field ``format`` takes as well."""
-    media_type: str = ""
     largest_side: int = 0
     """Longest side in pixels."""
     banded: bool = False
@@ -88,6 +88,7 @@ BMP = PictureFormat(
     # The length of the second header; 12 is OS/2's, which can begin as a text does.
     signatures=(rb"BM.{12}[\x0c-\xff]\x00\x00\x00",),
     plugin="BMP",
+    media_type="image/bmp",
 )
 TIFF = PictureFormat(
     name="tiff",
@@ -95,12 +96,14 @@ TIFF = PictureFormat(
     # Classic and BigTIFF in both byte orders; "CR" is a Canon raw file.
     signatures=(rb"II\*\x00(?!....CR)|MM\x00\*|II\+\x00|MM\x00\+",),
     plugin="TIFF",
+    media_type="image/tiff",
 )
 AVIF = PictureFormat(
     name="avif",
     label="AVIF",
     signatures=(rb"....ftyp(?:avif|avis)", rb"....ftyp(?:mif1|msf1|miaf).{4,60}?avi[fs]"),
     plugin="AVIF",
+    media_type="image/avif",
 )
 
 TABLE = (PNG, JPEG, WEBP, BMP, TIFF, AVIF)

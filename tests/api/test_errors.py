@@ -10,7 +10,7 @@ import pytest
 
 from testkit import contract
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
-from upscaled.service.admission import FIELDS
+from upscaled.api.submit import FIELD_NAMES
 
 NOBODYS = "1234567890123456789"
 
@@ -22,6 +22,8 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("GET", f"/download/{NOBODYS}", 404, "unknown_job"),
     ("POST", f"/cancel/{NOBODYS}", 404, "unknown_job"),
     ("GET", f"/receipt/{NOBODYS}", 404, "unknown_job"),
+    ("GET", f"/events/{NOBODYS}", 404, "unknown_job"),
+    ("GET", "/jobs?limit=x", 400, "bad_request"),
     ("GET", "/models?scale=x", 400, "bad_request"),
     ("POST", "/upscale", 415, "unsupported_media_type"),
     ("POST", "/estimate", 415, "unsupported_media_type"),
@@ -53,8 +55,8 @@ def test_every_documented_path_is_refused_somewhere_above() -> None:
 
 async def test_a_wrong_method_names_the_right_ones(api: Caller) -> None:
     answer = await api.call("DELETE", "/upscale")
-    assert answer.headers["allow"] == "POST"
-    assert answer.json["error"] == "DELETE is not allowed here; allowed: POST."
+    assert answer.headers["allow"] == "POST, PUT"
+    assert answer.json["error"] == "DELETE is not allowed here; allowed: POST, PUT."
     answer = await api.call("POST", "/models")
     assert answer.headers["allow"] == "GET, HEAD"
 
@@ -82,7 +84,7 @@ async def test_a_bad_field_is_named_with_what_is_allowed(
 
 def test_the_contract_has_the_fields_that_the_service_takes() -> None:
     described = contract.document()["components"]["schemas"]["UpscaleRequest"]["properties"]
-    assert set(described) == {"image", *FIELDS}
+    assert set(described) == {"image", *FIELD_NAMES}
 
 
 async def test_an_unknown_model_is_refused_by_its_own_code(api: Caller) -> None:
@@ -110,7 +112,8 @@ async def test_a_missing_or_unusable_picture_is_refused(
 
 
 async def test_a_request_that_is_no_multipart_is_told_what_to_send(api: Caller) -> None:
-    for options in ({"json": {"image": "x"}}, {"data": a_picture()}, {"data": {"scale": "2"}}):
+    text = {"data": a_picture(), "headers": {"Content-Type": "text/plain"}}
+    for options in ({"json": {"image": "x"}}, text):
         answer = await api.post("/upscale", **options)
         assert answer.status == 415
         assert answer.json["error"].startswith("Send the request as multipart/form-data")

@@ -33,7 +33,7 @@ def test_the_contract_has_every_route_with_its_query_parameters() -> None:
     "route", [r for r in ROUTES if r.query is not None], ids=lambda r: f"{r.method} {r.path}"
 )
 async def test_an_unknown_query_parameter_is_refused(api: Caller, route: Route) -> None:
-    method, path = route.method, route.path.format(job_id=NOBODYS)
+    method, path = route.method, route.path.format(job_id=NOBODYS, filename="photo.jpg")
     for query in ("scael=3", "x", "_=17", "%77ait2=1"):
         answer = await api.call(method, f"{path}?{query}")
         assert (answer.status, answer.json["code"]) == (400, "bad_request")

@@ -14,9 +14,12 @@ from testkit import contract
 from testkit.paths import ROOT
 from testkit.running import Server
 
-# What no schema can say: a size the picture already has, a quality for a result in PNG.
+# What no schema can say: bytes that are no picture, a field in query and form,
+# a size the picture already has, a quality for a result in PNG.
 # For /upscale and /estimate these are proper answers to data that fits the schema.
 # The stream of /events has no end.
+LONG = ("--request-timeout", "90", "--max-response-time", "90")
+"""Answers may wait for a job; schemathesis expects them within ten seconds."""
 CONFIG = """
 [[operations]]
 include-path = "/events"
@@ -24,11 +27,18 @@ enabled = false
 
 [[operations]]
 include-path = "/estimate"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422", "401", "503"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "415", "422", "401", "503"]
 
 [[operations]]
-include-path = "/upscale"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422", "401", "503"]
+include-path-regex = "^/upscale"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "415", "422", "401", "503"]
+
+# A result that was downloaded before is gone.
+[[operations]]
+include-path = "/download/{job_id}"
+checks.positive_data_acceptance.expected-statuses = [
+    "2xx", "401", "403", "404", "409", "410", "429", "5xx",
+]
 """
 
 
@@ -40,7 +50,7 @@ async def findings(server: Server, folder: Path, *options: str) -> str:
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
         *("run", str(contract.FILE), "--url", server.url),
         *("--checks", "all", "--seed", "1", "--continue-on-failure"),
-        *("--suppress-health-check", "all", *options),
+        *("--suppress-health-check", "all", *LONG, *options),
         cwd=folder,
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.api.schemathesis_hooks",
              "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "140"},

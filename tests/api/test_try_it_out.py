@@ -40,7 +40,7 @@ async def executed(
     if picture is not None:
         await found.locator("input[type=file]").set_input_files(picture)
     for name, value in (fields or {}).items():
-        row = found.locator(f"[data-property-name='{name}'], [data-param-name='{name}']")
+        row = found.locator(f"[data-property-name='{name}'], [data-param-name='{name}']").last
         await row.locator("input[type=text]").fill(value)
     async with page.expect_response(url) as response:
         await found.get_by_role("button", name="Execute").click()

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from email.utils import formatdate
 from io import FileIO
 from pathlib import Path
@@ -82,6 +83,30 @@ async def download(request: web.Request) -> web.StreamResponse:
     owner = client_of(request).owner
     wait = wait_of(request)
     await wait_for_end(request, await service.job(job_id, owner), wait)
+    return await deliver(request, job_id, headers=wait.headers)
+
+
+async def deliver(
+    request: web.Request,
+    job_id: str,
+    *,
+    headers: Mapping[str, str],
+    as_picture: bool = False,
+) -> web.StreamResponse:
+    """Answer with the result of a job, and delete that once every byte of it has arrived.
+
+    Args:
+        request: a ``GET`` may ask for a range.
+        job_id: the job.
+        headers: further headers of the response.
+        as_picture: name the picture's own media type instead of ``application/octet-stream``.
+
+    Raises:
+        UnknownJobError: there is none of this id, or it is somebody else's.
+        WrongStateError: the job is not completed.
+        ResultGoneError: its result was downloaded or expired.
+    """
+    service, owner = request.app[SERVICE], client_of(request).owner
     await request.app[DELIVERY_TRACKER].settle(job_id, _SETTLE_SECONDS)
     result = await service.result(job_id, owner)
     try:
@@ -91,7 +116,10 @@ async def download(request: web.Request) -> web.StreamResponse:
         await service.result(job_id, owner)
         raise gone("lost") from None
     try:
-        return await _hand_over(request, job_id, file, facts, result)
+        kind = result.media_type if as_picture else "application/octet-stream"
+        return await _hand_over(
+            request, job_id, file, facts, result, {"Content-Type": kind, **headers}
+        )
     finally:
         await asyncio.to_thread(file.close)
 
@@ -116,15 +144,21 @@ async def _read(file: FileIO, start: int, count: int) -> bytes | memoryview:
 
 
 async def _hand_over(
-    request: web.Request, job_id: str, file: FileIO, facts: os.stat_result, result: ResultFile
+    request: web.Request,
+    job_id: str,
+    file: FileIO,
+    facts: os.stat_result,
+    result: ResultFile,
+    headers: Mapping[str, str],
 ) -> web.StreamResponse:
     size = facts.st_size
     modified = formatdate(facts.st_mtime, usegmt=True)
     etag = f'"{facts.st_mtime_ns:x}-{size:x}"'
     span: Span | None = None
-    if request.headers.get("If-Range", etag) in {etag, modified}:
+    wanted = request.headers.get("Range", "") if request.method in {"GET", "HEAD"} else ""
+    if wanted and request.headers.get("If-Range", etag) in {etag, modified}:
         try:
-            span = wanted_span(request.headers.get("Range", ""), size)
+            span = wanted_span(wanted, size)
         except RangeError:
             return error_response(
                 f"The file has {size} bytes; the range asked for lies outside.",
@@ -135,7 +169,7 @@ async def _hand_over(
     response = web.StreamResponse(
         status=200 if span is None else 206,
         headers={
-            "Content-Type": "application/octet-stream",
+            **headers,
             "Content-Disposition": disposition(result.download_name),
             "Accept-Ranges": "bytes",
             "ETag": etag,
@@ -155,7 +189,7 @@ async def _hand_over(
         await response.prepare(request)
         return response
     delivery = request.app[DELIVERY_TRACKER].of(job_id, size)
-    delivery.asked(rest_from(request.headers.get("Range", ""), span) if partial else None)
+    delivery.asked(rest_from(wanted, span) if partial else None)
     try:
         if await _send(request, response, file, span, delivery):
             request.app[DELIVERY_TRACKER].forget(job_id)

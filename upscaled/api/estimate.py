@@ -12,12 +12,14 @@ from upscaled.jobs.job import Job
 from upscaled.service.admission import FIELDS, SOURCE_FIELDS
 from upscaled.timing.timing import Quote
 
+FIELD_NAMES = (*FIELDS, *SOURCE_FIELDS)
+"""Fields that it takes beside the picture, in the form or in the query."""
+
 
 async def estimate(request: web.Request) -> web.Response:
     """``POST /estimate``: time, memory, disk and result size of a job."""
-    fields = [*FIELDS, *SOURCE_FIELDS]
     client = client_of(request)
-    async with upload.received(request, fields, queues=False) as form:
+    async with upload.received(request, FIELD_NAMES, queues=False) as form:
         picture = None if form.filename is None else form.path
         job, quote = await request.app[SERVICE].intake.quote(form.fields, picture, client)
     return json_response(_describe(job, quote), headers=form.rate_headers)

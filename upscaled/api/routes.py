@@ -31,8 +31,10 @@ class Route:
 
 
 ROUTES = (
-    Route("POST", "/upscale", submit.submit),
-    Route("POST", "/estimate", estimate.estimate),
+    Route("POST", "/upscale", submit.submit, query=frozenset(submit.FIELD_NAMES)),
+    Route("PUT", "/upscale", submit.submit, query=frozenset(submit.FIELD_NAMES)),
+    Route("PUT", "/upscale/{filename}", submit.submit, query=frozenset(submit.FIELD_NAMES)),
+    Route("POST", "/estimate", estimate.estimate, query=frozenset(estimate.FIELD_NAMES)),
     Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
     Route("GET", "/download/{job_id}", download.download, query=frozenset({"wait"})),
     Route("POST", "/cancel/{job_id}", jobs.cancel),
@@ -74,5 +76,9 @@ def check_query(request: web.Request) -> None:
             allowed = ", ".join(sorted(route.query))
             raise BadRequestError(
                 f"There is no query parameter {name[:64]!r} here; "
-                + (f"allowed is {allowed}." if allowed else "this address takes none.")
+                + (
+                    f"allowed {'is' if len(route.query) == 1 else 'are'} {allowed}."
+                    if allowed
+                    else "this address takes none."
+                )
             )

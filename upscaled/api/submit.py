@@ -1,26 +1,159 @@
-"""Submissions: a picture comes in, and its job's addresses go out."""
+"""Submissions: a picture comes in; its job's addresses go out, or what became of it."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.context import LINK_BASE, SERVICE
+from upscaled.api.download import deliver
 from upscaled.api.links import Links
+from upscaled.api.original import Original
 from upscaled.api.responses import json_response
-from upscaled.api.waiting import ANSWER_SECONDS
+from upscaled.api.status_json import described
+from upscaled.api.waiting import (
+    ANSWER_SECONDS,
+    NO_WAIT,
+    Wait,
+    is_connected,
+    parse_wait,
+    preferred_wait,
+    wait_for_end,
+)
+from upscaled.errors import BadRequestError, UpscaledError, WrongStateError
+from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.service.admission import FIELDS
 
+_ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
+FIELD_NAMES = (*FIELDS, *_ANSWER_FIELDS)
+"""Fields that it takes beside the picture, in the form or in the query."""
+_READER_SECONDS = 25
+"""How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi
+give up after 30 seconds."""
+_RESULT = "Upscaled-Result"
 
-async def submit(request: web.Request) -> web.Response:
-    """``POST /upscale``: take a picture; 202 with the job's id."""
-    intake = request.app[SERVICE].intake
-    async with upload.received(request, FIELDS, queues=True) as form:
-        job = await intake.submit(form.fields, form.path, form.filename or "", client_of(request))
+
+@dataclass(frozen=True)
+class _Wishes:
+    """How a submission is to be answered."""
+
+    wait: Wait
+    picture: bool
+    """By the result itself, if it is there in time."""
+    original: bool
+    """By the caller's own picture, if it is not."""
+    cancel_on_timeout: bool
+    cancel_on_disconnect: bool
+
+
+def _wishes_of(request: web.Request, fields: Mapping[str, str]) -> _Wishes:
+    """Return how the caller wants to be answered.
+
+    Raises:
+        BadRequestError: a field is wrong.
+    """
+    on_timeout = fields.get("on_timeout")
+    if on_timeout not in {None, "original"}:
+        raise BadRequestError(f"on_timeout is {on_timeout[:64]!r}; allowed is original.")
+    original = on_timeout is not None
+    wait = parse_wait(fields["wait"]) if "wait" in fields else preferred_wait(request)
+    on_timeout_cancel = _flag(fields, "cancel_on_timeout")
+    on_disconnect_cancel = _flag(fields, "cancel_on_disconnect")
+    if wait is None:
+        if (on_timeout_cancel or on_disconnect_cancel) and not original:
+            raise BadRequestError(
+                "cancel_on_timeout and cancel_on_disconnect need wait, such as wait=30."
+            )
+        wait = Wait(_READER_SECONDS) if original else NO_WAIT
+    wants_picture = original or _accepts_picture(request)
+    return _Wishes(wait, wants_picture, original, on_timeout_cancel, on_disconnect_cancel)
+
+
+def _flag(fields: Mapping[str, str], name: str) -> bool:
+    text = fields.get(name, "false").strip().lower()
+    if text not in {"true", "1", "false", "0"}:
+        raise BadRequestError(f"{name} is {text[:64]!r}; allowed is true or false.")
+    return text in {"true", "1"}
+
+
+def _accepts_picture(request: web.Request) -> bool:
+    """Tell whether ``Accept`` names pictures; ``*/*``, which everybody sends, does not."""
+    for value in request.headers.getall("Accept", ()):
+        for item in value.split(","):
+            media_type, *parameters = (part.strip().lower() for part in item.split(";"))
+            refused = any(part.replace(" ", "") in {"q=0", "q=0.0"} for part in parameters)
+            if media_type.startswith("image/") and not refused:
+                return True
+    return False
+
+
+async def submit(request: web.Request) -> web.StreamResponse:
+    """``POST /upscale``, ``PUT /upscale/{filename}``: take a picture; 202 with the job's id.
+
+    With ``wait`` the answer is the completed job or the result itself, if that is there in time.
+    """
+    async with AsyncExitStack() as closing:
+        async with upload.received(request, FIELD_NAMES, queues=True) as form:
+            wishes = _wishes_of(request, form.fields)
+            headers = {**form.rate_headers, **wishes.wait.headers}
+            original = None
+            if wishes.original:
+                # Open from now on: the job deletes the file when it ends.
+                original = await Original.open(form.path)
+                closing.push_async_callback(original.close)
+            fields = {name: form.fields[name] for name in form.fields if name in FIELDS}
+            try:
+                job = await request.app[SERVICE].intake.submit(
+                    fields, form.path, form.filename or "", client_of(request)
+                )
+            except UpscaledError as error:
+                # A wrong field is wrong for every picture, so its sentence must be seen.
+                if original is None or isinstance(error, BadRequestError):
+                    raise
+                return await original.send(request, _original_headers("refused", headers))
+        return await _answer(request, job, wishes, original, headers)
+
+
+async def _answer(
+    request: web.Request,
+    job: Job,
+    wishes: _Wishes,
+    original: Original | None,
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    job = await wait_for_end(request, job, wishes.wait)
+    gone = not is_connected(request)
+    timed_out = job.state not in TERMINAL
+    if timed_out and (wishes.cancel_on_disconnect if gone else wishes.cancel_on_timeout):
+        with contextlib.suppress(WrongStateError):  # it has ended meanwhile
+            await request.app[SERVICE].cancel(job.id, client_of(request).owner)
+        job = await request.app[SERVICE].job(job.id, client_of(request).owner)
+    if gone:
+        raise ConnectionResetError("the caller went away while it waited")
     links = request.app[LINK_BASE].links(request, job.id)
-    headers = {**form.rate_headers, "Location": links.status}
-    return json_response(_accepted(links), status=202, headers=headers)
+    if job.state is JobState.COMPLETED and wishes.picture and wishes.wait.seconds:
+        found = {_RESULT: "upscaled", "Content-Location": links.download, **headers}
+        return await deliver(request, job.id, headers=found, as_picture=True)
+    if original is not None:
+        reason = "timeout" if timed_out else job.state.value
+        return await original.send(
+            request, _original_headers(reason, {"Location": links.status, **headers})
+        )
+    if job.state not in TERMINAL or not wishes.wait.seconds:
+        return json_response(
+            _accepted(links), status=202, headers={"Location": links.status, **headers}
+        )
+    return _ended(job, links, headers)
+
+
+def _original_headers(reason: str, headers: Mapping[str, str]) -> dict[str, str]:
+    return {_RESULT: f"original; reason={reason}", **headers}
 
 
 def _accepted(links: Links) -> dict[str, object]:
@@ -33,3 +166,18 @@ def _accepted(links: Links) -> dict[str, object]:
         "cancel_url": links.cancel,
         "events_url": links.events,
     }
+
+
+def _ended(job: Job, links: Links, headers: Mapping[str, str]) -> web.Response:
+    """Return the answer about a job that has ended: its status, with an error where it failed."""
+    told = described(job, links.base)
+    if job.state is JobState.COMPLETED:
+        return json_response({**_accepted(links), **told}, headers=headers)
+    if job.state is JobState.CANCELLED:
+        status, code, sentence = 409, "job_cancelled", "The job was cancelled."
+    else:
+        # Before the first attempt there is nothing but the picture that could be at fault.
+        status = 500 if job.attempts or job.crashes else 422
+        code, sentence = "job_failed", job.error or "The job failed."
+    content = {"success": False, "error": sentence, "code": code, "status_url": links.status}
+    return json_response({**content, **told}, status=status, headers=headers)

@@ -1,0 +1,114 @@
+"""The fields of a request, from its form and its address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from upscaled.api.multipart import Part
+from upscaled.errors import BadRequestError
+
+IMAGE = "image"
+"""Name of the part that holds the picture."""
+
+MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
+
+
+class FormReader:
+    """What has been received of a request's fields so far.
+
+    Args:
+        allowed: names of fields beside `IMAGE`.
+        query: fields that the request's address has.
+
+    Raises:
+        BadRequestError: ``query`` has a field twice, or one that is too long.
+    """
+
+    def __init__(self, allowed: Iterable[str], query: Iterable[tuple[str, str]]) -> None:
+        self.allowed = (IMAGE, *allowed)
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self._seen: set[str] = set()
+        self._open: str | None = None
+        self._text = bytearray()
+        self._image_bytes = 0
+        for name, value in query:
+            self._see(name)
+            self._open = name
+            self._text.clear()
+            self.text(value.encode("utf-8", "surrogateescape"))
+            self.end()
+
+    def begin(self, part: Part) -> None:
+        """Note that a part begins.
+
+        Raises:
+            BadRequestError: a field by that name was there already, or is not known.
+        """
+        self.end()
+        if part.name not in self.allowed:
+            raise BadRequestError(
+                f"There is no field {part.name[:64]!r}; allowed are {', '.join(self.allowed)}."
+            )
+        self._see(part.name)
+        self._open = part.name
+        self._text.clear()
+        if part.name == IMAGE:
+            self.filename = part.filename or ""
+
+    def _see(self, name: str) -> None:
+        if name in self._seen:
+            raise BadRequestError(f"The field {name!r} was sent twice; send it once.")
+        self._seen.add(name)
+
+    def end(self) -> None:
+        """Note that the part is complete.
+
+        Raises:
+            BadRequestError: its text is no UTF-8.
+        """
+        if self._open is not None and self._open != IMAGE:
+            try:
+                value = self._text.decode()
+            except UnicodeDecodeError:
+                raise BadRequestError(f"The field {self._open!r} is not UTF-8 text.") from None
+            if value.strip():  # a blank input of an HTML form or PHP's false: not given
+                self.fields[self._open] = value
+        self._open = None
+
+    def text(self, piece: bytes) -> None:
+        """Add a piece of a field's text.
+
+        Raises:
+            BadRequestError: it grows too long.
+        """
+        self._text += piece
+        if len(self._text) > MAX_TEXT_BYTES:
+            raise BadRequestError(
+                f"The field {self._open!r} is longer than {MAX_TEXT_BYTES} bytes."
+            )
+
+    @property
+    def in_image(self) -> bool:
+        """Tell whether the open part is the picture."""
+        return self._open == IMAGE
+
+    def count_image(self, count: int) -> None:
+        """Count bytes of the picture."""
+        self._image_bytes += count
+
+    def check_complete(self, picture_needed: bool) -> None:
+        """Check that a picture came, or that it may be missing.
+
+        Raises:
+            BadRequestError: it is missing or empty.
+        """
+        if not picture_needed and not self.filename and not self._image_bytes:
+            self.filename = None  # a file input that was left blank is not a picture
+            return
+        if self.filename is None:
+            raise BadRequestError(
+                "The field `image` is missing; send the picture as a file under that name."
+            )
+        if not self._image_bytes:
+            raise BadRequestError("The file in the field `image` is empty.")
