@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
 _RECORD_AGAIN_SECONDS = 1.0
 _REMEMBERED = 512
-"""Ended jobs that are kept in memory; older ones are read from the store when they are asked for.
-Reading one takes two changes of thread, more time than all else about a status request."""
+"""Ended jobs kept in memory; older ones are read from the store when they are requested. Reading
+one takes two thread switches, more time than the rest of a status request."""
 _UNTIDY = 1024
-"""Ended jobs whose files are still to be tidied. Those beyond are tidied at the next start."""
+"""Ended jobs whose files must still be deleted. Any beyond this number are left to the next
+start."""
 
 _Tidy = Callable[[], Awaitable[object]]
 
 
 class NotUnderWayError(Exception):
-    """The job has ended, or somebody else is ending it."""
+    """The job has ended, or another task is ending it."""
 
 
 class JobRegistry:
@@ -48,7 +49,7 @@ class JobRegistry:
         self._recording: set[asyncio.Task[None]] = set()
         self._unrecorded: dict[str, Job] = {}
         self._untold: set[str] = set()
-        """Active jobs whose state is being recorded; nothing of them is told until it is."""
+        """Active jobs whose state is being recorded; nothing about them is reported until then."""
         self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._updates = Updates()
@@ -75,14 +76,14 @@ class JobRegistry:
         return sorted(self._active.values(), key=lambda job: job.created)
 
     async def add(self, job: Job) -> None:
-        """Add a new job; it is on the disk when this returns."""
+        """Add a new job; it is on disk when this returns."""
         self._active[job.id] = job
         self.arrivals.add(job)
         self._untold.add(job.id)
         try:
             await self._store.put(job)
         except asyncio.CancelledError:
-            # The record may be written all the same, but no caller gets the job's id.
+            # The record may be written anyway, but no caller gets the job's id.
             self._drop(job.id)
             await asyncio.shield(self._store.delete(job.id))
             raise
@@ -107,7 +108,6 @@ class JobRegistry:
         return job
 
     def peek(self, job_id: str) -> Job | None:
-        """Return the job if it is active, else None."""
         return self._active.get(job_id)
 
     async def advance(
@@ -187,12 +187,12 @@ class JobRegistry:
         ):
             try:
                 await self._store.put(job)
-            except Exception as error:  # most likely a full disk; whatever it is, work goes on
+            except Exception as error:  # most likely a full disk; the work continues in any case
                 log.error(
                     "job's beginning can't be recorded yet",
                     extra={"job": job_id, "reason": str(error)},
                 )
-                # Told all the same: on a disk that stays full, progress would go untold.
+                # Reported anyway: on a disk that stays full, progress would never be reported.
                 self._tell_recorded(job_id)
                 await asyncio.sleep(_RECORD_AGAIN_SECONDS)
             else:
@@ -200,7 +200,7 @@ class JobRegistry:
                 return
 
     def _tell_recorded(self, job_id: str) -> None:
-        """Tell an active job's state, and what changed while it was being recorded."""
+        """Report an active job's state, and the changes made while it was being recorded."""
         if job_id in self._untold:
             self._untold.discard(job_id)
             if (job := self._active.get(job_id)) is not None:
@@ -208,7 +208,7 @@ class JobRegistry:
 
     async def _end(self, job: Job, tidy: _Tidy | None) -> None:
         await self._store.put(job)
-        # The end is on the disk. Nothing may undo it from here on: memory follows the disk.
+        # The end is on disk and can't be undone: memory follows the disk.
         try:
             if tidy is not None and not await _succeeds(tidy, job.id):
                 self._untidy[job.id] = tidy
@@ -228,19 +228,19 @@ class JobRegistry:
         self.arrivals.forget(job_id)
 
     async def tidy_again(self) -> None:
-        """Repeat what failed of tidying up after ended jobs."""
+        """Retry deleting files of ended jobs."""
         for job_id, tidy in list(self._untidy.items()):
             if await _succeeds(tidy, job_id):
                 self._untidy.pop(job_id, None)
 
     async def still_under_way(self, job_id: str) -> bool:
-        """Wait for an end that somebody has begun; return whether the job is active after it."""
+        """Wait for an end that has begun; return whether the job is still active after it."""
         while (ending := self._ending.get(job_id)) is not None:
             await asyncio.wait([ending])
         return job_id in self._active
 
     async def ends_done(self) -> None:
-        """Wait for all ends that were begun; stop recording that jobs are processing."""
+        """Wait for all ends that have begun; stop recording that jobs are processing."""
         for recording in self._recording:
             recording.cancel()
         while writing := {*self._ending.values(), *self._recording}:
@@ -275,7 +275,7 @@ class JobRegistry:
             self._change(replace(job, progress=min(percent, 99)))
 
     def report_stage(self, job_id: str, stage: Stage) -> None:
-        """Tell what is being done for an active job."""
+        """Report the stage of an active job."""
         job = self._active.get(job_id)
         if job is not None and self._updates.set_stage(job, stage) and job_id not in self._untold:
             self._updates.tell(job)
@@ -391,7 +391,6 @@ class JobRegistry:
         return job
 
     async def forget(self, job_id: str) -> None:
-        """Delete the record of a job that has ended."""
         self._ended.pop(job_id, None)
         await self._store.delete(job_id)
         self._unrecorded.pop(job_id, None)
@@ -405,14 +404,14 @@ class JobRegistry:
         return [self._active.get(j.id) or self._unrecorded.get(j.id) or j for j in found]
 
     def _remember(self, job: Job) -> None:
-        """Keep an ended job in memory: its caller is about to ask for it."""
+        """Keep an ended job in memory, since its caller will ask for it soon."""
         self._ended[job.id] = job
         self._ended.move_to_end(job.id)
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
 
     def unrecorded(self) -> list[Job]:
-        """Return jobs whose result is gone, which could not be recorded yet."""
+        """Return jobs whose results are gone, but could not be recorded yet."""
         return list(self._unrecorded.values())
 
 

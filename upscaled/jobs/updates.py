@@ -1,4 +1,4 @@
-"""Updates: each change of a job, told to any number of listeners."""
+"""Updates: reports each change of a job to any number of listeners."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENDS = 512
 
 
 class Stage(StrEnum):
-    """What is being done for a job that has left the queue."""
+    """The current work on a job that has left the queue."""
 
     PREPARING = "preparing"
     """The picture is decoded."""
@@ -50,7 +50,7 @@ class JobUpdate:
 
 
 class LaggedError(Exception):
-    """The listener reads so slowly that ends of jobs would be lost; it must subscribe anew."""
+    """The listener reads so slowly that ends of jobs would be lost; it must subscribe again."""
 
 
 class Subscription:
@@ -167,7 +167,7 @@ class Updates:
             self.on_listener()
 
     def close(self, subscription: Subscription) -> None:
-        """Offer ``subscription`` nothing more."""
+        """Offer nothing more to ``subscription``."""
         siblings = self._siblings(subscription)
         siblings.remove(subscription)
         if subscription.job_id is not None and not siblings:
@@ -238,7 +238,7 @@ class Updates:
         return changed
 
     def forget(self, job_id: str) -> None:
-        """Keep nothing of a job that has ended."""
+        """Forget a job that has ended."""
         for known in (self._of_job, self._stages, self._positions):
             known.pop(job_id, None)
 

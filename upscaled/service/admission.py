@@ -1,4 +1,4 @@
-"""Where we say no: the caller's fields and picture become a job, or a refusal."""
+"""Admission: turns the caller's fields and picture into a job, or refuses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCALES = (2, 3, 4)
 LABEL_CHARACTERS = 200
 """The longest label of a caller's own."""
 LARGEST_FACTOR = 16.0
-"""How much larger than its source a result may be along a side."""
+"""Largest factor by which a result may exceed its source along a side."""
 
 FIELDS: Mapping[str, str] = {
     "scale": "2, 3 or 4: how much larger the result is",
@@ -50,21 +50,21 @@ FIELDS: Mapping[str, str] = {
     "keep_metadata": "false: leave colour profile and EXIF out of the result",
     "client_ref": "a label of your own, up to 200 characters, to find the job again",
 }
-"""Every form field beside ``image``, with what it takes."""
+"""Every form field except ``image``, with its allowed values."""
 
 SOURCE_FIELDS: Mapping[str, str] = {
     "input_width": "the picture's width in pixels",
     "input_height": "the picture's height in pixels",
 }
-"""What an estimate takes in place of ``image``."""
+"""Fields that an estimate accepts instead of ``image``."""
 
 DISK_RESERVE = 64 << 20
-"""Bytes of the disk that stay free, for job records and what is under way."""
+"""Disk space that stays free, for job records and active jobs."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """The fields as typed values; None where the caller left one out."""
+    """The fields as typed values; None if the caller omitted one."""
 
     scale: int | None
     model_name: str | None
@@ -81,7 +81,7 @@ class Wishes:
 
 
 def parse_fields(fields: Mapping[str, str]) -> Wishes:
-    """Turn form fields into wishes.
+    """Convert form fields to typed values.
 
     Raises:
         BadRequestError: a field is unknown, wrong or contradicts another one.
@@ -170,17 +170,17 @@ def _colour(text: str | None) -> tuple[int, int, int]:
 
 
 def output_format(wanted: str | None, input_format: str) -> str:
-    """Return the result's format: the wanted one, else the upload's where we write it."""
+    """Return the result's format: the requested one, else the upload's if we can write it."""
     return wanted if wanted is not None else result_format_for(input_format).result_name
 
 
 def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
-    """Return the size that the result is promised to have.
+    """Return the promised size of the result.
 
-    Width and height are limits that the result is fitted into, its proportions kept.
+    Width and height are limits into which the result is fitted; its proportions are kept.
 
     Raises:
-        BadRequestError: the wanted size is smaller than the picture, or too much larger.
+        BadRequestError: the requested size is smaller than the picture, or far too large.
     """
     if wishes.width is None and wishes.height is None:
         return source.times(wishes.scale or default_scale)
@@ -202,7 +202,7 @@ def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
 
 
 class Admission:
-    """Turns an upload into a job; bounds what is taken on."""
+    """Turns uploads into jobs, within the configured limits."""
 
     def __init__(
         self,
@@ -221,14 +221,14 @@ class Admission:
     async def admit(
         self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
     ) -> tuple[Job, Prepared | None]:
-        """Return the job for ``upload``, whose file has moved into the job's folder.
+        """Return the job for ``upload``, and move the file into the job's folder.
 
-        A small picture is decoded by then.
+        If the picture is small, it is already decoded when this returns.
 
         Raises:
             BadRequestError: a field cannot be used.
             NotAPictureError: the upload is of no format we take.
-            UnusablePictureError: it is, but cannot be upscaled as asked.
+            UnusablePictureError: it can't be upscaled as requested.
             NoSpaceError: the disk would not hold what the job needs.
         """
         wishes = parse_fields(fields)
@@ -265,17 +265,17 @@ class Admission:
     async def plan(
         self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
     ) -> Job:
-        """Return the job that a submission would make; nothing comes of it.
+        """Return the job that a submission would create, without creating it.
 
         Args:
-            fields: as of a submission; without ``upload`` the two `SOURCE_FIELDS` as well.
-            upload: the picture, where it was sent.
-            client: who asks.
+            fields: those of a submission; without ``upload``, also the two `SOURCE_FIELDS`.
+            upload: the picture, if it was sent.
+            client: the caller.
 
         Raises:
             BadRequestError: a field cannot be used.
             NotAPictureError: the upload is of no format we take.
-            UnusablePictureError: it is, but cannot be upscaled as asked.
+            UnusablePictureError: it can't be upscaled as requested.
         """
         given = [name for name in SOURCE_FIELDS if name in fields]
         wishes = parse_fields({name: fields[name] for name in fields if name not in given})
@@ -316,7 +316,7 @@ class Admission:
         return size
 
     async def _model(self, name: str) -> Model:
-        # A model that was put there a moment ago is found without a restart.
+        # A model that was added a moment ago is found without a restart.
         if all(model.name != name for model in self._models.models):
             await self._models.rescan()
         return self._models.get(name)
@@ -363,10 +363,10 @@ class Admission:
         )
 
     async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
-        """Refuse what disk or memory would not hold."""
+        """Refuse a job for which disk or memory is too small."""
         files = model.files_for(request.factor(probe.size))
         native = files.native_scale
-        with contextlib.suppress(OSError):  # the job will tell what is wrong with its files
+        with contextlib.suppress(OSError):  # the job will report what is wrong with its files
             await asyncio.to_thread(check_memory, self._config, self._choice, files)
         memory = memory_bytes(probe.size, request.output_size, request.format)
         most = self._config.limits.imaging_memory_mb << 20

@@ -1,4 +1,4 @@
-"""The cleaner: deletes results and records that are old enough, and files that are left over."""
+"""The cleaner: deletes results and records that are too old, and leftover files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ROUND_SECONDS = 60.0
 _JUMP_SECONDS = 5.0
 """A clock that gains less between two rounds is being adjusted, not set."""
 _JUMPS = 64
-"""That are remembered."""
+"""Most jumps that are remembered."""
 
 
 class ForwardJumps:
     """Notices when the system's clock is set forward.
 
-    Results that were finished before look older by that much than they are. (Time that the
-    machine is suspended looks the same, and does not count either.)
+    Results that were finished before the jump look older than they are, by its length. (Time during
+    which the machine is suspended looks the same, and does not count either.)
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ForwardJumps:
 
 
 class Cleaner:
-    """Deletes results that nobody fetched, old records, and files that are left over.
+    """Deletes results that were not downloaded, old records, and leftover files.
 
     Args:
         store: finds ended jobs.
@@ -79,17 +79,17 @@ class Cleaner:
         self._jumps = ForwardJumps()
 
     async def run(self) -> None:
-        """Clean up every minute, or more often where results live shortly, until cancelled."""
+        """Clean up every minute, or more often if results expire sooner; runs until cancelled."""
         while True:
             try:
                 await self.clean(time.time())
             except Exception:
                 log.exception("The clean-up failed; it is tried again in a minute.")
-            # A share of the shortest life, so that a short one is kept to.
+            # Part of the shortest time to live, so that it is kept accurately.
             await asyncio.sleep(min(_ROUND_SECONDS, self._result_ttl / 4, self._record_ttl / 4))
 
     async def clean(self, now: float) -> None:
-        """Delete what is too old at ``now`` (seconds since the epoch)."""
+        """Delete everything that is too old at ``now`` (seconds since the epoch)."""
         await self._registry.tidy_again()
         await self._workspace.remove_leftovers()
         for job in self._registry.unrecorded():
@@ -107,15 +107,15 @@ class Cleaner:
             await self._registry.forget(job.id)
 
     async def expire(self, job: Job) -> None:
-        """Delete the result of a completed job for its age."""
+        """Delete the result of a completed job because of its age."""
         await self.let_go(job, "expired")
         log.info("job's result expired", extra={"job": job.id})
 
     async def let_go(self, job: Job, why: str) -> None:
         """Delete the result of a completed job and record ``why``.
 
-        The record comes first, so that after a crash nobody is promised a file that is not there.
-        Where the disk is too full for the record, the file goes first and makes the room.
+        The record is written first, so that after a crash no missing file is promised. If the disk
+        is too full for the record, the file is deleted first to make room.
         """
         try:
             await self._registry.mark_result_gone(job, why)

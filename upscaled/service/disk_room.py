@@ -11,7 +11,7 @@ from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 
 _LOOK_SECONDS = 5.0
-"""How often a waiting job checks the disk; nothing else tells of room that others made."""
+"""How often a waiting job checks the disk, since room freed by other programs is not reported."""
 _BLOCK_BYTES = 512
 """The unit of ``st_blocks`` (stat(2))."""
 
@@ -19,13 +19,13 @@ _BLOCK_BYTES = 512
 class DiskRoom:
     """Tells waiting jobs, one at a time, that the disk has room for them.
 
-    Room counts as taken as soon as a job is told, and until `forget`: the job is yet to write its
-    files. What it has written counts once.
+    Room counts as taken from the moment a job is told until `forget`, since the job has not written
+    its files yet. Bytes it has written count only once.
 
     Args:
-        workspace: has the files of jobs.
-        need: returns the bytes that a job takes on the disk in all.
-        under_way: returns the jobs that write files now.
+        workspace: holds the files of jobs.
+        need: returns the bytes that a job needs on disk altogether.
+        under_way: returns the jobs that are writing files.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DiskRoom:
         return waited
 
     def forget(self, job_id: str) -> None:
-        """A job has ended, or waits again: its room is free."""
+        """Free the room of a job that has ended or waits again."""
         self._told.pop(job_id, None)
         self._job_ended.set()
 
@@ -77,13 +77,13 @@ class DiskRoom:
 
 
 def _unwritten(expected: list[tuple[Path, int]]) -> int:
-    """Return the bytes that jobs are yet to write, by their folders and needs."""
+    """Return the bytes that jobs have not written yet, given their folders and needs."""
     return sum(max(0, need - _used(folder)) for folder, need in expected)
 
 
 def _used(folder: Path) -> int:
     used = 0
-    with contextlib.suppress(OSError):  # files come and go
+    with contextlib.suppress(OSError):  # files can disappear meanwhile
         for path in folder.iterdir():
             used += path.stat().st_blocks * _BLOCK_BYTES
     return used

@@ -1,4 +1,4 @@
-"""The dispatcher: starts queued jobs and brings each to its end."""
+"""The dispatcher: starts queued jobs and records how they end."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ log = logging.getLogger(__name__)
 _RECORD_RETRY_SECONDS = 1.0
 _FEED_AGAIN_SECONDS = 1.0
 _CANCEL_SECONDS = 30.0
-"""How long a cancellation waits for a job's processes to end; the kernel may hold them longer."""
+"""How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
 _DISK_REFUSALS = 3
-"""Times a job may meet a full disk that has the room it needs: a quota, or our mistake."""
+"""How often a job may meet a full disk although there is room: a quota, or our mistake."""
 _SYSTEM_RETRY_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 60.0
-"""Pauses of a job between tries while the system is short of something: the first, the longest."""
+"""Longest pause of a job between tries while the system is short of something."""
 
 
 @dataclass(eq=False)
@@ -73,9 +73,9 @@ class Dispatcher:
     """Feeds queued jobs to the pipeline and records how each of them ends.
 
     A job shows as processing once it holds a slot. While others hold the slots, the next jobs are
-    decoded already, and those before are still encoded. Both are bounded: no job can overtake one
-    that has left the queue, and raw pixels take room on the disk. A job that waits for room on the
-    disk takes part in neither bound.
+    decoded, and earlier ones are encoded. Both are bounded, since a job that has left the queue
+    can't be overtaken, and raw pixels take disk space. A job that waits for disk space does not
+    count towards either bound.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Dispatcher:
         self._prepared: dict[str, Prepared] = {}
 
     async def resume(self, job: Job, max_attempts: int) -> None:
-        """Take up a job of an earlier run; one that was begun too often fails."""
+        """Queue a job of an earlier run again; one that was started too often fails."""
         if job.state is JobState.PROCESSING or await self._workspace.is_begun(job.id):
-            # If the run advanced, the picture is not what brought the server down.
+            # If the run made progress, the picture did not crash the server.
             folder = self._workspace.folder(job.id)
             crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
             if crashes >= max_attempts:
@@ -126,18 +126,18 @@ class Dispatcher:
         await self.enqueue(job)
 
     async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
-        """Put a job into the queue; one whose model is gone fails.
+        """Put a job into the queue; one whose model is missing fails.
 
         Args:
             job: the job.
-            prepared: its picture, if that is decoded already.
+            prepared: its picture, if it is decoded already.
         """
         try:
             waiting, estimate = await self._timing.waiting(job)
         except UpscaledError as error:
             await self._fail(job.id, error.message)
             return
-        if self._registry.peek(job.id) is not None:  # else cancelled meanwhile
+        if self._registry.peek(job.id) is not None:  # otherwise cancelled meanwhile
             if prepared is not None:
                 self._prepared[job.id] = prepared
             self._forecaster.expect(job.id, estimate, small=is_small(job.input_size))
@@ -145,20 +145,19 @@ class Dispatcher:
 
     @property
     def feeding(self) -> bool:
-        """Whether queued jobs are started."""
+        """Whether queued jobs are being started."""
         return self._feeder is not None and not self._feeder.done()
 
     def start(self) -> None:
-        """Begin to start queued jobs."""
         self._feeder = asyncio.create_task(self._feed(), name="dispatcher")
 
     async def stop(self, drain_seconds: float = 0.0, hurry: asyncio.Event | None = None) -> None:
-        """Start no more jobs; let those under way finish for a while, put the rest back.
+        """Start no more jobs; let active jobs finish for a while, and put the rest back.
 
-        Those put back are queued again in the store, for the next start.
+        Jobs that are put back are queued in the store, for the next start.
 
         Args:
-            drain_seconds: how long jobs under way may take to finish.
+            drain_seconds: how long active jobs may take to finish.
             hurry: ends that wait when it is set.
         """
         if self._feeder is not None:
@@ -179,10 +178,10 @@ class Dispatcher:
                 await self._put_back(job.id)
 
     async def _put_back(self, job_id: str, **changes: Any) -> None:
-        """Return a job to the state of the queue.
+        """Return a job to the queued state.
 
-        If the disk is full, its record still says that it was being worked on. The next start
-        takes it up all the same, so that is no reason to fail.
+        If the disk is full, its record still says that it is processing. The next start queues it
+        anyway, so that is no reason to fail.
         """
         job = self._registry.peek(job_id)
         if job is None:
@@ -215,7 +214,7 @@ class Dispatcher:
                     turn.leave()
                 if not isinstance(error, Exception):
                     raise
-                # Without its feeder the service would accept jobs and do none.
+                # Without its feeder the service would accept jobs but do none.
                 log.exception("The queue can't be read; it is tried again.")
                 await asyncio.sleep(_FEED_AGAIN_SECONDS)
                 continue
@@ -242,14 +241,14 @@ class Dispatcher:
         self._forecaster.gone(job_id)
 
     def _writing(self) -> list[Job]:
-        """Return the jobs that write files now."""
+        """Return the jobs that are writing files."""
         jobs = (self._registry.peek(job_id) for job_id in self._under_way)
         return [job for job in jobs if job is not None]
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job; nothing of it runs any more and its files are gone when this returns.
+        """Cancel a job; when this returns, none of its work runs and its files are deleted.
 
-        Only a process that the kernel does not let end may still be there; it has no job any more.
+        Only a process that the kernel does not end may remain; it has no job any more.
 
         Raises:
             UnknownJobError: there is none of this id.
@@ -277,8 +276,8 @@ class Dispatcher:
         return job
 
     async def _work(self, job_id: str, turn: Turn) -> None:
-        """Bring one job to its end, whatever that is, or set it aside."""
-        while (job := self._registry.peek(job_id)) is not None:  # else cancelled meanwhile
+        """Do one job until it ends or is set aside."""
+        while (job := self._registry.peek(job_id)) is not None:  # otherwise cancelled meanwhile
             try:
                 result = await self._run(job, turn)
                 self._registry.report_progress(job_id, 99)
@@ -325,10 +324,10 @@ class Dispatcher:
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
 
     def _put_aside(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
-        """Let a job wait outside the queue, without turn and permit, and queue it again after that.
+        """Let a job wait outside the queue, without turn and permit, then queue it again.
 
-        It was accepted, so what is short delays it and does not end it. If ``wait`` returns False,
-        it has failed meanwhile.
+        An accepted job is delayed by a shortage and does not fail because of it. If ``wait``
+        returns False, the job has failed meanwhile.
         """
         self._forecaster.set_aside(job.id)
         task = asyncio.create_task(self._aside(job, wait), name=f"aside-{job.id}")
@@ -354,7 +353,7 @@ class Dispatcher:
         log.warning(
             "job waits for room on the disk", extra={"job": job.id, "reason": error.message}
         )
-        # Its files make room meanwhile.
+        # Its files are deleted to make room.
         await self._workspace.keep_only(job.id, UPLOAD)
         if await self._disk_room.wait(job):
             self._refusals.pop(job.id, None)
@@ -364,7 +363,7 @@ class Dispatcher:
     async def _wait_for_system(self, job: Job, reason: str) -> bool:
         """Wait while the system is short of something, longer each time; True: try again.
 
-        However often that happens, the picture is not to blame, and the job does not fail.
+        However often that happens, it is not the picture's fault, and the job does not fail.
         """
         refusals = self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
         pause = min(_LONGEST_RETRY_SECONDS, _SYSTEM_RETRY_SECONDS * 2 ** min(refusals - 1, 10))
@@ -376,7 +375,7 @@ class Dispatcher:
         return True
 
     async def _may_try_again(self, job: Job, most: int, reason: str) -> bool:
-        """Count a refusal without a visible cause; at the last one the job fails."""
+        """Count a refusal without a visible cause; after too many the job fails."""
         self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
         if self._refusals[job.id] < most:
             return True
@@ -400,7 +399,7 @@ class Dispatcher:
         )
 
     def _started(self, job: Job, deadline: asyncio.Timeout, turn: Turn, place: Place) -> None:
-        """Show a job that got a slot as processing; its time runs from the first one on."""
+        """Show a job that got a slot as processing; its time limit starts with the first slot."""
         turn.leave()
         self._timing.begun(job.id, place)
         self._registry.report_stage(job.id, Stage.UPSCALING)
@@ -450,7 +449,7 @@ class Dispatcher:
     async def _learn(self, job: Job, result: RunResult) -> None:
         try:
             await self._timing.learn(job, result)
-        except Exception:  # the result counts, the estimates of later jobs do not
+        except Exception:  # the result counts, later estimates do not
             log.exception("nothing was learned from a job", extra={"job": job.id})
 
     async def _fail(self, job_id: str, sentence: str) -> None:
@@ -472,7 +471,7 @@ class Dispatcher:
     ) -> bool:
         """Record the end of a job; False if it was cancelled first.
 
-        While that is not possible (a full disk, too many open files) it is tried again and again:
+        If that is impossible (a full disk, too many open files), it is retried until it succeeds:
         the work is done and must not be lost.
         """
         while True:
@@ -493,7 +492,7 @@ class Dispatcher:
 async def _ended(
     tasks: Collection[asyncio.Task[None]], seconds: float, hurry: asyncio.Event
 ) -> None:
-    """Wait until all tasks have ended, for some seconds or until ``hurry`` is set."""
+    """Wait until all tasks have ended, at most for ``seconds`` or until ``hurry`` is set."""
     ended = asyncio.create_task(asyncio.wait(tasks), name="drain")
     hurried = asyncio.create_task(hurry.wait(), name="hurry")
     try:
@@ -504,7 +503,7 @@ async def _ended(
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Cancel tasks and wait until they have ended; return those that take too long."""
+    """Cancel tasks and wait for their end; return those that take too long."""
     for task in tasks:
         task.cancel()
     if not tasks:

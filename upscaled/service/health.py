@@ -1,4 +1,4 @@
-"""Health: whether this service can upscale, by its self-test and by the jobs it does."""
+"""Health: whether this service can upscale, according to its self-test and its jobs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from upscaled.errors import UpscaledError
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60.0
-"""After a failed self-test; a device that comes back is noticed within this time."""
+"""Pause after a failed self-test; a repaired device is noticed within this time."""
 RECHECK_SECONDS = 3600.0
-"""After a passed one, when the service has nothing else to do."""
+"""Pause after a passed self-test, while the service is idle."""
 
 
 class HealthState(StrEnum):
-    """Whether work is worth sending here."""
+    """Whether this service can do work."""
 
     STARTING = "starting"
     OK = "ok"
@@ -30,13 +30,13 @@ class HealthState(StrEnum):
 class Health:
     """Keeps track of whether devices work.
 
-    The self-test is run at the start, again when a job's failure casts doubt on the device, and
-    now and then. After the first time only when there is nothing else to do: a job that is under
-    way tests the device better, and its outcome counts as well.
+    The self-test runs at the start, after a job's failure casts doubt on the device, and
+    periodically. After the first time it runs only when the service is idle: an active job tests
+    the device better, and its outcome counts too.
 
     Args:
-        test: returns the place that works; raises `UpscaledError` where none does.
-        is_idle: tells whether no job is waiting or under way.
+        test: returns the place that works; raises `UpscaledError` if none does.
+        is_idle: returns whether no job is waiting or active.
     """
 
     def __init__(self, test: Callable[[], Awaitable[Place]], is_idle: Callable[[], bool]) -> None:
@@ -48,7 +48,7 @@ class Health:
         self.reason: str | None = None
         """Why the state is ``failing``, as a sentence."""
         self.place: Place | None = None
-        """Where the last picture that came out right was upscaled."""
+        """Where the last correct picture was upscaled."""
 
     async def known(self) -> HealthState:
         """Wait until the state is no longer ``starting``, then return it."""
@@ -56,24 +56,23 @@ class Health:
         return self.state
 
     def worked(self, place: Place) -> None:
-        """Note that a verified picture came from ``place``."""
+        """Record that a verified picture was made at ``place``."""
         if self.state is HealthState.FAILING:
             log.info("works again", extra={"device": place.device.id})
         self.state, self.reason, self.place = HealthState.OK, None, place
         self._known.set()
 
     def doubt(self) -> None:
-        """Note that an engine failed a job: the next idle moment shows whether it still works."""
+        """Record that an engine failed a job; the next idle moment shows whether it still works."""
         self._doubt.set()
 
     async def run(self) -> None:
-        """Test, and test again, until cancelled."""
+        """Repeat the self-test until cancelled."""
         while True:
             await self.check()
             await self._next_occasion()
 
     async def check(self) -> None:
-        """Run the self-test once."""
         self._doubt.clear()
         try:
             place = await self._test()

@@ -1,4 +1,4 @@
-"""Tells the positions of queued jobs to those who listen to them."""
+"""Reports the positions of queued jobs to listeners."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from upscaled.jobs.registry import JobRegistry
 from upscaled.timing.forecast import Forecaster
 
 _PERIOD_SECONDS = 0.25
-"""Positions are told this often at most: one change of the queue moves every job in it."""
+"""Shortest time between reports, since one change of the queue moves every job in it."""
 
 
 async def report_positions(registry: JobRegistry, queue: JobQueue, forecaster: Forecaster) -> None:
-    """Report positions whenever the queue changes and somebody listens; runs until cancelled."""
+    """Report positions whenever the queue changes and there are listeners; runs until cancelled."""
     while True:
         await registry.listened(queue.changed.set)
         await queue.changed.wait()
         queue.changed.clear()
         registry.report_positions(forecaster.positions())
-        if not forecaster.up_to_date:  # forecasts of long queues are made less often
+        if not forecaster.up_to_date:  # long queues are forecast less often
             queue.changed.set()
         await asyncio.sleep(_PERIOD_SECONDS)

@@ -1,4 +1,4 @@
-"""Prefetcher: which jobs are prepared before a slot is free, and in which order they get one."""
+"""Prefetcher: prepares jobs before a slot is free, and keeps the order in which they get one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from upscaled.timing.forecast import Forecaster
 
 AHEAD_SECONDS = 10.0
 """How long before a slot is expected to be free the next job leaves the queue. Enough to decode the
-largest picture; a job that arrives later can still overtake those that are in the queue."""
+largest picture; a job that arrives later can still overtake those in the queue."""
 
 _LOOK_AGAIN_SECONDS = 1.0
 """How often the expectation is checked, since jobs may run faster than estimated."""
@@ -40,15 +40,16 @@ class Turn:
 
 
 class Prefetcher:
-    """Decides when the next job leaves the queue. After that no other job can overtake it.
+    """Decides when the next job leaves the queue. After that, no other job can overtake it.
 
     Args:
         slots: how many jobs are upscaled at a time.
-        forecaster: tells when a slot will be free.
+        forecaster: predicts when a slot will be free.
     """
 
     def __init__(self, slots: int, forecaster: Forecaster) -> None:
-        # One for each slot is being prepared or ready, and one more for when small jobs end soon.
+        # For each slot one job is being prepared or ready, and one more in case small jobs end
+        # soon.
         self._permits = asyncio.Semaphore(slots + 1)
         self._forecaster = forecaster
         self._ranks = itertools.count()
@@ -73,5 +74,5 @@ class Prefetcher:
         return turn
 
     def job_ended(self) -> None:
-        """Check the expectation again at once."""
+        """Check the expectation again immediately."""
         self._job_ended.set()

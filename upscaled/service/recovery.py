@@ -1,4 +1,4 @@
-"""Recovery: what an earlier run of the service left is taken up, or cleared away."""
+"""Recovery: continues or deletes what an earlier run of the service left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upscaled.service.dispatcher import Dispatcher
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 30.0
-"""How long the start waits for all jobs left behind to be queued; on a full disk some can't be."""
+"""How long the start waits until all interrupted jobs are queued; a full disk can delay some."""
 
 
 class Recovery:
@@ -25,11 +25,11 @@ class Recovery:
 
     Args:
         book: where unfinished jobs are entered.
-        store: knows of finished ones.
-        workspace: has the files of both.
-        cleaner: lets go of results that are no longer there.
-        dispatcher: takes the jobs.
-        max_attempts: how often a job is begun that the server died under.
+        store: holds finished ones.
+        workspace: holds the files of both.
+        cleaner: records results whose files are missing.
+        dispatcher: runs the jobs.
+        max_attempts: how often a job is started if the server dies during it.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class Recovery:
         self._resuming: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Take up what there is; what a full disk holds up goes on beside the service."""
+        """Queue the jobs; those that a full disk delays follow in the background."""
         unfinished = await self._left_behind()
         self._resuming = asyncio.create_task(self._resume_all(unfinished), name="resume")
         await asyncio.wait([self._resuming], timeout=_PATIENCE_SECONDS)
 
     async def end(self) -> None:
-        """Take up nothing more."""
+        """Stop queueing jobs."""
         if self._resuming is not None:
             self._resuming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._resuming
 
     async def _left_behind(self) -> list[Job]:
-        """Return the jobs that an earlier run left unfinished; delete files of no job."""
+        """Return the jobs that an earlier run left unfinished; delete files without a job."""
         unfinished = await self._registry.load()
         with_result = await self._store.finished_before(float("inf"), with_result=True)
         for job in with_result:
@@ -79,7 +79,7 @@ class Recovery:
         return unfinished
 
     async def _resume_all(self, jobs: list[Job]) -> None:
-        """Queue jobs, each by itself: recording an end may wait for the disk."""
+        """Queue jobs in parallel, since recording an end may wait for the disk."""
         async with asyncio.TaskGroup() as tasks:
             for job in jobs:
                 tasks.create_task(self._resume(job), name=f"resume-{job.id}")

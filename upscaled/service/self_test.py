@@ -1,4 +1,4 @@
-"""The self-test: a tiny picture through a real engine, verified like any other."""
+"""The self-test: upscales a tiny picture with a real engine and verifies it like any other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from upscaled.pictures import RawImage, Size
 log = logging.getLogger(__name__)
 
 _SIDE = 16
-"""Pixels a side: with its padding one tile, 0.3 s of the largest official model on two cores."""
+"""Side in pixels: with its padding one tile, 0.3 s with the largest official model on two cores."""
 _SECONDS = 300.0
-"""How long a device may take, its start included; software that poses as a GPU needs 20.
-Waiting for a job that holds the device doesn't count."""
+"""How long a device may take, including its start; a software GPU needs 20 s. Waiting for a job
+that holds the device does not count."""
 _FIRST = -1.0
-"""Jobs wait for slots in the order of their ranks, from 0; the self-test goes before them all."""
+"""Jobs wait for slots in the order of their ranks, from 0; the self-test comes before all of
+them."""
 
 
 class SelfTest:
@@ -47,10 +48,10 @@ class SelfTest:
         self._default_model = default_model
 
     async def run(self) -> Place:
-        """Return the first place that upscales a tiny picture properly.
+        """Return the first place that upscales a tiny picture correctly.
 
         Raises:
-            EngineError: none does; the message says what each failed with.
+            EngineError: none does; the message has each place's failure.
         """
         model = await self._model()
         failures = []
@@ -75,7 +76,7 @@ class SelfTest:
         raise EngineError(f"No device can upscale. {' '.join(failures)}")
 
     async def _model(self) -> Model:
-        """Return the default model, else any."""
+        """Return the default model, or any other if it is missing."""
         await self._models.rescan()
         models = {model.name: model for model in self._models.models}
         if not models:
@@ -84,7 +85,7 @@ class SelfTest:
 
     @contextlib.asynccontextmanager
     async def _folder(self) -> AsyncIterator[Path]:
-        """Have a folder like a job's; what a crash leaves of it the next start sweeps away."""
+        """Provide a folder like a job's; after a crash the next start deletes it."""
         name = new_job_id()
         folder = self._workspace.folder(name)
         await asyncio.to_thread(folder.mkdir, mode=0o700)
@@ -107,7 +108,7 @@ class SelfTest:
 
 
 def _picture() -> bytes:
-    """Return a picture with colour and slopes, so that a blank or shifted result is noticed."""
+    """Return a picture with colour and gradients, so that a blank or shifted result is noticed."""
     steps = range(_SIDE)
-    # Half of each channel's range: networks move saturated colours.
+    # Half of each channel's range: networks change saturated colours.
     return bytes(64 + value for y in steps for x in steps for value in (8 * x, 8 * y, 4 * (x + y)))

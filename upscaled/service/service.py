@@ -56,7 +56,7 @@ _CPU_ID = -1  # in upscaler.gpu_ids
 
 @dataclass(frozen=True)
 class _Started:
-    """The parts that there are only once the engines are chosen."""
+    """The parts that exist only after the engines are selected."""
 
     choice: EngineChoice
     intake: Submissions
@@ -72,7 +72,7 @@ class Service:
 
     Args:
         config: the settings.
-        models_cache: keeps what was measured of the models; None: the data folder's own file.
+        models_cache: file with measurements of the models; None: the data folder's own.
     """
 
     def __init__(self, config: Config, *, models_cache: Path | None = None) -> None:
@@ -109,19 +109,19 @@ class Service:
 
     @property
     def choice(self) -> EngineChoice:
-        """Which engine works on which devices; there once the service was started."""
+        """The selected engine and devices; available after `start`."""
         return self._running.choice
 
     @property
     def intake(self) -> Submissions:
-        """Where pictures come in; there once the service was started."""
+        """Accepts pictures; available after `start`."""
         return self._running.intake
 
     async def start(self) -> None:
-        """Bring everything up, taking up the jobs an earlier run left.
+        """Start everything, and queue the jobs that an earlier run left.
 
         Raises:
-            ConfigError: something the settings demand is not there.
+            ConfigError: something that the settings require is missing.
         """
         async with contextlib.AsyncExitStack() as closing:
             await self._workspace.open()
@@ -197,30 +197,32 @@ class Service:
             self._closing = closing.pop_all()
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Take nothing more; let running jobs finish for ``server.drain_seconds``.
+        """Accept nothing more; let running jobs finish for ``server.drain_seconds``.
 
         Args:
             hurry: ends that wait when it is set; the jobs go on at the next start.
         """
         running = self._running
         running.intake.close()
-        await running.recovery.end()  # first, or jobs would be ended that are being put back
+        await running.recovery.end()  # first, so that no job ends while it is being put back
         await running.dispatcher.stop(self.config.server.drain_seconds, hurry)
 
     @property
     def jobs_running(self) -> int:
-        """How many jobs are being worked on now."""
+        """Number of jobs being worked on."""
         return sum(job.state is JobState.PROCESSING for job in self._registry.active())
 
     async def stop(self) -> None:
-        """Take nothing more, let running jobs finish for ``server.drain_seconds``, end all."""
+        """Accept nothing more, let running jobs finish for ``server.drain_seconds``, end
+        everything.
+        """
         if self._started is not None:
             self._started.intake.close()
         await self._closing.aclose()
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are brought on their way, or it is meant that they are not."""
+        """Whether jobs are being started, or are deliberately not started."""
         return self._running.dispatcher.feeding or not self.intake.open
 
     def _check_default_model(self) -> None:
@@ -250,7 +252,7 @@ class Service:
         return job
 
     def outlook(self, job_id: str) -> Outlook | None:
-        """Return when a job is to be ready; None for one that is not under way."""
+        """Return when a job will be ready; None if it is not active."""
         return self._running.foresight.outlook(job_id)
 
     @contextlib.asynccontextmanager
@@ -322,7 +324,7 @@ class Service:
         return result_of(job, self._workspace.folder(job.id))
 
     async def delivered(self, job_id: str) -> None:
-        """Note that every byte of a result was sent; deletes it where the settings say so."""
+        """Record that every byte of a result was sent; delete it if the settings say so."""
         if not self.config.storage.delete_after_download:
             return
         job = await self._registry.get(job_id)
@@ -331,7 +333,7 @@ class Service:
             log.info("job's result downloaded and deleted", extra={"job": job_id})
 
     def watch_health(self) -> None:
-        """Begin the self-tests; until the first has passed `health` says ``starting``."""
+        """Start the self-tests; until the first has passed, `health` reports ``starting``."""
         watch = asyncio.create_task(self._watch(self._running.health), name="health")
         self._closing.push_async_callback(_end_task, watch)
 
@@ -348,16 +350,16 @@ class Service:
         await health.run()
 
     async def health_known(self) -> HealthState:
-        """Wait for the end of the first self-test; return what came of it."""
+        """Wait for the end of the first self-test; return the state."""
         return await self._running.health.known()
 
     async def health(self) -> Mapping[str, object]:
-        """Return how the service is doing; ``status`` is a `HealthState`.
+        """Return the health of the service; ``status`` is a `HealthState`.
 
-        Answers within a second even where the disk does not.
+        Answers within a second even if the disk does not respond.
         """
         choice, health = self.choice, self._running.health
-        with contextlib.suppress(TimeoutError):  # the last known figure will do
+        with contextlib.suppress(TimeoutError):  # the last known value is good enough
             async with asyncio.timeout(_DISK_SECONDS):
                 self._free_disk = await self._workspace.free_bytes()
         unusable = {place.device.id: why for place, why in self._running.pool.unusable.items()}

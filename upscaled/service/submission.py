@@ -1,4 +1,4 @@
-"""Where pictures come in: bounds of queue and disk, uploads, and the jobs that are made of them."""
+"""Accepts uploads within the bounds of queue and disk, and turns them into jobs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class Submissions:
-    """Takes uploads and makes queued jobs of them, until it is closed.
+    """Accepts uploads and turns them into queued jobs, until it is closed.
 
     Args:
-        limits: how many jobs may wait, in all and of a client.
-        admission: makes a job of fields and a file, or refuses.
-        workspace: where uploads lie.
-        book: where jobs are recorded.
-        dispatcher: brings recorded jobs on their way.
+        limits: how many jobs may wait, of all clients and of one.
+        admission: turns fields and a file into a job, or refuses them.
+        workspace: holds the uploads.
+        book: records jobs.
+        dispatcher: runs recorded jobs.
         foresight: tells when it is worth trying again, and what a job would take.
     """
 
@@ -55,7 +55,7 @@ class Submissions:
 
     @property
     def open(self) -> bool:
-        """Whether anything is taken."""
+        """Whether uploads are accepted."""
         return self._open
 
     @property
@@ -64,7 +64,7 @@ class Submissions:
         return len(self._uploads)
 
     def close(self) -> None:
-        """Take nothing more."""
+        """Accept nothing more."""
         self._open = False
 
     def check(self, client: Client = LOCAL) -> None:
@@ -97,8 +97,8 @@ class Submissions:
 
         Args:
             client: the caller.
-            length: bytes, where the caller says so.
-            queues: it is to become a job, and takes a place in the queue.
+            length: in bytes, if the caller declares it.
+            queues: it will become a job and takes a place in the queue.
 
         Raises:
             ShuttingDownError: the server is stopping.
@@ -110,17 +110,17 @@ class Submissions:
         return await self._uploads.begin(client, length, queues=queues)
 
     def reserve_upload(self) -> Path:
-        """Return a fresh path to stream an upload to."""
+        """Return a new path for an upload."""
         return self._workspace.new_upload()
 
     async def discard_upload(self, path: Path) -> None:
-        """Delete an upload that was given up."""
+        """Delete an upload that was abandoned."""
         await self._workspace.discard(path)
 
     async def submit(
         self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
     ) -> Job:
-        """Make a job of an upload and queue it; durable when this returns.
+        """Turn an upload into a queued job; durable when this returns.
 
         The file is moved or, on refusal, deleted.
 
@@ -135,7 +135,7 @@ class Submissions:
                 await self._enter(job, prepared)
             finally:
                 self._admitting[client.key] -= 1
-                self._admitting += Counter()  # drops the zeros
+                self._admitting += Counter()  # removes the zeros
         except BaseException:
             await self.discard_upload(upload)
             raise
@@ -144,7 +144,7 @@ class Submissions:
     async def quote(
         self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
     ) -> tuple[Job, Quote]:
-        """Return the job that a submission would make, and what it would take.
+        """Return the job that a submission would create, and what it would take.
 
         Raises:
             UpscaledError: the refusal, see `Admission.plan`.

@@ -1,4 +1,4 @@
-"""Uploads in progress: their places in the queue and their bytes on the disk."""
+"""Uploads in progress: their places in the queue and their bytes on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from upscaled.errors import NoSpaceError, QueueFullError
 from upscaled.jobs.workspace import Workspace
 
 _STEP_BYTES = 4 << 20
-"""Reserved at once for an upload that does not say how long it is."""
+"""Bytes reserved at a time for an upload of unknown length."""
 _FEWEST = 4
 """Uploads that one client may always have in progress, however short the queue is."""
 
@@ -18,12 +18,12 @@ _FEWEST = 4
 class UploadsInProgress:
     """Reserves room for uploads before they are read.
 
-    While a client has one upload in progress, its others may take half of the places and half
-    of the free disk at most, so that nobody keeps everybody else out.
+    While a client has one upload in progress, its others may take at most half of the places and
+    half of the free disk, so that no client can block all others.
 
     Args:
         workspace: where uploads are written.
-        most: how many may be in progress.
+        most: how many uploads may be in progress.
         reserve_bytes: what must stay free on the disk.
     """
 
@@ -33,7 +33,7 @@ class UploadsInProgress:
         self._reserve_bytes = reserve_bytes
         self._uploads: set[Upload] = set()
         self.queueing: Counter[str] = Counter()
-        """Uploads that are to become jobs, by client key."""
+        """Uploads that will become jobs, by client key."""
 
     def __len__(self) -> int:
         return len(self._uploads)
@@ -43,8 +43,8 @@ class UploadsInProgress:
 
         Args:
             client: the caller.
-            length: bytes, where the caller says so.
-            queues: it is to become a job, and takes a place in the queue.
+            length: in bytes, if the caller declares it.
+            queues: it will become a job and takes a place in the queue.
 
         Raises:
             QueueFullError: the client has too many uploads in progress.
@@ -69,7 +69,7 @@ class UploadsInProgress:
         return upload
 
     async def reserve(self, upload: Upload, count: int) -> None:
-        """Reserve bytes of the disk for an upload.
+        """Reserve disk space for an upload.
 
         Raises:
             NoSpaceError: there are not so many.
@@ -77,7 +77,7 @@ class UploadsInProgress:
         free = await self._workspace.free_bytes() - self._reserve_bytes
         free -= sum(other.outstanding for other in self._uploads)
         own = sum(other.outstanding for other in self._uploads if other.client == upload.client)
-        # `free + own` is what the client's uploads could have all in all.
+        # `free + own` is what all of the client's uploads could have.
         alone = not any(
             other.client == upload.client for other in self._uploads if other is not upload
         )
@@ -91,12 +91,12 @@ class UploadsInProgress:
         upload.reserved += count
 
     def end(self, upload: Upload) -> None:
-        """Release what was reserved for an upload."""
+        """Release the room reserved for an upload."""
         if upload in self._uploads:
             self._uploads.remove(upload)
             if upload.queues:
                 self.queueing[upload.client] -= 1
-                self.queueing += Counter()  # drops the zeros
+                self.queueing += Counter()  # removes the zeros
 
 
 class Upload:
@@ -113,7 +113,7 @@ class Upload:
 
     @property
     def outstanding(self) -> int:
-        """Bytes that are reserved and not yet on the disk."""
+        """Bytes that are reserved but not yet on disk."""
         return max(0, self.reserved - self.written)
 
     async def reserve(self, count: int) -> None:
@@ -128,12 +128,12 @@ class Upload:
         """Count bytes that are about to be written.
 
         Raises:
-            NoSpaceError: they are more than was reserved, and the disk has no room for them.
+            NoSpaceError: they exceed the reservation, and the disk has no room for them.
         """
         if self.written + count > self.reserved:
             await self.reserve(max(_STEP_BYTES, count))
         self.written += count
 
     def end(self) -> None:
-        """Release what was reserved; may be called again."""
+        """Release the reservation; may be called again."""
         self._all.end(self)
