@@ -1,4 +1,4 @@
-"""openapi.yaml as a judge over answers."""
+"""Checks answers against openapi.yaml."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def check(method: str, path: str, answer: Answer) -> None:
         validate(answer.json, f"{pointer}/content/{escaped}/schema")
         _check_compact(answer)
     if answer.status >= 400 and (template, answer.status) != ("/health", 503):
-        # A server that can't upscale tells its health in full, not an error.
+        # A server that can't upscale answers with its full health, not an error.
         _check_error(method, answer)
 
 

@@ -22,7 +22,7 @@ ALL_COMBINATIONS = 4
 is missing, only one has happened, or they end early."""
 
 Tree = dict[str, bytes | None]
-"""What a folder holds, by relative path; None for a folder."""
+"""The content of a folder, by relative path; None for a folder."""
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class CrashPoint:
     records: dict[str, bytes]
     """The files of the record database, which counts as atomic for each commit."""
     promises: tuple[tuple[str, str], ...]
-    """What callers had been told by then, oldest first."""
+    """The answers that callers had by then, oldest first."""
     trees: tuple[Tree, ...]
     """What the disk may hold."""
 
@@ -108,7 +108,7 @@ class Recorder:
             self._crash_point("commit")
 
     def promise(self, what: str, job_id: str) -> None:
-        """Note what a caller is being told."""
+        """Record what a caller is being told."""
         with self._lock:
             self._promises.append((what, job_id))
             self._look(f"promise {what}")

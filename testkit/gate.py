@@ -17,7 +17,7 @@ class Gate:
         self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def open(self) -> None:
-        """Let one waiting process go on; if none waits yet, the next one does not wait."""
+        """Let one waiting process continue; if none waits yet, the next one does not wait."""
         os.write(self._pipe, b".")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Print the rooms of the package, floor by floor, and which room imports which.
+"""Print the package's rooms, layer by layer, and which room imports which.
 
 ``scripts/imports`` runs this. Rooms and their order come from the contract ``layers`` in
 ``pyproject.toml``, which the test suite enforces.

@@ -1,4 +1,4 @@
-"""The grid of networks that conversions are tried on, and what PyTorch makes of each.
+"""The networks for conversion tests, and PyTorch's output for each.
 
 ``python -m testkit.network_grid`` writes PyTorch's outputs anew, to ``tests/data``. It needs the
 packages torch and spandrel, which the tests do not: they compare with the file.

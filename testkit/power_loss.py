@@ -1,4 +1,4 @@
-"""Cuts the power at every write of a service, and checks what the next start makes of it.
+"""Simulates a power cut at every write of a service, and checks the next start.
 
 The service is the real one, except that pictures are decoded and written in this process, so that
 its writes are seen, and that the engine resamples instead of running a network.
@@ -74,7 +74,7 @@ class HereWorker:
 
 
 class ResamplingEngine:
-    """Enlarges by repeating pixels, which verification takes for an enlargement."""
+    """Enlarges by repeating pixels, which passes verification."""
 
     traits = BUILTIN
     device = CPU

@@ -45,7 +45,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the endpoints live."""
+        """Base address of the endpoints."""
         return f"http://127.0.0.1:{self.port}{self.config.server.api_prefix}"
 
     def start(self) -> None:
@@ -105,13 +105,13 @@ class Server:
         return list((self.data_dir / "incoming").iterdir())
 
     def result_file(self, job_id: str) -> Path:
-        """Return where a job's result lies, whether it is there or not."""
+        """Return the path of a job's result, whether it exists or not."""
         (path,) = [*(self.data_dir / "jobs" / job_id).glob("result.*")] or [Path("/gone")]
         return path
 
 
 class Caller:
-    """Calls a server; every answer is held against the contract."""
+    """Calls a server; every answer is checked against the contract."""
 
     def __init__(self, server: Server, token: str | None = None) -> None:
         self.server = server
@@ -162,7 +162,7 @@ class Caller:
         return await self.post("/upscale" + query, data=form, **options)
 
     async def accepted(self, picture: bytes | None = None, **fields: str) -> str:
-        """Submit a picture that is taken; return the job's id."""
+        """Submit a picture that is accepted; return the job's id."""
         values = {"model_name": FAST_MODEL, "scale": "2", **fields}
         filename = values.pop("filename", "photo.png")
         answer = await self.upscale(picture or a_picture(), values, filename=filename)

@@ -1,4 +1,4 @@
-"""What every `JobStore` keeps to. A store's tests subclass `JobStoreContract`."""
+"""The contract of every `JobStore`. A store's tests subclass `JobStoreContract`."""
 
 from __future__ import annotations
 

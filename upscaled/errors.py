@@ -192,7 +192,7 @@ class WorkerFailedError(EngineError):
 
 
 class ShortageError(WorkerFailedError):
-    """A process could not be started for want of descriptors, processes or memory.
+    """A process could not be started because descriptors, processes or memory are short.
 
     This is never the picture's fault: wait, and try the same again.
     """

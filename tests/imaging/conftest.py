@@ -13,7 +13,7 @@ MAX_PIXELS = 4_000_000
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def imaging() -> AsyncIterator[Imaging]:
-    """An `Imaging` that takes up to `MAX_PIXELS`."""
+    """An `Imaging` that accepts up to `MAX_PIXELS`."""
     made = Imaging(max_pixels=MAX_PIXELS, memory_limit_mb=1024, cpu_seconds=5)
     yield made
     await made.close()

@@ -1,4 +1,4 @@
-"""BMP files of every kind come out right, or are refused by the name of what is not supported."""
+"""BMP files of every kind are decoded correctly, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are damaged or unusual: taken where all pixels are there, else told what is wrong."""
+"""Damaged or unusual files: accepted if all pixels are there, otherwise refused with the reason."""
 
 from __future__ import annotations
 

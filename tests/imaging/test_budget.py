@@ -1,4 +1,4 @@
-"""A first look at a picture is cheap, whatever the picture is made to cost."""
+"""Reading an upload is cheap, however expensive the picture was made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _fill_bytes(count: int) -> bytes:
 
 
 def _directories(pages: int, entries: int) -> bytes:
-    """A TIFF of many pages, each with many tags that mean nothing."""
+    """Return a TIFF of many pages, each with many meaningless tags."""
     made = bytearray(b"II*\0" + struct.pack("<I", 8))
     for page in range(pages):
         tags = [(256, 4, 1, 8), (257, 4, 1, 8), (273, 4, 1, 8), (279, 4, 1, 8)]

@@ -1,4 +1,4 @@
-"""Colours that a file names by codes, primaries or tables look right, or the receipt tells."""
+"""Colours defined by codes, primaries or tables look right, or the receipt says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places are shared fairly: between jobs and first looks, and between callers."""
+"""Places are shared fairly: between jobs and new uploads, and between callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upscaled.imaging.fair_places import FairPlaces, Kind
 
 
 class Crowd:
-    """Requests that hold a place until they are let go; ``order`` tells who got one when."""
+    """Requests that hold a place until they are released; ``order`` lists them as they got one."""
 
     def __init__(self, places: FairPlaces) -> None:
         self._places = places
@@ -32,7 +32,7 @@ class Crowd:
             await end.wait()
 
     async def end_one(self) -> None:
-        """Let the one go who holds a place for the longest time."""
+        """Release the request that has held its place longest."""
         self._ends.pop(0)[1].set()
         await settled()
 
@@ -103,7 +103,7 @@ async def test_who_gives_up_gives_up_its_place_and_nothing_is_remembered() -> No
     await settled()
     await crowd.end_one()
     assert crowd.order == ["a", "c"]
-    # Cancelled at the very moment at which it is its turn.
+    # Cancelled at the moment it gets its place.
     await crowd.come("d")
     crowd._ends.pop(0)[1].set()
     await asyncio.sleep(0)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 THREE: Pixels = np.repeat(GREY[..., None], 3, axis=2)
 INVISIBLE = np.where(HOLE[..., None] > 0, THREE, COLOUR)
-"""Colour only where it is wholly transparent."""
+"""Colour only under full transparency."""
 FAINT = THREE.copy()
 FAINT[7, 7, 2] ^= 1
 

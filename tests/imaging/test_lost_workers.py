@@ -1,4 +1,4 @@
-"""A process that is killed while it works on a picture is replaced, in every stage alike."""
+"""A process that is killed while it works on a picture is replaced, in every stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metadata: what an upload tells beside its pixels is in the result, or the receipt names it."""
+"""Metadata of an upload is in the result, or the receipt names what is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that was taken over may answer anything; nothing of that is believed."""
+"""A compromised process may answer anything; its replies are never trusted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def lying(imaging: Imaging, monkeypatch: pytest.MonkeyPatch) -> Callable[[Lie], None]:
-    """Have every reply of an imaging process changed before it arrives."""
+    """Change every reply of an imaging process before it arrives."""
     real = WorkerClient.request
 
     def install(lie: Lie) -> None:

@@ -139,7 +139,7 @@ def test_out_of_the_cell_nothing_can_be_reached_as_far_as_the_kernel_helps(
 ) -> None:
     told, outcome = taken_over(tmp_path)
     closed: set[str] = set()
-    # What a kernel without the means lets pass must be told, and is not taken for confinement.
+    # What an older kernel can't confine must be reported as lacking.
     if landlock.version():
         assert f"files (Landlock {landlock.version()})" in told.active
         closed |= BY_LANDLOCK | ({"truncate outside"} if landlock.version() >= 3 else set())

@@ -1,4 +1,4 @@
-"""TIFF files of every kind come out right, or are refused by the name of what is not supported."""
+"""TIFF files of every kind are decoded correctly, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _judged(kind: Kind, folder: Path) -> str:
     found = pixels_of(prepared.source)
     wanted = np.broadcast_to(wanted, found.shape)
     off = np.abs(found.astype(int) - wanted)
-    if 2 in kind.extras:  # colour under transparency is made up
+    if 2 in kind.extras:  # colour under transparency is arbitrary
         off = off[eight_bits(samples[..., -len(kind.extras)], kind.bits, kind.sample) > 0]
     # Inks become colours by rounding twice; JPEG and shared colour differences lose some.
     lossy = kind.compression == "jpeg" or kind.photometric == "ycbcr"

@@ -1,4 +1,4 @@
-"""What cannot be used is refused with its sentence, costs little, and harms no other picture."""
+"""Unusable pictures are refused with a reason, cost little, and affect no other picture."""
 
 from __future__ import annotations
 

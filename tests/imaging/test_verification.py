@@ -1,4 +1,4 @@
-"""Faulty results are refused, right ones are not, in every shape of picture."""
+"""Faulty results are refused and correct ones are not, for pictures of every shape."""
 
 from __future__ import annotations
 

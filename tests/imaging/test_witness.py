@@ -1,4 +1,4 @@
-"""The second witness: a wrong decoding of a TIFF or BMP is noticed before anything comes of it."""
+"""A wrong decoding of a TIFF or BMP is noticed by comparison with Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every animal of the zoo looks like itself when it comes out, in every format."""
+"""Every picture of the zoo looks the same in the result, in every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue's order goes by a clock that nobody sets."""
+"""The queue's order does not depend on the system's clock."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_jobs_of_a_loaded_model_go_first_where_that_saves_loading() -> None:
 
     grouped = [name[0] for name in emptied(filled(fair(capacity=1), *jobs()))]
     assert grouped == ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["d"] * 3
-    # An engine that loads a model for every job gains nothing by it.
+    # Grouping gains nothing for an engine that loads a model for every job.
     in_turn = [name[0] for name in emptied(filled(fair(capacity=0), *jobs()[::-1]))]
     assert in_turn == ["d", "c", "b", "a"] * 3
 

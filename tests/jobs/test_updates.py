@@ -1,4 +1,4 @@
-"""Every change of a job is told, in order, to everybody who listens."""
+"""Every change of a job is reported in order to all listeners."""
 
 import asyncio
 import time
@@ -324,7 +324,7 @@ async def test_positions_are_worked_out_only_for_those_who_listen(store: SqliteJ
 
 
 def test_a_change_that_nobody_listens_to_costs_next_to_nothing() -> None:
-    # The best of many: what a busy machine adds is none of it.
+    # The best of many runs, to exclude the load of a busy machine.
     telling = updates_module.Updates()
     job = make_job()
     best = float("inf")

@@ -1,4 +1,4 @@
-"""Cards: what is known of a model, read from a file that a person wrote."""
+"""Model cards, read from files that people write."""
 
 from __future__ import annotations
 

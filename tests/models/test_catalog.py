@@ -1,4 +1,4 @@
-"""The registry, over real, strange and broken models."""
+"""The catalog, with real, unusual and broken models."""
 
 from __future__ import annotations
 

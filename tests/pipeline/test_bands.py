@@ -1,4 +1,4 @@
-"""Bands: rows are finished while others are still made, retried alone, and gone on from."""
+"""Bands: finished while the engine continues, retried alone, and resumed after a restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upscaled.pipeline.bands import BandFinisher, band_end, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 
 ROW = 1 << 20
-"""Bytes that a row of the source comes to; a band of the tests below has 64 rows then."""
+"""Native bytes of a source row; so a band in these tests has 64 rows."""
 
 
 def test_tasks_cover_every_row_once_and_none_is_too_high() -> None:
@@ -42,7 +42,7 @@ def test_bands_end_at_rows_of_tiles_and_none_is_a_sliver() -> None:
 
 
 class Record:
-    """The bands that were finished, and what is to happen with the next."""
+    """The finished bands, and the planned outcome of the next one."""
 
     def __init__(self) -> None:
         self.bands: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""The way of one job, its retries above all: what fails is tried again elsewhere, or told."""
+"""One job's run, especially its retries: failures are retried elsewhere or reported."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def right(_: UpscaleTask) -> None:
 
 
 class Bench:
-    """A pipeline with engines of the test's choice, and what it told of the last job."""
+    """A pipeline with engines that the test chooses, and its reports about the last job."""
 
     def __init__(self, workspace: Workspace, imaging: Imaging, models: ModelCatalog) -> None:
         self.workspace = workspace
@@ -279,7 +279,7 @@ async def test_a_black_picture_is_never_handed_out(bench: Bench, photo: Path) ->
 async def test_what_a_network_really_makes_of_odd_pictures_is_confirmed_not_refused(
     bench: Bench, tmp_path: Path
 ) -> None:
-    # Crumbs of JPEG at quality 5: animevideov3 paints them over.
+    # JPEG artefacts at quality 5: animevideov3 paints over them.
     odd = tmp_path / "odd.png"
     pictures = gallery(96, share=1.0)
     crumbs = next(p for p in pictures if (p.kind, p.number) == ODD)
@@ -342,7 +342,7 @@ async def test_percentages_never_go_back_within_an_attempt_and_stay_below_100(
 async def test_a_network_that_makes_the_same_wrong_picture_twice_is_not_tried_again(
     bench: Bench, tmp_path: Path
 ) -> None:
-    # Vertical stripes, a cosine of 5 pixels: animevideov3 makes garbage of them.
+    # Vertical stripes, a cosine of 5 pixels: animevideov3 turns them into garbage.
     row = (127 + 127.5 * np.cos(2 * np.pi * np.arange(192) / 5)).astype(np.uint8)
     stripes = tmp_path / "stripes.png"
     Image.fromarray(np.repeat(np.tile(row, (192, 1))[:, :, None], 3, axis=2)).save(stripes)

@@ -1,4 +1,4 @@
-"""What is old is deleted, and what is fresh is not, whatever the clock says."""
+"""Old results are deleted and fresh ones are not, whatever the clock says."""
 
 from upscaled.service.cleanup import ForwardJumps
 

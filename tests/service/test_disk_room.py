@@ -1,4 +1,4 @@
-"""Jobs that wait for room on the disk hold up nobody, and go on when there is room."""
+"""Jobs that wait for disk space block no other job, and continue when there is room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upscaled.pipeline import run
 from upscaled.service import disk_room
 
 LARGE = 1 << 20
-"""Bytes of native pixels from which on the disk of these tests is full."""
+"""With at least this many bytes of native pixels, the disk of these tests is full."""
 
 
 @pytest.fixture

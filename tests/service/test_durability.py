@@ -1,4 +1,4 @@
-"""What was accepted is kept: through crashes, a full disk, and a stop."""
+"""Accepted jobs survive crashes, a full disk, and a stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COFFEE = DATA / "coffee.jpg"
 async def left_behind(
     data_dir: Path, upload: Path, *, begun: bool = False, **changes: object
 ) -> str:
-    """Leave a job as a server does that dies; return its id."""
+    """Leave a job as a dying server does; return its id."""
     job = make_job(**changes)
     workspace, store = Workspace(data_dir), SqliteJobStore(data_dir / "jobs.sqlite3")
     await workspace.open()
@@ -178,7 +178,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill the disk up but for ``leave`` bytes; return the file to delete."""
+    """Fill the disk except for ``leave`` bytes; return the file to delete."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
@@ -196,7 +196,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def waits_for_room(service: Service, job_id: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Wait until a job has met the full disk, and see that it was not given up."""
+    """Wait until a job has met the full disk, and check that it has not failed."""
     await until_logged(caplog, "room on the disk", "recorded yet")
     assert (await service.job(job_id)).state in {JobState.QUEUED, JobState.PROCESSING}
 

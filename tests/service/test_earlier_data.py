@@ -1,4 +1,4 @@
-"""A data folder that version 1.0.0 left, in the middle of its work, is taken up.
+"""A data folder that version 1.0.0 left in the middle of its work still works.
 
 ``tests/data/data-1.0.0.tar.gz`` was made by a server that was killed. What it holds stands in
 ``tests/data/data-1.0.0.json``.
@@ -38,7 +38,7 @@ async def test_a_data_folder_of_version_1_0_0_is_taken_up(
     for upload in (tmp_path / "data" / "jobs").glob("*/upload"):
         uploads[upload.parent.name] = tmp_path / f"{upload.parent.name}.png"
         uploads[upload.parent.name].write_bytes(upload.read_bytes())
-    # Another version does not go on from its checkpoints: its bands might not fit beside them.
+    # Another version does not use its checkpoints, since their bands may differ.
     monkeypatch.setattr(checkpoint, "__version__", "1.0.0")
     known = {job["what"]: job for job in json.loads((DATA / "data-1.0.0.json").read_text("utf-8"))}
     config = make_config(

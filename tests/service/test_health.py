@@ -1,4 +1,4 @@
-"""Health: starting, ok, failing, by the self-test and by the jobs that are done."""
+"""Health: starting, ok, failing, according to the self-test and to jobs."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_a_job_that_came_out_right_ends_the_failing() -> None:
 
 
 class BlackEngine(BuiltinEngine):
-    """A GPU that says it did the work and hands out black pictures."""
+    """A GPU that reports success and returns black pictures."""
 
     def __init__(self) -> None:
         super().__init__(GPU)
@@ -205,7 +205,7 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
         (place,) = pool.all_places
         async with pool.slot(0) as held:
             assert held.place == place
-            # No time at all for what waits; what works gets its 20 s again.
+            # No time for the one that waits; the one that works gets 20 s again.
             monkeypatch.setattr(self_test, "_SECONDS", 0.0)
             service.watch_health()
             async with asyncio.timeout(30):

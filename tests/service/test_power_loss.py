@@ -1,4 +1,4 @@
-"""The power goes at any write. ``python -m bench.power_loss`` tries all states, this a part."""
+"""Power loss at any write: a sample of the states that ``python -m bench.power_loss`` tries."""
 
 import os
 from pathlib import Path

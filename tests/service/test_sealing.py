@@ -1,4 +1,4 @@
-"""A server that is killed around the end of a job loses nothing of its work."""
+"""A server that is killed near the end of a job loses none of its work."""
 
 from __future__ import annotations
 

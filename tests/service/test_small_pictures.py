@@ -1,4 +1,4 @@
-"""Small pictures go through one engine side by side, and none of them harms another."""
+"""Small pictures share one engine at the same time, without affecting each other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def the_engine(service: Service) -> BuiltinEngine:
 
 
 async def until_in_the_engine(service: Service, jobs: list[Job]) -> psutil.Process:
-    """Wait until jobs are put to the engine's process; return that."""
+    """Wait until jobs reach the engine's process; return that process."""
     for job in jobs:
         await until_processing(service, job.id)
     engine = the_engine(service)

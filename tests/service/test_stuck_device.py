@@ -1,4 +1,4 @@
-"""A device whose process can't be killed holds up no cancellation, no other device and no stop."""
+"""A device whose process can't be killed delays no cancellation, no other device and no stop."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def test_the_memory_foreseen_is_that_of_the_network_and_of_the_tiles_in_wo
     weights = 9_000_000
     two_tiles = estimator.inference_bytes(work(model, 512, tile_size=32))
     assert two_tiles == weights + 2 * 20_000 * 52**2
-    # The native program's tile is its own affair.
+    # The native program chooses its own tile size.
     native = await an_estimator(model, BINARY)
     assert native.inference_bytes(work(model, 512)) == 20_000 * 220**2
 

@@ -46,7 +46,7 @@ async def test_its_own_pace_counts_the_more_the_further_a_job_is() -> None:
     await harness.begin("a")
     harness.now += 10
     harness.progress["a"] = 50
-    # By the estimate it should be done; by its pace it needs as long again.
+    # The estimate says it should be done; at its actual speed it needs as long again.
     assert harness.told("a").eta_seconds == pytest.approx(5.0, abs=0.1)
     harness.now += 9
     harness.progress["a"] = 95

@@ -1,4 +1,4 @@
-"""A resident worker stays while all is well, and is certainly gone when it is not."""
+"""A worker process stays while it works, and is certainly gone after a failure."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ class EnginePool:
             slot = None
             for slots in wanted:
                 if slots not in waited_for:
-                    # Who asks for a place is told by its engine that it is unusable.
+                    # A request for a certain place gets the engine's own error if it is unusable.
                     slot = slots.take(small=request.small, even_unusable=request.place is not None)
                 if slot is not None:
                     break

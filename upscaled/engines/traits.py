@@ -17,7 +17,7 @@ class EngineTraits:
     """Models that stay loaded from job to job, the least recently used goes first; 0: each job
     loads its own."""
     startup_seconds: float
-    """First guess of what a job takes beside its pixels, its model being loaded if it can be."""
+    """First guess of a job's fixed time, with the model loaded if possible."""
     default_tile: int
     """The tile side that it chooses in most cases; 0: `tile_plan` tells."""
     has_memory_limit: bool

@@ -35,7 +35,7 @@ class NotUnderWayError(Exception):
 
 
 class JobRegistry:
-    """The one place where a job changes, and where its changes are told.
+    """The one place where a job changes, and where its changes are reported.
 
     A change of state is decided in memory, at once and once, so that of a cancellation and a
     completion only one wins. It is then recorded in the store, and told after that. Progress is
@@ -302,11 +302,11 @@ class JobRegistry:
     ) -> AsyncIterator[Subscription]:
         """Listen to a job: first as it is now, then each change, the last one being its end.
 
-        A change of state is told after it is on the disk. A listener that reads slowly may miss
+        A change of state is reported after it is on disk. A listener that reads slowly may miss
         changes in between, never the end.
 
         Args:
-            job_id: the job; one that has ended is told once.
+            job_id: the job; one that has ended is reported once.
             states_only: leave out everything but changes of state.
             after: number of the update that the listener has already; it is not told again.
 

@@ -50,7 +50,7 @@ class PipelineRun:
     Args:
         shared: what all runs use.
         job: the job; its upload is in its folder.
-        watch: is told how the run goes.
+        watch: the callbacks of the run.
         prepared: the decoded picture, if the upload was decoded on arrival.
         rank: order in which slots are given to waiting runs: the smaller number is first.
     """
@@ -157,7 +157,7 @@ class PipelineRun:
         self._report(self._written.source_rows)
 
     async def _take_up(self, earlier: Checkpoint) -> None:
-        """Go on from where an earlier run ended."""
+        """Continue where an earlier run ended."""
         self._written, self._tile_size = earlier.written, earlier.tile_size
         self._resumed_rows = earlier.written.source_rows
         self._libraries, self._program_sha256 = earlier.libraries, earlier.program_sha256

@@ -24,7 +24,7 @@ from upscaled.service.service import Service
 
 log = logging.getLogger(__name__)
 
-# How long connections may go on after the stop was asked for; an idle one ends at once.
+# How long connections may stay open after a stop was requested; idle ones close immediately.
 _CONNECTIONS_END_SECONDS = 10.0
 _ACCEPTED_AT_ONCE = 16
 """Connections that are accepted in one go, before those beyond the limit are refused."""
@@ -40,7 +40,7 @@ class _Stop:
         self.at_once = asyncio.Event()
 
     def signal(self) -> None:
-        """Take note of a signal."""
+        """Record a signal."""
         (self.at_once if self.asked.is_set() else self.asked).set()
 
 

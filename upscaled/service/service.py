@@ -200,7 +200,7 @@ class Service:
         """Accept nothing more; let running jobs finish for ``server.drain_seconds``.
 
         Args:
-            hurry: ends that wait when it is set; the jobs go on at the next start.
+            hurry: ends that wait when it is set; the jobs resume at the next start.
         """
         running = self._running
         running.intake.close()
@@ -313,7 +313,7 @@ class Service:
         log.info("job deleted", extra={"job": job_id})
 
     async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
-        """Return where a job's result lies; ``owner``: only if it is theirs.
+        """Return the file of a job's result; ``owner``: only if it is theirs.
 
         Raises:
             UnknownJobError: there is none of this id, or it is somebody else's.

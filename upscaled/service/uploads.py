@@ -72,7 +72,7 @@ class UploadsInProgress:
         """Reserve disk space for an upload.
 
         Raises:
-            NoSpaceError: there are not so many.
+            NoSpaceError: the disk does not have that many free.
         """
         free = await self._workspace.free_bytes() - self._reserve_bytes
         free -= sum(other.outstanding for other in self._uploads)
@@ -120,7 +120,7 @@ class Upload:
         """Reserve ``count`` more bytes of the disk.
 
         Raises:
-            NoSpaceError: there are not so many.
+            NoSpaceError: the disk does not have that many free.
         """
         await self._all.reserve(self, count)
 

@@ -127,7 +127,7 @@ class Forecaster:
             return None
         if job_id in self._running:
             return Outlook(None, self._remaining(job_id))
-        self._refresh(anew=job_id not in self._outlooks and self._cost <= _CHEAP_SECONDS)
+        self._refresh(again=job_id not in self._outlooks and self._cost <= _CHEAP_SECONDS)
         found = self._outlooks.get(job_id)
         if found is None:  # it came after the forecast, and counts as last until the next one
             estimate = self._expected[job_id].estimate
@@ -212,13 +212,13 @@ class Forecaster:
         self._looked, self._crowd_seen = now, self._crowd()
         return self._worked
 
-    def _refresh(self, *, anew: bool = False) -> None:
+    def _refresh(self, *, again: bool = False) -> None:
         now = self._clock()
         age = now - self._made
         seen = self._queue.version
         changed = seen != self._seen or age >= _STALE_SECONDS
         due = changed and age >= max(_FRESH_SECONDS, self._cost / _MOST_SHARE)
-        if not (due or anew):
+        if not (due or again):
             return
         began = time.perf_counter()
         self._play(now)

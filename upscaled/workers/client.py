@@ -65,7 +65,7 @@ class WorkerDiedError(WorkerError):
 
 
 class WorkerShortageError(WorkerDiedError):
-    """The worker could not be started for want of descriptors, processes or memory."""
+    """The worker could not be started because descriptors, processes or memory are short."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, None, reason)

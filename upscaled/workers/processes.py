@@ -1,4 +1,4 @@
-"""Child processes: each leads a process group of its own and is reaped before its owner goes on."""
+"""Child processes: each leads its own process group and is reaped before its owner continues."""
 
 from __future__ import annotations
 

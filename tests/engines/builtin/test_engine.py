@@ -52,7 +52,7 @@ async def engine_on(
     at_once: int = 1,
     library: CpuLibrary = CpuLibrary.NCNN,
 ) -> AsyncIterator[BuiltinEngine]:
-    """Give an engine that is closed at the end."""
+    """Provide an engine that is closed at the end."""
     engine = BuiltinEngine(
         device,
         threads=2,
@@ -119,7 +119,7 @@ def small_tasks(folder: Path, model: ModelFiles, sizes: list[tuple[int, int]]) -
 
 
 def by(library: CpuLibrary, stem: str = "") -> Callable[[Progress], None]:
-    """Return a callback that sees to it that this library does the work."""
+    """Return a callback that checks that this library does the work."""
     name = runs(library, stem).with_version()
 
     def check(progress: Progress) -> None:

@@ -16,7 +16,7 @@ def need(
 
 
 class Task:
-    """A task in a thread of its own, which ends when it is told to."""
+    """A task in a thread of its own, which ends on request."""
 
     def __init__(self, gate: MemoryGate[str], wants: MemoryNeed[str]) -> None:
         self.begun, self._end = threading.Event(), threading.Event()

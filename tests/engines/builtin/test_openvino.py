@@ -1,4 +1,4 @@
-"""Networks on OpenVINO: the pictures of ncnn, or ncnn itself."""
+"""Networks on OpenVINO: the same pictures as ncnn's, or ncnn is used."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def open_vino(
 
 
 def ncnn_whole(model: ModelFiles, tile: Pixels, padding: int) -> Floats:
-    """Return the tile without its padding by ncnn, which has left nothing out."""
+    """Return ncnn's output for the tile without its padding, computed without padding trim."""
     planes = NcnnNetwork(files_of(model), device=None, threads=2, padding=0).run(tile)
     return crop_margin(planes, padding * planes.shape[-1] // tile.shape[1])
 

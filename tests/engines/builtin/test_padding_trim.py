@@ -27,7 +27,7 @@ def files_of(model: ModelFiles) -> NetworkFiles:
 def both(
     model: ModelFiles, width: int, height: int, padding: int, *, known: bool = True, **options: bool
 ) -> tuple[Floats, Floats]:
-    """Return what becomes of a tile, without its padding: with nothing left out, and as it is.
+    """Return a tile's output without its padding: without and with padding trim.
 
     The network is trim_padding if it is ``known``, and only then.
     """

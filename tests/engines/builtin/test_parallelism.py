@@ -1,4 +1,4 @@
-"""How large tiles are, and how many are in work at once."""
+"""How large tiles are, and how many run at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine that stops talking is ended, and the next task gets a fresh process."""
+"""An engine that reports nothing is killed, and the next task gets a fresh process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is foreseen of a task, before anything is loaded."""
+"""The plan of a task, made before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: every tile to its place, several at once."""
+"""Tasks: every tile is written to its place, several at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing pictures to the native program and taking its result can be stopped at any time."""
+"""Exchanging files with the native program can be stopped at any time."""
 
 from __future__ import annotations
 

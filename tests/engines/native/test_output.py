@@ -1,4 +1,4 @@
-"""What the native program says on standard error is read right, however odd it is."""
+"""The native program's standard error is parsed correctly, however odd it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An import from end to end: the official networks come back, and what is wrong leaves nothing."""
+"""An import from end to end: the official networks come back, a failed import leaves nothing."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def published(tmp_path: Path, content: bytes, name: str = "model.pth") -> Path:
-    """Put a file where a user has downloaded it to."""
+    """Write a file as a user's download."""
     path = tmp_path / name
     path.write_bytes(content)
     return path
 
 
 async def enlarged(models: Path, stem: str, scale: int, workdir: Path) -> NDArray[np.uint8]:
-    """Return what the engine makes of the test picture with a pair."""
+    """Return the engine's output for the test picture with a pair."""
     picture = sample(Size(48, 40))
     source = RawImage(workdir / "in.rgb", Size(48, 40))
     source.path.write_bytes(picture.tobytes())

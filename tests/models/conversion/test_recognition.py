@@ -44,7 +44,7 @@ def test_a_network_computes_what_pytorch_computes(case: Case, tmp_path: Path) ->
 
 
 def run_by_ncnn(param: Path, weights: Path) -> NDArray[np.float32]:
-    """Return what ncnn makes of the picture, in 32 bits."""
+    """Return ncnn's output for the picture, in 32 bits."""
     net = ncnn.Net()
     for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{name}", False)

@@ -1,4 +1,4 @@
-"""Weights out of files of strangers: PyTorch's formats and safetensors, without PyTorch.
+"""Reads weights from untrusted files: PyTorch's formats and safetensors, without PyTorch.
 
 A ``.pth`` is a pickle, and a pickle is a program. The unpickler here knows the few names that a
 file of plain tensors needs and refuses every other one, so nothing of the file is ever run.
