@@ -17,6 +17,7 @@ from upscaled.engines.native.program import Flavour
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError
 from upscaled.imaging import Imaging
+from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.service import self_test
@@ -225,10 +226,15 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
 async def test_a_decoder_that_fails_in_an_unknown_way_does_not_end_the_watch(
     tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_: Imaging) -> None:
-        raise RuntimeError("a bug")
+    warm, calls = Imaging.warm, []
 
-    monkeypatch.setattr(Imaging, "warm", broken)
+    async def broken_once(imaging: Imaging) -> Confinement:
+        calls.append(imaging)
+        if len(calls) == 1:
+            raise RuntimeError("a bug")
+        return await warm(imaging)
+
+    monkeypatch.setattr(Imaging, "warm", broken_once)
     config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
     async with running(config) as service:
         service.watch_health()
