@@ -8,6 +8,7 @@ logged while a request is handled carry its id as ``request``.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -34,6 +35,9 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+codecs.lookup("unicode_escape")  # its first use opens a file, for which there may be no descriptor
 
 
 def _one_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import socket
 from collections.abc import Callable
@@ -195,3 +196,21 @@ async def test_a_name_too_long_to_be_saved_is_cut(
     result = await api.call("HEAD", f"/download/{job.id}")
     assert result.headers["content-disposition"] == disposition(saved_as)
     assert len(saved_as.encode()) <= 255
+
+
+async def test_a_shortage_of_open_files_delays_a_download_and_is_no_fault(
+    api: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, whole = await big_result(server, api)
+
+    def short(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upscaled.api.download._opened", short)
+        refused = await api.get(f"/download/{job_id}")
+    assert refused.status == 503
+    assert refused.headers["retry-after"] == "5"
+    assert "try again" in refused.json["error"]
+    given = await api.get(f"/download/{job_id}")
+    assert (given.status, given.body) == (200, whole)

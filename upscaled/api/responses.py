@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 from aiohttp import web
 from multidict import CIMultiDict
 
-from upscaled.errors import UpscaledError
+from upscaled.errors import UpscaledError, is_shortage
 
 log = logging.getLogger(__name__)
+
+_SHORTAGE_SECONDS = "5"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -105,6 +107,18 @@ def exception_response(request: web.Request, error: Exception) -> web.Response:
         case ConnectionError():
             # The caller is gone and reads nothing, but aiohttp wants a response.
             response = error_response("The connection was lost.", "connection_lost", 400)
+        case _ if is_shortage(error):
+            log.warning(
+                "request refused",
+                extra={"method": request.method, "path": request.path, "reason": str(error)},
+            )
+            response = error_response(
+                "The server is short of open files, memory or disk access for the moment; "
+                "try again in a few seconds.",
+                "too_many_connections",
+                503,
+                {"Retry-After": _SHORTAGE_SECONDS},
+            )
         case _:
             log.error(
                 "request failed",
