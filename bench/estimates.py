@@ -40,7 +40,7 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
             picture = folder / "picture.png"
             photo.resize(size).save(picture)
             fields = {"input_width": str(size[0]), "input_height": str(size[1])}
-            _, quote = await service.intake.quote(
+            _, quote = await service.submissions.quote(
                 {**fields, "model_name": model, "scale": "2"}, None
             )
             began = time.monotonic()

@@ -173,10 +173,10 @@ def _right(seed: int) -> bytes:
 
 
 async def _submit(service: Service, content: bytes, recorder: Recorder) -> Job:
-    upload = service.intake.reserve_upload()
+    upload = service.submissions.reserve_upload()
     await asyncio.to_thread(upload.write_bytes, content)
     fields = {"model_name": "realesr-animevideov3", "scale": "2", "format": "png"}
-    job = await service.intake.submit(fields, upload, "a.png")
+    job = await service.submissions.submit(fields, upload, "a.png")
     recorder.promise("accepted", job.id)
     return job
 

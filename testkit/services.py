@@ -43,9 +43,9 @@ async def running(config: Config) -> AsyncIterator[Service]:
 
 async def submit(service: Service, picture: Path, **fields: str) -> Job:
     """Submit a copy of ``picture``."""
-    upload = service.intake.reserve_upload()
+    upload = service.submissions.reserve_upload()
     await asyncio.to_thread(shutil.copy, picture, upload)
-    return await service.intake.submit({**FAST, **fields}, upload, picture.name)
+    return await service.submissions.submit({**FAST, **fields}, upload, picture.name)
 
 
 async def until_processing(service: Service, job_id: str) -> Job:

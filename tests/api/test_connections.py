@@ -159,7 +159,7 @@ async def test_an_upload_that_the_disk_would_not_hold_is_refused_before_it_comes
 
 async def test_health_says_that_a_stopping_server_is_draining(serve: Callable[..., Server]) -> None:
     stopping = serve()
-    stopping.service.intake.close()
+    stopping.service.submissions.close()
     async with Caller(stopping) as api:
         health = await api.get("/health")
         assert (health.status, health.json["status"]) == (503, "draining")

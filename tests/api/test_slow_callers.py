@@ -149,7 +149,7 @@ async def test_uploads_in_progress_count_for_the_disk_before_they_have_come(
     )
     await writer.drain()
     async with asyncio.timeout(20), Caller(server) as api:
-        while not server.service.intake.uploading:
+        while not server.service.submissions.uploading:
             await asyncio.sleep(0.01)
         answer = await api.upscale(a_picture(), {"model_name": FAST_MODEL})
         assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")

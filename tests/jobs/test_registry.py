@@ -30,48 +30,48 @@ async def test_an_unknown_job_is_an_error(store: SqliteJobStore) -> None:
 async def test_percent_never_goes_back_and_100_comes_only_with_the_end(
     store: SqliteJobStore,
 ) -> None:
-    book, job = JobRegistry(store), make_job()
-    await book.add(job)
-    book.begin(job.id)
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
+    registry.begin(job.id)
     seen = []
     for percent in (5, 50, 20, 100):
-        book.report_progress(job.id, percent)
-        seen.append((await book.get(job.id)).progress)
+        registry.report_progress(job.id, percent)
+        seen.append((await registry.get(job.id)).progress)
     assert seen == [5, 50, 50, 99]
-    await book.advance(job.id, JobState.COMPLETED, progress=100)
-    assert (await book.get(job.id)).progress == 100
+    await registry.advance(job.id, JobState.COMPLETED, progress=100)
+    assert (await registry.get(job.id)).progress == 100
 
 
 async def test_of_a_cancellation_and_a_completion_exactly_one_wins(store: SqliteJobStore) -> None:
-    book, job = JobRegistry(store), make_job()
-    await book.add(job)
-    book.begin(job.id)
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
+    registry.begin(job.id)
     ends = await asyncio.gather(
-        book.advance(job.id, JobState.CANCELLED),
-        book.advance(job.id, JobState.COMPLETED),
+        registry.advance(job.id, JobState.CANCELLED),
+        registry.advance(job.id, JobState.COMPLETED),
         return_exceptions=True,
     )
     assert [type(end) for end in ends].count(NotUnderWayError) == 1
-    assert (await book.get(job.id)).state is JobState.CANCELLED
+    assert (await registry.get(job.id)).state is JobState.CANCELLED
 
 
 async def test_waiting_for_a_job_ends_with_it(store: SqliteJobStore) -> None:
-    book, job = JobRegistry(store), make_job()
-    await book.add(job)
-    waiting = asyncio.create_task(book.settled(job.id))
-    await book.advance(job.id, JobState.FAILED, error="broke")
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
+    waiting = asyncio.create_task(registry.settled(job.id))
+    await registry.advance(job.id, JobState.FAILED, error="broke")
     assert (await waiting).error == "broke"
 
 
 async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobStore) -> None:
     jobs = [make_job(created=float(n)) for n in range(4)]
-    book = JobRegistry(store)
+    registry = JobRegistry(store)
     for job in jobs:
-        await book.add(job)
-    book.begin(jobs[1].id)
-    await book.advance(jobs[2].id, JobState.CANCELLED)
-    while book._recording:
-        await asyncio.wait(book._recording)
+        await registry.add(job)
+    registry.begin(jobs[1].id)
+    await registry.advance(jobs[2].id, JobState.CANCELLED)
+    while registry._recording:
+        await asyncio.wait(registry._recording)
     taken = await JobRegistry(store).load()
     assert [(job.id, job.state) for job in taken] == [
         (jobs[0].id, JobState.QUEUED),
@@ -83,21 +83,21 @@ async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobSto
 async def test_a_beginning_is_recorded_by_itself_and_never_over_an_end(
     store: SqliteJobStore,
 ) -> None:
-    book, begun, cancelled = JobRegistry(store), make_job(), make_job(created=2.0)
+    registry, begun, cancelled = JobRegistry(store), make_job(), make_job(created=2.0)
     for job in (begun, cancelled):
-        await book.add(job)
-        book.begin(job.id, device="cpu")
-        assert (await book.get(job.id)).state is JobState.PROCESSING
-    await book.advance(cancelled.id, JobState.CANCELLED)
-    while book._recording:
-        await asyncio.wait(book._recording)
+        await registry.add(job)
+        registry.begin(job.id, device="cpu")
+        assert (await registry.get(job.id)).state is JobState.PROCESSING
+    await registry.advance(cancelled.id, JobState.CANCELLED)
+    while registry._recording:
+        await asyncio.wait(registry._recording)
     recorded = [await store.get(job.id) for job in (begun, cancelled)]
     assert [(job.state, job.device) for job in recorded if job] == [
         (JobState.PROCESSING, "cpu"),
         (JobState.CANCELLED, "cpu"),
     ]
     with pytest.raises(NotUnderWayError):
-        book.begin(cancelled.id)
+        registry.begin(cancelled.id)
 
 
 class _FullDisk(SqliteJobStore):
@@ -117,11 +117,11 @@ class _FullDisk(SqliteJobStore):
 async def test_a_job_that_could_not_be_written_down_was_not_accepted(tmp_path: Path) -> None:
     store = _FullDisk(tmp_path / "jobs.sqlite3")
     await store.open()
-    book, job = JobRegistry(store), make_job()
+    registry, job = JobRegistry(store), make_job()
     store.full = True
     with pytest.raises(OSError, match="No space"):
-        await book.add(job)
-    assert book.count(JobState.QUEUED) == 0
+        await registry.add(job)
+    assert registry.count(JobState.QUEUED) == 0
     await store.close()
 
 
@@ -131,38 +131,38 @@ async def test_a_beginning_is_recorded_as_soon_as_the_disk_has_room_again(
     monkeypatch.setattr(upscaled.jobs.registry, "_RECORD_AGAIN_SECONDS", 0.01)
     store = _FullDisk(tmp_path / "jobs.sqlite3")
     await store.open()
-    book, job = JobRegistry(store), make_job()
-    await book.add(job)
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
     store.full = True
-    book.begin(job.id, runs=1)
+    registry.begin(job.id, runs=1)
     await store.refusing.wait()
     store.full = False
-    while book._recording:
-        await asyncio.wait(book._recording)
+    while registry._recording:
+        await asyncio.wait(registry._recording)
     recorded = await store.get(job.id)
     assert recorded is not None
     assert (recorded.state, recorded.runs) == (JobState.PROCESSING, 1)
     # On a disk that stays full it keeps nobody from stopping.
     other = make_job(created=2.0)
-    await book.add(other)
+    await registry.add(other)
     store.full = True
-    book.begin(other.id)
-    await book.ends_done()
-    assert not book._recording
+    registry.begin(other.id)
+    await registry.ends_done()
+    assert not registry._recording
     await store.close()
 
 
 async def test_an_end_that_could_not_be_written_down_can_be_tried_again(tmp_path: Path) -> None:
     store = _FullDisk(tmp_path / "jobs.sqlite3")
     await store.open()
-    book, job = JobRegistry(store), make_job()
-    await book.add(job)
+    registry, job = JobRegistry(store), make_job()
+    await registry.add(job)
     store.full = True
     with pytest.raises(OSError, match="No space"):
-        await book.advance(job.id, JobState.CANCELLED)
+        await registry.advance(job.id, JobState.CANCELLED)
     store.full = False
-    await book.advance(job.id, JobState.CANCELLED)
-    assert (await book.get(job.id)).state is JobState.CANCELLED
+    await registry.advance(job.id, JobState.CANCELLED)
+    assert (await registry.get(job.id)).state is JobState.CANCELLED
     await store.close()
 
 

@@ -80,7 +80,7 @@ async def test_room_is_promised_to_one_job_at_a_time(
             while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
                 await asyncio.wait([asyncio.create_task(service.job(waiting[0].id))])
         # Enough for one of them, and half of another.
-        disk["free"] = service._running.foresight.disk_bytes(waiting[0]) * 3 // 2
+        disk["free"] = service._running.timing.disk_bytes(waiting[0]) * 3 // 2
         for job in waiting:
             assert (await service.wait(job.id)).state is JobState.COMPLETED
     assert caplog.text.count("job waits for room on the disk") == 2, "none was told too soon"
@@ -91,8 +91,8 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
 ) -> None:
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
-        need = service._running.foresight.disk_bytes(job)
-        assert (await service._running.foresight.quote(job)).disk_bytes == need
+        need = service._running.timing.disk_bytes(job)
+        assert (await service._running.timing.quote(job)).disk_bytes == need
         await service.wait(job.id)
 
         async def too_little(_: Workspace) -> int:

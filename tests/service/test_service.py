@@ -211,7 +211,7 @@ async def test_stopping_puts_jobs_back_and_the_next_start_finishes_them(
         await until_processing(service, slow.id)
         waiting = await submit(service, thumbnail)
     with pytest.raises(ShuttingDownError):
-        service.intake.check()
+        service.submissions.check()
     assert set(psutil.Process().children(recursive=True)) <= before
     async with running(config) as service:
         assert (await service.job(slow.id)).runs == 1

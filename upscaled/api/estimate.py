@@ -21,7 +21,7 @@ async def estimate(request: web.Request) -> web.Response:
     client = client_of(request)
     async with upload.received(request, FIELD_NAMES, queues=False) as form:
         picture = None if form.filename is None else form.path
-        job, quote = await request.app[SERVICE].intake.quote(form.fields, picture, client)
+        job, quote = await request.app[SERVICE].submissions.quote(form.fields, picture, client)
     return json_response(_describe(job, quote), headers=form.rate_headers)
 
 

@@ -109,7 +109,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
                 closing.push_async_callback(original.close)
             fields = {name: form.fields[name] for name in form.fields if name in FIELDS}
             try:
-                job = await request.app[SERVICE].intake.submit(
+                job = await request.app[SERVICE].submissions.submit(
                     fields, form.path, form.filename or "", client_of(request)
                 )
             except UpscaledError as error:

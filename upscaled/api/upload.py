@@ -77,7 +77,7 @@ async def received(
     reader = FormReader(fields, query)
     client = client_of(request)
     rate_headers = request.app[SUBMISSION_RATE].check(client.key)
-    upload = await service.intake.begin_upload(client, request.content_length, queues=queues)
+    upload = await service.submissions.begin_upload(client, request.content_length, queues=queues)
     keep = False
     try:
         try:
@@ -97,7 +97,7 @@ async def received(
         keep = queues
     finally:
         if not keep:
-            await service.intake.discard_upload(upload.path)
+            await service.submissions.discard_upload(upload.path)
 
 
 def check_head(request: web.Request, max_bytes: int) -> bool:

@@ -62,10 +62,10 @@ async def upscale_file(
         )
         await service.start()
         try:
-            upload = service.intake.reserve_upload()
+            upload = service.submissions.reserve_upload()
             with _as_sentence(source):
                 await asyncio.to_thread(shutil.copyfile, source, upload)
-            job = await service.intake.submit(fields, upload, source.name)
+            job = await service.submissions.submit(fields, upload, source.name)
             job = await _ended(service, job, on_progress)
             if job.state is not JobState.COMPLETED:
                 raise EngineError(job.error or f"The job was {job.state}.")

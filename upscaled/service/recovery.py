@@ -24,7 +24,7 @@ class Recovery:
     """Queues the jobs of an earlier run again.
 
     Args:
-        book: where unfinished jobs are entered.
+        registry: where unfinished jobs are entered.
         store: holds finished ones.
         workspace: holds the files of both.
         cleaner: records results whose files are missing.
@@ -34,14 +34,14 @@ class Recovery:
 
     def __init__(
         self,
-        book: JobRegistry,
+        registry: JobRegistry,
         store: JobStore,
         workspace: Workspace,
         cleaner: Cleaner,
         dispatcher: Dispatcher,
         max_attempts: int,
     ) -> None:
-        self._registry = book
+        self._registry = registry
         self._store = store
         self._workspace = workspace
         self._cleaner = cleaner

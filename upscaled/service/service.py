@@ -59,10 +59,10 @@ class _Started:
     """The parts that exist only after the engines are selected."""
 
     choice: EngineChoice
-    intake: Submissions
+    submissions: Submissions
     dispatcher: Dispatcher
     recovery: Recovery
-    foresight: JobTiming
+    timing: JobTiming
     health: Health
     pool: EnginePool
 
@@ -113,9 +113,9 @@ class Service:
         return self._running.choice
 
     @property
-    def intake(self) -> Submissions:
+    def submissions(self) -> Submissions:
         """Accepts pictures; available after `start`."""
-        return self._running.intake
+        return self._running.submissions
 
     async def start(self) -> None:
         """Start everything, and queue the jobs that an earlier run left.
@@ -145,20 +145,20 @@ class Service:
             health = Health(trial.run, lambda: not self._registry.active())
             pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
             queue = JobQueue(make_order(self.config.limits.scheduling, choice.traits.models_kept))
-            foresight = await make_job_timing(
+            timing = await make_job_timing(
                 self.models, pool, queue, self._registry, self._store,
                 threads=self.config.upscaler.threads,
                 engine_memory_mb=worker_memory_mb(self.config, choice),
                 library=choice.library,
             )  # fmt: skip
-            closing.push_async_callback(foresight.close)
+            closing.push_async_callback(timing.close)
             dispatcher = Dispatcher(
                 self._registry,
                 queue,
                 pipeline,
                 self._workspace,
                 health,
-                timing=foresight,
+                timing=timing,
                 slots=pool.most_at_once,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,
@@ -173,23 +173,25 @@ class Service:
                 dispatcher,
                 self.config.upscaler.max_attempts,
             )
-            intake = Submissions(
+            submissions = Submissions(
                 self.config.limits,
                 Admission(self.config, self.models, self._imaging, self._workspace, choice),
                 self._workspace,
                 self._registry,
                 dispatcher,
-                foresight,
+                timing,
             )
-            self._started = _Started(choice, intake, dispatcher, recovery, foresight, health, pool)
+            self._started = _Started(
+                choice, submissions, dispatcher, recovery, timing, health, pool
+            )
             closing.push_async_callback(recovery.end)
             await recovery.begin()
             dispatcher.start()
             closing.push_async_callback(self.drain)
-            keeper = asyncio.create_task(foresight.run(), name="foresight")
+            keeper = asyncio.create_task(timing.run(), name="timing")
             closing.push_async_callback(_end_task, keeper)
             positions = asyncio.create_task(
-                report_positions(self._registry, queue, foresight.forecaster), name="positions"
+                report_positions(self._registry, queue, timing.forecaster), name="positions"
             )
             closing.push_async_callback(_end_task, positions)
             cleaner = asyncio.create_task(self._cleaner.run(), name="cleanup")
@@ -203,7 +205,7 @@ class Service:
             hurry: ends that wait when it is set; the jobs resume at the next start.
         """
         running = self._running
-        running.intake.close()
+        running.submissions.close()
         await running.recovery.end()  # first, so that no job ends while it is being put back
         await running.dispatcher.stop(self.config.server.drain_seconds, hurry)
 
@@ -217,13 +219,13 @@ class Service:
         everything.
         """
         if self._started is not None:
-            self._started.intake.close()
+            self._started.submissions.close()
         await self._closing.aclose()
 
     @property
     def alive(self) -> bool:
         """Whether jobs are being started, or are deliberately not started."""
-        return self._running.dispatcher.feeding or not self.intake.open
+        return self._running.dispatcher.feeding or not self.submissions.open
 
     def _check_default_model(self) -> None:
         names = [model.name for model in self.models.models]
@@ -253,7 +255,7 @@ class Service:
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job will be ready; None if it is not active."""
-        return self._running.foresight.outlook(job_id)
+        return self._running.timing.outlook(job_id)
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -366,7 +368,7 @@ class Service:
         place = health.place
         on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
         return {
-            "status": health.state.value if self.intake.open else "draining",
+            "status": health.state.value if self.submissions.open else "draining",
             **({"reason": health.reason} if health.reason else {}),
             "engine": choice.engine,
             "devices": [device.name for device in choice.devices],

@@ -29,9 +29,9 @@ class Submissions:
         limits: how many jobs may wait, of all clients and of one.
         admission: turns fields and a file into a job, or refuses them.
         workspace: holds the uploads.
-        book: records jobs.
+        registry: records jobs.
         dispatcher: runs recorded jobs.
-        foresight: tells when it is worth trying again, and what a job would take.
+        timing: tells when it is worth trying again, and what a job would take.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Submissions:
         limits: LimitSettings,
         admission: Admission,
         workspace: Workspace,
-        book: JobRegistry,
+        registry: JobRegistry,
         dispatcher: Dispatcher,
-        foresight: JobTiming,
+        timing: JobTiming,
     ) -> None:
         self._limits = limits
         self._admission = admission
         self._workspace = workspace
-        self._registry = book
+        self._registry = registry
         self._dispatcher = dispatcher
-        self._foresight = foresight
+        self._timing = timing
         self._admitting: Counter[str] = Counter()
         self._uploads = UploadsInProgress(workspace, limits.max_queue_size, DISK_RESERVE)
         self._open = True
@@ -87,7 +87,7 @@ class Submissions:
                 raise self._full(f"You have {own} jobs in the queue, as many as one client may")
 
     def _full(self, why: str) -> QueueFullError:
-        seconds = self._foresight.retry_after()
+        seconds = self._timing.retry_after()
         return QueueFullError(
             f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
         )
@@ -150,7 +150,7 @@ class Submissions:
             UpscaledError: the refusal, see `Admission.plan`.
         """
         job = await self._admission.plan(fields, upload, client)
-        return job, await self._foresight.quote(job)
+        return job, await self._timing.quote(job)
 
     async def _enter(self, job: Job, prepared: Prepared | None) -> None:
         try:
