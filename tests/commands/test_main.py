@@ -352,28 +352,33 @@ def test_a_picture_that_cannot_be_upscaled_gets_its_sentence(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "text.png"]
 
 
-def test_the_readmes_walk_through_works_as_it_is_pasted(
-    env: dict[str, str], tmp_path: Path
-) -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    (script,) = [block for block in blocks if "JOB=" in block]
+def pasted(document: str, mark: str, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the only block of ``document`` with ``mark`` in it, as a reader pastes it."""
+    text = (ROOT / document).read_text("utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    (script,) = [block for block in blocks if mark in block]
     assert "http://127.0.0.1:8089/" in script
-    with serving("--port", "0", "--data-dir", tmp_path / "data", env=env) as (
-        url,
-        _,
-    ):
-        script = script.replace("http://127.0.0.1:8089", url)
-        script = script.replace("tests/data/", f"{DATA}/")
-        done = subprocess.run(
-            ["bash", "-euc", script],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    script = script.replace("http://127.0.0.1:8089", url).replace("tests/data/", f"{DATA}/")
+    return subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "mark", "shown"),
+    [
+        ("README.md", "-H 'Accept: image/*'", ""),
+        ("docs/api.md", "JOB=", '"status":"completed"'),
+    ],
+)
+def test_the_documents_walks_work_as_they_are_pasted(
+    env: dict[str, str], tmp_path: Path, document: str, mark: str, shown: str
+) -> None:
+    with serving("--port", "0", "--data-dir", tmp_path / "data", env=env) as (url, _):
+        done = pasted(document, mark, url, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert '"status":"completed"' in done.stdout
+    assert shown in done.stdout
     (result,) = [path for path in tmp_path.iterdir() if path.is_file()]
     with Image.open(result) as large, Image.open(DATA / "coffee.jpg") as small:
         assert large.size == (small.width * 2, small.height * 2)
