@@ -16,7 +16,7 @@ from PIL import Image
 from testkit.contract import Answer
 from testkit.curl import curl
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
-from tests.api.test_waiting import SLOW, _waits_there_are
+from testkit.waiting import SLOW, until_waited_for
 from upscaled.errors import UnusablePictureError
 
 FAST = {"model_name": FAST_MODEL, "scale": "2"}
@@ -105,7 +105,7 @@ async def test_who_hangs_up_cancels_only_if_that_was_asked(api: Caller, cancels:
         job_id = await waited_for(api.server)
         waiting.cancel()
         await asyncio.wait({waiting})
-    await _waits_there_are(api.server, job_id, wanted=False)
+    await until_waited_for(api.server, job_id, wanted=False)
     if cancels:
         assert (await api.server.ended(job_id)).state.value == "cancelled"
     else:

@@ -9,19 +9,8 @@ from typing import Any
 import pytest
 
 from testkit.running import Caller, Server, a_picture
+from testkit.waiting import SLOW, until_waited_for
 from upscaled.api.connections import Connection
-
-SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
-
-
-async def _waits_there_are(server: Server, job_id: str, wanted: bool) -> None:
-    """Wait until some request waits for the job in the server, or none does."""
-
-    async def look() -> None:
-        while (f"wait-{job_id}" in {task.get_name() for task in asyncio.all_tasks()}) is not wanted:
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(asyncio.wrap_future(server.call(look())), 30)
 
 
 async def test_one_question_is_answered_when_the_job_has_ended(api: Caller) -> None:
@@ -35,7 +24,7 @@ async def test_one_question_is_answered_when_the_job_has_ended(api: Caller) -> N
 async def test_a_cancelled_job_ends_the_wait(api: Caller) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     waiting = asyncio.create_task(api.get(f"/status/{job_id}?wait=60"))
-    await _waits_there_are(api.server, job_id, wanted=True)
+    await until_waited_for(api.server, job_id, wanted=True)
     assert (await api.post(f"/cancel/{job_id}")).status == 200
     assert (await waiting).json["status"] == "cancelled"
 
@@ -52,10 +41,10 @@ async def test_nothing_waits_for_a_caller_who_has_gone(api: Caller) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     async with Caller(api.server) as other:
         waiting = asyncio.create_task(other.get(f"/status/{job_id}?wait=60"))
-        await _waits_there_are(api.server, job_id, wanted=True)
+        await until_waited_for(api.server, job_id, wanted=True)
         waiting.cancel()
         await asyncio.wait({waiting})
-    await _waits_there_are(api.server, job_id, wanted=False)
+    await until_waited_for(api.server, job_id, wanted=False)
     assert (await api.get(f"/status/{job_id}")).json["status"] in {"queued", "processing"}
     await api.post(f"/cancel/{job_id}")
 
@@ -65,7 +54,7 @@ async def test_a_server_that_stops_answers_those_who_wait(serve: Callable[..., S
     async with Caller(server) as api:
         job_id = await api.accepted(a_picture(300, 300), **SLOW)
         waiting = asyncio.create_task(api.get(f"/status/{job_id}?wait=60"))
-        await _waits_there_are(server, job_id, wanted=True)
+        await until_waited_for(server, job_id, wanted=True)
         await asyncio.to_thread(server.stop_serving)
         answer = await waiting
     assert (answer.status, answer.json["status"] in {"queued", "processing"}) == (200, True)
