@@ -1,7 +1,8 @@
 """Settings: one frozen class per section.
 
 The fields below are the only table of settings. The flags of ``upscaled serve`` and the
-environment variables come from it; tests check ``config.yaml`` and the documentation against it.
+environment variables come from it, and ``python -m testkit.settings_table`` writes ``config.yaml``
+and ``docs/configuration.md`` from it.
 `sources` reads the values.
 """
 
