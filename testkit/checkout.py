@@ -29,7 +29,7 @@ case "$*" in
 esac
 """
 """Replaces python3 and the environment's python: it logs every call, makes "environments" that
-hold a copy of itself, and fails where a variable says so."""
+contain itself, and fails where a variable says so."""
 
 
 class Checkout:
