@@ -27,7 +27,7 @@ from upscaled.errors import (
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline.receipt import write_receipt
-from upscaled.service import dispatcher
+from upscaled.service import outcomes, set_aside
 from upscaled.workers import processes
 
 COFFEE = DATA / "coffee.jpg"
@@ -287,7 +287,7 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_SYSTEM_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(set_aside, "_SYSTEM_RETRY_SECONDS", 0.001)
     start = processes.start
     failures = 6
 
@@ -311,7 +311,7 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
         monkeypatch.setattr(processes, "start", short)
-        monkeypatch.setattr(dispatcher, "write_receipt", short_receipt)
+        monkeypatch.setattr(outcomes, "write_receipt", short_receipt)
         done = await service.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)
         assert (failures, receipts) == (0, 3)

@@ -6,9 +6,8 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from upscaled.engines.engine import is_small
 from upscaled.engines.pool import Place
@@ -27,29 +26,24 @@ from upscaled.jobs.job import Attempt, Job, JobState
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.updates import Stage
-from upscaled.jobs.workspace import UPLOAD, Workspace
+from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
-from upscaled.pipeline.receipt import write_receipt
 from upscaled.pipeline.result import RunResult, Watch
 from upscaled.pipeline.run import UPSCALED_PERCENT
 from upscaled.service.disk_room import DiskRoom
 from upscaled.service.health import Health
+from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
+from upscaled.service.set_aside import SetAside
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
 
-_RECORD_RETRY_SECONDS = 1.0
 _FEED_AGAIN_SECONDS = 1.0
 _CANCEL_SECONDS = 30.0
 """How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
-_DISK_REFUSALS = 3
-"""How often a job may meet a full disk although there is room: a quota, or our mistake."""
-_SYSTEM_RETRY_SECONDS = 5.0
-_LONGEST_RETRY_SECONDS = 60.0
-"""Longest pause of a job between tries while the system is short of something."""
 
 
 @dataclass(eq=False)
@@ -103,8 +97,14 @@ class Dispatcher:
         self._disk_room = DiskRoom(workspace, timing.disk_bytes, self._writing)
         self._feeder: asyncio.Task[None] | None = None
         self._under_way: dict[str, _UnderWay] = {}
-        self._set_aside: dict[str, asyncio.Task[None]] = {}
-        self._refusals: dict[str, int] = {}
+        self._outcomes = Outcomes(registry, workspace, timing, health)
+        self._set_aside = SetAside(
+            workspace,
+            self._disk_room,
+            self._outcomes,
+            queue_again=self._queue_again,
+            gone=self._forget,
+        )
         self._prepared: dict[str, Prepared] = {}
 
     async def resume(self, job: Job, max_attempts: int) -> None:
@@ -115,13 +115,13 @@ class Dispatcher:
             crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
             if crashes >= max_attempts:
                 times = "once" if crashes == 1 else f"{crashes} times"
-                await self._fail(
+                await self._outcomes.failed(
                     job.id,
                     f"The server died {times} while it worked on this picture; it is not tried "
                     "again (upscaler.max_attempts).",
                 )
                 return
-            await self._put_back(job.id, crashes=crashes)
+            await self._outcomes.put_back(job.id, crashes=crashes)
             await self._workspace.end(job.id)
         await self.enqueue(job)
 
@@ -135,13 +135,20 @@ class Dispatcher:
         try:
             waiting, estimate = await self._timing.waiting(job)
         except UpscaledError as error:
-            await self._fail(job.id, error.message)
+            await self._outcomes.failed(job.id, error.message)
             return
         if self._registry.peek(job.id) is not None:  # otherwise cancelled meanwhile
             if prepared is not None:
                 self._prepared[job.id] = prepared
             self._forecaster.expect(job.id, estimate, small=is_small(job.input_size))
             self._queue.put(waiting)
+
+    async def _queue_again(self, job_id: str) -> bool:
+        """Queue a job that was set aside; False if it has ended meanwhile."""
+        job = self._registry.peek(job_id)
+        if job is not None:
+            await self.enqueue(job)
+        return job is not None
 
     @property
     def feeding(self) -> bool:
@@ -171,35 +178,11 @@ class Dispatcher:
         tasks = [entry.task for entry in self._under_way.values()]
         if tasks and drain_seconds > 0:
             await _ended(tasks, drain_seconds, hurry or asyncio.Event())
-        await _cancelled([*tasks, *self._set_aside.values()])
+        await _cancelled([*tasks, *self._set_aside.tasks()])
         await self._registry.ends_done()
         for job in self._registry.active():
             if job.state is JobState.PROCESSING:
-                await self._put_back(job.id)
-
-    async def _put_back(self, job_id: str, **changes: Any) -> None:
-        """Return a job to the queued state.
-
-        If the disk is full, its record still says that it is processing. The next start queues it
-        anyway, so that is no reason to fail.
-        """
-        job = self._registry.peek(job_id)
-        if job is None:
-            return
-        try:
-            if job.state is JobState.QUEUED:
-                await self._registry.rewrite(job_id, **changes)
-            else:
-                await self._registry.advance(
-                    job_id, JobState.QUEUED, progress=0, device=None, **changes
-                )
-        except NotUnderWayError:
-            return  # it is being cancelled
-        except NoSpaceError as error:
-            log.error(
-                "job's record can't be brought up to date",
-                extra={"job": job_id, "reason": error.message},
-            )
+                await self._outcomes.put_back(job.id)
 
     async def _feed(self) -> None:
         while True:
@@ -237,7 +220,7 @@ class Dispatcher:
 
     def _forget(self, job_id: str) -> None:
         self._prepared.pop(job_id, None)
-        self._refusals.pop(job_id, None)
+        self._set_aside.forget(job_id)
         self._forecaster.gone(job_id)
 
     def _writing(self) -> list[Job]:
@@ -263,7 +246,7 @@ class Dispatcher:
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
         self._queue.remove(job_id)
-        entry, waiting = self._under_way.get(job_id), self._set_aside.get(job_id)
+        entry, waiting = self._under_way.get(job_id), self._set_aside.task(job_id)
         tasks = [*([entry.task] if entry else []), *([waiting] if waiting else [])]
         if await _cancelled(tasks) and entry is not None:
             log.error("job's processes can't be ended", extra={"job": job_id})
@@ -281,27 +264,30 @@ class Dispatcher:
             try:
                 result = await self._run(job, turn)
                 self._registry.report_progress(job_id, 99)
-                await self._complete(job, result)
+                await self._outcomes.completed(job, result)
             except NotUnderWayError:
                 if await self._registry.still_under_way(job_id):
                     continue  # a cancellation could not be recorded
             except NoMemoryError as error:
-                await self._fail(job_id, error.message)
+                await self._outcomes.failed(job_id, error.message)
             except NoSpaceError as error:
-                self._put_aside(job, functools.partial(self._wait_for_room, job, error))
+                self._forecaster.set_aside(job.id)
+                self._set_aside.until_room(job, error)
             except ShortageError as error:
-                self._put_aside(job, functools.partial(self._wait_for_system, job, error.message))
+                self._forecaster.set_aside(job.id)
+                self._set_aside.until_retry(job, error.message)
             except UpscaledError as error:
-                await self._fail(job_id, error.message)
+                await self._outcomes.failed(job_id, error.message)
                 if isinstance(error, EngineError | JobTimeoutError):
                     self._health.doubt()
             except Exception as error:
                 if isinstance(error, OSError) and is_shortage(error):
                     reason = f"The server's system refused what the job needs: {error.strerror}."
-                    self._put_aside(job, functools.partial(self._wait_for_system, job, reason))
+                    self._forecaster.set_aside(job.id)
+                    self._set_aside.until_retry(job, reason)
                     return
                 log.exception("job met an unexpected error", extra={"job": job_id})
-                await self._fail(
+                await self._outcomes.failed(
                     job_id, "An internal error ended the job; the server's log has more."
                 )
             return
@@ -322,65 +308,6 @@ class Dispatcher:
             if not deadline.expired():
                 raise
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
-
-    def _put_aside(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
-        """Let a job wait outside the queue, without turn and permit, then queue it again.
-
-        An accepted job is delayed by a shortage and does not fail because of it. If ``wait``
-        returns False, the job has failed meanwhile.
-        """
-        self._forecaster.set_aside(job.id)
-        task = asyncio.create_task(self._aside(job, wait), name=f"aside-{job.id}")
-        self._set_aside[job.id] = task
-        task.add_done_callback(lambda _: self._set_aside.pop(job.id))
-
-    async def _aside(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            await self._put_back(job.id)
-            again = await wait()
-        except Exception:
-            log.exception("job met an unexpected error while it waited", extra={"job": job.id})
-            await asyncio.sleep(_SYSTEM_RETRY_SECONDS)
-            again = True
-        current = self._registry.peek(job.id)
-        if again and current is not None:
-            await self.enqueue(current)
-        else:
-            self._forget(job.id)
-
-    async def _wait_for_room(self, job: Job, error: NoSpaceError) -> bool:
-        """Wait until the disk has room for a job that met a full one; False: it has failed."""
-        log.warning(
-            "job waits for room on the disk", extra={"job": job.id, "reason": error.message}
-        )
-        # Its files are deleted to make room.
-        await self._workspace.keep_only(job.id, UPLOAD)
-        if await self._disk_room.wait(job):
-            self._refusals.pop(job.id, None)
-            return True
-        return await self._may_try_again(job, _DISK_REFUSALS, error.message)
-
-    async def _wait_for_system(self, job: Job, reason: str) -> bool:
-        """Wait while the system is short of something, longer each time; True: try again.
-
-        However often that happens, it is not the picture's fault, and the job does not fail.
-        """
-        refusals = self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
-        pause = min(_LONGEST_RETRY_SECONDS, _SYSTEM_RETRY_SECONDS * 2 ** min(refusals - 1, 10))
-        log.warning(
-            "job waits for the system",
-            extra={"job": job.id, "reason": reason, "seconds": pause},
-        )
-        await asyncio.sleep(pause)
-        return True
-
-    async def _may_try_again(self, job: Job, most: int, reason: str) -> bool:
-        """Count a refusal without a visible cause; after too many the job fails."""
-        self._refusals[job.id] = self._refusals.get(job.id, 0) + 1
-        if self._refusals[job.id] < most:
-            return True
-        await self._fail(job.id, reason)
-        return False
 
     def _watch(self, job: Job, deadline: asyncio.Timeout, turn: Turn) -> Watch:
         def attempted(attempt: Attempt) -> None:
@@ -420,73 +347,6 @@ class Dispatcher:
                 "waited": round(now - job.created, 2),
             },
         )
-
-    async def _complete(self, job: Job, result: RunResult) -> None:
-        receipt = await write_receipt(job, result, self._workspace.upload_of(job.id))
-        if (current := self._registry.peek(job.id)) is not None:
-            await self._learn(current, result)
-        if await self._end(
-            job.id,
-            JobState.COMPLETED,
-            lambda: self._workspace.keep_only(job.id, result.path.name),
-            progress=100,
-            finished=time.time(),
-            file_size_bytes=result.finished.file_size_bytes,
-            receipt=receipt,
-        ):
-            self._health.worked(result.place)
-            log.info(
-                "job completed",
-                extra={
-                    "job": job.id,
-                    "device": result.place.device.id,
-                    "engine": result.place.engine,
-                    "seconds": round(result.seconds.total, 2),
-                    "bytes": result.finished.file_size_bytes,
-                },
-            )
-
-    async def _learn(self, job: Job, result: RunResult) -> None:
-        try:
-            await self._timing.learn(job, result)
-        except Exception:  # the result counts, later estimates do not
-            log.exception("nothing was learned from a job", extra={"job": job.id})
-
-    async def _fail(self, job_id: str, sentence: str) -> None:
-        if await self._end(
-            job_id,
-            JobState.FAILED,
-            lambda: self._workspace.remove(job_id),
-            finished=time.time(),
-            error=sentence,
-        ):
-            log.warning("job failed", extra={"job": job_id, "reason": sentence})
-
-    async def _end(
-        self,
-        job_id: str,
-        state: JobState,
-        tidy: Callable[[], Awaitable[object]],
-        **changes: object,
-    ) -> bool:
-        """Record the end of a job; False if it was cancelled first.
-
-        If that is impossible (a full disk, too many open files), it is retried until it succeeds:
-        the work is done and must not be lost.
-        """
-        while True:
-            try:
-                await self._registry.advance(job_id, state, tidy=tidy, **changes)
-            except NotUnderWayError:
-                if not await self._registry.still_under_way(job_id):
-                    return False
-            except (NoSpaceError, OSError) as error:
-                log.error(
-                    "job's end can't be recorded yet", extra={"job": job_id, "reason": str(error)}
-                )
-                await asyncio.sleep(_RECORD_RETRY_SECONDS)
-            else:
-                return True
 
 
 async def _ended(
