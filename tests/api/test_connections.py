@@ -14,6 +14,7 @@ import pytest
 
 from testkit.contract import Answer, validate
 from testkit.running import Caller, Server, a_picture
+from testkit.waiting import until
 from upscaled.api.responses import SECURITY_HEADERS
 
 
@@ -116,8 +117,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(serve: Callable[..., 
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode()
         assert head.startswith("HTTP/1.1 408")
         writer.transport.abort()
-    while strict.uploads():
-        await asyncio.sleep(0)
+    await until(lambda: not strict.uploads())
 
 
 async def test_a_slow_but_steady_body_is_taken(serve: Callable[..., Server]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from testkit.running import Caller, Server, a_picture
+from testkit.waiting import until
 from upscaled import logs
 from upscaled.config.settings import LoggingSettings
 
@@ -127,7 +127,6 @@ async def test_a_cancelled_and_a_failed_job_are_events_too(
         broken = await api.upscale(a_picture(64, 64)[:-200], {"model_name": "realesr-animevideov3"})
         if broken.status == 202:
             await server.ended(broken.json["job_id"])
-        async with asyncio.timeout(10):  # who waits for a job may hear of it before the log does
-            while not re.search("job failed|request refused", written.getvalue()):
-                await asyncio.sleep(0)
+        # Who waits for a job may hear of it before the log does.
+        await until(lambda: re.search("job failed|request refused", written.getvalue()))
     assert "job cancelled" in written.getvalue()

@@ -16,6 +16,7 @@ import pytest
 from testkit import contract
 from testkit.contract import Answer
 from testkit.running import Caller, Server, a_picture
+from testkit.waiting import tasks_named, until_in
 from upscaled.api import events
 from upscaled.clients import hash_of
 
@@ -96,15 +97,7 @@ def ended(event: Event) -> bool:
 
 async def streams_there_are(server: Server, count: int) -> None:
     """Wait until ``count`` streams are open in the server."""
-
-    async def look() -> None:
-        def names() -> list[str]:
-            return [t.get_name() for t in asyncio.all_tasks() if t.get_name()[:7] == "events-"]
-
-        while len(names()) != count:
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(asyncio.wrap_future(server.call(look())), 30)
+    await until_in(server, lambda: len(tasks_named("events-")) == count)
 
 
 async def test_a_job_is_told_from_the_queue_to_its_end(api: Caller) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from testkit.contract import Answer
 from testkit.curl import curl
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
-from testkit.waiting import SLOW, until_waited_for
+from testkit.waiting import SLOW, tasks_named, until_in, until_waited_for
 from upscaled.errors import UnusablePictureError
 
 FAST = {"model_name": FAST_MODEL, "scale": "2"}
@@ -115,15 +115,8 @@ async def test_who_hangs_up_cancels_only_if_that_was_asked(api: Caller, cancels:
 
 async def waited_for(server: Server) -> str:
     """Wait until a request waits for a job; return the job's id."""
-
-    async def look() -> str:
-        while True:
-            names = [task.get_name() for task in asyncio.all_tasks()]
-            if found := [name for name in names if name.startswith("wait-")]:
-                return found[0].removeprefix("wait-")
-            await asyncio.sleep(0.01)
-
-    return await asyncio.wait_for(asyncio.wrap_future(server.call(look())), 30)
+    (name, *_) = await until_in(server, lambda: tasks_named("wait-"))
+    return name.removeprefix("wait-")
 
 
 @pytest.mark.parametrize("cancels", ["true", "false"])

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.waiting import until
 from upscaled.api import connections
 
 ASSET = b"GET /api/v1/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -128,9 +129,7 @@ async def test_a_chunked_upload_ends_where_the_disk_does(
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
     assert head.startswith(b"HTTP/1.1 507")
     writer.transport.abort()
-    async with asyncio.timeout(20):
-        while server.uploads():
-            await asyncio.sleep(0.01)
+    await until(lambda: not server.uploads())
     monkeypatch.undo()
     async with Caller(server) as api:
         assert (await api.upscale(a_picture(), {"model_name": FAST_MODEL})).status == 202
@@ -149,8 +148,7 @@ async def test_uploads_in_progress_count_for_the_disk_before_they_have_come(
     )
     await writer.drain()
     async with asyncio.timeout(20), Caller(server) as api:
-        while not server.service.submissions.uploading:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.service.submissions.uploading)
         answer = await api.upscale(a_picture(), {"model_name": FAST_MODEL})
         assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
         writer.transport.abort()

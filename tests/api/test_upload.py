@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testkit.running import Caller, Server, a_picture
+from testkit.waiting import until
 from upscaled.api.multipart import Part, boundary_of, parts
 from upscaled.errors import BadRequestError
 from upscaled.jobs.workspace import Workspace
@@ -132,13 +133,6 @@ async def send_half(server: Server) -> asyncio.StreamWriter:
     )
     await writer.drain()
     return writer
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition()`` holds; the file system has no events to await."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_an_upload_whose_caller_goes_away_is_removed(

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable
 
 from testkit.engines import IdleEngine
+from testkit.waiting import settled
 from upscaled.engines.engine import CPU, Device, DeviceKind
 from upscaled.engines.pool import EnginePool, Place
 
@@ -113,12 +114,6 @@ class Line:
         for name in names:
             self._leave[name].set()
         await settled()
-
-
-async def settled() -> None:
-    """Let everybody do what can be done without anything from outside."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def test_small_jobs_share_a_slot_and_its_engine() -> None:

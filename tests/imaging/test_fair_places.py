@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from testkit.waiting import settled
 from upscaled.imaging.fair_places import FairPlaces, Kind
 
 
@@ -40,11 +41,6 @@ class Crowd:
         while self._ends:
             await self.end_one()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-async def settled() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from testkit.waiting import until
 from upscaled.errors import EngineError
 from upscaled.imaging import Band, Piece, Written
 from upscaled.pictures import RawImage, Size
@@ -50,6 +52,9 @@ class Record:
         self.hold.set()
         self.error: Exception | None = None
 
+    def has(self, count: int) -> bool:
+        return len(self.bands) >= count
+
     async def finish(self, band: Band) -> None:
         await self.hold.wait()
         if self.error is not None:
@@ -70,8 +75,7 @@ async def test_bands_are_finished_while_later_rows_are_still_made() -> None:
     async def inference() -> None:
         for row in (50, 100, 150, 200):
             finishing.reached(row, 50)
-            while len(record.bands) < row // 50:
-                await asyncio.sleep(0)
+            await until(functools.partial(record.has, row // 50))
             seen.append(list(record.bands))
 
     async with record.finishing() as finishing:

@@ -10,6 +10,7 @@ import pytest
 
 from testkit.running import Caller, Server, a_picture, configured
 from testkit.services import make_config, running, submit, until_processing
+from testkit.waiting import until
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Device, DeviceKind, Engine, ProgressCallback, UpscaleTask
 from upscaled.engines.native.engine import BinaryEngine
@@ -209,13 +210,10 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
             # No time for the one that waits; the one that works gets 20 s again.
             monkeypatch.setattr(self_test, "_SECONDS", 0.0)
             service.watch_health()
-            async with asyncio.timeout(30):
-                while not pool._requests:
-                    await asyncio.sleep(0.01)
+            await until(lambda: pool._requests)
             first = pool._requests[0]
             job = asyncio.create_task(pool._acquire(0, None, small=False), name="job")
-            while len(pool._requests) < 2:
-                await asyncio.sleep(0)
+            await until(lambda: len(pool._requests) == 2)
             assert (await service.health())["status"] == "starting"
             assert min(pool._requests) is first, "it goes before every job"
             monkeypatch.setattr(self_test, "_SECONDS", 20.0)

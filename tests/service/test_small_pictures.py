@@ -15,6 +15,7 @@ from PIL import Image
 
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_processing
+from testkit.waiting import until
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.jobs.job import Job, JobState
 from upscaled.service.service import Service
@@ -54,9 +55,7 @@ async def until_in_the_engine(service: Service, jobs: list[Job]) -> psutil.Proce
     for job in jobs:
         await until_processing(service, job.id)
     engine = the_engine(service)
-    async with asyncio.timeout(60):
-        while engine._clock._tasks < len(jobs):
-            await asyncio.sleep(0)
+    await until(lambda: engine._clock._tasks >= len(jobs), 60)
     return psutil.Process(engine.pid)
 
 

@@ -10,6 +10,7 @@ import pytest
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit
 from testkit.unkillable import survive_sigkill
+from testkit.waiting import until
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.jobs.job import Job, JobState
 from upscaled.service.service import Service
@@ -44,9 +45,8 @@ async def test_the_slot_is_given_up_until_the_process_has_ended(
             really_kill = survive_sigkill(patch)
             async with asyncio.timeout(20):
                 assert (await service.cancel(job.id)).state is JobState.CANCELLED
-                while (health := await service.health()).get("unusable") is None:
-                    await asyncio.sleep(0.01)
-            assert health["unusable"] == {
+                await until(lambda: service._running.pool.unusable)
+            assert (await service.health())["unusable"] == {
                 "cpu": f"The builtin engine (cpu) process ({pid}) does not end although it was "
                 "killed; a driver or a disk is probably hanging."
             }

@@ -29,6 +29,7 @@ from testkit.networks import (
     write_network,
     write_repeater,
 )
+from testkit.waiting import until
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import (
@@ -284,8 +285,7 @@ async def test_cancelling_kills_the_process_within_a_second_and_the_next_task_wo
         pid = pid_of(engine)
         slow = make_task(tmp_path, photo(200, 200, left=0, top=0), slow.model)
         running = asyncio.create_task(engine.upscale(slow, lambda _: None), name="slow")
-        while psutil.Process(pid).memory_info().rss < 250 << 20:  # it computes
-            await asyncio.sleep(0.02)
+        await until(lambda: psutil.Process(pid).memory_info().rss >= 250 << 20)  # it computes
         started = time.monotonic()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from testkit import parts
 from testkit.paths import DATA
+from testkit.waiting import until
 from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles, Progress, UpscaleTask
 from upscaled.engines.native.engine import (
     BinaryEngine,
@@ -175,13 +176,16 @@ async def test_probe_tells_the_real_program_from_the_official_one(
 
 async def until_child_of(name: str) -> psutil.Process:
     """Wait until a child of this process runs the program ``name``."""
-    async with asyncio.timeout(20):
-        while True:
-            for child in psutil.Process().children():
-                with contextlib.suppress(psutil.NoSuchProcess):  # another one, just gone
-                    if child.name() == name:
-                        return child
-            await asyncio.sleep(0.01)
+
+    def found() -> list[psutil.Process]:
+        children = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # another one, just gone
+                if child.name() == name:
+                    children.append(child)
+        return children
+
+    return (await until(found))[0]
 
 
 # --- stand-ins ----------------------------------------------------------------------------------
