@@ -262,6 +262,23 @@ class LimitSettings:
 
 
 @dataclass(frozen=True)
+class OutgoingSettings:
+    """Which other machines the server may connect to, where a caller names an address."""
+
+    allow: tuple[str, ...] = _setting(
+        (),
+        "Hosts, addresses and networks that may be connected to although they are not public, such "
+        "as n8n.lan or 10.0.0.0/8. A host name does not open the metadata services of clouds.",
+        check=allowed.destinations,
+    )
+    ports: tuple[int, ...] = _setting(
+        (80, 443),
+        "TCP ports that may be connected to; empty: any.",
+        check=allowed.ports,
+    )
+
+
+@dataclass(frozen=True)
 class LoggingSettings:
     """The log on standard error."""
 
@@ -301,6 +318,7 @@ class Config:
     upscaler: UpscalerSettings = UpscalerSettings()
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()
+    outgoing: OutgoingSettings = OutgoingSettings()
     logging: LoggingSettings = LoggingSettings()
     features: FeatureSettings = FeatureSettings()
     base: Path = field(default_factory=Path.cwd)
@@ -351,6 +369,7 @@ SECTIONS: Mapping[str, type] = {
     "upscaler": UpscalerSettings,
     "storage": StorageSettings,
     "limits": LimitSettings,
+    "outgoing": OutgoingSettings,
     "logging": LoggingSettings,
     "features": FeatureSettings,
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from upscaled.errors import ConfigError
 from upscaled.formats import INPUT_NAMES
+from upscaled.outgoing.addresses import HOST_NAME, is_network
 
 Tokens = tuple[tuple[str, str], ...]
 """Pairs of a name and a hash; in the file a mapping, in the environment ``name=hash,…``."""
@@ -115,6 +116,18 @@ def networks(value: tuple[str, ...]) -> str | None:
         except ValueError:
             return "a list of addresses and networks such as 10.0.0.0/8"
     return None
+
+
+def destinations(value: tuple[str, ...]) -> str | None:
+    """Check hosts, addresses and networks of other machines."""
+    if all(is_network(text) or HOST_NAME.fullmatch(text.lower()) for text in value):
+        return None
+    return "a list of host names, addresses and networks such as n8n.lan or 10.0.0.0/8"
+
+
+def ports(value: tuple[int, ...]) -> str | None:
+    """Check TCP ports."""
+    return None if all(1 <= port <= 65535 for port in value) else "port numbers from 1 to 65535"
 
 
 def input_formats(value: tuple[str, ...]) -> str | None:

@@ -1,0 +1,255 @@
+"""The HTTP client of every request that leaves this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from upscaled import __version__
+from upscaled.outgoing.addresses import Address, AddressRules
+from upscaled.outgoing.destination import Destination, parse
+from upscaled.outgoing.errors import NoAnswerError, RefusedError, UnreachableError
+from upscaled.outgoing.lookup import Lookup, SystemLookup
+
+MOST_REDIRECTS = 5
+SAME_METHOD = frozenset({307, 308})
+"""Redirects that keep method and body."""
+TO_GET = frozenset({301, 302, 303}) | SAME_METHOD
+"""Redirects that a GET may follow."""
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A destination and the addresses that a socket for it may connect to."""
+
+    destination: Destination
+    addresses: tuple[Address, ...]
+
+
+class OutgoingClient:
+    """Makes requests to other machines, as far as the rules allow.
+
+    A name is resolved once. Every address it has must be allowed, and the socket can connect to
+    these addresses only, whatever the name resolves to later. TLS verifies the name. Redirects are
+    followed one by one, each checked like the first address. Cookies, proxies and passwords of the
+    environment are not used.
+
+    Args:
+        rules: the addresses that may be connected to.
+        ports: the ports that may be; empty: any.
+        lookup: resolves names; None: the system does.
+        tls: the trusted authorities; None: the system's.
+    """
+
+    def __init__(
+        self,
+        rules: AddressRules,
+        ports: Collection[int] = (),
+        *,
+        lookup: Lookup | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._rules = rules
+        self._ports = frozenset(ports)
+        self._lookup = lookup or SystemLookup()
+        self._tls = tls
+
+    def parse(self, url: str) -> Destination:
+        """Return where a request to ``url`` would go to, without resolving a name.
+
+        Raises:
+            RefusedError: it may not.
+        """
+        destination = parse(url, self._ports)
+        if destination.address is not None:
+            self._check(destination, [destination.address])
+        return destination
+
+    async def check(self, url: str, seconds: float) -> Destination:
+        """Return where a request to ``url`` would go to. A name that can't be resolved passes.
+
+        Raises:
+            RefusedError: it may not.
+        """
+        destination = self.parse(url)
+        with contextlib.suppress(UnreachableError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._resolve(destination)
+        return destination
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        seconds: float,
+        follow: Collection[int] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make a request; the block has its response, and ends the connection.
+
+        The body comes as it is on the wire: the block bounds how much of it is read.
+
+        Args:
+            method: such as ``GET``.
+            url: the absolute address.
+            seconds: for everything, reading the body included.
+            follow: statuses of redirects that are followed, `MOST_REDIRECTS` at the most.
+            headers: further headers.
+            body: what is sent.
+
+        Raises:
+            RefusedError: the address, or that of a redirect, is not allowed.
+            UnreachableError: there is no connection, or it broke off.
+            NoAnswerError: the time is over.
+        """
+        try:
+            async with asyncio.timeout(seconds) as scope, contextlib.AsyncExitStack() as hop:
+                for _ in range(MOST_REDIRECTS + 1):
+                    checked = await self._resolve(self.parse(url))
+                    session = await hop.enter_async_context(self._session(checked))
+                    response = await hop.enter_async_context(
+                        session.request(
+                            method,
+                            checked.destination.url,
+                            headers=dict(headers or {}),
+                            data=body,
+                            allow_redirects=False,
+                        )
+                    )
+                    if response.status not in follow or "Location" not in response.headers:
+                        yield response
+                        return
+                    url = _next(checked.destination.url, response.headers["Location"])
+                    await hop.aclose()
+            raise RefusedError(f"The address redirects more than {MOST_REDIRECTS} times.")
+        except aiohttp.ServerTimeoutError as error:
+            raise NoAnswerError(
+                f"It did not accept a connection within {_CONNECT_SECONDS:g} s."
+            ) from error
+        except TimeoutError as error:
+            if not scope.expired():
+                raise  # somebody else's
+            raise NoAnswerError(f"There was no complete answer within {seconds:g} s.") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnreachableError("Its TLS certificate is not valid for this host.") from error
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, _ForbiddenAddressError):
+                raise _forbidden(url) from error
+            raise UnreachableError("It can't be connected to.") from error
+        except aiohttp.ClientError as error:
+            raise UnreachableError("It broke off, or sent no valid HTTP.") from error
+
+    async def _resolve(self, destination: Destination) -> _Checked:
+        """Return the addresses of a destination, all of them allowed.
+
+        Raises:
+            RefusedError: one of them is not.
+            UnreachableError: it has none.
+        """
+        if destination.address is not None:
+            return _Checked(destination, (destination.address,))
+        try:
+            texts = await self._lookup(destination.host)
+            found = [ipaddress.ip_address(text) for text in texts]
+        except (OSError, UnicodeError, ValueError) as error:
+            raise UnreachableError("The name of its host can't be resolved.") from error
+        if not found:
+            raise UnreachableError("The name of its host can't be resolved.")
+        return self._check(destination, found)
+
+    def _check(self, destination: Destination, found: list[Address]) -> _Checked:
+        if not all(self._rules.allows(address, destination.host) for address in found):
+            raise _forbidden(destination.host)
+        return _Checked(destination, tuple(found))
+
+    def _session(self, checked: _Checked) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=_Pinned(checked.addresses),
+            use_dns_cache=False,
+            socket_factory=lambda info: _socket_to(checked.addresses, info),
+            force_close=True,
+            ssl=self._tls or True,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            headers={"User-Agent": f"upscaled/{__version__}", "Accept-Encoding": "identity"},
+        )
+
+
+def _forbidden(host: str) -> RefusedError:
+    return RefusedError(
+        f"{host[:64]} is no public address; the server's operator can allow it in outgoing.allow."
+    )
+
+
+def _next(before: URL, location: str) -> str:
+    """Return the absolute address of a redirect.
+
+    Raises:
+        RefusedError: it makes no sense, or leads from https to http.
+    """
+    try:
+        url = str(before.join(URL(location)))
+    except ValueError:
+        raise RefusedError("The address redirects to one that can't be understood.") from None
+    if before.scheme == "https" and not url.lower().startswith("https:"):
+        raise RefusedError("The address redirects from https to an insecure address.")
+    return url
+
+
+class _ForbiddenAddressError(OSError):
+    """The HTTP client wanted a socket to an address that was not checked."""
+
+
+def _socket_to(
+    addresses: tuple[Address, ...],
+    info: tuple[int | socket.AddressFamily, int, int, str, tuple[object, ...]],
+) -> socket.socket:
+    """Return a socket for exactly the address that the HTTP client is about to connect to."""
+    family, kind, protocol, _, target = info
+    if ipaddress.ip_address(str(target[0])) not in addresses:
+        raise _ForbiddenAddressError(f"not checked: {target[0]}")
+    return socket.socket(family, kind, protocol)
+
+
+class _Pinned(AbstractResolver):
+    """Answers with the addresses that were checked."""
+
+    def __init__(self, addresses: tuple[Address, ...]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return them."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address),
+                port=port,
+                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
