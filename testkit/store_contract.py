@@ -11,7 +11,12 @@ import pytest
 
 from testkit.jobs import make_job
 from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, Job, JobState
-from upscaled.jobs.store import JobFilter, JobStore
+from upscaled.jobs.store import JobFilter, JobStore, KeyTakenError, SubmissionKey
+
+
+def make_key(job: Job, key: str = "key", created: float = 1.0) -> SubmissionKey:
+    """Return an idempotency key that stands for ``job``."""
+    return SubmissionKey(job.owner, key, "fingerprint", job.id, created)
 
 
 class JobStoreContract(ABC):
@@ -139,6 +144,54 @@ class JobStoreContract(ABC):
             await store.delete(job.id)
             assert await store.get(job.id) is None
         assert await store.get(other.id) == other
+
+    async def test_a_key_is_recorded_with_its_job_and_deleted_with_it(
+        self, store: JobStore
+    ) -> None:
+        job, other = make_job(owner="ann"), make_job(owner="bob")
+        key = make_key(job)
+        await store.put(job, key)
+        await store.put(other, make_key(other))
+        assert await store.key("ann", key.key) == key
+        assert await store.key("ann", "other") is None
+        await store.put(replace(job, runs=1))  # a later record of the job leaves the key
+        await store.close()
+        again = self.make_store()
+        await again.open()
+        assert await again.key("ann", key.key) == key
+        await again.delete(job.id)
+        assert await again.key("ann", key.key) is None
+        assert await again.key("bob", key.key) == make_key(other)
+        await again.close()
+        await store.open()
+
+    async def test_a_key_that_is_taken_writes_neither_job_nor_key(self, store: JobStore) -> None:
+        job, late, bystander = make_job(owner="ann"), make_job(owner="ann"), make_job(owner="ann")
+        await store.put(job, make_key(job))
+        ends = await asyncio.gather(
+            store.put(late, make_key(late)), store.put(bystander), return_exceptions=True
+        )
+        assert isinstance(ends[0], KeyTakenError)
+        assert await store.get(late.id) is None
+        assert await store.key("ann", "key") == make_key(job)
+        assert await store.get(bystander.id) == bystander
+
+    async def test_an_owner_has_a_bounded_number_of_keys_of_a_bounded_age(
+        self, store: JobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("upscaled.jobs.store.KEYS_PER_OWNER", 3)
+        bobs = make_job(owner="bob")
+        await store.put(bobs, make_key(bobs, created=0.0))
+        for number in range(5):
+            job = make_job(owner="ann")
+            await store.put(job, make_key(job, key=f"key {number}", created=float(number)))
+        known = [await store.key("ann", f"key {number}") is not None for number in range(5)]
+        assert known == [False, False, True, True, True]
+        assert await store.key("bob", "key") is not None
+        await store.forget_keys(4.0)
+        assert await store.key("ann", "key 3") is None
+        assert await store.key("ann", "key 4") is not None
+        assert await store.key("bob", "key") is None
 
     async def test_a_write_that_fails_is_told_to_its_caller_alone(self, store: JobStore) -> None:
         good = make_job()

@@ -48,6 +48,13 @@ class BadRequestError(UpscaledError):
     status = 400
 
 
+class KeyReusedError(BadRequestError):
+    """The request has the Idempotency-Key of another one with another picture or other fields."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
 class UnknownModelError(BadRequestError):
     """The request names a model that is not installed."""
 
@@ -90,6 +97,13 @@ class UnknownJobError(UpscaledError):
 
     code = "unknown_job"
     status = 404
+
+
+class KeyInUseError(UpscaledError):
+    """A request with the same Idempotency-Key is being taken in; ``Retry-After`` says more."""
+
+    code = "idempotency_key_in_use"
+    status = 409
 
 
 class WrongStateError(UpscaledError):

@@ -7,9 +7,10 @@ import pytest
 import upscaled.jobs.registry
 from testkit.jobs import make_job
 from upscaled.errors import UnknownJobError
-from upscaled.jobs.job import JobState
+from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.store import SubmissionKey
 
 
 @pytest.fixture
@@ -107,11 +108,11 @@ class _FullDisk(SqliteJobStore):
         super().__init__(file)
         self.refusing = asyncio.Event()
 
-    async def put(self, job: object) -> None:
+    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
         if self.full:
             self.refusing.set()
             raise OSError(28, "No space left on device")
-        await super().put(job)  # type: ignore[arg-type]
+        await super().put(job, key)
 
 
 async def test_a_job_that_could_not_be_written_down_was_not_accepted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ FIELD_NAMES = (*FIELDS, *SOURCE_FIELDS)
 async def estimate(request: web.Request) -> web.Response:
     """``POST /estimate``: time, memory, disk and result size of a job."""
     client = client_of(request)
-    async with upload.received(request, FIELD_NAMES, queues=False) as form:
+    async with upload.received(request, FIELD_NAMES, queues=False, picture_needed=False) as form:
         picture = None if form.filename is None else form.path
         job, quote = await request.app[SERVICE].submissions.quote(form.fields, picture, client)
     return json_response(_describe(job, quote), headers=form.rate_headers)

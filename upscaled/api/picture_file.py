@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import threading
+from io import FileIO
 from pathlib import Path
-
-import aiofiles
-from aiofiles.threadpool.binary import AsyncFileIO
 
 _WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
 
 
 class PictureFile:
-    """The file that a picture is written to, `_WRITE_BYTES` at a time.
+    """The file that a picture is written to, `_WRITE_BYTES` at a time, and its digest.
 
     Most pictures are smaller: their file is made, written and closed in one step.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: AsyncFileIO | None = None
+        self._file: FileIO | None = None
+        self._digest = hashlib.sha256()
         self._waiting = bytearray()
+        self._in_use = threading.Lock()  # a thread may still write when its caller was cancelled
 
     async def take(self, piece: bytes) -> None:
         """Add to the file.
@@ -30,29 +32,37 @@ class PictureFile:
         """
         self._waiting += piece
         if len(self._waiting) >= _WRITE_BYTES:
-            if self._file is None:
-                self._file = await aiofiles.open(self._path, "wb", buffering=0)
-            await self._write(self._file)
+            waiting, self._waiting = self._waiting, bytearray()
+            await asyncio.to_thread(self._write, waiting)
 
-    async def end(self) -> None:
-        """Write the rest and close the file.
+    async def end(self) -> str:
+        """Write the rest and close the file; return its SHA-256 in hexadecimal.
 
         Raises:
             OSError: the disk is full. A write first takes what still fits; the next one fails.
         """
-        if self._file is None:
-            await asyncio.to_thread(self._path.write_bytes, self._waiting)
-        else:
-            await self._write(self._file)
-            await self._file.close()
-
-    async def _write(self, file: AsyncFileIO) -> None:
-        waiting, self._waiting = self._waiting, bytearray()
-        rest = memoryview(waiting)
-        while rest:
-            rest = rest[await file.write(rest) :]
+        return await asyncio.to_thread(self._end)
 
     async def close(self) -> None:
         """Close the file, however far it got."""
         if self._file is not None:
-            await self._file.close()
+            await asyncio.to_thread(self._close)
+
+    def _write(self, content: bytearray) -> None:
+        with self._in_use:
+            if self._file is None:
+                self._file = FileIO(self._path, "w")
+            rest = memoryview(content)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._digest.update(content)
+
+    def _end(self) -> str:
+        self._write(self._waiting)
+        self._close()
+        return self._digest.hexdigest()
+
+    def _close(self) -> None:
+        with self._in_use:
+            if self._file is not None:
+                self._file.close()

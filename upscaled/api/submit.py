@@ -26,9 +26,10 @@ from upscaled.api.waiting import (
     preferred_wait,
     wait_for_end,
 )
-from upscaled.errors import BadRequestError, UpscaledError, WrongStateError
+from upscaled.errors import BadRequestError, ResultGoneError, UpscaledError, WrongStateError
 from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.service.admission import FIELDS
+from upscaled.service.admission import FIELDS, parse_fields
+from upscaled.service.idempotency import KeyClaim, parse_key
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
 FIELD_NAMES = (*FIELDS, *_ANSWER_FIELDS)
@@ -37,6 +38,7 @@ _READER_SECONDS = 25
 """How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi
 give up after 30 seconds."""
 _RESULT = "Upscaled-Result"
+_REPLAYED = "Idempotent-Replayed"
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,19 @@ async def submit(request: web.Request) -> web.StreamResponse:
 
     With ``wait`` the answer is the completed job or the result itself, if that is there in time.
     """
+    client = client_of(request)
+    submissions = request.app[SERVICE].submissions
+    key = parse_key(request.headers.getall("Idempotency-Key", ()))
     async with AsyncExitStack() as closing:
-        async with upload.received(request, FIELD_NAMES, queues=True) as form:
+        async with (
+            submissions.keys.claim(client.owner, key) as claim,
+            upload.received(
+                request,
+                FIELD_NAMES,
+                queues=claim is None or claim.earlier is None,
+                read_anyway=request.query.get("on_timeout") == "original",
+            ) as form,
+        ):
             wishes = _wishes_of(request, form.fields)
             headers = {**form.rate_headers, **wishes.wait.headers}
             original = None
@@ -108,16 +121,42 @@ async def submit(request: web.Request) -> web.StreamResponse:
                 original = await Original.open(form.path)
                 closing.push_async_callback(original.close)
             fields = {name: form.fields[name] for name in form.fields if name in FIELDS}
+            job = None
             try:
-                job = await request.app[SERVICE].submissions.submit(
-                    fields, form.path, form.filename or "", client_of(request)
-                )
+                job = await _job_of(request, form, fields, claim)
             except UpscaledError as error:
                 # A wrong field is wrong for every picture, so its sentence must be seen.
                 if original is None or isinstance(error, BadRequestError):
                     raise
-                return await original.send(request, _original_headers("refused", headers))
-        return await _answer(request, job, wishes, original, headers)
+            if claim is not None and claim.earlier is not None:
+                headers[_REPLAYED] = "true"
+        if job is not None:
+            return await _answer(request, job, wishes, original, headers)
+        assert original is not None  # noqa: S101 - else the error was raised
+        return await original.send(request, _original_headers("refused", headers))
+
+
+async def _job_of(
+    request: web.Request,
+    form: upload.ReceivedForm,
+    fields: Mapping[str, str],
+    claim: KeyClaim | None,
+) -> Job:
+    """Return the job of a submission: a new one, or that of an earlier one with the same key."""
+    submissions = request.app[SERVICE].submissions
+    if form.refusal is not None:
+        parse_fields(fields)
+        raise form.refusal
+    if claim is not None and claim.earlier is not None:
+        return await submissions.repeated(claim, claim.earlier, fields, form.sha256)
+    return await submissions.submit(
+        fields,
+        form.path,
+        form.filename or "",
+        client_of(request),
+        sha256=form.sha256,
+        claim=claim,
+    )
 
 
 async def _answer(
@@ -139,7 +178,11 @@ async def _answer(
     links = request.app[LINK_BASE].links(request, job.id)
     if job.state is JobState.COMPLETED and wishes.picture and wishes.wait.seconds:
         found = {_RESULT: "upscaled", "Content-Location": links.download, **headers}
-        return await deliver(request, job.id, headers=found, as_picture=True)
+        try:
+            return await deliver(request, job.id, headers=found, as_picture=True)
+        except ResultGoneError:  # an earlier request with this key has fetched it
+            if original is None:
+                raise
     if original is not None:
         reason = "timeout" if timed_out else job.state.value
         return await original.send(

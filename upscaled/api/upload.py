@@ -22,8 +22,12 @@ from upscaled.errors import (
     BadRequestError,
     NoSpaceError,
     NotAPictureError,
+    QueueFullError,
     RequestTimeoutError,
+    ShuttingDownError,
     TooManyBytesError,
+    TooManyRequestsError,
+    UpscaledError,
 )
 from upscaled.service.uploads import Upload
 
@@ -31,6 +35,10 @@ _PACE_BYTES = 1 << 20
 _MULTIPART = "multipart/form-data"
 _RAW = re.compile(r"image/[a-z0-9.+-]{1,64}|application/octet-stream")
 """Types of a body that is the picture itself. Its content decides what it is."""
+
+
+_PASSING = (QueueFullError, ShuttingDownError, TooManyRequestsError)
+"""Refusals for which the picture is not to blame."""
 
 
 class BodyTypeError(NotAPictureError):
@@ -48,13 +56,22 @@ class ReceivedForm:
     """Name of the picture, perhaps empty; None where there is no picture."""
     path: Path
     """Where the picture is, if there is one."""
+    sha256: str
+    """The picture's digest, in hexadecimal."""
     rate_headers: Mapping[str, str]
     """What is left of the client's rate, for the response."""
+    refusal: UpscaledError | None
+    """Why it can't become a job, if it was read nevertheless."""
 
 
 @asynccontextmanager
 async def received(
-    request: web.Request, fields: Iterable[str], *, queues: bool
+    request: web.Request,
+    fields: Iterable[str],
+    *,
+    queues: bool,
+    picture_needed: bool = True,
+    read_anyway: bool = False,
 ) -> AsyncGenerator[ReceivedForm]:
     """Receive a form or a picture, bounded by what queue, disk and rate allow.
 
@@ -64,7 +81,10 @@ async def received(
     Args:
         request: its body has not been read.
         fields: names that are allowed beside `IMAGE`.
-        queues: the request is to become a job. Its picture must not be missing then.
+        queues: the request is to become a job, for which there must be a place in the queue.
+        picture_needed: the picture must not be missing.
+        read_anyway: read it even if the queue is full, the client's rate is used up or the server
+            is stopping, since its caller gets the picture back.
 
     Raises:
         UpscaledError: the refusal.
@@ -76,8 +96,17 @@ async def received(
     query = request.query.items() if request.query_string else ()
     reader = FormReader(fields, query)
     client = client_of(request)
-    rate_headers = request.app[SUBMISSION_RATE].check(client.key)
-    upload = await service.submissions.begin_upload(client, request.content_length, queues=queues)
+    rate_headers: Mapping[str, str] = {}
+    refusal: UpscaledError | None = None
+    submissions, length = service.submissions, request.content_length
+    try:
+        rate_headers = request.app[SUBMISSION_RATE].check(client.key)
+        upload = await submissions.begin_upload(client, length, queues=queues)
+    except _PASSING as error:
+        if not read_anyway:
+            raise
+        refusal = error
+        upload = await submissions.begin_upload(client, length, queues=False)
     keep = False
     try:
         try:
@@ -90,14 +119,16 @@ async def received(
                     )
                 )
                 async with aclosing(events):
-                    await _receive(events, reader, upload, picture_needed=queues)
+                    sha256 = await _receive(events, reader, upload, picture_needed=picture_needed)
         finally:
             upload.end()
-        yield ReceivedForm(reader.fields, reader.filename, upload.path, rate_headers)
-        keep = queues
+        yield ReceivedForm(
+            reader.fields, reader.filename, upload.path, sha256, rate_headers, refusal
+        )
+        keep = queues and refusal is None
     finally:
         if not keep:
-            await service.submissions.discard_upload(upload.path)
+            await submissions.discard_upload(upload.path)
 
 
 def check_head(request: web.Request, max_bytes: int) -> bool:
@@ -192,11 +223,14 @@ async def _receive(
     upload: Upload,
     *,
     picture_needed: bool,
-) -> None:
+) -> str:
     """Write the picture of a request to its file, and tell ``reader`` of the rest.
 
     The parts may come in any order, each name once at most. On an exception the file may hold a
     part of the picture. It is empty when no picture was sent.
+
+    Returns:
+        The picture's SHA-256 in hexadecimal.
 
     Raises:
         BadRequestError: a part is unknown, doubled, too long or missing, or the body is broken.
@@ -218,7 +252,7 @@ async def _receive(
                 await file.take(event)
         reader.end()
         reader.check_complete(picture_needed)
-        await file.end()
+        return await file.end()
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise NoSpaceError("The server's disk has no room for this upload.") from error

@@ -120,6 +120,8 @@ class Job:
     """Key of the client whose share of the queue it counts towards, until it has ended."""
     client_ref: str | None = None
     """The caller's own label."""
+    input_sha256: str = ""
+    """SHA-256 of the upload, in hexadecimal; empty in records of earlier versions."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
-from upscaled.jobs.store import JobFilter, JobStore
+from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
 from upscaled.jobs.updates import Stage, Subscription, Updates
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,22 @@ class JobRegistry:
         """Return the active jobs, oldest first."""
         return sorted(self._active.values(), key=lambda job: job.created)
 
-    async def add(self, job: Job) -> None:
-        """Add a new job; it is on disk when this returns."""
+    async def add(self, job: Job, key: SubmissionKey | None = None) -> None:
+        """Add a new job; it is on disk when this returns.
+
+        Args:
+            job: the job.
+            key: recorded with it, see `JobStore.put`.
+
+        Raises:
+            KeyTakenError: the owner has this key already.
+            NoSpaceError: the job can't be recorded.
+        """
         self._active[job.id] = job
         self.arrivals.add(job)
         self._untold.add(job.id)
         try:
-            await self._store.put(job)
+            await self._store.put(job, key)
         except asyncio.CancelledError:
             # The record may be written anyway, but no caller gets the job's id.
             self._drop(job.id)

@@ -15,8 +15,9 @@ from typing import TypeVar, cast
 
 from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
+from upscaled.jobs import store
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.store import JobFilter
+from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
 
 T = TypeVar("T")
 
@@ -43,6 +44,19 @@ MIGRATIONS: tuple[str, ...] = (
         model = coalesce(json_extract(document, '$.request.model_name'), '')
         WHERE json_valid(document);
     CREATE INDEX jobs_by_owner ON jobs (owner, created, id);
+    """,
+    """
+    CREATE TABLE submission_keys (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        job_id TEXT NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (owner, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX submission_keys_by_owner ON submission_keys (owner, created);
+    CREATE INDEX submission_keys_by_age ON submission_keys (created);
+    CREATE INDEX submission_keys_by_job ON submission_keys (job_id);
     """,
 )
 """Each script migrates the schema by one version; ``PRAGMA user_version`` counts the migrations."""
@@ -157,7 +171,7 @@ class SqliteJobStore:
         # Shielded: a cancelled caller must not cancel the rest of the batch.
         return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
 
-    async def put(self, job: Job) -> None:
+    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
         has_result = job.state is JobState.COMPLETED and job.result_gone is None
         row = (
             job.id,
@@ -171,7 +185,22 @@ class SqliteJobStore:
             job.client_ref,
         )
         sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        await self._do(lambda c: c.execute(sql, row).close())
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(sql, row).close()
+            if key is not None:
+                _insert_key(connection, key)
+
+        await self._do(write)
+
+    async def key(self, owner: str, key: str) -> SubmissionKey | None:
+        sql = "SELECT * FROM submission_keys WHERE owner = ? AND key = ?"
+        rows = await self._do(lambda c: c.execute(sql, (owner, key)).fetchall())
+        return SubmissionKey(*rows[0]) if rows else None
+
+    async def forget_keys(self, before: float) -> None:
+        sql = "DELETE FROM submission_keys WHERE created < ?"
+        await self._do(lambda c: c.execute(sql, (before,)).close())
 
     async def get(self, job_id: str) -> Job | None:
         jobs = await self._select("WHERE id = ?", (job_id,))
@@ -210,7 +239,11 @@ class SqliteJobStore:
         )
 
     async def delete(self, job_id: str) -> None:
-        await self._do(lambda c: c.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close())
+        def erase(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close()
+            connection.execute("DELETE FROM submission_keys WHERE job_id = ?", (job_id,)).close()
+
+        await self._do(erase)
 
     async def load_rates(self) -> dict[str, str]:
         """Return what was measured of the speed of work, see `upscaled.timing.estimator`."""
@@ -226,6 +259,17 @@ class SqliteJobStore:
         sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
         rows = await self._do(lambda c: c.execute(sql, values).fetchall())
         return [serial.decode(document, Job) for (document,) in rows]
+
+
+def _insert_key(connection: sqlite3.Connection, key: SubmissionKey) -> None:
+    values = (key.owner, key.key, key.fingerprint, key.job_id, key.created)
+    try:
+        connection.execute("INSERT INTO submission_keys VALUES (?, ?, ?, ?, ?)", values).close()
+    except sqlite3.IntegrityError:
+        raise KeyTakenError(key.key) from None
+    kept = "SELECT created FROM submission_keys WHERE owner = ? ORDER BY created DESC LIMIT 1"
+    sql = f"DELETE FROM submission_keys WHERE owner = ? AND created < ({kept} OFFSET ?)"  # noqa: S608
+    connection.execute(sql, (key.owner, key.owner, store.KEYS_PER_OWNER - 1)).close()
 
 
 def _translated(error: Exception) -> Exception:

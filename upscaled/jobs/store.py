@@ -21,6 +21,27 @@ class JobFilter:
     created_before: float | None = None
 
 
+KEYS_PER_OWNER = 10_000
+"""Idempotency keys that are kept for one owner; a new one replaces the oldest."""
+
+
+@dataclass(frozen=True)
+class SubmissionKey:
+    """An idempotency key, recorded with the job of the submission that brought it."""
+
+    owner: str
+    key: str
+    fingerprint: str
+    """Digest of the submission's picture and fields."""
+    job_id: str
+    created: float
+    """Seconds since the epoch."""
+
+
+class KeyTakenError(Exception):
+    """The owner has used this idempotency key before."""
+
+
 class JobStore(Protocol):
     """Durable job records. A change has reached the disk when the call returns."""
 
@@ -32,8 +53,25 @@ class JobStore(Protocol):
         """Finish pending work and close the files."""
         ...
 
-    async def put(self, job: Job) -> None:
-        """Insert the job, or replace the record with the same id."""
+    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
+        """Insert the job, or replace the record with the same id.
+
+        Args:
+            job: the job.
+            key: recorded in the same transaction. It replaces the owner's oldest key where there
+                are `KEYS_PER_OWNER`.
+
+        Raises:
+            KeyTakenError: the owner has this key already. Nothing is written.
+        """
+        ...
+
+    async def key(self, owner: str, key: str) -> SubmissionKey | None:
+        """Return what was recorded with an owner's idempotency key; None if it is not known."""
+        ...
+
+    async def forget_keys(self, before: float) -> None:
+        """Delete the idempotency keys that are older than ``before`` (seconds since the epoch)."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
@@ -61,5 +99,5 @@ class JobStore(Protocol):
         ...
 
     async def delete(self, job_id: str) -> None:
-        """Delete the job's record, if there is one."""
+        """Delete the job's record, if there is one, and the idempotency keys that stand for it."""
         ...

@@ -18,7 +18,7 @@ async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, 
     return {
         "version": __version__,
         "input": {
-            "sha256": await asyncio.to_thread(sha256_of, upload),
+            "sha256": job.input_sha256 or await asyncio.to_thread(sha256_of, upload),
             "format": job.input_format,
             "width": job.input_size.width,
             "height": job.input_size.height,

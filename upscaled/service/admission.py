@@ -219,11 +219,24 @@ class Admission:
         self._workspace = workspace
 
     async def admit(
-        self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
+        self,
+        fields: Mapping[str, str],
+        upload: Path,
+        filename: str,
+        client: Client = LOCAL,
+        *,
+        sha256: str = "",
     ) -> tuple[Job, Prepared | None]:
         """Return the job for ``upload``, and move the file into the job's folder.
 
         If the picture is small, it is already decoded when this returns.
+
+        Args:
+            fields: those of the form.
+            upload: the picture.
+            filename: the picture's name.
+            client: the caller.
+            sha256: the picture's digest.
 
         Raises:
             BadRequestError: a field cannot be used.
@@ -259,6 +272,7 @@ class Admission:
             owner=client.owner,
             client=client.key,
             client_ref=wishes.client_ref,
+            input_sha256=sha256,
         )
         return job, prepared
 

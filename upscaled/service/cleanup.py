@@ -17,6 +17,8 @@ from upscaled.jobs.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 60.0
+_KEY_SECONDS = 24 * 3600.0
+"""How long idempotency keys are kept."""
 _JUMP_SECONDS = 5.0
 """A clock that gains less between two rounds is being adjusted, not set."""
 _JUMPS = 64
@@ -105,6 +107,7 @@ class Cleaner:
         ):
             await self._workspace.remove(job.id)
             await self._registry.forget(job.id)
+        await self._store.forget_keys(now - _KEY_SECONDS - self._jumps.within(_KEY_SECONDS))
 
     async def expire(self, job: Job) -> None:
         """Delete the result of a completed job because of its age."""

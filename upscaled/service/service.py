@@ -41,6 +41,7 @@ from upscaled.service.admission import Admission
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.health import Health, HealthState
+from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.positions import report_positions
 from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
@@ -180,6 +181,7 @@ class Service:
                 self._registry,
                 dispatcher,
                 timing,
+                IdempotencyKeys(self._store),
             )
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -9,13 +10,16 @@ from pathlib import Path
 
 from upscaled.clients import LOCAL, Client
 from upscaled.config.settings import LimitSettings
-from upscaled.errors import QueueFullError, ShuttingDownError
+from upscaled.errors import QueueFullError, ShuttingDownError, UnknownJobError
+from upscaled.files import sha256_of
 from upscaled.imaging import Prepared
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.store import KeyTakenError, SubmissionKey
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.admission import DISK_RESERVE, Admission
 from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
 from upscaled.service.uploads import Upload, UploadsInProgress
 from upscaled.timing.timing import JobTiming, Quote
 
@@ -32,6 +36,7 @@ class Submissions:
         registry: records jobs.
         dispatcher: runs recorded jobs.
         timing: tells when it is worth trying again, and what a job would take.
+        keys: the idempotency keys of submissions.
     """
 
     def __init__(
@@ -42,7 +47,9 @@ class Submissions:
         registry: JobRegistry,
         dispatcher: Dispatcher,
         timing: JobTiming,
+        keys: IdempotencyKeys,
     ) -> None:
+        self.keys = keys
         self._limits = limits
         self._admission = admission
         self._workspace = workspace
@@ -118,21 +125,42 @@ class Submissions:
         await self._workspace.discard(path)
 
     async def submit(
-        self, fields: Mapping[str, str], upload: Path, filename: str, client: Client = LOCAL
+        self,
+        fields: Mapping[str, str],
+        upload: Path,
+        filename: str,
+        client: Client = LOCAL,
+        *,
+        sha256: str = "",
+        claim: KeyClaim | None = None,
     ) -> Job:
         """Turn an upload into a queued job; durable when this returns.
 
         The file is moved or, on refusal, deleted.
 
+        Args:
+            fields: those of the form.
+            upload: the picture.
+            filename: the picture's name.
+            client: the caller.
+            sha256: the picture's digest, if it is known.
+            claim: the submission's idempotency key. It is recorded with the job, so that a refused
+                submission may be sent again.
+
         Raises:
+            KeyInUseError: another server has just taken in a submission with this key.
             UpscaledError: the refusal, see `Admission.admit` and `check`.
         """
         try:
             self.check(client)
             self._admitting[client.key] += 1
             try:
-                job, prepared = await self._admission.admit(fields, upload, filename, client)
-                await self._enter(job, prepared)
+                sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
+                job, prepared = await self._admission.admit(
+                    fields, upload, filename, client, sha256=sha256
+                )
+                key = claim.record(fingerprint(sha256, fields), job.id) if claim else None
+                await self._enter(job, prepared, key)
             finally:
                 self._admitting[client.key] -= 1
                 self._admitting += Counter()  # removes the zeros
@@ -140,6 +168,21 @@ class Submissions:
             await self.discard_upload(upload)
             raise
         return job
+
+    async def repeated(
+        self, claim: KeyClaim, earlier: SubmissionKey, fields: Mapping[str, str], sha256: str
+    ) -> Job:
+        """Return the job of the ``earlier`` submission that has the same idempotency key.
+
+        Raises:
+            KeyReusedError: its picture or its fields are others.
+            KeyInUseError: its job is being deleted.
+        """
+        claim.check(fingerprint(sha256, fields))
+        try:
+            return await self._registry.get(earlier.job_id)
+        except UnknownJobError:
+            raise key_in_use() from None
 
     async def quote(
         self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
@@ -152,9 +195,12 @@ class Submissions:
         job = await self._admission.plan(fields, upload, client)
         return job, await self._timing.quote(job)
 
-    async def _enter(self, job: Job, prepared: Prepared | None) -> None:
+    async def _enter(self, job: Job, prepared: Prepared | None, key: SubmissionKey | None) -> None:
         try:
-            await self._registry.add(job)
+            await self._registry.add(job, key)
+        except KeyTakenError:
+            await self._workspace.remove(job.id)
+            raise key_in_use() from None
         except BaseException:
             await self._workspace.remove(job.id)
             raise
