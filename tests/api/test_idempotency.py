@@ -14,7 +14,7 @@ from testkit.contract import Answer
 from testkit.curl import curl
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
 from testkit.server_process import server_process
-from testkit.waiting import SLOW
+from testkit.waiting import SLOW, until
 from upscaled.clients import hash_of
 
 FAST = {"model_name": FAST_MODEL, "scale": "2"}
@@ -99,9 +99,7 @@ async def test_a_request_is_refused_while_the_first_is_being_taken_in(api: Calle
     headers = {"Idempotency-Key": "slow", **RAW}
     async with Caller(api.server) as other:
         first = asyncio.create_task(other.post("/upscale" + QUERY, data=slowly(), headers=headers))
-        async with asyncio.timeout(30):
-            while not api.server.service.submissions.uploading:
-                await asyncio.sleep(0.01)
+        await until(lambda: api.server.service.submissions.uploading)
         second = await sent(api, "slow")
         assert (second.status, second.json["code"]) == (409, "idempotency_key_in_use")
         assert second.headers["retry-after"] == "1"
@@ -165,9 +163,7 @@ async def test_a_repetition_takes_no_place_in_a_full_queue(serve: Callable[..., 
     small = serve(limits__max_queue_size="1")
     async with Caller(small) as api:
         running = await api.upscale(a_picture(300, 300), SLOW)
-        async with asyncio.timeout(60):
-            while (await api.get("/health")).json["queue_length"]:
-                await asyncio.sleep(0.02)
+        await until(lambda: small.service.jobs_running)
         first = await sent(api, "full")
         assert (await sent(api, "other")).status == 503
         assert (await sent(api, "full")).body == first.body
@@ -181,9 +177,7 @@ async def test_who_asked_for_the_original_gets_it_from_a_full_queue(
     small = serve(limits__max_queue_size="1", limits__rate_limit_per_minute="4")
     async with Caller(small) as api:
         jobs = [await api.upscale(a_picture(300, 300), SLOW)]
-        async with asyncio.timeout(60):
-            while (await api.get("/health")).json["queue_length"]:
-                await asyncio.sleep(0.02)
+        await until(lambda: small.service.jobs_running)
         jobs.append(await api.upscale(a_picture(300, 300), SLOW))
         for _ in range(3):  # the last one is beyond the rate
             answer = await api.upscale(a_picture(), FAST, query="?on_timeout=original")
