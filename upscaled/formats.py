@@ -20,6 +20,8 @@ class PictureFormat:
     plugin: str
     """Pillow's name of its decoder and encoder."""
     media_type: str
+    suffixes: tuple[str, ...]
+    """Ends of file names, by which a walk over folders finds pictures."""
     opens_whole: bool = False
     """The decoder allocates the whole picture when it opens one; its size is checked before."""
 
@@ -50,6 +52,7 @@ PNG = PictureFormat(
     plugin="PNG",
     result_name="png",
     media_type="image/png",
+    suffixes=(".png",),
     largest_side=2**31 - 1,  # PNG specification, IHDR
     banded=True,
     has_alpha=True,
@@ -63,6 +66,7 @@ JPEG = PictureFormat(
     result_name="jpg",
     aliases=("jpeg",),
     media_type="image/jpeg",
+    suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
     largest_side=65_500,  # its field holds 65,535, libjpeg's JPEG_MAX_DIMENSION is 65,500
     banded=True,
     has_quality=True,
@@ -77,6 +81,7 @@ WEBP = PictureFormat(
     opens_whole=True,
     result_name="webp",
     media_type="image/webp",
+    suffixes=(".webp",),
     largest_side=16_383,  # 14 bits in the bitstream
     has_quality=True,
     has_lossless=True,
@@ -89,6 +94,7 @@ BMP = PictureFormat(
     signatures=(rb"BM.{12}[\x0c-\xff]\x00\x00\x00",),
     plugin="BMP",
     media_type="image/bmp",
+    suffixes=(".bmp", ".dib"),
 )
 TIFF = PictureFormat(
     name="tiff",
@@ -97,6 +103,7 @@ TIFF = PictureFormat(
     signatures=(rb"II\*\x00(?!....CR)|MM\x00\*|II\+\x00|MM\x00\+",),
     plugin="TIFF",
     media_type="image/tiff",
+    suffixes=(".tif", ".tiff"),
 )
 AVIF = PictureFormat(
     name="avif",
@@ -104,6 +111,7 @@ AVIF = PictureFormat(
     signatures=(rb"....ftyp(?:avif|avis)", rb"....ftyp(?:mif1|msf1|miaf).{4,60}?avi[fs]"),
     plugin="AVIF",
     media_type="image/avif",
+    suffixes=(".avif",),
 )
 
 TABLE = (PNG, JPEG, WEBP, BMP, TIFF, AVIF)
@@ -111,6 +119,9 @@ INPUT_NAMES = tuple(row.name for row in TABLE)
 """What the setting ``features.input_formats`` takes."""
 RESULT_NAMES = tuple(row.result_name for row in TABLE if row.result_name)
 """What the field ``format`` is in a job."""
+
+SUFFIXES = frozenset(suffix for row in TABLE for suffix in row.suffixes)
+"""Ends of the names of picture files, in lower case."""
 
 _BY_INPUT = {row.name: row for row in TABLE}
 _BY_RESULT = {row.result_name: row for row in TABLE if row.result_name}

@@ -15,7 +15,7 @@ from testkit.curl import curl
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
 from testkit.server_process import server_process
 from testkit.waiting import SLOW, until
-from upscaled.clients import hash_of
+from upscaled.callers import hash_of
 
 FAST = {"model_name": FAST_MODEL, "scale": "2"}
 QUERY = f"?model_name={FAST_MODEL}&scale=2"

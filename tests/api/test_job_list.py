@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from testkit.running import Caller, Server, a_picture
-from upscaled.clients import hash_of
+from upscaled.callers import hash_of
 
 MINE, YOURS = "my secret", "your secret"
 

@@ -18,7 +18,7 @@ from testkit.contract import Answer
 from testkit.running import Caller, Server, a_picture
 from testkit.waiting import tasks_named, until_in
 from upscaled.api import events
-from upscaled.clients import hash_of
+from upscaled.callers import hash_of
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
 MINE, YOURS = "my secret", "your secret"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from testkit.running import Caller, Server, a_picture
-from upscaled.clients import hash_of
+from upscaled.callers import hash_of
 
 MINE, YOURS, MAIN = "my secret", "your secret", "the one secret"
 DISPOSITION = b"Content-Disposition: form-data; name=image; filename=a"

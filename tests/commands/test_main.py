@@ -21,7 +21,7 @@ from PIL import Image
 
 from testkit.paths import DATA, ROOT
 from upscaled import __version__
-from upscaled.clients import hash_of
+from upscaled.callers import hash_of
 from upscaled.commands import main
 from upscaled.commands.main import config_file
 from upscaled.commands.upscale import upscale_file

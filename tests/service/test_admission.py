@@ -1,8 +1,9 @@
 import pytest
 
 from upscaled.errors import BadRequestError
+from upscaled.fields import FIELDS
 from upscaled.pictures import Size
-from upscaled.service.admission import FIELDS, output_format, output_size, parse_fields
+from upscaled.service.admission import output_format, output_size, parse_fields
 
 
 def test_no_fields_are_no_wishes() -> None:

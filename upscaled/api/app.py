@@ -27,7 +27,7 @@ from upscaled.api.middleware import Middleware
 from upscaled.api.origins import OriginPolicy
 from upscaled.api.rate_limit import RateLimit
 from upscaled.api.status_json import StatusRenderer
-from upscaled.clients import Proxies, Tokens
+from upscaled.callers import Proxies, Tokens
 
 if TYPE_CHECKING:
     from upscaled.service.service import Service

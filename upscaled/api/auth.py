@@ -9,7 +9,7 @@ from aiohttp import web
 
 from upscaled.api.context import CONTEXT
 from upscaled.api.rate_limit import RateLimit
-from upscaled.clients import Client, Proxies, Tokens, share_of
+from upscaled.callers import Caller, Proxies, Tokens, share_of
 from upscaled.errors import UnauthorizedError
 
 _CACHED = 4096  # addresses
@@ -17,7 +17,7 @@ WRONG_TOKENS_PER_MINUTE = 10
 """Of one address; more are answered with 429. The right token is never refused."""
 
 
-def client_of(request: web.Request) -> Client:
+def client_of(request: web.Request) -> Caller:
     """Return the caller of a request that the middleware has let through."""
     return request[CONTEXT].client
 
@@ -50,7 +50,7 @@ class Authenticator:
         self._wrong_tokens = RateLimit(WRONG_TOKENS_PER_MINUTE, "wrong tokens")
         self._direct = lru_cache(_CACHED)(self._anonymous)
 
-    def client(self, request: web.Request) -> Client:
+    def client(self, request: web.Request) -> Caller:
         """Return the caller.
 
         Raises:
@@ -67,7 +67,7 @@ class Authenticator:
         presented = _presented(request)
         owner = self._tokens.owner(presented)
         if owner is not None:
-            return Client(owner, f"token {owner}" if owner else anonymous.key)
+            return Caller(owner, f"token {owner}" if owner else anonymous.key)
         path = request.path
         if path in self._public or path.startswith(self._below):
             return anonymous
@@ -79,6 +79,6 @@ class Authenticator:
         self._wrong_tokens.check(anonymous.key)
         raise UnauthorizedError("The token is not the right one.")
 
-    def _anonymous(self, peer: str | None, forwarded: Iterable[str] = ()) -> Client:
+    def _anonymous(self, peer: str | None, forwarded: Iterable[str] = ()) -> Caller:
         """Return the client without a token at the other end of a connection."""
-        return Client("", share_of(self._proxies.address_of(peer, forwarded)))
+        return Caller("", share_of(self._proxies.address_of(peer, forwarded)))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from upscaled.api.links import LinkBase
     from upscaled.api.rate_limit import RateLimit
     from upscaled.api.status_json import StatusRenderer
-    from upscaled.clients import Client
+    from upscaled.callers import Caller
     from upscaled.service.service import Service
 
 SERVICE: web.AppKey[Service] = web.AppKey("service")
@@ -31,7 +31,7 @@ class RequestContext:
     """What the middleware knows about a request."""
 
     request_id: str
-    client: Client
+    client: Caller
     """The caller; has empty fields until the caller is authenticated."""
     cors_origin: str | None
     """Origin of the web page that may read the response; None: no page of another site."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from upscaled.clients import Proxies
+from upscaled.callers import Proxies
 from upscaled.errors import ForbiddenHostError
 
 _CACHED = 256  # Host values, of `_LONGEST` characters at most

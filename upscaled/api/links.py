@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from upscaled.clients import Proxies
+from upscaled.callers import Proxies
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")  # no second slash: `//name` would be another host
 _LONGEST = 256

@@ -29,10 +29,10 @@ from upscaled.api.responses import (
     exception_response,
 )
 from upscaled.api.routes import check_query
-from upscaled.clients import Client
+from upscaled.callers import Caller
 from upscaled.logs import request_id
 
-_UNKNOWN = Client("", "")
+_UNKNOWN = Caller("", "")
 
 
 class Middleware:

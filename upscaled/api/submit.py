@@ -27,8 +27,9 @@ from upscaled.api.waiting import (
     wait_for_end,
 )
 from upscaled.errors import BadRequestError, ResultGoneError, UpscaledError, WrongStateError
+from upscaled.fields import FIELDS
 from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.service.admission import FIELDS, parse_fields
+from upscaled.service.admission import parse_fields
 from upscaled.service.idempotency import KeyClaim, parse_key
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")

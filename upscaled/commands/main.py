@@ -172,7 +172,7 @@ async def _setup(options: argparse.Namespace, config: Config) -> int:
 
 
 async def _token(options: argparse.Namespace, _config: Config) -> int:
-    from upscaled.clients import hash_of, new_token  # noqa: PLC0415
+    from upscaled.callers import hash_of, new_token  # noqa: PLC0415
     from upscaled.config.types import tokens  # noqa: PLC0415
 
     token = new_token()

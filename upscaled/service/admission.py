@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscaled.clients import LOCAL, Client
+from upscaled.callers import LOCAL, Caller
 from upscaled.config.settings import Config
 from upscaled.engines.memory import available
 from upscaled.engines.selection import EngineChoice, check_memory
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
+from upscaled.fields import FIELDS, SOURCE_FIELDS
 from upscaled.formats import (
     INPUT_NAMES,
     RESULT_NAMES,
@@ -35,28 +36,6 @@ LABEL_CHARACTERS = 200
 """The longest label of a caller's own."""
 LARGEST_FACTOR = 16.0
 """Largest factor by which a result may exceed its source along a side."""
-
-FIELDS: Mapping[str, str] = {
-    "scale": "2, 3 or 4: how much larger the result is",
-    "model_name": "name of an installed model",
-    "format": f"{alternatives(RESULT_NAMES)}; the upload's own if left out",
-    "tile_size": "0 (automatic) or 32 to 4096: pixels per tile side",
-    "width": "instead of scale: the result's width in pixels",
-    "height": "instead of scale: the result's height in pixels",
-    "tta": "true: average the eight flips and rotations, eight times slower",
-    "quality": "1 to 100, for jpg and webp",
-    "lossless": "true: webp without loss",
-    "background": "colour under transparent parts in jpg, such as #ffffff",
-    "keep_metadata": "false: leave colour profile and EXIF out of the result",
-    "client_ref": "a label of your own, up to 200 characters, to find the job again",
-}
-"""Every form field except ``image``, with its allowed values."""
-
-SOURCE_FIELDS: Mapping[str, str] = {
-    "input_width": "the picture's width in pixels",
-    "input_height": "the picture's height in pixels",
-}
-"""Fields that an estimate accepts instead of ``image``."""
 
 DISK_RESERVE = 64 << 20
 """Disk space that stays free, for job records and active jobs."""
@@ -223,7 +202,7 @@ class Admission:
         fields: Mapping[str, str],
         upload: Path,
         filename: str,
-        client: Client = LOCAL,
+        client: Caller = LOCAL,
         *,
         sha256: str = "",
     ) -> tuple[Job, Prepared | None]:
@@ -277,7 +256,7 @@ class Admission:
         return job, prepared
 
     async def plan(
-        self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
+        self, fields: Mapping[str, str], upload: Path | None, client: Caller = LOCAL
     ) -> Job:
         """Return the job that a submission would create, without creating it.
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from upscaled.clients import LOCAL, Client
+from upscaled.callers import LOCAL, Caller
 from upscaled.config.settings import LimitSettings
 from upscaled.errors import QueueFullError, ShuttingDownError, UnknownJobError
 from upscaled.files import sha256_of
@@ -74,7 +74,7 @@ class Submissions:
         """Accept nothing more."""
         self._open = False
 
-    def check(self, client: Client = LOCAL) -> None:
+    def check(self, client: Caller = LOCAL) -> None:
         """Refuse early, before an upload of ``client`` is read.
 
         Raises:
@@ -99,7 +99,7 @@ class Submissions:
             f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
         )
 
-    async def begin_upload(self, client: Client, length: int | None, *, queues: bool) -> Upload:
+    async def begin_upload(self, client: Caller, length: int | None, *, queues: bool) -> Upload:
         """Reserve room for an upload before it is read; end it before it is submitted.
 
         Args:
@@ -129,7 +129,7 @@ class Submissions:
         fields: Mapping[str, str],
         upload: Path,
         filename: str,
-        client: Client = LOCAL,
+        client: Caller = LOCAL,
         *,
         sha256: str = "",
         claim: KeyClaim | None = None,
@@ -185,7 +185,7 @@ class Submissions:
             raise key_in_use() from None
 
     async def quote(
-        self, fields: Mapping[str, str], upload: Path | None, client: Client = LOCAL
+        self, fields: Mapping[str, str], upload: Path | None, client: Caller = LOCAL
     ) -> tuple[Job, Quote]:
         """Return the job that a submission would create, and what it would take.
 

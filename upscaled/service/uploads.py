@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from upscaled.clients import Client
+from upscaled.callers import Caller
 from upscaled.errors import NoSpaceError, QueueFullError
 from upscaled.jobs.workspace import Workspace
 
@@ -38,7 +38,7 @@ class UploadsInProgress:
     def __len__(self) -> int:
         return len(self._uploads)
 
-    async def begin(self, client: Client, length: int | None, *, queues: bool) -> Upload:
+    async def begin(self, client: Caller, length: int | None, *, queues: bool) -> Upload:
         """Reserve room for an upload.
 
         Args:

@@ -19,7 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
-class Client:
+class Caller:
     """A caller."""
 
     owner: str
@@ -28,7 +28,7 @@ class Client:
     """What rates and queue shares are counted by: the token's name, else the address."""
 
 
-LOCAL = Client("", "local")
+LOCAL = Caller("", "local")
 """The caller from the command line."""
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.clients import Proxies, Tokens, hash_of, new_token, share_of
+from upscaled.callers import Proxies, Tokens, hash_of, new_token, share_of
 
 PROXIES = Proxies(["10.0.0.0/8", "fd00::/8"])
 
