@@ -415,7 +415,7 @@ def test_a_port_in_use_is_one_sentence_and_ends_with_1(env: dict[str, str], tmp_
 def test_setup_without_a_name_says_what_to_type() -> None:
     done = run("setup")
     assert done.returncode == 2
-    assert "type: upscaled setup --binary" in done.stderr
+    assert "type: upscaled setup --binary, or --photo-fast" in done.stderr
 
 
 def test_a_token_is_made_and_its_line_fits_the_configuration(env: dict[str, str]) -> None:

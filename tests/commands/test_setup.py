@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from upscaled.commands.setup import PROGRAM, SetupError, fetch
+from upscaled.commands.download import SetupError
+from upscaled.commands.setup import PROGRAM, fetch
 
 BODY = b"#!/bin/sh\necho a program\n"
 

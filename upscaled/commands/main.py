@@ -20,7 +20,14 @@ from typing import Any
 
 from upscaled import __version__, logs
 from upscaled.commands.models import add_arguments as add_import_arguments
-from upscaled.commands.models import add_list_arguments, import_models, install_models, list_models
+from upscaled.commands.models import (
+    add_list_arguments,
+    described,
+    import_models,
+    install_models,
+    list_models,
+    show_step,
+)
 from upscaled.config.settings import Config, Setting, settings
 from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
@@ -163,11 +170,20 @@ async def _doctor(options: argparse.Namespace, config: Config) -> int:
 
 
 async def _setup(options: argparse.Namespace, config: Config) -> int:
-    from upscaled.commands.setup import fetch  # noqa: PLC0415
+    if options.photo_fast:
+        from upscaled.commands.photo_fast import install_photo_fast  # noqa: PLC0415
 
-    if not options.binary:
-        raise BadRequestError("Nothing to set up was named; type: upscaled setup --binary")
-    print(f"The native program is {await fetch(config.path('bin'))}.")
+        made = await install_photo_fast(config.models_dir, replace=options.force, on_step=show_step)
+        print(described(made))
+        print(f"Use it with model_name={made.name}, or make it upscaler.default_model.")
+    if options.binary:
+        from upscaled.commands.setup import fetch  # noqa: PLC0415
+
+        print(f"The native program is {await fetch(config.path('bin'))}.")
+    if not (options.binary or options.photo_fast):
+        raise BadRequestError(
+            "Nothing to set up was named; type: upscaled setup --binary, or --photo-fast"
+        )
     return 0
 
 
@@ -239,6 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument(
         "--binary", action="store_true", help="download the native program into bin/"
     )
+    setup.add_argument(
+        "--photo-fast",
+        action="store_true",
+        help="download the official small network for photos, and convert it",
+    )
+    setup.add_argument("--force", action="store_true", help="replace a model of the same name")
     return parser
 
 

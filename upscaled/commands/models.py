@@ -6,9 +6,13 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from upscaled.config.settings import Config
 from upscaled.errors import UpscaledError
+
+if TYPE_CHECKING:
+    from upscaled.models.conversion.importing import Imported
 
 
 async def list_models(options: argparse.Namespace, config: Config) -> int:
@@ -61,31 +65,34 @@ async def import_models(options: argparse.Namespace, config: Config) -> int:
         activation=options.activation,
         replace=options.force,
     )
-    shown = sys.stderr.isatty()
-
-    def on_step(step: str) -> None:
-        if shown:
-            print(f"{step} …", file=sys.stderr)
-
     try:
         await asyncio.to_thread(config.models_dir.mkdir, parents=True, exist_ok=True)
-        made = await import_model(request, config.models_dir, on_step=on_step)
+        made = await import_model(request, config.models_dir, on_step=show_step)
     except OSError as error:
         raise UpscaledError(f"{error.filename or options.file}: {error.strerror}.") from error
-    agreement = ", ".join(
-        f"{value:.1f} dB on {library}" for library, value in made.agreement.decibels.items()
-    )
-    print(
-        f"{made.name}  ×{made.scale}  {made.architecture}, {made.size}, "
-        f"{made.parameters / 1e6:.2f} million parameters"
-    )
-    print(
-        f"equals the original to {agreement}; seams {made.agreement.seam_decibels:.1f} dB; "
-        f"{16 if made.half else 32}-bit weights"
-    )
+    print(described(made))
     if request.license is None:
         print(f"licence: unknown; write it into {config.models_dir / made.name}.yaml")
     return 0
+
+
+def described(made: Imported) -> str:
+    """Return what came of an import, in two lines."""
+    agreement = ", ".join(
+        f"{value:.1f} dB on {library}" for library, value in made.agreement.decibels.items()
+    )
+    return (
+        f"{made.name}  ×{made.scale}  {made.architecture}, {made.size}, "
+        f"{made.parameters / 1e6:.2f} million parameters\n"
+        f"equals the original to {agreement}; seams {made.agreement.seam_decibels:.1f} dB; "
+        f"{16 if made.half else 32}-bit weights"
+    )
+
+
+def show_step(step: str) -> None:
+    """Print what is being done, where a person sees it."""
+    if sys.stderr.isatty():
+        print(f"{step} …", file=sys.stderr)
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import platform
-import secrets
 import shutil
 import zipfile
 from pathlib import Path
 
-import aiohttp
-
 from upscaled import files
-from upscaled.errors import UpscaledError
+from upscaled.commands.download import SetupError, downloaded
 
 URL = (
     "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.5.0/"
@@ -24,16 +19,8 @@ SHA256 = "e5aa6eb131234b87c0c51f82b89390f5e3e642b7b70f2b9bbe95b6a285a40c96"
 """Of that file; other packages of it pin the same value."""
 PROGRAM = "realesrgan-ncnn-vulkan"
 
-_CHUNK_BYTES = 1 << 18
 _MAX_ZIP_BYTES = 200 << 20
 _MAX_MEMBER_BYTES = 100 << 20
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=30)
-
-
-class SetupError(UpscaledError):
-    """The program could not be installed; the message says what to do instead."""
-
-    code = "setup_failed"
 
 
 async def fetch(bin_dir: Path, *, url: str = URL, sha256: str = SHA256) -> Path:
@@ -54,24 +41,10 @@ async def fetch(bin_dir: Path, *, url: str = URL, sha256: str = SHA256) -> Path:
             f"The official program exists for x86-64 only, and this machine is {machine}; "
             "use the builtin engine (upscaler.engine: builtin), which needs no program."
         )
-    archive = bin_dir / f".download-{secrets.token_hex(8)}.zip"
-    try:
-        await asyncio.to_thread(bin_dir.mkdir, parents=True, exist_ok=True)
-        digest = await _download(url, archive)
-        if digest != sha256:
-            raise SetupError(
-                f"What {url} sent is not the expected file (its SHA-256 is {digest}, "
-                f"not {sha256}); nothing was installed. {_advice(bin_dir, url)}"
-            )
+    async with downloaded(
+        url, bin_dir, sha256=sha256, most=_MAX_ZIP_BYTES, advice=_advice(bin_dir, url)
+    ) as archive:
         return await asyncio.to_thread(_unpack, archive, bin_dir)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
-        raise SetupError(f"{url} can't be fetched ({reason}). {_advice(bin_dir, url)}") from None
-    except OSError as error:
-        raise SetupError(f"{bin_dir} can't be written: {error.strerror}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(archive.unlink, missing_ok=True)
 
 
 def _advice(bin_dir: Path, url: str) -> str:
@@ -80,28 +53,6 @@ def _advice(bin_dir: Path, url: str) -> str:
         f"{bin_dir} (then: chmod +x {bin_dir / PROGRAM}), or use the builtin engine "
         "(upscaler.engine: builtin), which needs no program."
     )
-
-
-async def _download(url: str, archive: Path) -> str:
-    """Stream ``url`` into ``archive``; return its SHA-256."""
-    digest = hashlib.sha256()
-    length = 0
-    async with (
-        aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session,
-        session.get(url) as response,
-    ):
-        response.raise_for_status()
-        file = await asyncio.to_thread(archive.open, "wb")
-        try:
-            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                length += len(chunk)
-                if length > _MAX_ZIP_BYTES:
-                    raise aiohttp.ClientPayloadError("the file is far larger than expected")
-                digest.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
-        finally:
-            await asyncio.to_thread(file.close)
-    return digest.hexdigest()
 
 
 def _unpack(archive: Path, bin_dir: Path) -> Path:
