@@ -58,6 +58,8 @@ async def test_a_working_machine_has_no_problems_and_a_trial(
     assert report.disk_free_mb > 0
     text = as_text(report)
     assert "This machine can upscale." in text
+    if not any(device.kind in {"discrete", "integrated", "virtual"} for device in report.devices):
+        assert "`upscaled setup --photo-fast` installs a small model for photos." in text
     assert report.sandbox is not None
     assert f"Decoder's sandbox\n  {report.sandbox}\n" in text
     assert "realesr-animevideov3 (×2)" in text

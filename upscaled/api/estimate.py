@@ -8,6 +8,7 @@ from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE
 from upscaled.api.responses import json_response
+from upscaled.api.status_json import quicker_json
 from upscaled.fields import FIELDS, SOURCE_FIELDS
 from upscaled.jobs.job import Job
 from upscaled.timing.timing import Quote
@@ -40,4 +41,5 @@ def _describe(job: Job, quote: Quote) -> dict[str, object]:
         "measured": quote.estimate.measured,
         "memory_bytes": quote.memory_bytes,
         "disk_bytes": quote.disk_bytes,
+        **quicker_json(quote.quicker),
     }

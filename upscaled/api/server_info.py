@@ -10,9 +10,10 @@ from aiohttp import web
 from upscaled import __version__
 from upscaled.api.context import SERVICE
 from upscaled.api.responses import json_response
-from upscaled.errors import BadRequestError
+from upscaled.errors import BadRequestError, UnknownModelError
 from upscaled.models.card import UNKNOWN_LICENSE
 from upscaled.models.catalog import Model
+from upscaled.service.service import Service
 
 
 def _wanted_scale(request: web.Request) -> int | None:
@@ -33,11 +34,11 @@ def _wanted_scale(request: web.Request) -> int | None:
 async def models(request: web.Request) -> web.Response:
     """``GET /models``: the installed models, all or those with a native scale."""
     scale = _wanted_scale(request)
-    catalog = request.app[SERVICE].models
-    await catalog.rescan()
+    service = request.app[SERVICE]
+    await service.models.rescan()
     listed = [
-        _described(model)
-        for model in catalog.models
+        {**_described(model), "speed": await _speed_of(service, model)}
+        for model in service.models.models
         if scale is None or scale in model.supported_scales
     ]
     return json_response({"version": __version__, "models": listed})
@@ -59,6 +60,22 @@ def _described(model: Model) -> dict[str, object]:
         "license": card.license or UNKNOWN_LICENSE,
         **{key: value for key, value in facts.items() if value is not None},
     }
+
+
+async def _speed_of(service: Service, model: Model) -> list[dict[str, object]]:
+    """Return the time of each network for a megapixel; none if a file of it has just gone."""
+    try:
+        speeds = await service.speed_of(model)
+    except UnknownModelError:
+        return []
+    return [
+        {
+            "scale": speed.scale,
+            "seconds_per_megapixel": float(f"{speed.seconds_per_megapixel:.3g}"),
+            "measured": speed.measured,
+        }
+        for speed in speeds
+    ]
 
 
 async def health(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from upscaled.api.responses import compact
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.pictures import Size
 from upscaled.timing.forecast import Outlook
+from upscaled.timing.speeds import Quicker
 
 _REMEMBERED = 1024
 """Cached jobs, about a kilobyte each."""
@@ -82,6 +83,19 @@ def _foreseen(outlook: Outlook) -> bytes:
     if outlook.position is None:
         return seconds.encode()
     return f',"queue_position":{outlook.position}{seconds}'.encode()
+
+
+def quicker_json(quicker: Quicker | None) -> dict[str, Any]:
+    """Return the member that names a much quicker model, if there is one."""
+    if quicker is None:
+        return {}
+    return {
+        "quicker": {
+            "model_name": quicker.model_name,
+            "description": quicker.description,
+            "seconds": max(0.1, round(quicker.seconds, 1)),
+        }
+    }
 
 
 def _size(size: Size) -> dict[str, int]:

@@ -16,7 +16,7 @@ from upscaled.api.download import deliver
 from upscaled.api.links import Links
 from upscaled.api.original import Original
 from upscaled.api.responses import json_response
-from upscaled.api.status_json import described
+from upscaled.api.status_json import described, quicker_json
 from upscaled.api.waiting import (
     ANSWER_SECONDS,
     NO_WAIT,
@@ -190,8 +190,11 @@ async def _answer(
             request, _original_headers(reason, {"Location": links.status, **headers})
         )
     if job.state not in TERMINAL or not wishes.wait.seconds:
+        quicker = await request.app[SERVICE].quicker(job)
         return json_response(
-            _accepted(links), status=202, headers={"Location": links.status, **headers}
+            {**_accepted(links), **quicker_json(quicker)},
+            status=202,
+            headers={"Location": links.status, **headers},
         )
     return _ended(job, links, headers)
 

@@ -15,13 +15,16 @@ from PIL import Image
 from upscaled import __version__
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import Config
-from upscaled.engines.devices import list_devices
+from upscaled.engines.devices import DeviceKind, list_devices
 from upscaled.engines.native.program import find_program, probe
 from upscaled.engines.selection import choose
 from upscaled.errors import UpscaledError
 from upscaled.imaging import Imaging
 from upscaled.models.catalog import ModelCatalog
 from upscaled.server import process_limits, room
+from upscaled.timing.speeds import SMALL_FOR_PHOTOS
+
+_NO_GPU = frozenset({DeviceKind.CPU.value, DeviceKind.SOFTWARE.value})
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Report:
     """What confines the processes that decode pictures."""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    advice: str | None = None
+    """What is quick on this machine, where the default model is not."""
 
 
 async def examine(config: Config) -> Report:
@@ -101,6 +106,7 @@ async def examine(config: Config) -> Report:
     await _check_engine(config, report)
     await _check_models(config, report)
     await _check_sandbox(report)
+    _advise(report)
     if not report.problems:
         await _try(config, report)
     return report
@@ -152,6 +158,18 @@ async def _check_sandbox(report: Report) -> None:
         report.problems.append(f"No decoder can be started: {error.message}")
     finally:
         await imaging.close()
+
+
+def _advise(report: Report) -> None:
+    if not report.models or any(device.kind not in _NO_GPU for device in report.devices):
+        return
+    advice = "Without a GPU the large models take a minute for a megapixel, small ones seconds."
+    names = {model.name for model in report.models}
+    if SMALL_FOR_PHOTOS in names:
+        advice += f" For photos {SMALL_FOR_PHOTOS} is quick."
+    else:
+        advice += " `upscaled setup --photo-fast` installs a small model for photos."
+    report.advice = f"{advice} `upscaled models` lists them all."
 
 
 async def _try(config: Config, report: Report) -> None:
@@ -213,6 +231,8 @@ def as_text(report: Report) -> str:
     lines.append(f"Models in {report.models_dir}")
     lines += [_model_line(model.name, model.scales) for model in report.models] or ["  none"]
     lines += [f"  left out: {bad.name}: {bad.reason}" for bad in report.rejected_models]
+    if report.advice:
+        lines.append(f"  {report.advice}")
     if report.sandbox:
         lines += ["Decoder's sandbox", f"  {report.sandbox}"]
     lines.append("Room")

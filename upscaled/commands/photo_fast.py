@@ -12,8 +12,9 @@ from pathlib import Path
 from upscaled.commands.download import downloaded
 from upscaled.errors import UpscaledError
 from upscaled.models.conversion.importing import Imported, ImportRequest, import_model
+from upscaled.timing.speeds import SMALL_FOR_PHOTOS
 
-NAME = "realesr-general-x4v3"
+NAME = SMALL_FOR_PHOTOS
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from upscaled.engines.selection import (
 from upscaled.errors import (
     ConfigError,
     UnknownJobError,
+    UnknownModelError,
     UpscaledError,
     WrongStateError,
 )
@@ -34,7 +35,7 @@ from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.store import JobFilter
 from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
-from upscaled.models.catalog import ModelCatalog
+from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
@@ -47,6 +48,7 @@ from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
 from upscaled.service.submission import Submissions
 from upscaled.timing.forecast import Outlook
+from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
 from upscaled.timing.timing import JobTiming, make_job_timing
 
 log = logging.getLogger(__name__)
@@ -196,6 +198,7 @@ class Service:
                 report_positions(self._registry, queue, timing.forecaster), name="positions"
             )
             closing.push_async_callback(_end_task, positions)
+            await self._log_speed(timing.speeds)
             cleaner = asyncio.create_task(self._cleaner.run(), name="cleanup")
             closing.push_async_callback(_end_task, cleaner)
             self._closing = closing.pop_all()
@@ -254,6 +257,28 @@ class Service:
         if owner is not None and job.owner != owner:
             raise UnknownJobError(NO_SUCH_JOB)
         return job
+
+    async def _log_speed(self, speeds: Speeds) -> None:
+        """Say how quick the default model is here, and what is quicker."""
+        name = self.config.upscaler.default_model
+        model = next((model for model in self.models.models if model.name == name), None)
+        advice = None if model is None else await speeds.advice(model)
+        if advice is not None:
+            log.info(advice)
+
+    async def speed_of(self, model: Model) -> list[ModelSpeed]:
+        """Return the speed of each network of a model on this machine.
+
+        Raises:
+            UnknownModelError: a file of it is gone.
+        """
+        return await self._running.timing.speeds.of(model)
+
+    async def quicker(self, job: Job) -> Quicker | None:
+        """Return a model that would take far less time for ``job``, if there is one."""
+        with contextlib.suppress(UnknownModelError):
+            return await self._running.timing.quicker(job)
+        return None
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job will be ready; None if it is not active."""

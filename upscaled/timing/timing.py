@@ -23,6 +23,7 @@ from upscaled.pipeline.footprint import disk_bytes, memory_bytes
 from upscaled.pipeline.result import RunResult
 from upscaled.timing.estimator import Estimate, Estimator, RateStore, Work
 from upscaled.timing.forecast import Forecaster, Outlook
+from upscaled.timing.speeds import Quicker, Speeds
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Quote:
     memory_bytes: int
     """Peak memory of the larger process: the engine's or the encoder's."""
     disk_bytes: int
+    quicker: Quicker | None
+    """A model that would take far less."""
 
 
 class JobTiming:
@@ -61,6 +64,7 @@ class JobTiming:
         self._places = places
         self._estimator = estimator
         self.forecaster = forecaster
+        self.speeds = Speeds(models, estimator)
 
     def work_of(self, job: Job) -> Work:
         """Return the properties of a job that decide how long it takes.
@@ -122,14 +126,28 @@ class JobTiming:
         """
         work = self.work_of(job)
         await self._estimator.meet(work)
+        estimate = self._estimator.estimate(work)
         return Quote(
-            estimate=self._estimator.estimate(work),
+            estimate=estimate,
             wait_seconds=self.forecaster.last_start(),
             memory_bytes=max(
                 self._estimator.inference_bytes(work),
                 memory_bytes(work.source, work.output, work.format),
             ),
             disk_bytes=self.disk_bytes(job),
+            quicker=await self.speeds.quicker(job.request.model_name, work, estimate),
+        )
+
+    async def quicker(self, job: Job) -> Quicker | None:
+        """Return a model that would take far less time for ``job``, if there is one.
+
+        Raises:
+            UnknownModelError: its own model is gone.
+        """
+        work = self.work_of(job)
+        await self._estimator.meet(work)
+        return await self.speeds.quicker(
+            job.request.model_name, work, self._estimator.estimate(work)
         )
 
     def disk_bytes(self, job: Job) -> int:
