@@ -15,7 +15,8 @@ from PIL import Image
 from upscaled import __version__
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import Config
-from upscaled.engines.devices import DeviceKind, list_devices
+from upscaled.engines.devices import list_devices
+from upscaled.engines.engine import DeviceKind
 from upscaled.engines.native.program import find_program, probe
 from upscaled.engines.selection import choose
 from upscaled.errors import UpscaledError
