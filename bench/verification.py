@@ -30,7 +30,7 @@ from upscaled.engines.builtin.network import to_bytes
 from upscaled.engines.builtin.tiling import reflected
 from upscaled.imaging.verify import comparison
 from upscaled.imaging.verify.thresholds import CONFIRMABLE_LIMIT, TRUSTED_LIMIT
-from upscaled.models.install import OFFICIAL
+from upscaled.models.packs import OFFICIAL
 
 Pixels = NDArray[np.uint8]
 
@@ -188,7 +188,8 @@ def summary(tallies: dict[str, Tally]) -> str:
 def main() -> None:
     parser = make_parser("verification", __doc__, device=False)
     parser.add_argument("--keep", type=Path, help="folder for the networks' results")
-    parser.add_argument("--models", nargs="+", choices=list(OFFICIAL), default=list(OFFICIAL))
+    stems = list(OFFICIAL.networks)
+    parser.add_argument("--models", nargs="+", choices=stems, default=stems)
     parser.add_argument("--side", type=int, help="pictures' side, for all networks; keeps nothing")
     options = parser.parse_args()
     kept: Path | None = None if options.side else options.keep
@@ -200,7 +201,7 @@ def main() -> None:
             model: experiment(model, setup.models, share, kept, options.side)
             for model in options.models
         }
-    report = Report("verification", options.quick or options.models != list(OFFICIAL))
+    report = Report("verification", options.quick or options.models != stems)
     report.table = summary(tallies)
     print(report.table)
     for model, tally in tallies.items():

@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 
 from testkit.paths import ROOT
+from upscaled.models.packs import OFFICIAL, PACKS
 
 _SWIFTSHADER = (
     "/usr/lib/chromium/vk_swiftshader_icd.json",
@@ -56,6 +57,15 @@ def native_binary() -> Path:
     if not _runs(program):
         missing("libvulkan1 or libgomp1, which upscayl-bin needs,")
     return program
+
+
+def packed_models() -> Path:
+    """Return a folder with the models of all packs but the official one."""
+    folder = ROOT / ".tools" / "models"
+    names = [name for pack in PACKS.values() if pack is not OFFICIAL for name in pack.networks]
+    if not all((folder / f"{name}.bin").is_file() for name in names):
+        missing("a pack of models")
+    return folder
 
 
 def _driver(name: str, candidates: Sequence[str]) -> dict[str, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from testkit import parts
 from testkit.networks import make_task, photo, psnr, result, shipped
+from testkit.paths import DATA
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.engine import CPU, Engine
+from upscaled.engines.engine import CPU, Engine, ModelFiles
 from upscaled.engines.native.engine import BinaryEngine
 
 TILE = 32
@@ -27,18 +29,55 @@ CASES = [
 ]
 
 
+SPAN_OUTPUTS = DATA / "span-outputs.npz"
+"""What upscale-ncnn-py 1.2.0 makes of `photo(40, 36)` on SwiftShader, in one tile, by stem.
+
+upscayl-bin lacks a layer that these networks need.
+"""
+SPAN = ("span-ch48-x2", "span-ch48-x4", "span-ch52-x2", "span-ch52-x4", "hfa2k-span-x2",
+        "spankendata-x4", "clearreality-x4")  # fmt: skip
+
+
 @pytest.mark.native
 @pytest.mark.parametrize(("stem", "size", "tta"), CASES)
 async def test_builtin_and_native_pictures_are_alike(
     tmp_path: Path, models_dir: Path, stem: str, size: tuple[int, int], tta: bool
 ) -> None:
+    await compare(tmp_path, shipped(models_dir, stem), size, tta=tta)
+
+
+@pytest.mark.native
+async def test_realsr_is_alike_too(tmp_path: Path) -> None:
+    await compare(tmp_path, shipped(parts.packed_models(), "realsr-df2k-x4"), (34, 12))
+
+
+@pytest.mark.parametrize("stem", SPAN)
+@pytest.mark.parametrize("library", list(CpuLibrary))
+async def test_span_equals_its_own_reference_program(
+    tmp_path: Path, stem: str, library: CpuLibrary
+) -> None:
+    task = make_task(tmp_path, photo(40, 36), shipped(parts.packed_models(), stem))
+    task.target.path.write_bytes(bytes(task.target.total_bytes))
+    engine = BuiltinEngine(CPU, library=library)
+    try:
+        await engine.upscale(task, lambda _: None)
+    finally:
+        await engine.close()
+    with np.load(SPAN_OUTPUTS) as outputs:
+        assert psnr(result(task), outputs[stem]) >= 50
+
+
+async def compare(
+    tmp_path: Path, model: ModelFiles, size: tuple[int, int], *, tta: bool = False
+) -> None:
+    """Compare the builtin engine on each library with the native program."""
     engines: list[Engine] = [
         BinaryEngine(parts.native_binary(), None, env=parts.swiftshader_env()),
         *(BuiltinEngine(CPU, library=library) for library in CpuLibrary),
     ]
     pictures = []
     for engine in engines:
-        task = make_task(tmp_path, photo(*size), shipped(models_dir, stem), tile_size=TILE, tta=tta)
+        task = make_task(tmp_path, photo(*size), model, tile_size=TILE, tta=tta)
         task.target.path.write_bytes(bytes(task.target.total_bytes))
         try:
             await engine.upscale(task, lambda _: None)

@@ -234,9 +234,16 @@ def _parser() -> argparse.ArgumentParser:
     add_list_arguments(
         _command(actions, "list", list_models, "List the models (also without an action).")
     )
-    install = _command(actions, "install", install_models, "Install the official models.")
+    install = _command(actions, "install", install_models, "Install a pack of models.")
     install.add_argument(
-        "--force", action="store_true", help="replace files that differ from the official ones"
+        "pack",
+        nargs="?",
+        default="official",
+        metavar="PACK",
+        help="official (the default), realsr or span",
+    )
+    install.add_argument(
+        "--force", action="store_true", help="replace files that differ from the pack's"
     )
     install.add_argument(
         "--quiet", action="store_true", help="print nothing if all models are installed"

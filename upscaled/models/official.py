@@ -10,7 +10,7 @@ from pathlib import Path
 
 from upscaled.engines.builtin.messages import Findings
 from upscaled.files import sha256_of
-from upscaled.models.install import OFFICIAL
+from upscaled.models.packs import OFFICIAL
 
 _FINDINGS = {
     "realesrgan-x4plus": Findings(native_scale=4, bytes_per_pixel=67_748),
@@ -22,7 +22,8 @@ _FINDINGS = {
 """By official file stem; measured on x86-64 with AVX-512."""
 
 _BY_DIGESTS = {
-    (param_sha, bin_sha): _FINDINGS[stem] for stem, (_, param_sha, bin_sha) in OFFICIAL.items()
+    (network.param_sha256, network.bin_sha256): _FINDINGS[stem]
+    for stem, network in OFFICIAL.networks.items()
 }
 
 
