@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from testkit.command_line import run
 from testkit.paths import DATA, ROOT
 from upscaled import __version__
 from upscaled.callers import hash_of
@@ -28,38 +29,6 @@ from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import settings
 from upscaled.config.sources import load
 from upscaled.errors import UpscaledError
-
-
-@pytest.fixture(scope="session")
-def env(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment without other settings: the quickest model, no GPU, a shared data folder."""
-    models = tmp_path_factory.mktemp("quick-models")
-    for file in models_dir.glob("realesr-animevideov3-*"):
-        (models / file.name).symlink_to(file)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("UPSCALED_", "PYTHON"))}
-    return {
-        **kept,
-        "UPSCALED_UPSCALER_MODELS_PATH": str(models),
-        "UPSCALED_UPSCALER_DEFAULT_MODEL": "realesr-animevideov3",
-        "UPSCALED_UPSCALER_ENGINE": "builtin",
-        "UPSCALED_UPSCALER_GPU_IDS": "-1",
-        "UPSCALED_STORAGE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
-    }
-
-
-def run(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would."""
-    return subprocess.run(
-        [sys.executable, "-m", "upscaled", *map(str, arguments)],
-        env=env,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from upscaled.commands.models import (
     list_models,
     show_step,
 )
+from upscaled.commands.upscale_options import add_arguments as add_upscale_arguments
 from upscaled.config.settings import Config, Setting, settings
 from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
@@ -140,25 +141,9 @@ async def _serve(_options: argparse.Namespace, config: Config) -> int:
 
 
 async def _upscale(options: argparse.Namespace, config: Config) -> int:
-    from upscaled.commands.progress import ProgressBar  # noqa: PLC0415
-    from upscaled.commands.upscale import upscale_file  # noqa: PLC0415
+    from upscaled.commands.upscale import upscale  # noqa: PLC0415
 
-    named = {
-        "scale": options.scale,
-        "model_name": options.model,
-        "format": options.format,
-        "tile_size": options.tile_size,
-    }
-    fields = {name: value for name, value in named.items() if value is not None}
-    source, target = Path(options.source), Path(options.target)
-    progress = ProgressBar(sys.stderr, source.name)
-    try:
-        job = await upscale_file(config, source, target, fields, progress.show)
-        progress.show(100)
-    finally:
-        progress.close()
-    print(f"{target}: {job.input_size} to {job.request.output_size} on {job.device}")
-    return 0
+    return await upscale(options, config)
 
 
 async def _doctor(options: argparse.Namespace, config: Config) -> int:
@@ -220,13 +205,9 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{rule.help} (default: {setting.default})".replace("%", "%%"),
         )
 
-    upscale = _command(commands, "upscale", _upscale, "Enlarge one picture, without a server.")
-    upscale.add_argument("source", metavar="IN", help="the picture")
-    upscale.add_argument("target", metavar="OUT", help="the result; its suffix is its format")
-    upscale.add_argument("--scale", help="2, 3 or 4")
-    upscale.add_argument("--model", help="a name that `upscaled models` lists")
-    upscale.add_argument("--format", help="png, jpg or webp")
-    upscale.add_argument("--tile-size", help="tile side in pixels; 0: chosen by available memory")
+    add_upscale_arguments(
+        _command(commands, "upscale", _upscale, "Enlarge pictures and folders of pictures.")
+    )
 
     models = _command(commands, "models", list_models, "List, install or import models.")
     actions = models.add_subparsers(title="actions", metavar="ACTION")

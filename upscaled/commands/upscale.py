@@ -1,20 +1,103 @@
-"""Upscales one picture without a server: same pipeline, temporary data folder."""
+"""``upscaled upscale``: one picture into a file, or many into a folder."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
-import dataclasses
+import glob
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from upscaled.batch.batch import Batch, Options
+from upscaled.batch.items import Item, Selection, Unreadable, find
+from upscaled.batch.ledger import Ledger
+from upscaled.batch.limits import SizeLimit
+from upscaled.batch.naming import NamesResults, Naming, OneName
+from upscaled.batch.places import as_sentence
+from upscaled.batch.upscaler import Made, Task, Upscaler
+from upscaled.commands.progress import ProgressBar
+from upscaled.commands.reports import reporting
+from upscaled.commands.upscale_options import fields_of
 from upscaled.config.settings import Config
-from upscaled.errors import BadRequestError, ConfigError, EngineError, UpscaledError
+from upscaled.errors import BadRequestError, ConfigError
 from upscaled.formats import by_alias
-from upscaled.jobs.job import Job, JobState
-from upscaled.service.service import Service
+from upscaled.pictures import Size
+
+if TYPE_CHECKING:
+    from upscaled.imaging import Imaging
+
+TOKEN_VARIABLE = "UPSCALED_TOKEN"  # noqa: S105 - its name
+_STREAM = "-"
+
+
+async def upscale(options: argparse.Namespace, config: Config) -> int:
+    """Run the command; return its exit status."""
+    fields = fields_of(options)
+    if _STREAM in {*options.inputs, options.target}:
+        return await _upscale_streams(options, config, fields)
+    if not _is_one_file(options):
+        return await _upscale_folder(options, config, fields)
+    source, target = Path(options.inputs[0]), Path(options.target)
+    if options.json or options.dry_run or options.skip_existing or options.only_below:
+        return await _upscale_one_as_batch(options, config, fields, source, target)
+    await _upscale_one(options, config, fields, source, target)
+    return 0
+
+
+def _is_one_file(options: argparse.Namespace) -> bool:
+    """Tell whether one file becomes another file, rather than one in a folder."""
+    (first, *others), target = options.inputs, options.target
+    if others or Path(first).is_dir() or Path(target).is_dir() or target.endswith(os.sep):
+        return False
+    return os.path.lexists(first) or not glob.has_magic(first)
+
+
+@contextlib.asynccontextmanager
+async def made_by(
+    options: argparse.Namespace, config: Config, work: Path
+) -> AsyncIterator[Upscaler]:
+    """Yield what does the work: the named server, else a service with its data in ``work``."""
+    upscaler: Upscaler
+    if options.server:
+        from upscaled.batch.remote import RemoteUpscaler  # noqa: PLC0415 - one of the two is loaded
+
+        upscaler = RemoteUpscaler(options.server, options.token or os.environ.get(TOKEN_VARIABLE))
+    else:
+        from upscaled.batch.local import LocalUpscaler  # noqa: PLC0415
+
+        upscaler = LocalUpscaler(config, work)
+    async with upscaler:
+        yield upscaler
+
+
+@contextlib.asynccontextmanager
+async def _sizes(config: Config) -> AsyncIterator[Callable[[Path], Awaitable[Size]]]:
+    """Yield what reads the size of a picture, in a confined process that the first one starts."""
+    async with contextlib.AsyncExitStack() as closing:
+        imaging: Imaging | None = None
+
+        async def size_of(path: Path) -> Size:
+            nonlocal imaging
+            if imaging is None:
+                from upscaled.imaging import Imaging  # noqa: PLC0415 - most runs need none
+
+                imaging = Imaging(
+                    formats=config.features.input_formats,
+                    max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
+                )
+                closing.push_async_callback(imaging.close)
+            return (await imaging.probe(path)).size
+
+        yield size_of
+
+
+# --- one file ---------------------------------------------------------------------------------
 
 
 async def upscale_file(
@@ -23,7 +106,9 @@ async def upscale_file(
     target: Path,
     fields: Mapping[str, str],
     on_progress: Callable[[int], None],
-) -> Job:
+    *,
+    options: argparse.Namespace | None = None,
+) -> Made:
     """Upscale the picture ``source`` into the file ``target``.
 
     ``target`` is written completely or not at all; an existing file is replaced. Its suffix sets
@@ -35,62 +120,81 @@ async def upscale_file(
         target: the result.
         fields: as in a request to the server, without ``image``.
         on_progress: called with the percentage whenever it changes.
+        options: name the server that does the work; None: no server.
 
     Returns:
-        The completed job.
+        What was made.
 
     Raises:
         UpscaledError: one sentence about what is wrong with the files, the fields or the result.
     """
-    fields = dict(fields)
-    suffix = target.suffix.removeprefix(".").lower()
+    fields = _with_format(fields, target)
+    async with _work_folder(source, target) as folder:
+        # Beside the target, so that the result is linked into place, not copied.
+        chosen = options or argparse.Namespace(server=None)
+        async with made_by(chosen, config, folder) as upscaler:
+            return await upscaler.upscale(Task(source, target, fields), on_progress)
+
+
+def _with_format(fields: Mapping[str, str], target: Path) -> dict[str, str]:
+    """Return the fields with the format that the suffix of ``target`` means.
+
+    Raises:
+        BadRequestError: the fields name another one.
+    """
+    fields, suffix = dict(fields), target.suffix.removeprefix(".").lower()
     if suffix:
         named = fields.setdefault("format", suffix).lower()
         if (by_alias(named) or named) != (by_alias(suffix) or suffix):
             raise BadRequestError(
                 f"The format is {named}, but the result's name ends in .{suffix}; make them match."
             )
+    return fields
+
+
+async def _upscale_one(
+    options: argparse.Namespace,
+    config: Config,
+    fields: Mapping[str, str],
+    source: Path,
+    target: Path,
+) -> None:
+    progress = ProgressBar(sys.stderr, source.name)
+    try:
+        made = await upscale_file(config, source, target, fields, progress.show, options=options)
+        progress.show(100)
+    finally:
+        progress.close()
+    print(f"{target}: {made.input_size} to {made.output_size} on {made.device}")
+
+
+async def _upscale_one_as_batch(
+    options: argparse.Namespace,
+    config: Config,
+    fields: Mapping[str, str],
+    source: Path,
+    target: Path,
+) -> int:
+    fields = _with_format(fields, target)
+    async with _work_folder(source, target) as work:
+        return await _run(
+            options, config, fields, work,
+            found=[Item(source, Path(target.name))], naming=OneName(target), ledger=None,
+        )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _work_folder(source: Path, target: Path) -> AsyncIterator[Path]:
+    """Check both files; yield a folder beside the target that is deleted afterwards."""
     folder = await asyncio.to_thread(_make_work_folder, source, target)
     try:
-        # Beside the target, so that the result is renamed into place, not copied.
-        storage = dataclasses.replace(config.storage, data_dir=str(folder))
-        # When the service stops, the job has ended or was given up: there is nothing to wait for.
-        server = dataclasses.replace(config.server, drain_seconds=0)
-        service = Service(
-            dataclasses.replace(config, storage=storage, server=server),
-            models_cache=config.models_cache,
-        )
-        await service.start()
-        try:
-            upload = service.submissions.reserve_upload()
-            with _as_sentence(source):
-                await asyncio.to_thread(shutil.copyfile, source, upload)
-            job = await service.submissions.submit(fields, upload, source.name)
-            job = await _ended(service, job, on_progress)
-            if job.state is not JobState.COMPLETED:
-                raise EngineError(job.error or f"The job was {job.state}.")
-            result = await service.result(job.id)
-            with _as_sentence(target):
-                await asyncio.to_thread(result.path.replace, target)
-        finally:
-            await service.stop()
+        yield folder
     finally:
-        with _as_sentence(folder):
+        with as_sentence(folder):
             await asyncio.to_thread(shutil.rmtree, folder)
-    return job
-
-
-@contextlib.contextmanager
-def _as_sentence(path: Path) -> Iterator[None]:
-    """Turn an `OSError` about ``path`` into an error with a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UpscaledError(f"{path}: {error.strerror or error}.") from error
 
 
 def _make_work_folder(source: Path, target: Path) -> Path:
-    """Check both files and create a temporary folder beside the target."""
     try:
         if not source.is_file():
             raise ConfigError(f"There is no file {source}.")
@@ -119,12 +223,137 @@ def _exists(path: Path) -> bool:
     return True
 
 
-async def _ended(service: Service, job: Job, on_progress: Callable[[int], None]) -> Job:
-    """Wait until the job has ended and return it; report its percentage meanwhile."""
-    shown = -1
-    async with service.subscribe(job.id) as updates:
-        async for update in updates:
-            if update.job.progress != shown:
-                shown = update.job.progress
-                on_progress(shown)
-    return await service.job(job.id)
+# --- standard input and output ----------------------------------------------------------------
+
+
+async def _upscale_streams(
+    options: argparse.Namespace, config: Config, fields: Mapping[str, str]
+) -> int:
+    """Upscale one picture that comes from standard input, goes to standard output, or both."""
+    if len(options.inputs) > 1:
+        raise ConfigError("Standard input is one picture: give - alone as IN.")
+    to_output = options.target == _STREAM
+    if options.dry_run or options.only_below or (options.json and to_output):
+        raise ConfigError("--dry-run, --only-below and --json need a file as OUT, and one as IN.")
+    if to_output and sys.stdout.isatty():
+        raise ConfigError("A picture is not for a terminal: add > FILE, or name the result.")
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))
+    try:
+        source = Path(options.inputs[0])
+        if options.inputs[0] == _STREAM:
+            source = folder / "standard input"
+            await asyncio.to_thread(_receive, source)
+        target = folder / "result" if to_output else Path(options.target)
+        if not to_output:
+            await _upscale_one(options, config, fields, source, target)
+            return 0
+        progress = ProgressBar(sys.stderr, source.name)
+        try:
+            await upscale_file(config, source, target, fields, progress.show, options=options)
+            progress.show(100)
+        finally:
+            progress.close()
+        await asyncio.to_thread(_send, target)
+        return 0
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _receive(target: Path) -> None:
+    with as_sentence(target), target.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+
+
+def _send(source: Path) -> None:
+    with source.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+# --- a folder of results ----------------------------------------------------------------------
+
+
+async def _upscale_folder(
+    options: argparse.Namespace, config: Config, fields: Mapping[str, str]
+) -> int:
+    out = Path(options.target)
+    _check_folder(options, out)
+    fresh = await asyncio.to_thread(_is_fresh, out)
+    ledger = await asyncio.to_thread(Ledger, out)
+    try:
+        selection = Selection(options.recursive, tuple(options.include), tuple(options.exclude))
+        inputs_below = [Path(text) for text in options.inputs]
+        # The output may lie in an input; an input may lie in the output, or be it.
+        leave_out = [out] if not any(_is_below(path, out) for path in inputs_below) else []
+        return await _run(
+            options, config, fields, ledger.work,
+            found=find(options.inputs, selection, leave_out=leave_out),
+            naming=Naming(out, options.suffix, fields.get("format")),
+            ledger=ledger,
+        )  # fmt: skip
+    finally:
+        await asyncio.to_thread(ledger.close)
+        if options.dry_run and fresh:
+            await asyncio.to_thread(shutil.rmtree, out, ignore_errors=True)
+
+
+def _check_folder(options: argparse.Namespace, out: Path) -> None:
+    """Refuse what can't become a folder of results."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder for the results.")
+    if "/" in options.suffix or "\0" in options.suffix:
+        raise ConfigError(f"--suffix is {options.suffix!r}; allowed is text without a slash.")
+    (first, *others) = options.inputs
+    for path in map(Path, options.inputs):
+        if not options.suffix and path.is_dir() and out.is_dir() and path.samefile(out):
+            raise ConfigError(
+                f"{out} is a folder of pictures itself; name another one for the results, or a "
+                "--suffix."
+            )
+    if others or options.suffix or not Path(first).is_file():
+        return
+    target = Naming(out, "", fields_of(options).get("format")).target_of(
+        Item(Path(first), Path(Path(first).name))
+    )
+    if target.exists() and target.samefile(first):
+        raise ConfigError(
+            f"{out} is a folder, and its {target.name} is the picture itself; name another folder "
+            "or file for the result, or a --suffix."
+        )
+
+
+def _is_fresh(folder: Path) -> bool:
+    return not os.path.lexists(folder)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    resolved = path.resolve()
+    return folder.resolve() in {resolved, *resolved.parents}
+
+
+async def _run(
+    options: argparse.Namespace,
+    config: Config,
+    fields: Mapping[str, str],
+    work: Path,
+    *,
+    found: Iterable[Item | Unreadable],
+    naming: NamesResults,
+    ledger: Ledger | None,
+) -> int:
+    """Run a batch and show it; return the exit status."""
+    chosen = Options(
+        fields,
+        only_below=SizeLimit.parse(options.only_below) if options.only_below else None,
+        skip_existing=options.skip_existing,
+        dry_run=options.dry_run,
+    )
+    async with made_by(options, config, work) as upscaler, _sizes(config) as size_of:
+        with reporting(sys.stdout, sys.stderr, json=options.json) as report:
+            batch = Batch(upscaler, size_of, ledger, naming, chosen, report)
+            await batch.prepare()
+            try:
+                await batch.run(found)
+            finally:
+                report(batch.summary)
+    return 1 if batch.summary.failed else 0

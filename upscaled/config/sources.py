@@ -45,7 +45,7 @@ def load(
     flags = flags or {}
     document = _read_file(file) if file else {}
     values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
-    known_variables = {"UPSCALED_CONFIG"}
+    known_variables = {"UPSCALED_CONFIG", "UPSCALED_TOKEN"}
     for setting in settings():
         known_variables.add(setting.env)
         section = document.get(setting.section, {})

@@ -116,6 +116,11 @@ class Service:
         return self._running.choice
 
     @property
+    def most_at_once(self) -> int:
+        """How many jobs can be upscaled at the same time, all of them small."""
+        return self._running.pool.most_at_once
+
+    @property
     def submissions(self) -> Submissions:
         """Accepts pictures; available after `start`."""
         return self._running.submissions

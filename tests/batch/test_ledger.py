@@ -1,0 +1,117 @@
+"""The ledger: what is current, what a torn line does, who else may write it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from upscaled.batch.ledger import Entry, Ledger, Signature, is_current
+from upscaled.errors import ConfigError
+from upscaled.files import sha256_of
+
+OPTIONS = {"scale": "2", "format": "png"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.png"
+    path.write_bytes(b"picture")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/in.png").write_bytes(b"result")
+    return tmp_path / "out"
+
+
+def entry_of(source: Path, target: str = "in.png") -> Entry:
+    return Entry(target, str(source), Signature.of(source), sha256_of(source), OPTIONS, 6)
+
+
+def test_what_was_recorded_is_there_in_the_next_run(source: Path, out: Path) -> None:
+    ledger = Ledger(out)
+    ledger.put(entry_of(source))
+    ledger.close()
+    again = Ledger(out)
+    assert again.get(out / "in.png") == entry_of(source)
+    assert is_current(again.get(out / "in.png"), out / "in.png", source, OPTIONS)
+    again.close()
+
+
+def test_a_torn_last_line_costs_that_line_only(source: Path, out: Path) -> None:
+    ledger = Ledger(out)
+    ledger.put(entry_of(source))
+    ledger.put(entry_of(source, "torn.png"))
+    ledger.close()
+    file = out / ".upscaled/ledger.jsonl"
+    os.truncate(file, file.stat().st_size - 5)
+    ledger = Ledger(out)
+    assert ledger.get(out / "torn.png") is None
+    ledger.put(entry_of(source, "next.png"))
+    ledger.close()
+    ledger = Ledger(out)
+    assert ledger.get(out / "in.png")
+    assert ledger.get(out / "next.png")
+    ledger.close()
+
+
+def test_a_name_that_is_not_utf8_is_kept(source: Path, out: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    ledger = Ledger(out)
+    ledger.put(entry_of(source, name))
+    ledger.close()
+    ledger = Ledger(out)
+    assert ledger.get(out / name)
+    ledger.close()
+
+
+def test_outdated_lines_do_not_pile_up(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled.batch.ledger._SPARE_LINES", 5)
+    ledger = Ledger(out)
+    for _ in range(50):
+        ledger.put(entry_of(source))
+    ledger.close()
+    Ledger(out).close()
+    assert len((out / ".upscaled/ledger.jsonl").read_bytes().splitlines()) == 1
+    ledger = Ledger(out)
+    assert ledger.get(out / "in.png")
+    ledger.close()
+
+
+def test_two_runs_do_not_share_a_folder(out: Path) -> None:
+    ledger = Ledger(out)
+    with pytest.raises(ConfigError, match="Another upscaled works on"):
+        Ledger(out)
+    ledger.close()
+    Ledger(out).close()
+
+
+def test_only_what_changed_is_made_again(source: Path, out: Path) -> None:
+    entry, target = entry_of(source), out / "in.png"
+    assert is_current(entry, target, source, OPTIONS) is entry
+    assert is_current(entry, target, source, {**OPTIONS, "scale": "4"}) is None
+    assert (
+        is_current(dataclasses.replace(entry, result_bytes=None), target, source, OPTIONS) is None
+    )
+    os.utime(source, (1, 1))
+    touched = is_current(entry, target, source, OPTIONS)
+    assert touched is not None
+    assert touched.signature == Signature.of(source)
+    source.rename(source.with_name("renamed.png"))
+    renamed = source.with_name("renamed.png")
+    assert is_current(entry, target, renamed, OPTIONS)
+    before = renamed.stat()
+    renamed.write_bytes(b"another")  # as long as before
+    os.utime(renamed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert is_current(entry, target, renamed, OPTIONS) is None
+    target.write_bytes(b"half")
+    assert is_current(touched, target, source.with_name("renamed.png"), OPTIONS) is None
+    target.unlink()
+    assert is_current(touched, target, renamed, OPTIONS) is None

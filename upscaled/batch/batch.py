@@ -1,0 +1,275 @@
+"""The loop over the pictures of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled import files, serial
+from upscaled.batch.events import (
+    Begun,
+    Done,
+    Failed,
+    Planned,
+    Progressed,
+    Report,
+    Skipped,
+    Started,
+    Summary,
+)
+from upscaled.batch.items import Item, Unreadable
+from upscaled.batch.ledger import Entry, Ledger, Signature, is_current
+from upscaled.batch.limits import SizeLimit
+from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
+from upscaled.batch.places import as_sentence
+from upscaled.batch.upscaler import Made, Task, Upscaler
+from upscaled.errors import NoMemoryError, UpscaledError
+from upscaled.pictures import Size
+
+log = logging.getLogger(__name__)
+
+_NO_ROOM = frozenset({"insufficient_storage", "queue_full"})
+"""Codes of refusals that the end of another picture can change."""
+_ENDS_ALL = frozenset({"unreachable", "unauthorized", "forbidden_host", "unexpected_answer"})
+"""Codes of errors that every further picture would end with too."""
+
+
+class RunEndedError(UpscaledError):
+    """Every further picture would fail alike, so the run ends; the next one goes on."""
+
+    code = "run_ended"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run decides about a picture."""
+
+    fields: Mapping[str, str]
+    """Those of the API that were given."""
+    only_below: SizeLimit | None = None
+    skip_existing: bool = False
+    dry_run: bool = False
+
+
+class Batch:
+    """Upscales pictures side by side; a bad one stops none of the others.
+
+    Args:
+        upscaler: makes the results.
+        size_of: reads the size of a picture.
+        ledger: what earlier runs made; new outcomes are recorded there. None: nothing is recorded.
+        naming: where results go.
+        options: see there.
+        report: called with each event.
+    """
+
+    def __init__(
+        self,
+        upscaler: Upscaler,
+        size_of: Callable[[Path], Awaitable[Size]],
+        ledger: Ledger | None,
+        naming: NamesResults,
+        options: Options,
+        report: Report,
+    ) -> None:
+        self.summary = Summary()
+        self._upscaler = upscaler
+        self._size_of = size_of
+        self._ledger = ledger
+        self._naming = naming
+        self._options = options
+        self._report = report
+        self._fields = dict(options.fields)
+        self._busy = 0
+        self._ends = 0
+        self._one_ended = asyncio.Condition()
+        self._began = time.monotonic()
+
+    async def prepare(self) -> None:
+        """Fill in the default model and scale; call it before anything else.
+
+        Raises:
+            UpscaledError: a field is wrong for every picture, or the server can't be used.
+        """
+        self._fields = await self._upscaler.completed(self._options.fields)
+
+    async def run(self, found: Iterable[Item | Unreadable]) -> Summary:
+        """Take all pictures; return what became of them.
+
+        Raises:
+            RunEndedError: every further picture would fail alike.
+        """
+        items = await asyncio.to_thread(list, found)
+        self.summary.total = len(items)
+        self._report(Begun(len(items)))
+        waiting = iter(items)
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for number in range(min(self._upscaler.parallel, len(items))):
+                    lanes.create_task(self._lane(waiting), name=f"lane-{number}")
+        except ExceptionGroup as group:
+            self.summary.stopped = True
+            raise group.exceptions[0] from None
+        except asyncio.CancelledError:
+            self.summary.stopped = True
+            raise
+        finally:
+            self.summary.seconds = time.monotonic() - self._began
+        return self.summary
+
+    async def _lane(self, waiting: Iterable[Item | Unreadable]) -> None:
+        for item in waiting:
+            await self.one(item)
+
+    async def one(self, item: Item | Unreadable) -> Done | Failed | Skipped | Planned:
+        """Decide about one picture and upscale it if need be; report and return the outcome.
+
+        Raises:
+            RunEndedError: every further picture would fail alike.
+        """
+        outcome: Done | Failed | Skipped | Planned
+        try:
+            if isinstance(item, Unreadable):
+                outcome = Failed(item.source, "unreadable", item.reason)
+            else:
+                outcome = await self._taken(item)
+        except UpscaledError as error:
+            if error.code in _ENDS_ALL:
+                raise RunEndedError(error.message) from error
+            outcome = Failed(item.source, error.code, error.message)
+        except NameTakenError as error:
+            outcome = Failed(item.source, "name_taken", str(error))
+        except Exception:
+            log.exception("a picture ended unexpectedly", extra={"file": str(item.source)})
+            outcome = Failed(
+                item.source, "internal_error", "This is a fault of upscaled; its log tells more."
+            )
+        self._count(outcome)
+        self._report(outcome)
+        return outcome
+
+    def _count(self, outcome: Done | Failed | Skipped | Planned) -> None:
+        match outcome:
+            case Done():
+                self.summary.done += 1
+            case Failed():
+                self.summary.failed.append(outcome)
+            case Skipped():
+                self.summary.skipped[outcome.reason] += 1
+            case Planned():
+                self.summary.planned += 1
+                self.summary.planned_seconds += outcome.seconds
+
+    async def _taken(self, item: Item) -> Done | Skipped | Planned:
+        if await asyncio.to_thread(self._naming.is_result, item):
+            return Skipped(item.source, "result")
+        target = self._naming.target_of(item)
+        fields = fields_for(target, self._fields)
+        with as_sentence(item.source):
+            reason = await asyncio.to_thread(self._reason_to_skip, item.source, target, fields)
+        if reason is not None:
+            return Skipped(item.source, reason)
+        if self._options.only_below is not None or self._options.dry_run:
+            size = await self._size_of(item.source)
+            if self._options.only_below and not self._options.only_below.takes(size):
+                return Skipped(item.source, "large")
+            if self._options.dry_run:
+                made, seconds = await self._upscaler.estimate(size, fields)
+                return Planned(item.source, target, size, made, seconds)
+        return await self._upscaled(item.source, target, fields)
+
+    def _reason_to_skip(self, source: Path, target: Path, fields: dict[str, str]) -> str | None:
+        """Return why there is nothing to do; blocking.
+
+        Raises:
+            UpscaledError: the result would replace the picture itself.
+        """
+        if target.exists() and target.samefile(source):
+            raise UpscaledError(
+                f"{target} is the picture itself; name another folder for the results, or a "
+                "--suffix."
+            )
+        if self._options.skip_existing and target.exists():
+            return "exists"
+        if self._ledger is None:
+            return None
+        known = self._ledger.get(target)
+        entry = is_current(known, target, source, _without_label(fields))
+        if entry is None:
+            return None
+        if entry is not known and not self._options.dry_run:
+            self._ledger.put(entry)
+        return "unchanged"
+
+    async def _upscaled(self, source: Path, target: Path, fields: dict[str, str]) -> Done:
+        self._report(Started(source, target))
+        began = time.monotonic()
+        with as_sentence(source):
+            path, signature, sha256 = await asyncio.to_thread(_read, source)
+        with as_sentence(target):
+            await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+        options = _without_label(fields)
+        task = Task(source, target, fields, _key(sha256, options))
+        entry = Entry(self._key_of(target), path, signature, sha256, options)
+        try:
+            made = await self._with_room(task)
+        except UpscaledError as error:
+            if error.code not in _ENDS_ALL:
+                await self._record(dataclasses.replace(entry, code=error.code, error=error.message))
+            raise
+        with as_sentence(target):
+            size = (await asyncio.to_thread(target.stat)).st_size
+        await self._record(dataclasses.replace(entry, result_bytes=size))
+        seconds = round(time.monotonic() - began, 2)
+        return Done(source, target, made.input_size, made.output_size, made.device, seconds)
+
+    def _key_of(self, target: Path) -> str:
+        return str(target) if self._ledger is None else self._ledger.key(target)
+
+    async def _record(self, entry: Entry) -> None:
+        if self._ledger is not None:
+            with as_sentence(self._ledger.folder):
+                await asyncio.to_thread(self._ledger.put, entry)
+
+    async def _with_room(self, task: Task) -> Made:
+        """Upscale; where there is no room for it, try again whenever another picture ended."""
+        while True:
+            self._busy += 1
+            try:
+                return await self._upscaler.upscale(
+                    task, lambda percent: self._report(Progressed(task.source, percent))
+                )
+            except UpscaledError as error:
+                others = self._busy > 1
+                if error.code not in _NO_ROOM or isinstance(error, NoMemoryError) or not others:
+                    raise
+            finally:
+                self._busy -= 1
+                self._ends += 1
+                seen = self._ends
+                async with self._one_ended:
+                    self._one_ended.notify_all()
+            async with self._one_ended:
+                await self._one_ended.wait_for(lambda: self._ends > seen or not self._busy)  # noqa: B023 - awaited here
+
+
+def _read(source: Path) -> tuple[str, Signature, str]:
+    """Return a picture's absolute path, signature and SHA-256; blocking."""
+    return str(source.absolute()), Signature.of(source), files.sha256_of(source)
+
+
+def _key(sha256: str, fields: Mapping[str, str]) -> str:
+    """Return what stands for a picture's content and fields."""
+    options = hashlib.sha256(serial.encode(dict(sorted(fields.items())))).hexdigest()
+    return f"{sha256[:32]}-{options[:16]}"
+
+
+def _without_label(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that change a result."""
+    return {name: value for name, value in fields.items() if name != "client_ref"}

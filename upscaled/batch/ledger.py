@@ -1,0 +1,177 @@
+"""The ledger of a folder of results: what was made of what, so that a run does only what changed.
+
+``.upscaled/ledger.jsonl`` in the output folder has one line of JSON for each outcome; the last line
+about a result counts. A line is appended by a single write. A run that is killed leaves at most one
+incomplete line, which is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled import files, serial
+from upscaled.errors import ConfigError
+
+FOLDER = ".upscaled"
+"""In the output folder: the ledger, its lock, and the work of runs that were stopped."""
+_NAME = "ledger.jsonl"
+_SPARE_LINES = 1000
+"""Outdated lines up to which the file is not written anew."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What tells without reading whether a file is still the same."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    """Changes with the content, and can't be set back by a program."""
+
+    @classmethod
+    def of(cls, path: Path) -> Signature:
+        """Return the signature of a file; blocking.
+
+        Raises:
+            OSError: it is not there.
+        """
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line."""
+
+    target: str
+    """The result, relative to the output folder."""
+    source: str
+    """The picture, as an absolute path."""
+    signature: Signature
+    """The picture's."""
+    sha256: str
+    """The picture's."""
+    options: dict[str, str]
+    """The fields, with the defaults that were filled in."""
+    result_bytes: int | None = None
+    """Size of the result; None: it failed."""
+    code: str | None = None
+    """Why it failed."""
+    error: str | None = None
+    """The same as a sentence."""
+    version: int = 1
+
+
+class Ledger:
+    """The ledger of one output folder, locked against a second run.
+
+    Args:
+        folder: the output folder; it is created.
+
+    Raises:
+        ConfigError: it can't be written, or another run uses it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / FOLDER / "work"
+        """For a service of this run; the next run goes on with what is in it."""
+        self._path = folder / FOLDER / _NAME
+        self._entries: dict[str, Entry] = {}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(
+                self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
+        except OSError as error:
+            raise ConfigError(f"{folder} can't be written: {error.strerror}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise ConfigError(
+                f"Another upscaled works on {folder}; wait for its end or name another folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        self._file = self._load()
+
+    def _load(self) -> int:
+        """Read the file, write it anew if most of it is outdated; return its descriptor."""
+        content, lines = b"", 0
+        with contextlib.suppress(FileNotFoundError):
+            content = self._path.read_bytes()
+        for line in content.split(b"\n"):
+            with contextlib.suppress(ValueError):
+                entry = serial.decode(line, Entry)
+                self._entries[entry.target] = entry
+            lines += 1
+        if lines > 2 * len(self._entries) + _SPARE_LINES:
+            content = b"".join(serial.encode(entry) + b"\n" for entry in self._entries.values())
+            files.replace(self._path, content, durable=True)
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if content and not content.endswith(b"\n"):
+            os.write(file, b"\n")
+        return file
+
+    def close(self) -> None:
+        """Unlock the folder."""
+        os.close(self._file)
+        os.close(self._lock)
+
+    def key(self, target: Path) -> str:
+        """Return the name of a result in the ledger."""
+        return target.relative_to(self.folder).as_posix()
+
+    def get(self, target: Path) -> Entry | None:
+        """Return the entry about a result."""
+        return self._entries.get(self.key(target))
+
+    def put(self, entry: Entry) -> None:
+        """Record an outcome; blocking.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        os.write(self._file, serial.encode(entry) + b"\n")
+        self._entries[entry.target] = entry
+
+
+def is_current(
+    entry: Entry | None, target: Path, source: Path, options: dict[str, str]
+) -> Entry | None:
+    """Return the entry if its result is there and was made of these pixels with these options.
+
+    Reads the picture only if its signature changed. Blocking.
+
+    Returns:
+        None: it must be made. An entry with a new signature if only that changed.
+
+    Raises:
+        OSError: the picture can't be read.
+    """
+    if entry is None or entry.result_bytes is None or entry.options != options:
+        return None
+    try:
+        if target.stat().st_size != entry.result_bytes:
+            return None
+    except OSError:
+        return None
+    signature = Signature.of(source)
+    same_file = entry.source == str(source.absolute()) and entry.signature == signature
+    if not same_file and files.sha256_of(source) != entry.sha256:
+        return None
+    if same_file:
+        return entry
+    return Entry(
+        target=entry.target,
+        source=str(source.absolute()),
+        signature=signature,
+        sha256=entry.sha256,
+        options=entry.options,
+        result_bytes=entry.result_bytes,
+    )

@@ -1,0 +1,151 @@
+"""Results from a service in this process: the same pipeline, without network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from upscaled.batch.places import as_sentence, place
+from upscaled.batch.upscaler import Made, OnPercent, Task
+from upscaled.callers import LOCAL
+from upscaled.config.settings import Config
+from upscaled.engines.engine import is_small
+from upscaled.errors import EngineError, UnknownJobError
+from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.jobs.store import JobFilter
+from upscaled.pictures import Size
+from upscaled.service.admission import parse_fields
+from upscaled.service.service import Service
+
+_PLACES = 1000
+"""In the queue: more than `parallel` on any machine, and what an earlier run left."""
+_LEFT = 1000
+"""Most jobs of an earlier run that are looked at; it had a few more under way than slots."""
+
+
+class LocalUpscaler:
+    """Upscales with a service of its own.
+
+    A job that is interrupted stays in ``folder`` with what is done of it, and goes on when a later
+    run has a task with the same key. All other jobs that are found there are deleted.
+
+    Args:
+        config: the settings; of ``storage``, only the cache of model properties is used.
+        folder: for the service's data, best on the disk of the results.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        storage = dataclasses.replace(config.storage, data_dir=str(folder.absolute()))
+        # When the service stops, jobs have ended or go on in a later run.
+        server = dataclasses.replace(config.server, drain_seconds=0)
+        limits = dataclasses.replace(
+            config.limits,
+            max_queue_size=max(config.limits.max_queue_size, _PLACES),
+            max_queue_per_client=0,
+        )
+        self._config = dataclasses.replace(config, storage=storage, server=server, limits=limits)
+        self._service = Service(self._config, models_cache=config.models_cache)
+        self._left: dict[str, Job] = {}
+        self._options: str | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._service.start()
+        try:
+            for job in await self._service.jobs(JobFilter(LOCAL.owner), None, _LEFT):
+                if job.client_ref and job.state not in {JobState.FAILED, JobState.CANCELLED}:
+                    self._left[job.client_ref] = job
+                else:
+                    await self._forget(job.id)
+        except BaseException:
+            await self._service.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                await self._drop_left()
+        finally:
+            await self._service.stop()
+
+    async def _drop_left(self) -> None:
+        """Delete what an earlier run left and no task of this one continued."""
+        for job in self._left.values():
+            await self._forget(job.id)
+        self._left.clear()
+
+    async def _forget(self, job_id: str) -> None:
+        with contextlib.suppress(UnknownJobError):
+            job = await self._service.job(job_id)
+            if job.state not in TERMINAL:
+                await self._service.cancel(job_id)
+            await self._service.delete(job_id)
+
+    @property
+    def parallel(self) -> int:
+        """How many tasks it needs at a time: those in slots, and those decoded and encoded."""
+        return 2 * self._service.most_at_once + 2
+
+    async def completed(self, fields: Mapping[str, str]) -> dict[str, str]:
+        """Return ``fields`` with the settings' default model and scale, where they name none.
+
+        Raises:
+            BadRequestError: a field is wrong.
+        """
+        upscaler = self._config.upscaler
+        filled = {"model_name": upscaler.default_model, **fields}
+        if not {"width", "height"} & filled.keys():
+            filled.setdefault("scale", str(upscaler.default_scale))
+        parse_fields(filled)
+        self._service.models.get(filled["model_name"])
+        return filled
+
+    async def upscale(self, task: Task, on_percent: OnPercent) -> Made:
+        """Make one result; see `Upscaler`."""
+        job = self._left.pop(task.key, None) or await self._submit(task)
+        job = await self._ended(job, on_percent)
+        if job.state is not JobState.COMPLETED:
+            await self._forget(job.id)
+            raise EngineError(job.error or f"The job was {job.state}.")
+        result = await self._service.result(job.id)
+        with as_sentence(task.target):
+            await asyncio.to_thread(place, result.path, task.target)
+        await self._forget(job.id)
+        return Made(job.input_size, job.request.output_size, str(job.device))
+
+    async def _submit(self, task: Task) -> Job:
+        submissions = self._service.submissions
+        upload = submissions.reserve_upload()
+        with as_sentence(task.source):
+            await asyncio.to_thread(shutil.copyfile, task.source, upload)
+        fields = {**task.fields, "client_ref": task.key} if task.key else task.fields
+        return await submissions.submit(fields, upload, task.source.name)
+
+    async def _ended(self, job: Job, on_percent: OnPercent) -> Job:
+        """Wait until the job has ended and return it; report its percentage meanwhile."""
+        shown = -1
+        async with self._service.subscribe(job.id) as updates:
+            async for update in updates:
+                if update.job.progress != shown:
+                    shown = update.job.progress
+                    on_percent(shown)
+        return await self._service.job(job.id)
+
+    async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
+        """Return the size of a result, and the seconds it adds to a run; see `Upscaler`."""
+        sides = {"input_width": str(size.width), "input_height": str(size.height)}
+        job, quote = await self._service.submissions.quote({**fields, **sides}, None)
+        # Small pictures are upscaled side by side, others one after the other.
+        together = self._service.most_at_once if is_small(size) else 1
+        return job.request.output_size, quote.estimate.total / together

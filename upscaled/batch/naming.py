@@ -1,0 +1,119 @@
+"""Where results go, and the fields that follow from their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from upscaled.batch.items import Item
+from upscaled.formats import PNG, by_alias, result_format
+
+
+class NameTakenError(Exception):
+    """Another picture of this run has the same place for its result."""
+
+
+class NamesResults(Protocol):
+    """Gives each item the place of its result."""
+
+    def target_of(self, item: Item) -> Path:
+        """Return the result's path.
+
+        Raises:
+            NameTakenError: another picture has it.
+        """
+        ...
+
+    def is_result(self, item: Item) -> bool:
+        """Tell whether an item is a result of an earlier run; blocking."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneName:
+    """The place of a run's only result."""
+
+    target: Path
+
+    def target_of(self, _item: Item) -> Path:
+        return self.target
+
+    def is_result(self, _item: Item) -> bool:
+        return False
+
+
+@dataclass
+class Naming:
+    """Gives each item the place of its result, no two the same.
+
+    Args:
+        folder: the output folder.
+        suffix: goes between a name and its end: ``photo_4x.png``.
+        format: the result's format; None: the picture's own, as its name says, where it can be
+            written, else PNG.
+    """
+
+    folder: Path
+    suffix: str = ""
+    format: str | None = None
+    _taken: dict[Path, Path] = field(default_factory=dict)
+
+    def target_of(self, item: Item) -> Path:
+        """Return the result's path.
+
+        Of two pictures that differ in their ends only, such as ``a.tif`` and ``a.bmp``, the second
+        keeps its own end: ``a.tif.png``.
+
+        Raises:
+            NameTakenError: two inputs have a picture of this name.
+        """
+        for name in (self._name_of(item.name), self._name_of(item.name, keep_end=True)):
+            target = self.folder / item.name.parent / name
+            if self._taken.setdefault(target, item.source) == item.source:
+                return target
+        raise NameTakenError(
+            f"{self._taken[self.folder / item.name.parent / self._name_of(item.name)]} has the "
+            f"same name, so both results would be {target}; put them into different folders."
+        )
+
+    def _name_of(self, name: PurePath, *, keep_end: bool = False) -> str:
+        end = name.suffix.removeprefix(".")
+        row = by_alias(self.format or end)
+        if row is not None and by_alias(end) is row and not keep_end:
+            return f"{name.stem}{self.suffix}{name.suffix}"
+        stem = name.name if keep_end or not self._is_known(name) else name.stem
+        return f"{stem}{self.suffix}.{(row or PNG).result_name}"
+
+    @staticmethod
+    def _is_known(name: PurePath) -> bool:
+        """Tell whether the end of a name is one of a picture, not ``scan.2024``'s."""
+        return not name.suffix.removeprefix(".").isdecimal()
+
+    def is_result(self, item: Item) -> bool:
+        """Tell whether an item is a result of an earlier run: below the folder, with the suffix.
+
+        Blocking.
+        """
+        return (
+            bool(self.suffix)
+            and item.name.stem.endswith(self.suffix)
+            and self.folder.absolute() in item.source.absolute().parents
+        )
+
+
+def fields_for(target: Path, fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields for one result: with the format of its name.
+
+    ``quality`` and ``lossless`` are left out where the format has none, since a folder holds
+    pictures of several formats.
+    """
+    row = by_alias(target.suffix.removeprefix(".")) or PNG
+    chosen = {**fields, "format": row.result_name}
+    if "format" not in fields:
+        if not result_format(row.result_name).has_quality:
+            chosen.pop("quality", None)
+        if not result_format(row.result_name).has_lossless:
+            chosen.pop("lossless", None)
+    return chosen

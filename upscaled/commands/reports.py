@@ -1,0 +1,128 @@
+"""How a run is shown: lines of text or JSON; on a terminal bars, see `bars`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from upscaled import serial
+from upscaled.batch.events import Done, Event, Failed, Planned, Report, Summary
+
+SKIPPED = {
+    "unchanged": "unchanged",
+    "exists": "with a result already",
+    "large": "large enough",
+    "result": "results themselves",
+}
+"""Reasons in the summary, in its order."""
+
+
+class JsonReport:
+    """Prints each event as one line of JSON."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __call__(self, event: Event) -> None:
+        """Print an event."""
+        told = serial.plain(event)
+        if isinstance(event, Summary):
+            told["failed"] = len(event.failed)
+            told["skipped"] = dict(event.skipped)
+            told["seconds"] = round(event.seconds, 2)
+            told["planned_seconds"] = round(event.planned_seconds, 1)
+        line = serial.encode({"event": type(event).__name__.lower(), **told})
+        self._out.write(line.decode() + "\n")
+        self._out.flush()
+
+
+class LineReport:
+    """Prints a line for each result, and what failed; the summary at the end.
+
+    Args:
+        out: for results and the summary.
+        errors: for failures.
+    """
+
+    def __init__(self, out: TextIO, errors: TextIO) -> None:
+        self._out = out
+        self._errors = errors
+
+    def __call__(self, event: Event) -> None:
+        """Print an event, if it is one that is printed."""
+        match event:
+            case Done():
+                sizes = f"{event.input_size} to {event.output_size}"
+                self._print(f"{printable(event.target)}: {sizes} on {event.device}")
+            case Planned():
+                sizes = f"{event.input_size} to {event.output_size}"
+                self._print(f"{printable(event.target)}: {sizes}, {duration(event.seconds)}")
+            case Failed():
+                self._errors.write(failure(event) + "\n")
+                self._errors.flush()
+            case Summary():
+                self._print("\n".join(summary_lines(event)))
+
+    def _print(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+@contextlib.contextmanager
+def reporting(out: TextIO, errors: TextIO, *, json: bool) -> Iterator[Report]:
+    """Yield what shows the events of a run."""
+    if json:
+        yield JsonReport(out)
+    elif errors.isatty():
+        from upscaled.commands.bars import BarReport  # noqa: PLC0415 - rich takes a tenth of a second
+
+        with BarReport(errors, LineReport(out, errors)) as report:
+            yield report
+    else:
+        yield LineReport(out, errors)
+
+
+def printable(path: Path) -> str:
+    """Return a path without what would confuse a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(path))
+
+
+def failure(event: Failed) -> str:
+    """Return the line about a picture that failed."""
+    name, sentence = printable(event.source), event.error
+    return f"upscaled: {sentence}" if name in sentence else f"upscaled: {name}: {sentence}"
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """Return the end of a run as lines."""
+    parts = [f"{summary.done:,} done"] if summary.done or not summary.planned else []
+    if summary.planned:
+        parts.append(f"{summary.planned:,} to do, {duration(summary.planned_seconds)}")
+    parts += [f"{summary.skipped[key]:,} {text}" for key, text in SKIPPED.items()
+              if summary.skipped[key]]  # fmt: skip
+    if summary.failed:
+        parts.append(f"{len(summary.failed):,} failed")
+    noun = "picture" if summary.total == 1 else "pictures"
+    lines = [f"{summary.total:,} {noun}: {', '.join(parts)}."]
+    if summary.failed:
+        lines += [
+            "Failed:",
+            *(failure(event).removeprefix("upscaled: ") for event in summary.failed),
+        ]
+    if summary.stopped:
+        lines.append("Stopped before the end; the same command goes on.")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"about {minutes} min"
+    return f"about {minutes // 60} h {minutes % 60} min"
