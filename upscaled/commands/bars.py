@@ -34,7 +34,7 @@ from upscaled.batch.events import (
     Started,
     Summary,
 )
-from upscaled.commands.reports import failure, printable
+from upscaled.commands.wording import failure, printable
 
 _NAME_CHARACTERS = 40
 _MOST_BARS = 12

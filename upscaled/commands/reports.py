@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO
 
 from upscaled import serial
 from upscaled.batch.events import Done, Event, Failed, Planned, Report, Summary
-
-SKIPPED = {
-    "unchanged": "unchanged",
-    "exists": "with a result already",
-    "large": "large enough",
-    "result": "results themselves",
-}
-"""Reasons in the summary, in its order."""
+from upscaled.commands.wording import duration, failure, printable, summary_lines
 
 
 class JsonReport:
@@ -82,47 +74,3 @@ def reporting(out: TextIO, errors: TextIO, *, json: bool) -> Iterator[Report]:
             yield report
     else:
         yield LineReport(out, errors)
-
-
-def printable(path: Path) -> str:
-    """Return a path without what would confuse a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(path))
-
-
-def failure(event: Failed) -> str:
-    """Return the line about a picture that failed."""
-    name, sentence = printable(event.source), event.error
-    return f"upscaled: {sentence}" if name in sentence else f"upscaled: {name}: {sentence}"
-
-
-def summary_lines(summary: Summary) -> list[str]:
-    """Return the end of a run as lines."""
-    parts = [f"{summary.done:,} done"] if summary.done or not summary.planned else []
-    if summary.planned:
-        parts.append(f"{summary.planned:,} to do, {duration(summary.planned_seconds)}")
-    parts += [f"{summary.skipped[key]:,} {text}" for key, text in SKIPPED.items()
-              if summary.skipped[key]]  # fmt: skip
-    if summary.failed:
-        parts.append(f"{len(summary.failed):,} failed")
-    noun = "picture" if summary.total == 1 else "pictures"
-    lines = [f"{summary.total:,} {noun}: {', '.join(parts)}."]
-    if summary.failed:
-        lines += [
-            "Failed:",
-            *(failure(event).removeprefix("upscaled: ") for event in summary.failed),
-        ]
-    if summary.stopped:
-        lines.append("Stopped before the end; the same command goes on.")
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"about {minutes} min"
-    return f"about {minutes // 60} h {minutes % 60} min"
