@@ -47,6 +47,8 @@ class Pretender:
     async def upscale(self, task: Task, on_percent: OnPercent) -> Made:
         self.busy += 1
         self.most = max(self.most, self.busy)
+        if self.hold is not None and self.busy == self.parallel:
+            self.hold.set()
         try:
             on_percent(50)
             content = await asyncio.to_thread(task.source.read_text)
@@ -106,7 +108,9 @@ class Run:
 
 async def test_pictures_go_side_by_side_and_a_bad_one_stops_nothing(tmp_path: Path) -> None:
     async with Run(tmp_path, Options({}), a="1", b="bad", c="3", d="bug", e="5", f="6") as run:
-        summary = await run.batch.run(run.items)
+        run.upscaler.hold = asyncio.Event()  # until three are under way
+        async with asyncio.timeout(20):
+            summary = await run.batch.run(run.items)
     assert run.upscaler.most == 3
     assert (summary.total, summary.done) == (6, 4)
     failed = {event.source.name: event for event in summary.failed}
@@ -150,7 +154,7 @@ async def test_a_server_that_is_gone_ends_the_run_and_is_no_fault_of_a_picture(
 ) -> None:
     names = {f"p{number}": "fine" for number in range(20)}
     async with Run(tmp_path, Options({}), a="gone", **names) as run:
-        run.upscaler.hold = asyncio.Event()
+        run.upscaler.hold, run.upscaler.parallel = asyncio.Event(), 2
         with pytest.raises(RunEndedError, match="The server is gone"):
             await run.batch.run(run.items)
     assert run.batch.summary.stopped
