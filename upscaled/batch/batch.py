@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -190,12 +191,15 @@ class Batch:
         Raises:
             UpscaledError: the result would replace the picture itself.
         """
-        if target.exists() and target.samefile(source):
+        with as_sentence(target):
+            exists = os.path.lexists(target)
+            is_itself = exists and target.exists() and target.samefile(source)
+        if is_itself:
             raise UpscaledError(
                 f"{target} is the picture itself; name another folder for the results, or a "
                 "--suffix."
             )
-        if self._options.skip_existing and target.exists():
+        if self._options.skip_existing and exists:
             return "exists"
         if self._ledger is None:
             return None

@@ -53,7 +53,8 @@ async def upscale(options: argparse.Namespace, config: Config) -> int:
 def _is_one_file(options: argparse.Namespace) -> bool:
     """Tell whether one file becomes another file, rather than one in a folder."""
     (first, *others), target = options.inputs, options.target
-    if others or Path(first).is_dir() or Path(target).is_dir() or target.endswith(os.sep):
+    # These tell no error for a name that is too long; the checks of a single file do.
+    if others or os.path.isdir(first) or os.path.isdir(target) or target.endswith(os.sep):  # noqa: PTH112
         return False
     return os.path.lexists(first) or not glob.has_magic(first)
 
