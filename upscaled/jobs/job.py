@@ -122,6 +122,8 @@ class Job:
     """The caller's own label."""
     input_sha256: str = ""
     """SHA-256 of the upload, in hexadecimal; empty in records of earlier versions."""
+    delivered: float | None = None
+    """When a proxy had received the whole result, which its caller may still be reading."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 
