@@ -20,12 +20,16 @@ class Field:
     """Its values, for people."""
     flag: bool = False
     """The values are ``true`` and ``false``."""
+    words: tuple[str, ...] = ()
+    """All values, where they are few."""
 
 
 TABLE = (
-    Field("scale", "2, 3 or 4: how much larger the result is"),
+    Field("scale", "2, 3 or 4: how much larger the result is", words=("2", "3", "4")),
     Field("model_name", "name of an installed model"),
-    Field("format", f"{alternatives(RESULT_NAMES)}; the upload's own if left out"),
+    Field(
+        "format", f"{alternatives(RESULT_NAMES)}; the upload's own if left out", words=RESULT_NAMES
+    ),
     Field("tile_size", "0 (automatic) or 32 to 4096: pixels per tile side"),
     Field("width", "instead of scale: the result's width in pixels"),
     Field("height", "instead of scale: the result's height in pixels"),

@@ -186,6 +186,13 @@ async def _token(options: argparse.Namespace, _config: Config) -> int:
     return 0
 
 
+async def _completion(options: argparse.Namespace, _config: Config) -> int:
+    from upscaled.commands.completion import script  # noqa: PLC0415
+
+    print(script(_parser(), options.shell), end="")
+    return 0
+
+
 # --- the parser ---------------------------------------------------------------------------------
 
 
@@ -249,6 +256,11 @@ def _parser() -> argparse.ArgumentParser:
         help="download the official small network for photos, and convert it",
     )
     setup.add_argument("--force", action="store_true", help="replace a model of the same name")
+
+    completion = _command(
+        commands, "completion", _completion, "Print the completion script of a shell."
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 

@@ -128,7 +128,7 @@ def add_fields(parser: argparse.ArgumentParser) -> None:
                 action=argparse.BooleanOptionalAction,
             )
         else:
-            metavar = field.name.upper().removesuffix("_NAME")
+            metavar = "|".join(field.words) or field.name.upper().removesuffix("_NAME")
             group.add_argument(*names, dest=_DEST + field.name, metavar=metavar, help=help_)
 
 
