@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from upscaled.jobs.job import Job, JobRequest, new_job_id
+from upscaled.jobs.messages import Message
 from upscaled.pictures import Size
 
 
@@ -22,3 +23,17 @@ def make_job(**changes: Any) -> Job:
         "created": time.time(),
     }
     return Job(**{**values, **changes})
+
+
+def make_message(job: Job, event: str) -> Message:
+    """Return a pending message about ``job``."""
+    return Message(
+        id=f"msg_{job.id}_{event}",
+        job_id=job.id,
+        owner=job.owner,
+        event=event,
+        url="https://photos.example/hook",
+        body=event.encode() + b"\xff",
+        created=1.0,
+        due=2.0,
+    )

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from testkit.jobs import make_job
+from testkit.jobs import make_job, make_message
 from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, Job, JobState
+from upscaled.jobs.messages import MessageState, PendingJob
 from upscaled.jobs.store import JobFilter, JobStore, KeyTakenError, SubmissionKey
 
 
@@ -192,6 +193,68 @@ class JobStoreContract(ABC):
         assert await store.key("ann", "key 3") is None
         assert await store.key("ann", "key 4") is not None
         assert await store.key("bob", "key") is None
+
+    async def test_messages_are_added_with_their_job_once_and_keep_their_order(
+        self, store: JobStore
+    ) -> None:
+        job = make_job(owner="ann")
+        first, second = make_message(job, "started"), make_message(job, "completed")
+        await store.put(job, messages=[first])
+        await store.put(job, messages=[replace(first, body=b"other"), second])
+        assert await store.messages_of(job.id) == [first, second]
+        assert await store.next_message(job.id) == first
+        assert await store.pending_jobs() == [PendingJob(job.id, "ann", first.url, first.due)]
+        assert (await store.count_pending("ann"), await store.count_pending("bob")) == (2, 0)
+
+    async def test_what_became_of_a_message_is_recorded(self, store: JobStore) -> None:
+        job, other = make_job(), make_job()
+        messages = [make_message(job, name) for name in ("started", "completed")]
+        await store.put(other, messages=[make_message(other, "started")])
+        await store.put(job, messages=messages)
+        failed = replace(messages[0], attempts=1, due=messages[0].due + 5, status=500, error="no")
+        await store.settle(failed)
+        assert await store.next_message(job.id) == failed
+        assert [(p.job_id, p.due) for p in await store.pending_jobs()][1] == (job.id, failed.due)
+        delivered = replace(
+            failed, state=MessageState.DELIVERED, attempts=2, finished=9.0, status=204, error=None
+        )
+        await store.settle(delivered)
+        assert await store.next_message(job.id) == messages[1]
+        await store.settle(replace(messages[1], state=MessageState.GIVEN_UP, finished=10.0))
+        assert await store.next_message(job.id) is None
+        assert [p.job_id for p in await store.pending_jobs()] == [other.id]
+        await store.put(job, messages=messages)
+        assert await store.next_message(job.id) is None, "what was delivered stays delivered"
+        assert (await store.messages_of(job.id))[0] == delivered
+
+    async def test_a_receiver_that_is_gone_gets_no_message_of_the_job(
+        self, store: JobStore
+    ) -> None:
+        job, other = make_job(), make_job()
+        names = ("started", "completed", "expired")
+        messages = [make_message(job, name) for name in names]
+        await store.put(other, messages=[make_message(other, "started")])
+        await store.put(job, messages=messages[:2])
+        await store.settle(replace(messages[0], state=MessageState.GONE, finished=9.0))
+        await store.put(job, messages=messages[2:])
+        found = [message.state for message in await store.messages_of(job.id)]
+        assert found == 3 * [MessageState.GONE]
+        assert [p.job_id for p in await store.pending_jobs()] == [other.id]
+
+    async def test_messages_are_deleted_with_their_job(self, store: JobStore) -> None:
+        job, other = make_job(), make_job()
+        for one in (job, other):
+            await store.put(one, messages=[make_message(one, "started")])
+        await store.delete(job.id)
+        await store.settle(make_message(job, "started"))
+        assert await store.messages_of(job.id) == []
+        assert [p.job_id for p in await store.pending_jobs()] == [other.id]
+
+    async def test_a_job_that_is_not_recorded_has_no_messages(self, store: JobStore) -> None:
+        job = make_job(receipt={"not data": object()})
+        with pytest.raises(TypeError):
+            await store.put(job, messages=[make_message(job, "started")])
+        assert await store.pending_jobs() == []
 
     async def test_a_write_that_fails_is_told_to_its_caller_alone(self, store: JobStore) -> None:
         good = make_job()

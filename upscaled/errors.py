@@ -158,6 +158,13 @@ class QueueFullError(UpscaledError):
     status = 503
 
 
+class OutboxFullError(UpscaledError):
+    """Too many webhook messages of the caller's jobs could not be delivered yet."""
+
+    code = "outbox_full"
+    status = 503
+
+
 class TooManyConnectionsError(UpscaledError):
     """As many connections are open, or streams of events, as may be."""
 

@@ -45,6 +45,12 @@ TABLE = (
 FIELDS: Mapping[str, str] = {field.name: field.allowed for field in TABLE}
 """The allowed values, by name."""
 
+CALLBACK_FIELDS: Mapping[str, str] = {
+    "callback_url": "address that is told of the job's events",
+    "callback_events": "which events, separated by commas (docs/webhooks.md)",
+}
+"""Fields of a submission that name a receiver; an estimate does not take them."""
+
 SOURCE_FIELDS: Mapping[str, str] = {
     "input_width": "the picture's width in pixels",
     "input_height": "the picture's height in pixels",

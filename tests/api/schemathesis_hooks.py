@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+import uuid
 from typing import Any
 
 import schemathesis
@@ -22,5 +25,16 @@ schemathesis.openapi.media_type("image/webp", pictures("WEBP"))
 
 @schemathesis.hook
 def before_load_schema(_: object, raw_schema: dict[str, Any]) -> None:
-    """Name the models that the server under test has, which the contract cannot know."""
-    raw_schema["components"]["schemas"]["ModelName"]["enum"] = ["realesrgan-x4plus", FAST_MODEL]
+    """Name the models and the receivers of the server under test, which no contract can know."""
+    schemas = raw_schema["components"]["schemas"]
+    schemas["ModelName"]["enum"] = ["realesrgan-x4plus", FAST_MODEL]
+    # Nobody listens there. Other addresses would be looked for in the network.
+    schemas["CallbackUrl"]["enum"] = ["http://127.0.0.1:9/hook", "http://127.0.0.1:9/other?x=y"]
+
+
+@schemathesis.hook
+def before_call(_: object, case: schemathesis.Case[Any], __: object) -> None:
+    """Make most keys new: with few different ones, nearly every submission is a repetition."""
+    key = case.headers.get("Idempotency-Key") if case.headers else None
+    if isinstance(key, str) and re.fullmatch("[!-~]{1,200}", key) and random.random() < 0.9:
+        case.headers["Idempotency-Key"] = f"{key}-{uuid.uuid4()}"

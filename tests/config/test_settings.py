@@ -14,6 +14,7 @@ from upscaled.errors import ConfigError
 
 ALL = list(settings())
 HASH = "sha256:" + 64 * "0"
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAA=="
 OTHER_LISTS: dict[str, tuple[object, ...]] = {
     "server.tokens": (("laptop", HASH), ("phone", HASH)),
     "server.cors_origins": ("https://photos.example",),
@@ -22,6 +23,11 @@ OTHER_LISTS: dict[str, tuple[object, ...]] = {
     "features.input_formats": ("png", "jpeg"),
     "outgoing.allow": ("n8n.lan", "10.0.0.0/8", "::1"),
     "outgoing.ports": (443, 5678),
+    "webhooks.secrets": (
+        ("laptop", WEBHOOK_SECRET),
+        ("phone", f"{WEBHOOK_SECRET} {WEBHOOK_SECRET}"),
+    ),
+    "webhooks.retry_seconds": (1, 60),
 }
 
 
@@ -49,7 +55,7 @@ def other_value(setting: Setting) -> object:
         return next(c for c in candidates if rule.complaint(type(default)(c)) is None)
     if isinstance(default, tuple):
         return OTHER_LISTS.get(setting.name, (0, 1))
-    return "/other"
+    return WEBHOOK_SECRET if setting.name == "webhooks.secret" else "/other"
 
 
 def value_of(config: Config, setting: Setting) -> object:
@@ -73,7 +79,8 @@ def test_every_key_can_be_set_in_the_file(setting: Setting, tmp_path: Path) -> N
     value = other_value(setting)
     plain: object = list(value) if isinstance(value, tuple) else value
     if setting.type == Tokens:
-        plain = {"laptop": HASH, "phone": HASH}
+        assert isinstance(value, tuple)
+        plain = dict(value)
     file = written(tmp_path, yaml.safe_dump({setting.section: {setting.key: plain}}))
     assert value_of(load(file, environ={}), setting) == value
 
@@ -86,7 +93,7 @@ def test_every_key_can_be_set_in_the_environment(setting: Setting) -> None:
         if isinstance(value, tuple)
         else []
     )
-    text = ",".join(texts) or str(value).lower()
+    text = ",".join(texts) or (str(value).lower() if isinstance(value, bool) else str(value))
     assert value_of(load(environ={setting.env: text}), setting) == value
 
 
@@ -124,7 +131,7 @@ def test_a_wrong_environment_value_names_the_variable(setting: Setting) -> None:
         ("upscaler: {gpu_ids: [a]}", "upscaler.gpu_ids is ['a']; allowed is a list of whole"),
         ("upscaler: {gpu_ids: [-2]}", "upscaler.gpu_ids is [-2]; allowed is indices from -1"),
         ("server: {tokens: {a: b}}", "server.tokens is {'a': 'b'}; allowed is a name of let"),
-        ("server: {tokens: [a]}", "server.tokens is ['a']; allowed is names with hashes, such as"),
+        ("server: {tokens: [a]}", "server.tokens is ['a']; allowed is names with values, such as"),
         ("server: {auth_token: 'sha256:1'}", "server.auth_token is 'sha256:1'; allowed is a sec"),
         ("server: {cors_origins: ['*']}", "server.cors_origins is ['*']; allowed is a list of or"),
         ("server: {trusted_proxies: [x]}", "server.trusted_proxies is ['x']; allowed is a list"),

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import upscaled.jobs.registry
 from testkit.jobs import make_job
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.messages import Message
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.store import SubmissionKey
@@ -108,11 +109,17 @@ class _FullDisk(SqliteJobStore):
         super().__init__(file)
         self.refusing = asyncio.Event()
 
-    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
+    async def put(
+        self,
+        job: Job,
+        key: SubmissionKey | None = None,
+        *,
+        messages: Sequence[Message] = (),
+    ) -> None:
         if self.full:
             self.refusing.set()
             raise OSError(28, "No space left on device")
-        await super().put(job, key)
+        await super().put(job, key, messages=messages)
 
 
 async def test_a_job_that_could_not_be_written_down_was_not_accepted(tmp_path: Path) -> None:
@@ -195,35 +202,3 @@ async def test_what_fails_after_the_end_is_recorded_does_not_undo_the_end(
     tidied.clear()
     await registry.tidy_again()
     assert not tidied.is_set(), "what succeeded is not done again"
-
-
-@pytest.mark.parametrize("deleted_first", [True, False])
-async def test_a_job_that_is_deleted_while_its_download_ends_stays_deleted(
-    store: SqliteJobStore, deleted_first: bool
-) -> None:
-    registry, job = JobRegistry(store), make_job()
-    await registry.add(job)
-    registry.begin(job.id)
-    job = await registry.advance(job.id, JobState.COMPLETED, progress=100)
-    changes = [registry.mark_result_gone(job, "downloaded"), registry.mark_delivered(job.id, 1.0)]
-    deletion = registry.forget(job.id)
-    await asyncio.gather(
-        *([deletion, *changes] if deleted_first else [*changes, deletion]), return_exceptions=True
-    )
-    assert await store.get(job.id) is None
-    assert registry.unrecorded() == []
-    with pytest.raises(UnknownJobError):
-        await registry.get(job.id)
-
-
-async def test_the_first_reason_why_a_result_is_gone_stands(store: SqliteJobStore) -> None:
-    registry, job = JobRegistry(store), make_job()
-    await registry.add(job)
-    registry.begin(job.id)
-    job = await registry.advance(job.id, JobState.COMPLETED, progress=100)
-    await registry.mark_result_gone(job, "downloaded")
-    await registry.mark_result_gone(job, "expired")
-    await registry.mark_delivered(job.id, 1.0)
-    stored = await store.get(job.id)
-    assert stored is not None and stored.result_gone == "downloaded"
-    assert (await registry.get(job.id)).result_gone == "downloaded"

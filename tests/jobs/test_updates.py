@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,9 +89,9 @@ async def test_a_state_is_told_only_after_it_is_on_the_disk(
     on_disk = asyncio.Event()
     put = store.put
 
-    async def slow_put(job: Job) -> None:
+    async def slow_put(job: Job, *more: Any, **named: Any) -> None:
         await on_disk.wait()
-        await put(job)
+        await put(job, *more, **named)
 
     await registry.add(job)
     async with registry.subscribe(job.id) as updates:
@@ -121,7 +122,7 @@ async def test_a_full_disk_does_not_keep_progress_from_being_told(
     registry, job = JobRegistry(store), make_job()
     await registry.add(job)
 
-    async def full(job: Job) -> None:
+    async def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     async with registry.subscribe(job.id) as updates:

@@ -11,6 +11,8 @@ IMAGE = "image"
 """Name of the part that holds the picture."""
 
 MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
+_MAX_URL_BYTES = 4096  # of a field with an address; signed ones have about 1,500
+_URL_FIELDS = frozenset({"callback_url", "image_url"})
 
 
 class FormReader:
@@ -83,10 +85,9 @@ class FormReader:
             BadRequestError: it grows too long.
         """
         self._text += piece
-        if len(self._text) > MAX_TEXT_BYTES:
-            raise BadRequestError(
-                f"The field {self._open!r} is longer than {MAX_TEXT_BYTES} bytes."
-            )
+        most = _MAX_URL_BYTES if self._open in _URL_FIELDS else MAX_TEXT_BYTES
+        if len(self._text) > most:
+            raise BadRequestError(f"The field {self._open!r} is longer than {most} bytes.")
 
     @property
     def in_image(self) -> bool:

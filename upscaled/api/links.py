@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from upscaled.callers import Proxies
+from upscaled.jobs.description import Links
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")  # no second slash: `//name` would be another host
 _LONGEST = 256
-
-
-@dataclass(frozen=True)
-class Links:
-    """The addresses of one job."""
-
-    base: str
-    """What the addresses of all endpoints start with, such as ``/api/v1``."""
-    job_id: str
-
-    @property
-    def status(self) -> str:
-        """Where its status is."""
-        return f"{self.base}/status/{self.job_id}"
-
-    @property
-    def download(self) -> str:
-        """Where its result is."""
-        return f"{self.base}/download/{self.job_id}"
-
-    @property
-    def cancel(self) -> str:
-        """Where it is cancelled."""
-        return f"{self.base}/cancel/{self.job_id}"
-
-    @property
-    def events(self) -> str:
-        """Where its events are."""
-        return f"{self.base}/events/{self.job_id}"
 
 
 class LinkBase:

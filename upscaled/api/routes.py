@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from upscaled.api import docs, download, estimate, events, job_list, jobs, server_info, submit
+from upscaled.api import (
+    docs,
+    download,
+    estimate,
+    events,
+    job_list,
+    jobs,
+    server_info,
+    submit,
+    webhooks,
+)
 from upscaled.api.responses import Handler
 from upscaled.config.settings import FeatureSettings
 from upscaled.errors import BadRequestError
@@ -36,13 +46,14 @@ ROUTES = (
     Route("PUT", "/upscale/{filename}", submit.submit, query=frozenset(submit.FIELD_NAMES)),
     Route("POST", "/estimate", estimate.estimate, query=frozenset(estimate.FIELD_NAMES)),
     Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
-    Route("GET", "/download/{job_id}", download.download, query=download.QUERY),
+    Route("GET", "/download/{job_id}", download.download, query=frozenset({"wait"})),
     Route("POST", "/cancel/{job_id}", jobs.cancel),
     Route("GET", "/jobs", job_list.jobs, query=job_list.QUERY, feature="job_lists"),
     Route("DELETE", "/jobs/{job_id}", job_list.delete),
     Route("GET", "/events", events.of_all, feature="job_lists"),
     Route("GET", "/events/{job_id}", events.of_job),
     Route("GET", "/receipt/{job_id}", jobs.receipt),
+    Route("GET", "/webhooks/{job_id}", webhooks.deliveries),
     Route("GET", "/models", server_info.models, query=frozenset({"scale"})),
     Route("GET", "/health", server_info.health, public=True),
     Route("GET", "/openapi.yaml", docs.openapi, public=True),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from upscaled.api.links import Links
 from upscaled.api.responses import compact
-from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.pictures import Size
+from upscaled.jobs.description import described
+from upscaled.jobs.job import TERMINAL, Job
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import Quicker
 
@@ -95,64 +94,4 @@ def quicker_json(quicker: Quicker | None) -> dict[str, Any]:
             "description": quicker.description,
             "seconds": max(0.1, round(quicker.seconds, 1)),
         }
-    }
-
-
-def _size(size: Size) -> dict[str, int]:
-    return {"width": size.width, "height": size.height}
-
-
-def _running(job: Job, _: str) -> dict[str, Any]:
-    return {"progress": job.progress}
-
-
-def _completed(job: Job, base: str) -> dict[str, Any]:
-    return {
-        "progress": job.progress,
-        "download_url": Links(base, job.id).download,
-        # Hundredths: coarser than the clock's noise.
-        "duration_seconds": round(job.duration or 0.0, 2),
-        "input_size": _size(job.input_size),
-        "output_size": _size(job.request.output_size),
-        "file_size_bytes": job.file_size_bytes,
-    }
-
-
-def _failed(job: Job, _: str) -> dict[str, Any]:
-    return {"error": job.error}
-
-
-def _cancelled(_: Job, __: str) -> dict[str, Any]:
-    return {}
-
-
-_DETAILS: Mapping[JobState, Callable[[Job, str], dict[str, Any]]] = {
-    JobState.QUEUED: _running,
-    JobState.PROCESSING: _running,
-    JobState.COMPLETED: _completed,
-    JobState.FAILED: _failed,
-    JobState.CANCELLED: _cancelled,
-}
-
-
-def _additions(job: Job) -> Iterator[tuple[str, Any]]:
-    """Yield the members that are not in the API guide, as far as they have a value."""
-    yield "model_name", job.request.model_name
-    if job.request.scale is not None:
-        yield "scale", job.request.scale
-    if job.client_ref is not None:
-        yield "client_ref", job.client_ref
-    if job.device is not None:
-        yield "device", job.device
-    if job.attempts:
-        yield "attempts", [asdict(attempt) for attempt in job.attempts]
-
-
-def described(job: Job, base: str) -> dict[str, Any]:
-    """Return a job as ``GET /status`` shows it, without forecast; each state has its own fields."""
-    return {
-        "job_id": job.id,
-        "status": job.state.value,
-        **_DETAILS[job.state](job, base),
-        **dict(_additions(job)),
     }

@@ -13,10 +13,9 @@ from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.context import LINK_BASE, SERVICE
 from upscaled.api.download import deliver
-from upscaled.api.links import Links
 from upscaled.api.original import Original
 from upscaled.api.responses import json_response
-from upscaled.api.status_json import described, quicker_json
+from upscaled.api.status_json import quicker_json
 from upscaled.api.waiting import (
     ANSWER_SECONDS,
     NO_WAIT,
@@ -27,13 +26,15 @@ from upscaled.api.waiting import (
     wait_for_end,
 )
 from upscaled.errors import BadRequestError, ResultGoneError, UpscaledError, WrongStateError
-from upscaled.fields import FIELDS
+from upscaled.fields import CALLBACK_FIELDS, FIELDS
+from upscaled.jobs.description import Links, described
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.service.admission import parse_fields
 from upscaled.service.idempotency import KeyClaim, parse_key
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
-FIELD_NAMES = (*FIELDS, *_ANSWER_FIELDS)
+_JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)
+FIELD_NAMES = (*_JOB_FIELDS, *_ANSWER_FIELDS)
 """Fields that it takes beside the picture, in the form or in the query."""
 _READER_SECONDS = 25
 """How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi
@@ -121,7 +122,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
                 # Open from now on: the job deletes the file when it ends.
                 original = await Original.open(form.path)
                 closing.push_async_callback(original.close)
-            fields = {name: form.fields[name] for name in form.fields if name in FIELDS}
+            fields = {name: form.fields[name] for name in form.fields if name in _JOB_FIELDS}
             job = None
             try:
                 job = await _job_of(request, form, fields, claim)
@@ -157,6 +158,7 @@ async def _job_of(
         client_of(request),
         sha256=form.sha256,
         claim=claim,
+        links_base=request.app[LINK_BASE].of(request),
     )
 
 

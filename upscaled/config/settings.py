@@ -213,14 +213,6 @@ class StorageSettings:
     result_ttl_hours: float = _setting(
         24.0, "Hours after which a result that nobody downloaded is deleted.", minimum=0.001
     )
-    grace_minutes: float = _setting(
-        15.0,
-        "Minutes that a result stays after a proxy has downloaded it, since its caller may still "
-        "be reading: a broken download can be continued or repeated. Direct downloads are deleted "
-        "at once. 0: so are those of proxies.",
-        minimum=0,
-        maximum=100_000,
-    )
     record_ttl_hours: float = _setting(
         168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )
@@ -287,6 +279,40 @@ class OutgoingSettings:
 
 
 @dataclass(frozen=True)
+class WebhookSettings:
+    """How receivers are told of the events of jobs."""
+
+    secret: str = _setting(
+        "",
+        "Secret that signs messages about the jobs of callers without a named token: whsec_ and 24 "
+        "to 64 random bytes in base64. Several, separated by blanks, sign side by side, so that a "
+        "receiver can be given a new one. Empty: messages are not signed.",
+        check=allowed.webhook_secret,
+    )
+    secrets: tuple[tuple[str, str], ...] = _setting(
+        (),
+        "The same for the jobs of named tokens, by the token's name.",
+        check=allowed.webhook_secrets,
+    )
+    retry_seconds: tuple[int, ...] = _setting(
+        (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800),
+        "Pauses in seconds between the attempts at one message, which is given up after the last. "
+        "They vary by a fifth.",
+        check=allowed.retry_pauses,
+    )
+    timeout_seconds: float = _setting(
+        15.0, "Seconds that a receiver has for its answer.", minimum=0.1, maximum=300
+    )
+    max_pending: int = _setting(
+        10_000,
+        "Most undelivered messages of one token's jobs; with more, submissions that name a "
+        "receiver are refused.",
+        minimum=1,
+        maximum=1_000_000,
+    )
+
+
+@dataclass(frozen=True)
 class LoggingSettings:
     """The log on standard error."""
 
@@ -311,6 +337,9 @@ class FeatureSettings:
         "Show callers all jobs of their token (GET /jobs and GET /events). Without tokens that is "
         "everybody's jobs: switch it off where callers must not see each other's.",
     )
+    webhooks: bool = _setting(
+        True, "Tell a receiver that a submission names (callback_url) of the job's events."
+    )
     input_formats: tuple[str, ...] = _setting(
         INPUT_NAMES,
         "Accepted picture formats; the content of an upload decides, not its name.",
@@ -327,6 +356,7 @@ class Config:
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()
     features: FeatureSettings = FeatureSettings()
     base: Path = field(default_factory=Path.cwd)
@@ -378,6 +408,7 @@ SECTIONS: Mapping[str, type] = {
     "storage": StorageSettings,
     "limits": LimitSettings,
     "outgoing": OutgoingSettings,
+    "webhooks": WebhookSettings,
     "logging": LoggingSettings,
     "features": FeatureSettings,
 }

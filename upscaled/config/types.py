@@ -11,10 +11,12 @@ from typing import Any
 
 from upscaled.errors import ConfigError
 from upscaled.formats import INPUT_NAMES
+from upscaled.outgoing import signatures
 from upscaled.outgoing.addresses import HOST_NAME, is_network
 
 Tokens = tuple[tuple[str, str], ...]
-"""Pairs of a name and a hash; in the file a mapping, in the environment ``name=hash,…``."""
+"""Pairs of a name and a hash or secret; in the file a mapping, in the environment
+``name=hash,…``."""
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -130,6 +132,30 @@ def ports(value: tuple[int, ...]) -> str | None:
     return None if all(1 <= port <= 65535 for port in value) else "port numbers from 1 to 65535"
 
 
+def webhook_secret(value: str) -> str | None:
+    """Check the secrets of one token."""
+    try:
+        signatures.keys_of(value)
+    except ValueError:
+        return "whsec_ and 24 to 64 random bytes in base64, several of them separated by blanks"
+    return None
+
+
+def webhook_secrets(value: Tokens) -> str | None:
+    """Check the secrets of named tokens."""
+    names = [name for name, _ in value]
+    if len(set(names)) == len(names) and all(_TOKEN_NAME.fullmatch(name) for name in names):
+        return next((told for _, text in value if (told := webhook_secret(text))), None)
+    return "names of tokens, each once, with a secret such as whsec_…"
+
+
+def retry_pauses(value: tuple[int, ...]) -> str | None:
+    """Check the pauses between attempts."""
+    if len(value) <= 50 and all(1 <= seconds <= 86_400 for seconds in value):
+        return None
+    return "up to 50 pauses from 1 to 86400 seconds"
+
+
 def input_formats(value: tuple[str, ...]) -> str | None:
     """Check the accepted picture formats."""
     if value and set(value) <= set(INPUT_NAMES):
@@ -146,7 +172,7 @@ _TYPE_NAMES: Mapping[object, str] = {
     bool: "true or false",
     tuple[int, ...]: "a list of whole numbers, such as [0, 1]",
     tuple[str, ...]: "a list of texts",
-    Tokens: "names with hashes, such as {laptop: 'sha256:…'}",
+    Tokens: "names with values, such as {laptop: 'sha256:…'}",
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -164,7 +190,7 @@ def from_text(text: str, kind: object) -> object:
         float: float,
         tuple[int, ...]: lambda t: [int(part) for part in _listed(t)],
         tuple[str, ...]: _listed,
-        Tokens: lambda t: dict(pair.split("=") for pair in _listed(t)),
+        Tokens: lambda t: dict(pair.split("=", 1) for pair in _listed(t)),
     }
     try:
         return readers[kind](text) if kind in readers else text

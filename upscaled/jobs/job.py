@@ -89,6 +89,18 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Who is told of a job's events."""
+
+    url: str
+    """The receiver's address."""
+    events: tuple[str, ...]
+    """Names of the events, see `upscaled.webhooks.events`."""
+    links_base: str
+    """What the links in messages start with."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One job. Times are seconds since the epoch; None if it has not happened yet."""
 
@@ -122,8 +134,8 @@ class Job:
     """The caller's own label."""
     input_sha256: str = ""
     """SHA-256 of the upload, in hexadecimal; empty in records of earlier versions."""
-    delivered: float | None = None
-    """When a proxy had received the whole result, which its caller may still be reading."""
+    callback: Callback | None = None
+    """The receiver of its events, if the caller named one."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 

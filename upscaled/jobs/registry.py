@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
 
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
+from upscaled.jobs.messages import Message
 from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
 from upscaled.jobs.updates import Stage, Subscription, Updates
 
@@ -31,6 +31,10 @@ start."""
 _Tidy = Callable[[], Awaitable[object]]
 
 
+MessageWriter = Callable[[Job], Sequence[Message]]
+"""Returns the messages that the present state of a job calls for; the same ids each time."""
+
+
 class NotUnderWayError(Exception):
     """The job has ended, or another task is ending it."""
 
@@ -41,10 +45,17 @@ class JobRegistry:
     A change of state is decided in memory, at once and once, so that of a cancellation and a
     completion only one wins. It is then recorded in the store, and told after that. Progress is
     kept in memory only.
+
+    Args:
+        store: records the jobs.
+        messages: the messages that are recorded with a job's state, in the same transaction.
     """
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, messages: MessageWriter = lambda _: ()) -> None:
         self._store = store
+        self._messages = messages
+        self.on_messages: Callable[[Job], None] = lambda _: None
+        """Called when messages of a job have been recorded."""
         self._active: dict[str, Job] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._recording: set[asyncio.Task[None]] = set()
@@ -53,7 +64,6 @@ class JobRegistry:
         """Active jobs whose state is being recorded; nothing about them is reported until then."""
         self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
-        self._rewritten: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._updates = Updates()
         self.arrivals = Arrivals()
 
@@ -92,7 +102,7 @@ class JobRegistry:
         self.arrivals.add(job)
         self._untold.add(job.id)
         try:
-            await self._store.put(job, key)
+            await self._put(job, key)
         except asyncio.CancelledError:
             # The record may be written anyway, but no caller gets the job's id.
             self._drop(job.id)
@@ -104,6 +114,12 @@ class JobRegistry:
         finally:
             self._untold.discard(job.id)
         self._updates.tell(job, state=True)
+
+    async def _put(self, job: Job, key: SubmissionKey | None = None) -> None:
+        messages = self._messages(job)
+        await self._store.put(job, key, messages=messages)
+        if messages:
+            self.on_messages(job)
 
     async def get(self, job_id: str) -> Job:
         """Return the job.
@@ -158,7 +174,7 @@ class JobRegistry:
             self._updates.set_stage(job, None)
             self._untold.add(job_id)
             try:
-                await self._store.put(job)
+                await self._put(job)
             finally:
                 # Told even when it can't be recorded: the next start puts the job there too.
                 self._tell_recorded(job_id)
@@ -197,7 +213,7 @@ class JobRegistry:
             and job_id not in self._ending
         ):
             try:
-                await self._store.put(job)
+                await self._put(job)
             except Exception as error:  # most likely a full disk; the work continues in any case
                 log.error(
                     "job's beginning can't be recorded yet",
@@ -218,7 +234,7 @@ class JobRegistry:
                 self._updates.tell(job, state=True)
 
     async def _end(self, job: Job, tidy: _Tidy | None) -> None:
-        await self._store.put(job)
+        await self._put(job)
         # The end is on disk and can't be undone: memory follows the disk.
         try:
             if tidy is not None and not await _succeeds(tidy, job.id):
@@ -277,7 +293,7 @@ class JobRegistry:
         if job_id not in self._active or job_id in self._ending:
             raise NotUnderWayError(job_id)
         self.amend(job_id, **changes)
-        await self._store.put(self._active[job_id])
+        await self._put(self._active[job_id])
 
     def report_progress(self, job_id: str, percent: int) -> None:
         """Raise a job's progress to ``percent``; it never goes back and stops at 99."""
@@ -384,66 +400,28 @@ class JobRegistry:
                 job = update.job
         return job
 
-    def _rewriting(self, job_id: str) -> asyncio.Lock:
-        """Return the lock that changes of an ended job's record take.
-
-        Without it, a record that is deleted while its result is marked as gone is written again.
-        """
-        lock = self._rewritten.get(job_id)
-        if lock is None:
-            lock = self._rewritten[job_id] = asyncio.Lock()
-        return lock
-
     async def mark_result_gone(self, job: Job, why: str) -> Job:
         """Record that the result of a completed job was deleted, and why.
 
-        Callers see it at once, even while the disk is too full to record it. The first reason
-        stands.
+        Callers see it at once, even while the disk is too full to record it.
 
         Raises:
-            UnknownJobError: the job was deleted meanwhile.
             NoSpaceError: it is; `unrecorded` has the job until this is done again.
         """
-        async with self._rewriting(job.id):
-            why = (
-                self._unrecorded.setdefault(job.id, replace(job, result_gone=why)).result_gone
-                or why
-            )
-            recorded = self._ended.get(job.id) or await self._store.get(job.id)
-            if recorded is None or recorded.result_gone is not None:
-                # Deleted, or marked by somebody else, since the caller looked it up.
-                del self._unrecorded[job.id]
-                if recorded is None:
-                    raise UnknownJobError(NO_SUCH_JOB)
-                return recorded
-            job = self._unrecorded[job.id] = replace(recorded, result_gone=why)
-            await self._store.put(job)
-            self._remember(job)
-            self._unrecorded.pop(job.id, None)
-            self._updates.tell(job)
-            self._updates.forget(job.id)
+        job = replace(job, result_gone=why)
+        self._unrecorded[job.id] = job
+        await self._put(job)
+        self._remember(job)
+        self._unrecorded.pop(job.id, None)
+        self._updates.tell(job)
+        self._updates.forget(job.id)
         return job
 
-    async def mark_delivered(self, job_id: str, moment: float) -> None:
-        """Record when a proxy had received the whole result of a completed job.
-
-        Raises:
-            UnknownJobError: there is none of this id.
-            NoSpaceError: it can't be recorded.
-        """
-        async with self._rewriting(job_id):
-            job = replace(await self.get(job_id), delivered=moment)
-            if job.result_gone is None:
-                await self._store.put(job)
-                self._remember(job)
-
     async def forget(self, job_id: str) -> None:
-        """Delete an ended job's record."""
-        async with self._rewriting(job_id):
-            await self._store.delete(job_id)
-            self._ended.pop(job_id, None)
-            self._unrecorded.pop(job_id, None)
-            self._untidy.pop(job_id, None)
+        self._ended.pop(job_id, None)
+        await self._store.delete(job_id)
+        self._unrecorded.pop(job_id, None)
+        self._untidy.pop(job_id, None)
 
     async def page(
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int

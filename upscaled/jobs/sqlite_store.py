@@ -8,15 +8,16 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar, cast
 
 from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
-from upscaled.jobs import store
+from upscaled.jobs import sqlite_outbox, store
 from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.messages import Message, PendingJob
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX submission_keys_by_age ON submission_keys (created);
     CREATE INDEX submission_keys_by_job ON submission_keys (job_id);
     """,
+    sqlite_outbox.SCHEMA,
 )
 """Each script migrates the schema by one version; ``PRAGMA user_version`` counts the migrations."""
 
@@ -171,7 +173,14 @@ class SqliteJobStore:
         # Shielded: a cancelled caller must not cancel the rest of the batch.
         return cast(T, await asyncio.shield(asyncio.wrap_future(future)))
 
-    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
+    async def put(
+        self,
+        job: Job,
+        key: SubmissionKey | None = None,
+        *,
+        messages: Sequence[Message] = (),
+    ) -> None:
+        """Insert or replace the job, with its key and its messages."""
         has_result = job.state is JobState.COMPLETED and job.result_gone is None
         row = (
             job.id,
@@ -190,6 +199,8 @@ class SqliteJobStore:
             connection.execute(sql, row).close()
             if key is not None:
                 _insert_key(connection, key)
+            if messages:
+                sqlite_outbox.insert(connection, messages)
 
         await self._do(write)
 
@@ -242,8 +253,24 @@ class SqliteJobStore:
         def erase(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close()
             connection.execute("DELETE FROM submission_keys WHERE job_id = ?", (job_id,)).close()
+            sqlite_outbox.forget(connection, job_id)
 
         await self._do(erase)
+
+    async def messages_of(self, job_id: str) -> list[Message]:
+        return await self._do(lambda c: sqlite_outbox.of_job(c, job_id))
+
+    async def next_message(self, job_id: str) -> Message | None:
+        return await self._do(lambda c: sqlite_outbox.next_of_job(c, job_id))
+
+    async def pending_jobs(self) -> list[PendingJob]:
+        return await self._do(sqlite_outbox.pending_jobs)
+
+    async def count_pending(self, owner: str) -> int:
+        return await self._do(lambda c: sqlite_outbox.count_pending(c, owner))
+
+    async def settle(self, message: Message) -> None:
+        await self._do(lambda c: sqlite_outbox.settle(c, message))
 
     async def load_rates(self) -> dict[str, str]:
         """Return what was measured of the speed of work, see `upscaled.timing.estimator`."""

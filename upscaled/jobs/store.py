@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.messages import Message, PendingJob
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,21 @@ class JobStore(Protocol):
         """Finish pending work and close the files."""
         ...
 
-    async def put(self, job: Job, key: SubmissionKey | None = None) -> None:
+    async def put(
+        self,
+        job: Job,
+        key: SubmissionKey | None = None,
+        *,
+        messages: Sequence[Message] = (),
+    ) -> None:
         """Insert the job, or replace the record with the same id.
 
         Args:
             job: the job.
             key: recorded in the same transaction. It replaces the owner's oldest key where there
                 are `KEYS_PER_OWNER`.
+            messages: added to the outbox in the same transaction. Those whose ids are there already
+                are left out.
 
         Raises:
             KeyTakenError: the owner has this key already. Nothing is written.
@@ -99,5 +108,28 @@ class JobStore(Protocol):
         ...
 
     async def delete(self, job_id: str) -> None:
-        """Delete the job's record, if there is one, and the idempotency keys that stand for it."""
+        """Delete the job's record, if there is one, its messages and the keys that stand for it."""
+        ...
+
+    async def messages_of(self, job_id: str) -> list[Message]:
+        """Return all messages of a job, in the order in which they were added."""
+        ...
+
+    async def next_message(self, job_id: str) -> Message | None:
+        """Return the job's first pending message; None if it has none."""
+        ...
+
+    async def pending_jobs(self) -> list[PendingJob]:
+        """Return the jobs that have pending messages, the oldest message first."""
+        ...
+
+    async def count_pending(self, owner: str) -> int:
+        """Return how many messages of an owner's jobs are pending."""
+        ...
+
+    async def settle(self, message: Message) -> None:
+        """Record what became of a message; nothing happens if it was deleted.
+
+        `MessageState.GONE` ends the job's other pending messages too, and later ones.
+        """
         ...

@@ -32,10 +32,10 @@ class Destination:
     """The address, where the host is one."""
     port: int
 
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port."""
-        return str(self.url.origin())
+
+def origin_of(text: str) -> str:
+    """Return scheme, host and port of an address, as they were written."""
+    return "/".join(text.split("/", 3)[:3]).partition("?")[0].partition("#")[0].lower()
 
 
 def parse(text: str, ports: Collection[int]) -> Destination:

@@ -14,7 +14,7 @@ from upscaled.config.settings import Config
 from upscaled.engines.memory import available
 from upscaled.engines.selection import EngineChoice, check_memory
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
-from upscaled.fields import FIELDS, SOURCE_FIELDS
+from upscaled.fields import CALLBACK_FIELDS, FIELDS, SOURCE_FIELDS
 from upscaled.formats import (
     INPUT_NAMES,
     RESULT_NAMES,
@@ -30,6 +30,8 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import Size
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
+from upscaled.webhooks import callbacks
+from upscaled.webhooks.callbacks import Callbacks
 
 SCALES = (2, 3, 4)
 LABEL_CHARACTERS = 200
@@ -57,6 +59,8 @@ class Wishes:
     background: tuple[int, int, int]
     keep_metadata: bool
     client_ref: str | None
+    callback_url: str | None
+    callback_events: str | None
 
 
 def parse_fields(fields: Mapping[str, str]) -> Wishes:
@@ -65,10 +69,11 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
     Raises:
         BadRequestError: a field is unknown, wrong or contradicts another one.
     """
+    known = (*FIELDS, *CALLBACK_FIELDS)
     for name in fields:
-        if name not in FIELDS:
+        if name not in known:
             raise BadRequestError(
-                f"There is no field {name[:64]!r}; allowed are image, {', '.join(FIELDS)}."
+                f"There is no field {name[:64]!r}; allowed are image, {', '.join(known)}."
             )
     wishes = Wishes(
         scale=_integer(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
@@ -85,7 +90,10 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
         background=_colour(fields.get("background")),
         keep_metadata=_boolean(fields, "keep_metadata", default=True),
         client_ref=_label(fields.get("client_ref")),
+        callback_url=fields.get("callback_url"),
+        callback_events=fields.get("callback_events"),
     )
+    callbacks.parse_events(wishes.callback_events)
     if wishes.scale is not None and (wishes.width is not None or wishes.height is not None):
         raise BadRequestError("Give either scale or width/height, not both.")
     if wishes.quality is not None and wishes.lossless:
@@ -190,8 +198,10 @@ class Admission:
         imaging: Imaging,
         workspace: Workspace,
         choice: EngineChoice,
+        receivers: Callbacks,
     ) -> None:
         self._choice = choice
+        self._receivers = receivers
         self._config = config
         self._models = models
         self._imaging = imaging
@@ -205,6 +215,7 @@ class Admission:
         client: Caller = LOCAL,
         *,
         sha256: str = "",
+        links_base: str = "",
     ) -> tuple[Job, Prepared | None]:
         """Return the job for ``upload``, and move the file into the job's folder.
 
@@ -216,8 +227,10 @@ class Admission:
             filename: the picture's name.
             client: the caller.
             sha256: the picture's digest.
+            links_base: what links in webhook messages start with.
 
         Raises:
+            OutboxFullError: too many webhook messages of the client are not delivered.
             BadRequestError: a field cannot be used.
             NotAPictureError: the upload is of no format we take.
             UnusablePictureError: it can't be upscaled as requested.
@@ -227,6 +240,12 @@ class Admission:
         upscaler = self._config.upscaler
         name = wishes.model_name if wishes.model_name is not None else upscaler.default_model
         model = await self._model(name)
+        callback = await self._receivers.accept(
+            wishes.callback_url,
+            wishes.callback_events,
+            owner=client.owner,
+            links_base=links_base,
+        )
         job_id = new_job_id()
         await self._workspace.adopt(upload, job_id)
         try:
@@ -252,6 +271,7 @@ class Admission:
             client=client.key,
             client_ref=wishes.client_ref,
             input_sha256=sha256,
+            callback=callback,
         )
         return job, prepared
 
@@ -375,7 +395,7 @@ class Admission:
                 "there for it; use a smaller scale or picture."
             )
         need = disk_bytes(probe.size, request.output_size, native)
-        free = await self._workspace.free_bytes(need + DISK_RESERVE)
+        free = await self._workspace.free_bytes()
         if need + DISK_RESERVE > free:
             raise NoSpaceError(
                 f"The job needs about {need >> 20} MiB on the server's disk and "

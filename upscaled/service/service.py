@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from upscaled.errors import (
 )
 from upscaled.imaging import Imaging
 from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.jobs.messages import Message
 from upscaled.jobs.order import make_order
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
@@ -36,6 +37,9 @@ from upscaled.jobs.store import JobFilter
 from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
+from upscaled.outgoing.addresses import AddressRules
+from upscaled.outgoing.client import OutgoingClient
+from upscaled.outgoing.signatures import keys_of
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
@@ -50,6 +54,10 @@ from upscaled.service.submission import Submissions
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
 from upscaled.timing.timing import JobTiming, make_job_timing
+from upscaled.webhooks.callbacks import Callbacks
+from upscaled.webhooks.deliveries import Deliveries
+from upscaled.webhooks.events import messages_of
+from upscaled.webhooks.retries import Retries
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +95,8 @@ class Service:
         )
         self._workspace = Workspace(config.data_dir)
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
-        self._registry = JobRegistry(self._store)
+        self._registry = JobRegistry(self._store, messages_of)
+        self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
         self._imaging = Imaging(
             workers=2,
             formats=config.features.input_formats,
@@ -100,11 +109,7 @@ class Service:
             self._workspace,
             result_ttl=config.storage.result_ttl_hours * 3600,
             record_ttl=config.storage.record_ttl_hours * 3600,
-            grace=config.storage.grace_minutes * 60
-            if config.storage.delete_after_download
-            else None,
         )
-        self._workspace.make_room = self._cleaner.make_room
         self._free_disk = 0
         self._started: _Started | None = None
         self._closing = contextlib.AsyncExitStack()
@@ -187,7 +192,14 @@ class Service:
             )
             submissions = Submissions(
                 self.config.limits,
-                Admission(self.config, self.models, self._imaging, self._workspace, choice),
+                Admission(
+                    self.config,
+                    self.models,
+                    self._imaging,
+                    self._workspace,
+                    choice,
+                    Callbacks(self.config, self.outgoing, self._store),
+                ),
                 self._workspace,
                 self._registry,
                 dispatcher,
@@ -196,6 +208,11 @@ class Service:
             )
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool
+            )
+            deliveries = self._deliveries()
+            self._registry.on_messages = deliveries.notice
+            closing.push_async_callback(
+                _end_task, asyncio.create_task(deliveries.run(), name="webhooks")
             )
             closing.push_async_callback(recovery.end)
             await recovery.begin()
@@ -211,6 +228,18 @@ class Service:
             cleaner = asyncio.create_task(self._cleaner.run(), name="cleanup")
             closing.push_async_callback(_end_task, cleaner)
             self._closing = closing.pop_all()
+
+    def _deliveries(self) -> Deliveries:
+        settings = self.config.webhooks
+        keys = {name: keys_of(text) for name, text in settings.secrets}
+        unnamed = keys_of(settings.secret)
+        return Deliveries(
+            self._store,
+            self.outgoing,
+            lambda owner: keys.get(owner, ()) if owner else unnamed,
+            Retries(settings.retry_seconds),
+            settings.timeout_seconds,
+        )
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Accept nothing more; let running jobs finish for ``server.drain_seconds``.
@@ -347,9 +376,17 @@ class Service:
         if job.state not in TERMINAL:
             raise WrongStateError(f"The job is {job.state.value}; cancel it before you delete it.")
         await self._registry.forget(job_id)
-        self._cleaner.grace.forget(job_id)
         await self._workspace.remove(job_id)
         log.info("job deleted", extra={"job": job_id})
+
+    async def messages(self, job_id: str, owner: str | None = None) -> tuple[Job, list[Message]]:
+        """Return a job and its webhook messages; ``owner``: only if it is theirs.
+
+        Raises:
+            UnknownJobError: there is none of this id, or it is somebody else's.
+        """
+        job = await self.job(job_id, owner)
+        return job, await self._store.messages_of(job_id)
 
     async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
         """Return the file of a job's result; ``owner``: only if it is theirs.
@@ -362,21 +399,14 @@ class Service:
         job = await self.job(job_id, owner)
         return result_of(job, self._workspace.folder(job.id))
 
-    def downloading(self, job_id: str) -> AbstractContextManager[None]:
-        """Return a block in which the end of a grace period does not delete the job's result."""
-        return self._cleaner.grace.downloading(job_id)
-
-    async def delivered(self, job_id: str, *, to_proxy: bool = False) -> None:
-        """Delete a result after every byte of it has arrived, if the settings say so.
-
-        Args:
-            job_id: its job, which may have been deleted meanwhile.
-            to_proxy: at a proxy, which may still be passing the result on.
-        """
-        with contextlib.suppress(UnknownJobError):
-            job = await self._registry.get(job_id)
-            if job.result_gone is None:
-                await self._cleaner.delivered(job, to_proxy=to_proxy)
+    async def delivered(self, job_id: str) -> None:
+        """Record that every byte of a result was sent; delete it if the settings say so."""
+        if not self.config.storage.delete_after_download:
+            return
+        job = await self._registry.get(job_id)
+        if job.result_gone is None:
+            await self._cleaner.let_go(job, "downloaded")
+            log.info("job's result downloaded and deleted", extra={"job": job_id})
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""

@@ -133,6 +133,7 @@ class Submissions:
         *,
         sha256: str = "",
         claim: KeyClaim | None = None,
+        links_base: str = "",
     ) -> Job:
         """Turn an upload into a queued job; durable when this returns.
 
@@ -146,6 +147,7 @@ class Submissions:
             sha256: the picture's digest, if it is known.
             claim: the submission's idempotency key. It is recorded with the job, so that a refused
                 submission may be sent again.
+            links_base: what links in webhook messages start with.
 
         Raises:
             KeyInUseError: another server has just taken in a submission with this key.
@@ -157,7 +159,7 @@ class Submissions:
             try:
                 sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
                 job, prepared = await self._admission.admit(
-                    fields, upload, filename, client, sha256=sha256
+                    fields, upload, filename, client, sha256=sha256, links_base=links_base
                 )
                 key = claim.record(fingerprint(sha256, fields), job.id) if claim else None
                 await self._enter(job, prepared, key)

@@ -1,0 +1,229 @@
+"""Delivers messages: those of one job in order, to many receivers at once, until they are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+
+from upscaled.jobs.job import Job
+from upscaled.jobs.messages import Message, MessageState
+from upscaled.jobs.store import JobStore
+from upscaled.outgoing import signatures
+from upscaled.outgoing.client import SAME_METHOD, OutgoingClient
+from upscaled.outgoing.destination import origin_of
+from upscaled.outgoing.errors import OutgoingError, RefusedError
+from upscaled.webhooks.receivers import Line, Receivers
+from upscaled.webhooks.retries import Retries, retry_after
+
+log = logging.getLogger(__name__)
+
+_STORE_SECONDS = 5.0
+"""Until the next try when the store can't be read or written."""
+_READ_BYTES = 1024
+"""Of a receiver's answer, so that it is not disturbed while it writes a short one."""
+_GONE = 410
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of one attempt."""
+
+    status: int | None = None
+    problem: str | None = None
+    """None: the receiver took it."""
+    asked: float = 0.0
+    """Seconds that the receiver asked to wait."""
+    dead: bool = False
+    """There was no answer, so other messages would get none either."""
+
+
+class Deliveries:
+    """Sends the messages in the store's outbox. Each is sent until it is taken or given up.
+
+    What was sent is recorded after it was sent: if the server is killed in between, a message comes
+    twice, with the same id.
+
+    Args:
+        store: has the outbox.
+        client: makes the requests.
+        keys: the keys that sign an owner's messages.
+        retries: when to try again.
+        seconds: for one attempt.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        client: OutgoingClient,
+        keys: Callable[[str], Sequence[bytes]],
+        retries: Retries,
+        seconds: float,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._keys = keys
+        self._retries = retries
+        self._seconds = seconds
+        self._lines: dict[str, Line] = {}
+        self._timers: list[tuple[float, int, Line]] = []
+        self._numbers = itertools.count()
+        self._receivers = Receivers()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+
+    def notice(self, job: Job) -> None:
+        """Note that messages of ``job`` were added to the outbox."""
+        if job.callback is not None:
+            self._note(job.id, job.owner, job.callback.url, 0.0)
+
+    def _note(self, job_id: str, owner: str, url: str, delay: float) -> None:
+        if (line := self._lines.get(job_id)) is not None:
+            line.more = True
+            return
+        line = self._lines[job_id] = Line(job_id, owner, origin_of(url))
+        self._receivers.add(line)
+        self._schedule(line, delay)
+
+    def _schedule(self, line: Line, delay: float) -> None:
+        # By a clock that never goes back; one that was set back delays by one pause at the most.
+        moment = asyncio.get_running_loop().time() + min(max(0.0, delay), self._longest)
+        heappush(self._timers, (moment, next(self._numbers), line))
+        self._wake.set()
+
+    @property
+    def _longest(self) -> float:
+        return max(self._retries.longest, 86_400.0)
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        await self._load()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._wake.clear()
+                while self._timers and self._timers[0][0] <= loop.time():
+                    self._receivers.wait(heappop(self._timers)[2])
+                for line in self._receivers.ready(loop.time()):
+                    task = asyncio.create_task(self._send(line), name=f"webhook-{line.job_id}")
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                moments = [moment for moment, _, _ in self._timers[:1]]
+                moments += self._receivers.wakes(loop.time())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(moments, default=None)):
+                        await self._wake.wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def _load(self) -> None:
+        """Take up what an earlier run of the server left."""
+        while True:
+            try:
+                pending = await self._store.pending_jobs()
+            except Exception:
+                log.exception("undelivered webhook messages can't be read; tried again soon")
+                await asyncio.sleep(_STORE_SECONDS)
+            else:
+                break
+        for job in pending:
+            self._note(job.job_id, job.owner, job.url, job.due - time.time())
+
+    async def _send(self, line: Line) -> None:
+        """Send the next message of a job, and decide when the one after it is due."""
+        delay: float | None = _STORE_SECONDS
+        dead: bool | None = None
+        try:
+            line.more = False
+            message = await self._store.next_message(line.job_id)
+            if message is None:
+                delay = 0.0 if line.more else None
+            elif message.due > time.time() and message.attempts:
+                delay = message.due - time.time()
+            else:
+                outcome = await self._attempt(message)
+                dead = outcome.dead
+                settled = self._settled(message, outcome)
+                await self._store.settle(settled)
+                _report(settled, line.receiver)
+                pending = settled.state is MessageState.PENDING
+                delay = settled.due - time.time() if pending else 0.0
+        except Exception:
+            log.exception("webhook message can't be sent", extra={"job": line.job_id})
+        finally:
+            self._receivers.done(line, dead, asyncio.get_running_loop().time())
+            if delay is None:
+                del self._lines[line.job_id]
+                self._receivers.remove(line)
+                self._wake.set()
+            else:
+                self._schedule(line, delay)
+
+    async def _attempt(self, message: Message) -> _Outcome:
+        """Send a message once; an answer's status decides, whatever its body is."""
+        now = time.time()
+        if message.attempts and self._retries.is_too_old(now - message.created):
+            return _Outcome(message.status, "It is too old to be sent.")
+        headers = {
+            "Content-Type": "application/json",
+            **signatures.headers(self._keys(message.owner), message.id, int(now), message.body),
+        }
+        status, asked = None, 0.0
+        try:
+            async with self._client.request(
+                "POST", message.url,
+                seconds=self._seconds, follow=SAME_METHOD, headers=headers, body=message.body,
+            ) as response:  # fmt: skip
+                status = response.status
+                asked = retry_after(response.headers.get("Retry-After"))
+                await response.content.read(_READ_BYTES)
+        except OutgoingError as error:
+            if status is None:
+                return _Outcome(None, str(error), dead=not isinstance(error, RefusedError))
+        if 200 <= status < 300:
+            return _Outcome(status)
+        if 300 <= status < 400:
+            return _Outcome(status, f"It answered {status}; only 307 and 308 are followed.")
+        return _Outcome(status, f"It answered {status}.", asked)
+
+    def _settled(self, message: Message, outcome: _Outcome) -> Message:
+        now = time.time()
+        attempts = message.attempts + 1
+        message = replace(
+            message, attempts=attempts, status=outcome.status, error=outcome.problem, finished=now
+        )
+        if outcome.problem is None:
+            return replace(message, state=MessageState.DELIVERED)
+        if outcome.status == _GONE:
+            return replace(message, state=MessageState.GONE)
+        pause = self._retries.pause(attempts, outcome.asked)
+        if pause is None or self._retries.is_too_old(now - message.created):
+            return replace(message, state=MessageState.GIVEN_UP)
+        return replace(message, finished=None, due=now + pause)
+
+
+def _report(message: Message, receiver: str) -> None:
+    """Log what became of a message; its address may hold a secret, so only the host is told."""
+    more = {
+        "job": message.job_id,
+        "event_name": message.event,
+        "receiver": receiver,
+        "attempts": message.attempts,
+        "reason": message.error,
+    }
+    if message.state is MessageState.DELIVERED:
+        log.info("webhook delivered", extra=more)
+    elif message.state is MessageState.PENDING:
+        log.info("webhook attempt failed", extra=more)
+    elif message.state is MessageState.GONE:
+        log.warning("webhook ended by its receiver", extra=more)
+    else:
+        log.error("webhook given up", extra=more)

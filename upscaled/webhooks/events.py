@@ -1,0 +1,79 @@
+"""The events that receivers can be told of, and the messages about them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from upscaled.jobs.description import Links, described
+from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.jobs.messages import Message
+
+STARTED = "started"
+EXPIRED = "expired"
+EVENTS = (STARTED, *(state.value for state in JobState if state in TERMINAL), EXPIRED)
+"""Names of the events. Steps of progress are not among them: `GET /events` tells those."""
+USUAL_EVENTS = tuple(state.value for state in JobState if state in TERMINAL)
+"""The events of a job whose caller chose none: its ends."""
+_EXPIRY = frozenset({"expired", "lost"})
+"""Why a result is gone that nobody has downloaded."""
+
+
+def messages_of(job: Job) -> Sequence[Message]:
+    """Return the messages that the job's state calls for, in the order of its events.
+
+    They have the same ids each time, so that a state that is recorded twice is told once. A start
+    that could not be recorded before the end is told with it.
+    """
+    if job.callback is None:
+        return ()
+    return [
+        _message(event, job_then, moment)
+        for event, job_then, moment in _happened(job)
+        if event in job.callback.events
+    ]
+
+
+def _happened(job: Job) -> Iterator[tuple[str, Job, float]]:
+    """Yield events, the job as it was then, and when that was."""
+    if job.result_gone is not None:
+        if job.result_gone in _EXPIRY:
+            yield EXPIRED, job, time.time()
+        return
+    if job.started is not None:
+        running = replace(job, state=JobState.PROCESSING, progress=0, attempts=(), error=None)
+        yield STARTED, running, job.started
+    if job.state in TERMINAL:
+        yield job.state.value, job, job.finished or time.time()
+
+
+def _message(event: str, job: Job, moment: float) -> Message:
+    assert job.callback is not None  # noqa: S101 - `messages_of` returned before
+    base = job.callback.links_base
+    data: dict[str, Any] = {**described(job, base), "status_url": Links(base, job.id).status}
+    if job.result_gone is not None:
+        data["result_gone"] = job.result_gone
+        data.pop("download_url", None)
+    when = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    content = {
+        "type": f"job.{event}",
+        "timestamp": when.replace("+00:00", "Z"),
+        "data": data,
+    }
+    # Escaped to ASCII, so that a half of a surrogate pair in a label does no harm.
+    body = json.dumps(content, separators=(",", ":")).encode()
+    now = time.time()
+    return Message(
+        id=f"msg_{job.id}_{event}",
+        job_id=job.id,
+        owner=job.owner,
+        event=event,
+        url=job.callback.url,
+        body=body,
+        created=now,
+        due=now,
+    )
