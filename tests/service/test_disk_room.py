@@ -26,7 +26,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     state = {"free": LARGE}
     monkeypatch.setattr(disk_room, "_LOOK_SECONDS", 0.05)
 
-    async def free_bytes(_: Workspace) -> int:
+    async def free_bytes(_: Workspace, _wanted: int = 0) -> int:
         return state["free"]
 
     async def claim_room(path: Path, length: int, *, keep: bool) -> None:
@@ -95,7 +95,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
         assert (await service._running.timing.quote(job)).disk_bytes == need
         await service.wait(job.id)
 
-        async def too_little(_: Workspace) -> int:
+        async def too_little(_: Workspace, _wanted: int = 0) -> int:
             return need - 1
 
         monkeypatch.setattr("upscaled.service.admission.DISK_RESERVE", 0)
@@ -103,7 +103,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
         with pytest.raises(NoSpaceError):
             await submit(service, thumbnail)
 
-        async def enough(_: Workspace) -> int:
+        async def enough(_: Workspace, _wanted: int = 0) -> int:
             return need
 
         monkeypatch.setattr(Workspace, "free_bytes", enough)

@@ -28,6 +28,8 @@ class Delivery:
         self.size = size
         self.settled = asyncio.Event()
         self.settled.set()
+        self.through_proxy = False
+        """Whether a part of it went through a proxy."""
         self._spans: list[Span] = []
         self._perhaps: Span | None = None  # of the latest request that broke off
 

@@ -19,9 +19,11 @@ from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
 from upscaled.api.context import DELIVERY_TRACKER, SERVICE
 from upscaled.api.delivery import Delivery, Span
+from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
 from upscaled.api.responses import error_response
 from upscaled.api.waiting import wait_for_end, wait_of
+from upscaled.errors import BadRequestError
 from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 _CHUNK = 256 * 1024
 _ACKNOWLEDGE_SECONDS = 60.0  # for the last bytes; `Connection` ends slower callers before that
 _SETTLE_SECONDS = 5.0
+
+QUERY = frozenset({"wait", "keep"})
 
 
 class RangeError(Exception):
@@ -77,13 +81,29 @@ def disposition(name: str) -> str:
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """``GET /download/{job_id}``: the finished picture; ``?wait=30`` waits for it first."""
+    """``GET /download/{job_id}``: the finished picture.
+
+    ``?wait=30`` waits for it first; ``?keep=true`` leaves its deletion to the caller.
+    """
     service = request.app[SERVICE]
     job_id = job_id_of(request)
     owner = client_of(request).owner
     wait = wait_of(request)
+    keep = _keep_of(request)
     await wait_for_end(request, await service.job(job_id, owner), wait)
-    return await deliver(request, job_id, headers=wait.headers)
+    return await deliver(request, job_id, headers=wait.headers, keep=keep)
+
+
+def _keep_of(request: web.Request) -> bool:
+    """Return whether the result stays after this download, until its caller deletes it.
+
+    Raises:
+        BadRequestError: ``keep`` is neither true nor false.
+    """
+    text = ", ".join(request.query.getall("keep", ["false"])).lower()
+    if text not in {"true", "1", "false", "0"}:
+        raise BadRequestError(f"keep is {text[:64]!r}; allowed is true or false.")
+    return text in {"true", "1"}
 
 
 async def deliver(
@@ -92,14 +112,19 @@ async def deliver(
     *,
     headers: Mapping[str, str],
     as_picture: bool = False,
+    keep: bool = False,
 ) -> web.StreamResponse:
     """Answer with the result of a job, and delete that once every byte of it has arrived.
+
+    A proxy may still be passing the bytes on when all have arrived there, so the result then
+    stays for ``storage.grace_minutes``.
 
     Args:
         request: a ``GET`` may ask for a range.
         job_id: the job.
         headers: further headers of the response.
         as_picture: name the picture's own media type instead of ``application/octet-stream``.
+        keep: do not delete the result.
 
     Raises:
         UnknownJobError: there is none of this id, or it is somebody else's.
@@ -118,7 +143,7 @@ async def deliver(
     try:
         kind = result.media_type if as_picture else "application/octet-stream"
         return await _hand_over(
-            request, job_id, file, facts, result, {"Content-Type": kind, **headers}
+            request, job_id, file, facts, result, {"Content-Type": kind, **headers}, keep=keep
         )
     finally:
         await asyncio.to_thread(file.close)
@@ -150,6 +175,8 @@ async def _hand_over(
     facts: os.stat_result,
     result: ResultFile,
     headers: Mapping[str, str],
+    *,
+    keep: bool,
 ) -> web.StreamResponse:
     size = facts.st_size
     modified = formatdate(facts.st_mtime, usegmt=True)
@@ -177,6 +204,7 @@ async def _hand_over(
             "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(result.sha256)).decode()}:",
             "Last-Modified": modified,
             "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx else takes in the whole file before its caller does
         },
     )
     partial = span is not None
@@ -188,12 +216,23 @@ async def _hand_over(
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    delivery = request.app[DELIVERY_TRACKER].of(job_id, size)
+    service, tracker = request.app[SERVICE], request.app[DELIVERY_TRACKER]
+    if keep:
+        with service.downloading(job_id):
+            await _send(request, response, file, span, Delivery(size))
+        return response
+    delivery = tracker.of(job_id, size)
     delivery.asked(rest_from(wanted, span) if partial else None)
+    through_proxy = passed_a_proxy(request)
+    delivery.through_proxy |= through_proxy
     try:
-        if await _send(request, response, file, span, delivery):
-            request.app[DELIVERY_TRACKER].forget(job_id)
-            await request.app[SERVICE].delivered(job_id)
+        with service.downloading(job_id):
+            complete = await _send(request, response, file, span, delivery)
+        if complete:
+            tracker.forget(job_id)
+            whole = span == Span(0, size)
+            to_proxy = through_proxy if whole else delivery.through_proxy
+            await service.delivered(job_id, to_proxy=to_proxy)
     finally:
         delivery.settled.set()
     return response

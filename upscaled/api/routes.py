@@ -46,7 +46,7 @@ ROUTES = (
     Route("PUT", "/upscale/{filename}", submit.submit, query=frozenset(submit.FIELD_NAMES)),
     Route("POST", "/estimate", estimate.estimate, query=frozenset(estimate.FIELD_NAMES)),
     Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
-    Route("GET", "/download/{job_id}", download.download, query=frozenset({"wait"})),
+    Route("GET", "/download/{job_id}", download.download, query=download.QUERY),
     Route("POST", "/cancel/{job_id}", jobs.cancel),
     Route("GET", "/jobs", job_list.jobs, query=job_list.QUERY, feature="job_lists"),
     Route("DELETE", "/jobs/{job_id}", job_list.delete),

@@ -213,6 +213,14 @@ class StorageSettings:
     result_ttl_hours: float = _setting(
         24.0, "Hours after which a result that nobody downloaded is deleted.", minimum=0.001
     )
+    grace_minutes: float = _setting(
+        15.0,
+        "Minutes that a result stays after a proxy has downloaded it, since its caller may still "
+        "be reading: a broken download can be continued or repeated. Direct downloads are deleted "
+        "at once. 0: so are those of proxies.",
+        minimum=0,
+        maximum=100_000,
+    )
     record_ttl_hours: float = _setting(
         168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )

@@ -136,6 +136,8 @@ class Job:
     """SHA-256 of the upload, in hexadecimal; empty in records of earlier versions."""
     callback: Callback | None = None
     """The receiver of its events, if the caller named one."""
+    delivered: float | None = None
+    """When a proxy had received the whole result, which its caller may still be reading."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 

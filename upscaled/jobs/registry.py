@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.arrivals import Arrivals
@@ -64,6 +65,7 @@ class JobRegistry:
         """Active jobs whose state is being recorded; nothing about them is reported until then."""
         self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
+        self._rewritten: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._updates = Updates()
         self.arrivals = Arrivals()
 
@@ -400,28 +402,66 @@ class JobRegistry:
                 job = update.job
         return job
 
+    def _rewriting(self, job_id: str) -> asyncio.Lock:
+        """Return the lock that changes of an ended job's record take.
+
+        Without it, a record that is deleted while its result is marked as gone is written again.
+        """
+        lock = self._rewritten.get(job_id)
+        if lock is None:
+            lock = self._rewritten[job_id] = asyncio.Lock()
+        return lock
+
     async def mark_result_gone(self, job: Job, why: str) -> Job:
         """Record that the result of a completed job was deleted, and why.
 
-        Callers see it at once, even while the disk is too full to record it.
+        Callers see it at once, even while the disk is too full to record it. The first reason
+        stands.
 
         Raises:
+            UnknownJobError: the job was deleted meanwhile.
             NoSpaceError: it is; `unrecorded` has the job until this is done again.
         """
-        job = replace(job, result_gone=why)
-        self._unrecorded[job.id] = job
-        await self._put(job)
-        self._remember(job)
-        self._unrecorded.pop(job.id, None)
-        self._updates.tell(job)
-        self._updates.forget(job.id)
+        async with self._rewriting(job.id):
+            why = (
+                self._unrecorded.setdefault(job.id, replace(job, result_gone=why)).result_gone
+                or why
+            )
+            recorded = self._ended.get(job.id) or await self._store.get(job.id)
+            if recorded is None or recorded.result_gone is not None:
+                # Deleted, or marked by somebody else, since the caller looked it up.
+                del self._unrecorded[job.id]
+                if recorded is None:
+                    raise UnknownJobError(NO_SUCH_JOB)
+                return recorded
+            job = self._unrecorded[job.id] = replace(recorded, result_gone=why)
+            await self._put(job)
+            self._remember(job)
+            self._unrecorded.pop(job.id, None)
+            self._updates.tell(job)
+            self._updates.forget(job.id)
         return job
 
+    async def mark_delivered(self, job_id: str, moment: float) -> None:
+        """Record when a proxy had received the whole result of a completed job.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            NoSpaceError: it can't be recorded.
+        """
+        async with self._rewriting(job_id):
+            job = replace(await self.get(job_id), delivered=moment)
+            if job.result_gone is None:
+                await self._store.put(job)
+                self._remember(job)
+
     async def forget(self, job_id: str) -> None:
-        self._ended.pop(job_id, None)
-        await self._store.delete(job_id)
-        self._unrecorded.pop(job_id, None)
-        self._untidy.pop(job_id, None)
+        """Delete an ended job's record."""
+        async with self._rewriting(job_id):
+            await self._store.delete(job_id)
+            self._ended.pop(job_id, None)
+            self._unrecorded.pop(job_id, None)
+            self._untidy.pop(job_id, None)
 
     async def page(
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
 from upscaled import files
@@ -38,6 +38,8 @@ class Workspace:
         self._incoming = data_dir / "incoming"
         self._lock: int | None = None
         self._leftovers: OrderedDict[str, None] = OrderedDict()
+        self.make_room: Callable[[int], Awaitable[object]] | None = None
+        """Deletes files that can be done without, as many bytes as are given."""
 
     @property
     def jobs_dir(self) -> Path:
@@ -195,10 +197,19 @@ class Workspace:
         _delete(orphans)
         return len(orphans)
 
-    async def free_bytes(self) -> int:
-        """Return how many bytes are free for us on the data folder's disk."""
-        usage = await asyncio.to_thread(shutil.disk_usage, self.data_dir)
-        return usage.free
+    async def free_bytes(self, wanted: int = 0) -> int:
+        """Return how many bytes are free for us on the data folder's disk.
+
+        If that is less than ``wanted``, `make_room` is called first.
+        """
+        free = await asyncio.to_thread(self._free_bytes)
+        if free < wanted and self.make_room is not None:
+            await self.make_room(wanted - free)
+            free = await asyncio.to_thread(self._free_bytes)
+        return free
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.data_dir).free
 
 
 def _adopt(upload: Path, folder: Path) -> None:

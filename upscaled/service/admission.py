@@ -395,7 +395,7 @@ class Admission:
                 "there for it; use a smaller scale or picture."
             )
         need = disk_bytes(probe.size, request.output_size, native)
-        free = await self._workspace.free_bytes()
+        free = await self._workspace.free_bytes(need + DISK_RESERVE)
         if need + DISK_RESERVE > free:
             raise NoSpaceError(
                 f"The job needs about {need >> 20} MiB on the server's disk and "

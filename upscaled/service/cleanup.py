@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from upscaled.errors import NoSpaceError
+from upscaled.errors import NoSpaceError, UnknownJobError
 from upscaled.jobs.job import Job
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
+from upscaled.service.grace import GracePeriods
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Cleaner:
         workspace: holds the files.
         result_ttl: seconds that a result waits for its download.
         record_ttl: seconds that a job's record outlives its end.
+        grace: seconds that a result stays after a proxy has received it; None: like any other.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Cleaner:
         *,
         result_ttl: float,
         record_ttl: float,
+        grace: float | None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -79,6 +82,8 @@ class Cleaner:
         self._result_ttl = result_ttl
         self._record_ttl = record_ttl
         self._jumps = ForwardJumps()
+        self._keeps_delivered = grace is None
+        self.grace = GracePeriods(grace or 0.0)
 
     async def run(self) -> None:
         """Clean up every minute, or more often if results expire sooner; runs until cancelled."""
@@ -88,7 +93,10 @@ class Cleaner:
             except Exception:
                 log.exception("The clean-up failed; it is tried again in a minute.")
             # Part of the shortest time to live, so that it is kept accurately.
-            await asyncio.sleep(min(_ROUND_SECONDS, self._result_ttl / 4, self._record_ttl / 4))
+            shortest = min(
+                self._result_ttl, self._record_ttl, self.grace.seconds or self._result_ttl
+            )
+            await asyncio.sleep(min(_ROUND_SECONDS, shortest / 4))
 
     async def clean(self, now: float) -> None:
         """Delete everything that is too old at ``now`` (seconds since the epoch)."""
@@ -96,6 +104,8 @@ class Cleaner:
         await self._workspace.remove_leftovers()
         for job in self._registry.unrecorded():
             await self.let_go(job, job.result_gone or "lost")
+        for job_id in self.grace.over():
+            await self._end_grace(job_id)
         gone = {job.id for job in self._registry.unrecorded()}
         for job in await self._store.finished_before(
             now - self._result_ttl - self._jumps.within(self._result_ttl), with_result=True
@@ -111,17 +121,67 @@ class Cleaner:
 
     async def expire(self, job: Job) -> None:
         """Delete the result of a completed job because of its age."""
-        await self.let_go(job, "expired")
+        await self.let_go(job, "expired" if job.delivered is None else "downloaded")
         log.info("job's result expired", extra={"job": job.id})
 
+    async def delivered(self, job: Job, *, to_proxy: bool) -> None:
+        """Delete the result of a job whose every byte has arrived; after a grace period at a proxy.
+
+        The period goes on after a restart if it can be recorded.
+        """
+        if self._keeps_delivered:
+            return
+        if not to_proxy or not self.grace.seconds:
+            await self.let_go(job, "downloaded")
+            log.info("job's result downloaded and deleted", extra={"job": job.id})
+            return
+        self.grace.begin(job.id)
+        try:
+            await self._registry.mark_delivered(job.id, time.time())
+        except UnknownJobError:
+            self.grace.forget(job.id)
+        except NoSpaceError as error:
+            log.warning(
+                "job's delivery can't be recorded",
+                extra={"job": job.id, "reason": error.message},
+            )
+        else:
+            log.info("job's result downloaded by a proxy", extra={"job": job.id})
+
+    def resume_grace(self, job: Job) -> None:
+        """Continue the grace period of a job that an earlier run of the server began."""
+        if job.delivered is not None and not self._keeps_delivered:
+            self.grace.begin(job.id, time.time() - job.delivered)
+
+    async def make_room(self, count: int) -> None:
+        """Delete results in their grace period, the oldest first, until ``count`` bytes are."""
+        for job_id in self.grace.running():
+            if count <= 0:
+                return
+            count -= await self._end_grace(job_id)
+
+    async def _end_grace(self, job_id: str) -> int:
+        """Delete a result in its grace period; return its size in bytes."""
+        try:
+            job = await self._registry.get(job_id)
+        except UnknownJobError:
+            self.grace.forget(job_id)
+            return 0
+        await self.let_go(job, "downloaded")
+        log.info("job's result deleted after its grace period", extra={"job": job_id})
+        return job.file_size_bytes or 0
+
     async def let_go(self, job: Job, why: str) -> None:
-        """Delete the result of a completed job and record ``why``.
+        """Delete the result of a completed job and record ``why``; nothing if the job was deleted.
 
         The record is written first, so that after a crash no missing file is promised. If the disk
         is too full for the record, the file is deleted first to make room.
         """
+        self.grace.forget(job.id)
         try:
             await self._registry.mark_result_gone(job, why)
+        except UnknownJobError:
+            return
         except NoSpaceError:
             await self._workspace.remove(job.id)
             try:

@@ -69,8 +69,8 @@ class DiskRoom:
             expected = [
                 (self._workspace.folder(other.id), self._need(other)) for other in others.values()
             ]
-            free = await self._workspace.free_bytes()
-            if free < need + await asyncio.to_thread(_unwritten, expected):
+            wanted = need + await asyncio.to_thread(_unwritten, expected)
+            if await self._workspace.free_bytes(wanted) < wanted:
                 return False
             self._told[job.id] = job
             return True

@@ -70,6 +70,8 @@ class Recovery:
             if not await self._workspace.keep_only(job.id, result_name(job)):
                 log.error("job's result is no longer on the disk", extra={"job": job.id})
                 await self._cleaner.let_go(job, "lost")
+            else:
+                self._cleaner.resume_grace(job)
         orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
         if unfinished or orphans:
             log.info(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,11 @@ class Service:
             self._workspace,
             result_ttl=config.storage.result_ttl_hours * 3600,
             record_ttl=config.storage.record_ttl_hours * 3600,
+            grace=config.storage.grace_minutes * 60
+            if config.storage.delete_after_download
+            else None,
         )
+        self._workspace.make_room = self._cleaner.make_room
         self._free_disk = 0
         self._started: _Started | None = None
         self._closing = contextlib.AsyncExitStack()
@@ -376,6 +380,7 @@ class Service:
         if job.state not in TERMINAL:
             raise WrongStateError(f"The job is {job.state.value}; cancel it before you delete it.")
         await self._registry.forget(job_id)
+        self._cleaner.grace.forget(job_id)
         await self._workspace.remove(job_id)
         log.info("job deleted", extra={"job": job_id})
 
@@ -399,14 +404,21 @@ class Service:
         job = await self.job(job_id, owner)
         return result_of(job, self._workspace.folder(job.id))
 
-    async def delivered(self, job_id: str) -> None:
-        """Record that every byte of a result was sent; delete it if the settings say so."""
-        if not self.config.storage.delete_after_download:
-            return
-        job = await self._registry.get(job_id)
-        if job.result_gone is None:
-            await self._cleaner.let_go(job, "downloaded")
-            log.info("job's result downloaded and deleted", extra={"job": job_id})
+    def downloading(self, job_id: str) -> AbstractContextManager[None]:
+        """Return a block in which the end of a grace period does not delete the job's result."""
+        return self._cleaner.grace.downloading(job_id)
+
+    async def delivered(self, job_id: str, *, to_proxy: bool = False) -> None:
+        """Delete a result after every byte of it has arrived, if the settings say so.
+
+        Args:
+            job_id: its job, which may have been deleted meanwhile.
+            to_proxy: at a proxy, which may still be passing the result on.
+        """
+        with contextlib.suppress(UnknownJobError):
+            job = await self._registry.get(job_id)
+            if job.result_gone is None:
+                await self._cleaner.delivered(job, to_proxy=to_proxy)
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""

@@ -74,8 +74,8 @@ class UploadsInProgress:
         Raises:
             NoSpaceError: the disk does not have that many free.
         """
-        free = await self._workspace.free_bytes() - self._reserve_bytes
-        free -= sum(other.outstanding for other in self._uploads)
+        taken = self._reserve_bytes + sum(other.outstanding for other in self._uploads)
+        free = await self._workspace.free_bytes(taken + count) - taken
         own = sum(other.outstanding for other in self._uploads if other.client == upload.client)
         # `free + own` is what all of the client's uploads could have.
         alone = not any(
