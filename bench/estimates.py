@@ -33,7 +33,8 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
     await asyncio.to_thread(install, models)
     photo = Image.open(DATA / "coffee.jpg").convert("RGB")
     pairs = []
-    async with running(make_config(folder / "data", models)) as service:
+    config = make_config(folder / "data", models, features__join_identical="false")
+    async with running(config) as service:
         for _ in range(count):
             share = rng.uniform(0.1, 1.4)
             size = (int(photo.width * share), int(photo.height * share))

@@ -51,6 +51,7 @@ BENCHES = (
     Bench("pollers"),
     Bench("http"),
     Bench("submit"),
+    Bench("cache"),
     Bench("scheduling"),
     Bench("estimates"),
     Bench("gpu"),

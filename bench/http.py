@@ -48,7 +48,10 @@ async def serve(folder: Path, pipe: Connection) -> None:
     await asyncio.to_thread(install, models)
     plain = web.Application()
     plain.router.add_get("/", empty)
-    async with running(make_config(folder / "data", models, upscaler__threads="1")) as service:
+    config = make_config(
+        folder / "data", models, upscaler__threads="1", features__join_identical="false"
+    )
+    async with running(config) as service:
         small = await submit(service, DATA / "chelsea.webp")
         await service.wait(small.id)
         # A running job on one thread: the other cores are for the server and the clients.

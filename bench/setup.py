@@ -52,4 +52,6 @@ def bench_setup(options: argparse.Namespace) -> Iterator[BenchSetup]:
         folder = Path(name)
         install(folder / "models")
         device = getattr(options, "device", -1)
-        yield BenchSetup(folder, folder / "models", {"upscaler.gpu_ids": [device]})
+        # Benches send one picture again and again, and want the work done each time.
+        settings = {"upscaler.gpu_ids": [device], "features.join_identical": False}
+        yield BenchSetup(folder, folder / "models", settings)

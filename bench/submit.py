@@ -59,9 +59,10 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
             await fill(data, count)
             if found := sorted(folder.glob("*/models.json")):
                 shutil.copy(found[0], data)
-            services[count] = await stack.enter_async_context(
-                running(make_config(data, models, upscaler__threads="1"))
+            config = make_config(
+                data, models, upscaler__threads="1", features__join_identical="false"
             )
+            services[count] = await stack.enter_async_context(running(config))
             slow = {"model_name": "realesrgan-x4plus", "scale": "4"}
             job = await submit(services[count], DATA / "astronaut.png", **slow)
             await until_processing(services[count], job.id)

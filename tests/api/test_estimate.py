@@ -68,7 +68,7 @@ async def test_a_picture_and_a_size_contradict_each_other(api: Caller) -> None:
 
 
 async def test_a_job_that_waits_is_told_its_place_and_when_it_is_ready(api: Caller) -> None:
-    jobs = [await api.accepted(a_picture(300, 200)) for _ in range(6)]
+    jobs = [await api.accepted(a_picture(300, 200 + number)) for number in range(6)]
     told = (await api.get(f"/status/{jobs[-1]}")).json
     assert told["status"] == "queued"
     assert told["queue_position"] >= 3

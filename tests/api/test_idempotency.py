@@ -178,7 +178,7 @@ async def test_who_asked_for_the_original_gets_it_from_a_full_queue(
     async with Caller(small) as api:
         jobs = [await api.upscale(a_picture(300, 300), SLOW)]
         await until(lambda: small.service.jobs_running)
-        jobs.append(await api.upscale(a_picture(300, 300), SLOW))
+        jobs.append(await api.upscale(a_picture(300, 301), SLOW))
         for _ in range(3):  # the last one is beyond the rate
             answer = await api.upscale(a_picture(), FAST, query="?on_timeout=original")
             assert (answer.status, answer.body) == (200, a_picture())

@@ -48,7 +48,9 @@ async def test_large_jobs_that_wait_for_the_disk_let_small_ones_pass(
     large = tmp_path / "large.png"
     with Image.open(DATA / "coffee.jpg") as photo:
         photo.resize((320, 320)).save(large)
-    async with running(make_config(tmp_path / "data", models_dir)) as service:
+    async with running(
+        make_config(tmp_path / "data", models_dir, features__join_identical="false")
+    ) as service:
         waiting = [await submit(service, large) for _ in range(6)]
         dispatcher = service._running.dispatcher
         async with asyncio.timeout(60):
@@ -73,7 +75,9 @@ async def test_room_is_promised_to_one_job_at_a_time(
     large = tmp_path / "large.png"
     with Image.open(DATA / "coffee.jpg") as photo:
         photo.resize((320, 320)).save(large)
-    async with running(make_config(tmp_path / "data", models_dir)) as service:
+    async with running(
+        make_config(tmp_path / "data", models_dir, features__join_identical="false")
+    ) as service:
         waiting = [await submit(service, large) for _ in range(2)]
         dispatcher = service._running.dispatcher
         async with asyncio.timeout(60):
@@ -89,7 +93,9 @@ async def test_room_is_promised_to_one_job_at_a_time(
 async def test_all_say_the_same_of_the_room_that_a_job_needs(
     tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(make_config(tmp_path / "data", models_dir)) as service:
+    async with running(
+        make_config(tmp_path / "data", models_dir, features__join_identical="false")
+    ) as service:
         job = await submit(service, thumbnail)
         need = service._running.timing.disk_bytes(job)
         assert (await service._running.timing.quote(job)).disk_bytes == need

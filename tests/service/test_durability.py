@@ -240,7 +240,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
         await waits_for_room(service, job.id, caplog)
         assert (await service.job(first.id)).state is JobState.COMPLETED, "reading goes on"
         with pytest.raises((NoSpaceError, OSError)):  # the service's word, or the copying's
-            await submit(service, thumbnail)
+            await submit(service, thumbnail, scale="3")
         ballast[0].unlink()
         done = await service.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)

@@ -44,9 +44,9 @@ def killed_sync(path):
     if (path / "result.png").exists() and step == "after the rename": die()
 
 
-async def killed_put(self, job):
+async def killed_put(self, job, *more, **named):
     if job.state == "completed" and step == "before the record": die()
-    await put(self, job)
+    await put(self, job, *more, **named)
     if job.state == "completed" and step == "after the record": die()
 
 

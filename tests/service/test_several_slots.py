@@ -11,7 +11,11 @@ from upscaled.jobs.job import JobState
 
 async def test_jobs_run_on_two_slots_at_once(tmp_path: Path, models_dir: Path) -> None:
     config = make_config(
-        tmp_path / "data", models_dir, limits__max_concurrent_jobs="2", upscaler__gpu_ids="-1"
+        tmp_path / "data",
+        models_dir,
+        limits__max_concurrent_jobs="2",
+        upscaler__gpu_ids="-1",
+        features__join_identical="false",
     )
     async with running(config) as service:
         slow = {"model_name": "realesrgan-x4plus", "scale": "4"}

@@ -41,7 +41,12 @@ class LocalUpscaler:
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
-        storage = dataclasses.replace(config.storage, data_dir=str(folder.absolute()))
+        storage = dataclasses.replace(
+            config.storage, data_dir=str(folder.absolute()), result_cache_mb=0
+        )
+        # Results that share their work may be one file with several names. They belong to the user,
+        # who may change one of them.
+        features = dataclasses.replace(config.features, join_identical=False)
         # When the service stops, jobs have ended or go on in a later run.
         server = dataclasses.replace(config.server, drain_seconds=0)
         limits = dataclasses.replace(
@@ -49,7 +54,9 @@ class LocalUpscaler:
             max_queue_size=max(config.limits.max_queue_size, _PLACES),
             max_queue_per_client=0,
         )
-        self._config = dataclasses.replace(config, storage=storage, server=server, limits=limits)
+        self._config = dataclasses.replace(
+            config, storage=storage, server=server, limits=limits, features=features
+        )
         self._service = Service(self._config, models_cache=config.models_cache)
         self._left: dict[str, Job] = {}
         self._options: str | None = None

@@ -224,6 +224,16 @@ class StorageSettings:
     record_ttl_hours: float = _setting(
         168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )
+    result_cache_mb: int = _setting(
+        0,
+        "MiB of results that are kept, also after their download, to answer the same request of "
+        "the same token again without work. 0: none is kept.",
+        minimum=0,
+        maximum=100_000_000,
+    )
+    result_cache_hours: float = _setting(
+        168.0, "Hours after which a result in that cache is deleted.", minimum=0.001
+    )
 
 
 @dataclass(frozen=True)
@@ -347,6 +357,10 @@ class FeatureSettings:
     )
     webhooks: bool = _setting(
         True, "Tell a receiver that a submission names (callback_url) of the job's events."
+    )
+    join_identical: bool = _setting(
+        True,
+        "Do the work once for identical requests of one token that come while it is under way.",
     )
     input_formats: tuple[str, ...] = _setting(
         INPUT_NAMES,

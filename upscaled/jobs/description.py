@@ -48,6 +48,7 @@ def _running(job: Job, _: str) -> dict[str, Any]:
 
 
 def _completed(job: Job, base: str) -> dict[str, Any]:
+    origin = {name: True for name in ("cached", "shared") if name in job.receipt}
     return {
         "progress": job.progress,
         "download_url": Links(base, job.id).download,
@@ -56,6 +57,7 @@ def _completed(job: Job, base: str) -> dict[str, Any]:
         "input_size": _size(job.input_size),
         "output_size": _size(job.request.output_size),
         "file_size_bytes": job.file_size_bytes,
+        **origin,
     }
 
 

@@ -38,8 +38,9 @@ TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 ACTIVE = frozenset({JobState.QUEUED, JobState.PROCESSING})
 
 SUCCESSORS: Mapping[JobState, frozenset[JobState]] = {
-    # A picture that turns out to be broken during preparation fails without ever running.
-    JobState.QUEUED: frozenset({JobState.PROCESSING, JobState.FAILED, JobState.CANCELLED}),
+    # A picture that turns out to be broken during preparation fails without ever running, and one
+    # whose work another job did is completed so.
+    JobState.QUEUED: frozenset({JobState.PROCESSING}) | TERMINAL,
     # Back to queued: the server stopped or died during the job.
     JobState.PROCESSING: TERMINAL | {JobState.QUEUED},
     JobState.COMPLETED: frozenset(),
@@ -138,6 +139,8 @@ class Job:
     """The receiver of its events, if the caller named one."""
     delivered: float | None = None
     """When a proxy had received the whole result, which its caller may still be reading."""
+    work: str = ""
+    """Digest of the work behind the result, by which the cache keeps it; empty before the end."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 

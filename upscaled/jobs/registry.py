@@ -16,7 +16,7 @@ from upscaled.jobs.arrivals import Arrivals
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.jobs.messages import Message
 from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
-from upscaled.jobs.updates import Stage, Subscription, Updates
+from upscaled.jobs.updates import JobUpdate, Stage, Subscription, Updates
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +234,54 @@ class JobRegistry:
             self._untold.discard(job_id)
             if (job := self._active.get(job_id)) is not None:
                 self._updates.tell(job, state=True)
+
+    async def add_completed(self, job: Job, key: SubmissionKey | None = None) -> None:
+        """Add a new job whose result is there already; it is on disk when this returns.
+
+        Args:
+            job: the job.
+            key: recorded with it, see `JobStore.put`.
+
+        Raises:
+            KeyTakenError: the owner has this key already.
+            NoSpaceError: the job can't be recorded.
+        """
+        try:
+            await self._put(job, key)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.delete(job.id))
+            raise
+        self._remember(job)
+        self._updates.tell(job, state=True)
+        self._updates.forget(job.id)
+
+    def mirror(self, job_id: str, update: JobUpdate | None) -> None:
+        """Show an active job as another one that does its work; only its record stays queued.
+
+        Args:
+            job_id: the job.
+            update: of the other job; None: nobody does its work, it waits again.
+        """
+        job = self._active.get(job_id)
+        if job is None or job_id in self._ending or (update is not None and update.ended):
+            return
+        other = replace(job, state=JobState.QUEUED, progress=0, started=None, device=None,
+                        attempts=()) if update is None else update.job  # fmt: skip
+        shown = replace(
+            job,
+            state=other.state,
+            progress=min(other.progress, 99),
+            started=other.started,
+            device=other.device,
+            attempts=other.attempts,
+        )
+        changed = self._updates.set_stage(job, None if update is None else update.stage)
+        if shown.state is not JobState.QUEUED:
+            self._updates.set_position(job, None)
+        if shown != job or changed:
+            self._active[job_id] = shown
+            if job_id not in self._untold:
+                self._updates.tell(shown, state=shown.state is not job.state)
 
     async def _end(self, job: Job, tidy: _Tidy | None) -> None:
         await self._put(job)

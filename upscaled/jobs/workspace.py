@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import logging
@@ -142,6 +143,15 @@ class Workspace:
         for path in (folder / UPLOAD, folder, self._jobs):
             files.sync(path)
 
+    async def flush_folder(self, job_id: str) -> None:
+        """Bring the names in a job's folder to the disk.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        await asyncio.to_thread(files.sync, self.folder(job_id))
+        await asyncio.to_thread(files.sync, self._jobs)
+
     async def remove(self, job_id: str) -> None:
         """Delete the job's folder with its content; never raises.
 
@@ -158,6 +168,13 @@ class Workspace:
         for job_id in list(self._leftovers):
             if await asyncio.to_thread(_removed, self.folder(job_id)):
                 self._leftovers.pop(job_id, None)
+
+    async def hand_on(self, job_id: str, heir: str) -> None:
+        """Move what has been done of a job into the folder of another one with the same upload.
+
+        Files that can't be moved are left behind: the other job does that work again.
+        """
+        await asyncio.to_thread(_hand_on, self.folder(job_id), self.folder(heir))
 
     async def keep_only(self, job_id: str, name: str) -> bool:
         """Delete everything in the job's folder except the file ``name``; tell if it exists."""
@@ -215,6 +232,13 @@ class Workspace:
 def _adopt(upload: Path, folder: Path) -> None:
     folder.mkdir(mode=0o700)
     upload.rename(folder / UPLOAD)
+
+
+def _hand_on(folder: Path, heir: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.name not in {UPLOAD, _BEGUN}:
+                path.rename(heir / path.name)
 
 
 def _removed(folder: Path) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from upscaled.engines.pool import EnginePool
 from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
-from upscaled.pipeline.result import Watch
+from upscaled.pipeline.result import IdentifiedModel, Watch
 from upscaled.pipeline.run import PipelineRun
 from upscaled.pipeline.shared import SharedParts
 
@@ -25,3 +27,11 @@ class Pipeline:
     ) -> PipelineRun:
         """Return a run of ``job`` that has not started; see `PipelineRun`."""
         return PipelineRun(self._shared, job, watch, prepared=prepared, rank=rank)
+
+    async def identify(self, job: Job) -> IdentifiedModel:
+        """Return the network that does a job's work; see `SharedParts.identify`."""
+        return await self._shared.identify(job)
+
+    async def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a program; see `SharedParts.digest`."""
+        return await self._shared.digest(path)

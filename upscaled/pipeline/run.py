@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
 from upscaled.engines.pool import Place, Slot
@@ -29,7 +28,7 @@ from upscaled.pipeline.alternatives import Refused
 from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
-from upscaled.pipeline.result import IdentifiedModel, RunResult, StageSeconds, Watch
+from upscaled.pipeline.result import RunResult, StageSeconds, Watch
 from upscaled.pipeline.retries import AttemptPlan, Retries
 from upscaled.pipeline.shared import SharedParts
 
@@ -142,7 +141,7 @@ class PipelineRun:
         """
         assert self._prepared is not None, "prepare was not called"  # noqa: S101
         self._source = self._prepared.source
-        self._model = await self._identify_model()
+        self._model = await self._shared.identify(self._job)
         scale = self._model.files.native_scale
         self._native = RawImage(self._folder / "native.rgb", self._source.size.times(scale))
         self._confirmation = Confirmation(self._native, scale)
@@ -203,7 +202,7 @@ class PipelineRun:
             await slot.engine.reset()
         # Before the work: a program that replaces this one later took no part.
         program = slot.engine.program
-        self._program_sha256 = None if program is None else await self._digest(program)
+        self._program_sha256 = None if program is None else await self._shared.digest(program)
         return self._retries.plan
 
     def _plan_retries(self, first: Place) -> Retries:
@@ -388,24 +387,6 @@ class PipelineRun:
             self._place,
             self._program_sha256,
         )
-
-    async def _identify_model(self) -> IdentifiedModel:
-        model = self._shared.models.get(self._job.request.model_name)
-        files = model.files_for(self._job.factor)
-        return IdentifiedModel(
-            files,
-            await self._digest(files.param),
-            await self._digest(files.bin),
-            model.card.license,
-        )
-
-    async def _digest(self, path: Path) -> str:
-        try:
-            return await self._shared.digests.of(path)
-        except OSError as error:
-            raise EngineError(
-                f"{path.name} can't be read: {error.strerror}.", retryable=False
-            ) from error
 
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
         """Remember a tile size that worked after the engine's own choice had failed."""

@@ -9,10 +9,13 @@ from pathlib import Path
 from upscaled.digests import Digests
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import EnginePool, Place
+from upscaled.errors import EngineError
 from upscaled.imaging import Imaging
+from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.alternatives import Alternatives
+from upscaled.pipeline.result import IdentifiedModel
 
 _TILE_SIZES = 256
 """Tile sizes that are remembered: one for each place, network and power of two of pixels."""
@@ -47,6 +50,35 @@ class SharedParts:
     workspace: Workspace
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
+
+    async def identify(self, job: Job) -> IdentifiedModel:
+        """Return the network that does a job's work.
+
+        Raises:
+            UnknownModelError: the model is not installed.
+            EngineError: its files can't be read.
+        """
+        model = self.models.get(job.request.model_name)
+        files = model.files_for(job.factor)
+        return IdentifiedModel(
+            files,
+            await self.digest(files.param),
+            await self.digest(files.bin),
+            model.card.license,
+        )
+
+    async def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a network's file or a program, in hexadecimal.
+
+        Raises:
+            EngineError: it can't be read.
+        """
+        try:
+            return await self.digests.of(path)
+        except OSError as error:
+            raise EngineError(
+                f"{path.name} can't be read: {error.strerror}.", retryable=False
+            ) from error
 
     @property
     def alternatives(self) -> Alternatives:

@@ -188,6 +188,19 @@ def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
     return Size(max(1, round(source.width * factor)), max(1, round(source.height * factor)))
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """A job whose upload is in its folder, and what is known of it."""
+
+    job: Job
+    probe: Probe
+    prepared: Prepared | None
+    """Its decoded picture, if that was quick."""
+    model: Model
+    looked_at: bool
+    """Whether it was decoded, or at least tried."""
+
+
 class Admission:
     """Turns uploads into jobs, within the configured limits."""
 
@@ -216,10 +229,11 @@ class Admission:
         *,
         sha256: str = "",
         links_base: str = "",
-    ) -> tuple[Job, Prepared | None]:
+        known: Probe | None = None,
+    ) -> Admitted:
         """Return the job for ``upload``, and move the file into the job's folder.
 
-        If the picture is small, it is already decoded when this returns.
+        If the picture is small, it is already decoded when this returns. `secure` must follow.
 
         Args:
             fields: those of the form.
@@ -228,13 +242,14 @@ class Admission:
             client: the caller.
             sha256: the picture's digest.
             links_base: what links in webhook messages start with.
+            known: what an earlier look at the same picture found; it is not decoded then.
 
         Raises:
             OutboxFullError: too many webhook messages of the client are not delivered.
             BadRequestError: a field cannot be used.
             NotAPictureError: the upload is of no format we take.
             UnusablePictureError: it can't be upscaled as requested.
-            NoSpaceError: the disk would not hold what the job needs.
+            NoSpaceError: the disk is full.
         """
         wishes = parse_fields(fields)
         upscaler = self._config.upscaler
@@ -249,14 +264,8 @@ class Admission:
         job_id = new_job_id()
         await self._workspace.adopt(upload, job_id)
         try:
-            probe, prepared = await self._imaging.receive(
-                self._workspace.upload_of(job_id),
-                self._workspace.folder(job_id),
-                caller=client.key,
-            )
+            probe, prepared = (known, None) if known else await self._look_at(job_id, client.key)
             request = self._request(wishes, model, probe.size, probe.format)
-            await self._check_room(request, model, probe)
-            await self._workspace.flush(job_id)
         except BaseException:
             await self._workspace.remove(job_id)
             raise
@@ -273,7 +282,33 @@ class Admission:
             input_sha256=sha256,
             callback=callback,
         )
-        return job, prepared
+        return Admitted(job, probe, prepared, model, looked_at=known is None)
+
+    async def secure(self, admitted: Admitted, *, works: bool = True) -> Prepared | None:
+        """Bring the upload of an admitted job to the disk.
+
+        Args:
+            admitted: the job.
+            works: it does its work itself, for which there must be room.
+
+        Returns:
+            The decoded picture of a job that does its work itself, if decoding it was quick.
+
+        Raises:
+            NoSpaceError: disk or memory would not hold what the job needs.
+            UnusablePictureError: it can't be decoded.
+        """
+        job, prepared = admitted.job, admitted.prepared
+        if works:
+            await self._check_room(job.request, admitted.model, admitted.probe)
+            if prepared is None and not admitted.looked_at:
+                _, prepared = await self._look_at(job.id, job.client)
+        await self._workspace.flush(job.id)
+        return prepared
+
+    async def _look_at(self, job_id: str, caller: str) -> tuple[Probe, Prepared | None]:
+        upload, folder = self._workspace.upload_of(job_id), self._workspace.folder(job_id)
+        return await self._imaging.receive(upload, folder, caller=caller)
 
     async def plan(
         self, fields: Mapping[str, str], upload: Path | None, client: Caller = LOCAL

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from upscaled.errors import NoSpaceError, UnknownJobError
 from upscaled.jobs.job import Job
 from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.grace import GracePeriods
@@ -61,6 +62,7 @@ class Cleaner:
         store: finds ended jobs.
         registry: records that a result is gone.
         workspace: holds the files.
+        cache: deletes its old entries.
         result_ttl: seconds that a result waits for its download.
         record_ttl: seconds that a job's record outlives its end.
         grace: seconds that a result stays after a proxy has received it; None: like any other.
@@ -72,6 +74,7 @@ class Cleaner:
         registry: JobRegistry,
         workspace: Workspace,
         *,
+        cache: ResultCache,
         result_ttl: float,
         record_ttl: float,
         grace: float | None,
@@ -79,6 +82,7 @@ class Cleaner:
         self._store = store
         self._registry = registry
         self._workspace = workspace
+        self._cache = cache
         self._result_ttl = result_ttl
         self._record_ttl = record_ttl
         self._jumps = ForwardJumps()
@@ -117,6 +121,7 @@ class Cleaner:
         ):
             await self._workspace.remove(job.id)
             await self._registry.forget(job.id)
+        await self._cache.expire(now)
         await self._store.forget_keys(now - _KEY_SECONDS - self._jumps.within(_KEY_SECONDS))
 
     async def expire(self, job: Job) -> None:
@@ -154,7 +159,16 @@ class Cleaner:
             self.grace.begin(job.id, time.time() - job.delivered)
 
     async def make_room(self, count: int) -> None:
-        """Delete results in their grace period, the oldest first, until ``count`` bytes are."""
+        """Delete cached results and then those in their grace period, the oldest first.
+
+        Args:
+            count: how many more bytes to free. A cached result that a job still has frees none.
+        """
+        wanted = await self._workspace.free_bytes() + count
+        while await self._cache.free(count):
+            count = wanted - await self._workspace.free_bytes()
+            if count <= 0:
+                return
         for job_id in self.grace.running():
             if count <= 0:
                 return

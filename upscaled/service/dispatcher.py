@@ -33,10 +33,12 @@ from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.result import RunResult, Watch
 from upscaled.pipeline.run import UPSCALED_PERCENT
 from upscaled.service.disk_room import DiskRoom
+from upscaled.service.followers import Followers
 from upscaled.service.health import Health
 from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
 from upscaled.service.set_aside import SetAside
+from upscaled.service.sharing import SharedWork
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
@@ -81,9 +83,11 @@ class Dispatcher:
         health: Health,
         *,
         timing: JobTiming,
+        shared: SharedWork,
         slots: int,
         time_limit: TimeLimit,
     ) -> None:
+        self._shared = shared
         self._registry = registry
         self._queue = queue
         self._pipeline = pipeline
@@ -97,7 +101,8 @@ class Dispatcher:
         self._disk_room = DiskRoom(workspace, timing.disk_bytes, self._writing)
         self._feeder: asyncio.Task[None] | None = None
         self._under_way: dict[str, _UnderWay] = {}
-        self._outcomes = Outcomes(registry, workspace, timing, health)
+        self._outcomes = Outcomes(registry, workspace, timing, health, shared)
+        self.followers = Followers(registry, shared, workspace, self._outcomes, self.enqueue)
         self._set_aside = SetAside(
             workspace,
             self._disk_room,
@@ -176,9 +181,10 @@ class Dispatcher:
             if job is None or job.state is JobState.QUEUED:
                 entry.task.cancel()
         tasks = [entry.task for entry in self._under_way.values()]
+        tasks += self.followers.served_soon()
         if tasks and drain_seconds > 0:
             await _ended(tasks, drain_seconds, hurry or asyncio.Event())
-        await _cancelled([*tasks, *self._set_aside.tasks()])
+        await _cancelled([*tasks, *self._set_aside.tasks(), *self.followers.tasks()])
         await self._registry.ends_done()
         for job in self._registry.active():
             if job.state is JobState.PROCESSING:
@@ -245,18 +251,28 @@ class Dispatcher:
             raise WrongStateError(
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
+        try:
+            await self._end_work(job_id)
+        finally:
+            self._shared.ended(job_id)
+        log.info("job cancelled", extra={"job": job_id})
+        return job
+
+    async def _end_work(self, job_id: str) -> None:
+        """End the work of a cancelled job; an identical one goes on from where it was."""
         self._queue.remove(job_id)
         entry, waiting = self._under_way.get(job_id), self._set_aside.task(job_id)
         tasks = [*([entry.task] if entry else []), *([waiting] if waiting else [])]
-        if await _cancelled(tasks) and entry is not None:
+        alive = await _cancelled([*tasks, *self.followers.tasks(job_id)])
+        if alive and entry is not None:
             log.error("job's processes can't be ended", extra={"job": job_id})
             entry.leave()
             self._under_way.pop(job_id, None)
         self._forget(job_id)
         self._disk_room.forget(job_id)
+        if not alive and (heir := self._shared.heir_of(job_id)) is not None:
+            await self._workspace.hand_on(job_id, heir)
         await self._workspace.remove(job_id)
-        log.info("job cancelled", extra={"job": job_id})
-        return job
 
     async def _work(self, job_id: str, turn: Turn) -> None:
         """Do one job until it ends or is set aside."""

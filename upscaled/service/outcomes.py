@@ -15,6 +15,7 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline.receipt import write_receipt
 from upscaled.pipeline.result import RunResult
 from upscaled.service.health import Health
+from upscaled.service.sharing import SharedWork
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,14 @@ class Outcomes:
     """Records what became of a job's run: its result, its failure, or its return to the queue."""
 
     def __init__(
-        self, registry: JobRegistry, workspace: Workspace, timing: JobTiming, health: Health
+        self,
+        registry: JobRegistry,
+        workspace: Workspace,
+        timing: JobTiming,
+        health: Health,
+        shared: SharedWork,
     ) -> None:
+        self._shared = shared
         self._registry = registry
         self._workspace = workspace
         self._timing = timing
@@ -38,10 +45,12 @@ class Outcomes:
         receipt = await write_receipt(job, result, self._workspace.upload_of(job.id))
         if (current := self._registry.peek(job.id)) is not None:
             await self._learn(current, result)
-        if await self._end(
+        work = await self._shared.finished(job, result, receipt)
+        if await self.end(
             job.id,
             JobState.COMPLETED,
             lambda: self._workspace.keep_only(job.id, result.path.name),
+            work=work,
             progress=100,
             finished=time.time(),
             file_size_bytes=result.finished.file_size_bytes,
@@ -67,7 +76,7 @@ class Outcomes:
 
     async def failed(self, job_id: str, sentence: str) -> None:
         """Record that a job has failed and why, and delete its files."""
-        if await self._end(
+        if await self.end(
             job_id,
             JobState.FAILED,
             lambda: self._workspace.remove(job_id),
@@ -76,7 +85,7 @@ class Outcomes:
         ):
             log.warning("job failed", extra={"job": job_id, "reason": sentence})
 
-    async def _end(
+    async def end(
         self,
         job_id: str,
         state: JobState,
@@ -100,6 +109,7 @@ class Outcomes:
                 )
                 await asyncio.sleep(_RECORD_RETRY_SECONDS)
             else:
+                self._shared.ended(job_id)
                 return True
 
     async def put_back(self, job_id: str, **changes: Any) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 
-from upscaled.jobs.job import Job
+from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.results import result_name
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.sharing import SharedWork, WorkGroup
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Recovery:
         workspace: holds the files of both.
         cleaner: records results whose files are missing.
         dispatcher: runs the jobs.
+        shared: knows which jobs do the same work.
         max_attempts: how often a job is started if the server dies during it.
     """
 
@@ -39,6 +41,7 @@ class Recovery:
         workspace: Workspace,
         cleaner: Cleaner,
         dispatcher: Dispatcher,
+        shared: SharedWork,
         max_attempts: int,
     ) -> None:
         self._registry = registry
@@ -46,6 +49,7 @@ class Recovery:
         self._workspace = workspace
         self._cleaner = cleaner
         self._dispatcher = dispatcher
+        self._shared = shared
         self._max_attempts = max_attempts
         self._resuming: asyncio.Task[None] | None = None
 
@@ -81,13 +85,23 @@ class Recovery:
         return unfinished
 
     async def _resume_all(self, jobs: list[Job]) -> None:
-        """Queue jobs in parallel, since recording an end may wait for the disk."""
-        async with asyncio.TaskGroup() as tasks:
-            for job in jobs:
-                tasks.create_task(self._resume(job), name=f"resume-{job.id}")
+        """Queue jobs in parallel, since recording an end may wait for the disk.
 
-    async def _resume(self, job: Job) -> None:
+        Of jobs with the same work, the one that has got furthest does it.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for job in sorted(jobs, key=lambda job: job.state is not JobState.PROCESSING):
+                key = await self._shared.key_of(job)
+                group = None if key is None else self._shared.join(key, job.id)
+                self._shared.recorded(job.id)
+                tasks.create_task(self._resume(job, group), name=f"resume-{job.id}")
+
+    async def _resume(self, job: Job, group: WorkGroup | None) -> None:
+        followers = self._dispatcher.followers
         try:
-            await self._dispatcher.resume(job, self._max_attempts)
+            if group is not None and group.leader != job.id:
+                followers.add(job, group)
+            elif group is None or not await followers.complete_from_cache(job, group.key):
+                await self._dispatcher.resume(job, self._max_attempts)
         except Exception:
             log.exception("job can't be taken up", extra={"job": job.id})

@@ -31,6 +31,7 @@ from upscaled.jobs.messages import Message
 from upscaled.jobs.order import make_order
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
+from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.store import JobFilter
@@ -50,6 +51,7 @@ from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.positions import report_positions
 from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
+from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
@@ -76,6 +78,7 @@ class _Started:
     timing: JobTiming
     health: Health
     pool: EnginePool
+    shared: SharedWork
 
 
 class Service:
@@ -97,6 +100,11 @@ class Service:
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
         self._registry = JobRegistry(self._store, messages_of)
         self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
+        self.result_cache = ResultCache(
+            config.data_dir / "cache",
+            config.storage.result_cache_mb << 20,
+            config.storage.result_cache_hours * 3600,
+        )
         self._imaging = Imaging(
             workers=2,
             formats=config.features.input_formats,
@@ -107,6 +115,7 @@ class Service:
             self._store,
             self._registry,
             self._workspace,
+            cache=self.result_cache,
             result_ttl=config.storage.result_ttl_hours * 3600,
             record_ttl=config.storage.record_ttl_hours * 3600,
             grace=config.storage.grace_minutes * 60
@@ -147,6 +156,7 @@ class Service:
         async with contextlib.AsyncExitStack() as closing:
             await self._workspace.open()
             closing.callback(self._workspace.close)
+            await self._open_cache()
             await self._store.open()
             closing.push_async_callback(self._store.close)
             closing.push_async_callback(self._imaging.close)
@@ -173,6 +183,13 @@ class Service:
                 library=choice.library,
             )  # fmt: skip
             closing.push_async_callback(timing.close)
+            shared = SharedWork(
+                self.result_cache,
+                self._workspace,
+                pipeline,
+                choice,
+                joins=self.config.features.join_identical,
+            )
             dispatcher = Dispatcher(
                 self._registry,
                 queue,
@@ -180,6 +197,7 @@ class Service:
                 self._workspace,
                 health,
                 timing=timing,
+                shared=shared,
                 slots=pool.most_at_once,
                 time_limit=TimeLimit(
                     self.config.upscaler.job_timeout_seconds,
@@ -192,6 +210,7 @@ class Service:
                 self._workspace,
                 self._cleaner,
                 dispatcher,
+                shared,
                 self.config.upscaler.max_attempts,
             )
             submissions = Submissions(
@@ -209,9 +228,10 @@ class Service:
                 dispatcher,
                 timing,
                 IdempotencyKeys(self._store),
+                shared,
             )
             self._started = _Started(
-                choice, submissions, dispatcher, recovery, timing, health, pool
+                choice, submissions, dispatcher, recovery, timing, health, pool, shared
             )
             deliveries = self._deliveries()
             self._registry.on_messages = deliveries.notice
@@ -225,7 +245,13 @@ class Service:
             keeper = asyncio.create_task(timing.run(), name="timing")
             closing.push_async_callback(_end_task, keeper)
             positions = asyncio.create_task(
-                report_positions(self._registry, queue, timing.forecaster), name="positions"
+                report_positions(
+                    self._registry,
+                    queue,
+                    lambda: shared.with_followers(timing.forecaster.positions()),
+                    timing.forecaster,
+                ),
+                name="positions",
             )
             closing.push_async_callback(_end_task, positions)
             await self._log_speed(timing.speeds)
@@ -244,6 +270,20 @@ class Service:
             Retries(settings.retry_seconds),
             settings.timeout_seconds,
         )
+
+    async def _open_cache(self) -> None:
+        try:
+            await self.result_cache.open()
+        except OSError as error:
+            raise ConfigError(
+                f"The cached results in {self.config.data_dir / 'cache'} can't be used "
+                f"({error.strerror}); delete that folder."
+            ) from None
+
+    @property
+    def jobs_joined(self) -> int:
+        """How many jobs joined an identical one since the start."""
+        return self._running.shared.joined
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Accept nothing more; let running jobs finish for ``server.drain_seconds``.
@@ -324,7 +364,7 @@ class Service:
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job will be ready; None if it is not active."""
-        return self._running.timing.outlook(job_id)
+        return self._running.timing.outlook(self._running.shared.leader_of(job_id))
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -382,6 +422,7 @@ class Service:
         await self._registry.forget(job_id)
         self._cleaner.grace.forget(job_id)
         await self._workspace.remove(job_id)
+        await self.result_cache.drop(job.work)
         log.info("job deleted", extra={"job": job_id})
 
     async def messages(self, job_id: str, owner: str | None = None) -> tuple[Job, list[Message]]:

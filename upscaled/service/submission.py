@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from upscaled.callers import LOCAL, Caller
@@ -15,11 +16,14 @@ from upscaled.files import sha256_of
 from upscaled.imaging import Prepared
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.results import result_name
 from upscaled.jobs.store import KeyTakenError, SubmissionKey
 from upscaled.jobs.workspace import Workspace
-from upscaled.service.admission import DISK_RESERVE, Admission
+from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
 from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
+from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
 from upscaled.service.uploads import Upload, UploadsInProgress
 from upscaled.timing.timing import JobTiming, Quote
 
@@ -37,6 +41,7 @@ class Submissions:
         dispatcher: runs recorded jobs.
         timing: tells when it is worth trying again, and what a job would take.
         keys: the idempotency keys of submissions.
+        shared: knows which jobs do the same work.
     """
 
     def __init__(
@@ -48,8 +53,10 @@ class Submissions:
         dispatcher: Dispatcher,
         timing: JobTiming,
         keys: IdempotencyKeys,
+        shared: SharedWork,
     ) -> None:
         self.keys = keys
+        self._shared = shared
         self._limits = limits
         self._admission = admission
         self._workspace = workspace
@@ -158,11 +165,12 @@ class Submissions:
             self._admitting[client.key] += 1
             try:
                 sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
-                job, prepared = await self._admission.admit(
-                    fields, upload, filename, client, sha256=sha256, links_base=links_base
+                admitted, place = await self._look_at(
+                    fields, upload, filename, client, sha256, links_base
                 )
-                key = claim.record(fingerprint(sha256, fields), job.id) if claim else None
-                await self._enter(job, prepared, key)
+                key = claim.record(fingerprint(sha256, fields), admitted.job.id) if claim else None
+                job, prepared = await self._record(admitted, place, key)
+                await self._begin(job, place, prepared)
             finally:
                 self._admitting[client.key] -= 1
                 self._admitting += Counter()  # removes the zeros
@@ -197,16 +205,67 @@ class Submissions:
         job = await self._admission.plan(fields, upload, client)
         return job, await self._timing.quote(job)
 
-    async def _enter(self, job: Job, prepared: Prepared | None, key: SubmissionKey | None) -> None:
+    async def _look_at(
+        self,
+        fields: Mapping[str, str],
+        upload: Path,
+        filename: str,
+        client: Caller,
+        sha256: str,
+        links_base: str,
+    ) -> tuple[Admitted, WorkGroup | CachedWork | None]:
+        """Turn an upload into a job; find out who does its work.
+
+        Returns:
+            The job, and its group, or the result that the cache has. None: it is not known what
+            decides about its work, so it shares it with nobody.
+        """
+        async with self._shared.turn(client.owner, sha256):
+            admitted = await self._admission.admit(
+                fields, upload, filename, client,
+                sha256=sha256, links_base=links_base,
+                known=self._shared.probe_of(client.owner, sha256),
+            )  # fmt: skip
+            try:
+                self._shared.remember(client.owner, sha256, admitted.probe)
+                return admitted, await self._shared.place_of(admitted.job)
+            except BaseException:
+                await self._workspace.remove(admitted.job.id)
+                raise
+
+    async def _record(
+        self, admitted: Admitted, place: WorkGroup | CachedWork | None, key: SubmissionKey | None
+    ) -> tuple[Job, Prepared | None]:
+        """Record an admitted job with its key; on an error nothing of it is left."""
+        job, prepared = admitted.job, None
         try:
-            await self._registry.add(job, key)
-        except KeyTakenError:
+            if isinstance(place, CachedWork):
+                await self._workspace.keep_only(job.id, result_name(job))
+                fields = completed_from(place.result.receipt, "cached", place.key)
+                started = fields["finished"]
+                job = replace(job, state=JobState.COMPLETED, started=started, client="", **fields)
+                await self._registry.add_completed(job, key)
+            else:
+                works = place is None or place.leader == job.id
+                prepared = await self._admission.secure(admitted, works=works)
+                await self._registry.add(job, key)
+        except BaseException as error:
+            self._shared.ended(job.id)
             await self._workspace.remove(job.id)
-            raise key_in_use() from None
-        except BaseException:
-            await self._workspace.remove(job.id)
+            if isinstance(error, KeyTakenError):
+                raise key_in_use() from None
             raise
-        await self._dispatcher.enqueue(job, prepared)
+        return job, prepared
+
+    async def _begin(
+        self, job: Job, place: WorkGroup | CachedWork | None, prepared: Prepared | None
+    ) -> None:
+        """Let a recorded job be worked on, or follow the one that does its work."""
+        self._shared.recorded(job.id)
+        if isinstance(place, WorkGroup) and place.leader != job.id:
+            self._dispatcher.followers.add(job, place)
+        elif job.state is JobState.QUEUED:
+            await self._dispatcher.enqueue(job, prepared)
         log.info(
             "job submitted",
             extra={
@@ -215,5 +274,13 @@ class Submissions:
                 "input": f"{job.input_format} {job.input_size}",
                 "output": f"{job.request.format} {job.request.output_size}",
                 "model": job.request.model_name,
+                **_sharing_of(job, place),
             },
         )
+
+
+def _sharing_of(job: Job, place: WorkGroup | CachedWork | None) -> dict[str, object]:
+    """Return what the log tells about who does a job's work."""
+    if isinstance(place, CachedWork):
+        return {"cached": True}
+    return {"follows": place.leader} if place and place.leader != job.id else {}
