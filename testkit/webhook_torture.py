@@ -103,10 +103,11 @@ async def _client(
     }
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         while numbers:
-            encoded = io.BytesIO()
-            picture(numbers.pop()).save(encoded, "PNG")
+            number, encoded = numbers.pop(), io.BytesIO()
+            picture(number).save(encoded, "PNG")
             form = aiohttp.FormData(fields)
             form.add_field("image", encoded.getvalue(), filename="photo.png")
+            job_id = ""
             try:
                 async with session.post(server.url + "/upscale", data=form) as response:
                     if response.status != 202:
@@ -118,6 +119,8 @@ async def _client(
                     async with session.post(f"{server.url}/cancel/{job_id}"):
                         pass
             except aiohttp.ClientError:
+                if not job_id:
+                    numbers.append(number)
                 await server.wait_until_ready()
 
 

@@ -144,6 +144,27 @@ class UnusablePictureError(UpscaledError):
     status = 422
 
 
+class UnavailableImageError(UpscaledError):
+    """The address that the caller named has no picture."""
+
+    code = "image_url_unavailable"
+    status = 422
+
+
+class UnreachableImageError(UpscaledError):
+    """The server of the address that the caller named can't be reached, or is at fault."""
+
+    code = "image_url_unreachable"
+    status = 502
+
+
+class ImageTimeoutError(UpscaledError):
+    """The picture at the address that the caller named does not come in time."""
+
+    code = "image_url_timeout"
+    status = 504
+
+
 class TooManyRequestsError(UpscaledError):
     """The client exceeded its rate; ``Retry-After`` says when to try again."""
 

@@ -30,6 +30,7 @@ def before_load_schema(_: object, raw_schema: dict[str, Any]) -> None:
     schemas["ModelName"]["enum"] = ["realesrgan-x4plus", FAST_MODEL]
     # Nobody listens there. Other addresses would be looked for in the network.
     schemas["CallbackUrl"]["enum"] = ["http://127.0.0.1:9/hook", "http://127.0.0.1:9/other?x=y"]
+    schemas["ImageUrl"]["enum"] = ["http://127.0.0.1:9/photo.jpg"]
 
 
 @schemathesis.hook

@@ -12,7 +12,9 @@ IMAGE = "image"
 
 MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
 _MAX_URL_BYTES = 4096  # of a field with an address; signed ones have about 1,500
-_URL_FIELDS = frozenset({"callback_url", "image_url"})
+IMAGE_URL = "image_url"
+"""Name of the field that says where the picture is, instead of `IMAGE`."""
+_URL_FIELDS = frozenset({"callback_url", IMAGE_URL})
 
 
 class FormReader:
@@ -104,6 +106,11 @@ class FormReader:
         Raises:
             BadRequestError: it is missing or empty.
         """
+        if IMAGE_URL in self.fields:
+            if self.filename or self._image_bytes:
+                raise BadRequestError("Give either image or image_url, not both.")
+            self.filename = None
+            return
         if not picture_needed and not self.filename and not self._image_bytes:
             self.filename = None  # a file input that was left blank is not a picture
             return

@@ -42,8 +42,13 @@ class Route:
 
 ROUTES = (
     Route("POST", "/upscale", submit.submit, query=frozenset(submit.FIELD_NAMES)),
-    Route("PUT", "/upscale", submit.submit, query=frozenset(submit.FIELD_NAMES)),
-    Route("PUT", "/upscale/{filename}", submit.submit, query=frozenset(submit.FIELD_NAMES)),
+    Route("PUT", "/upscale", submit.submit_file, query=frozenset(submit.FIELD_NAMES_OF_FILE)),
+    Route(
+        "PUT",
+        "/upscale/{filename}",
+        submit.submit_file,
+        query=frozenset(submit.FIELD_NAMES_OF_FILE),
+    ),
     Route("POST", "/estimate", estimate.estimate, query=frozenset(estimate.FIELD_NAMES)),
     Route("GET", "/status/{job_id}", jobs.status, query=frozenset({"wait"})),
     Route("GET", "/download/{job_id}", download.download, query=download.QUERY),

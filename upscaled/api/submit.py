@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.context import LINK_BASE, SERVICE
 from upscaled.api.download import deliver
+from upscaled.api.form_reader import IMAGE_URL
 from upscaled.api.original import Original
 from upscaled.api.responses import json_response
 from upscaled.api.status_json import quicker_json
@@ -34,8 +35,10 @@ from upscaled.service.idempotency import KeyClaim, parse_key
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
 _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)
-FIELD_NAMES = (*_JOB_FIELDS, *_ANSWER_FIELDS)
-"""Fields that it takes beside the picture, in the form or in the query."""
+FIELD_NAMES_OF_FILE = (*_JOB_FIELDS, *_ANSWER_FIELDS)
+"""Fields that a ``PUT`` takes in the query. Its body is the picture."""
+FIELD_NAMES = (*FIELD_NAMES_OF_FILE, IMAGE_URL)
+"""Fields that a ``POST`` takes beside the picture, in the form or in the query."""
 _READER_SECONDS = 25
 """How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi
 give up after 30 seconds."""
@@ -98,10 +101,19 @@ def _accepts_picture(request: web.Request) -> bool:
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
-    """``POST /upscale``, ``PUT /upscale/{filename}``: take a picture; 202 with the job's id.
+    """``POST /upscale``: take a picture; 202 with the job's id.
 
     With ``wait`` the answer is the completed job or the result itself, if that is there in time.
     """
+    return await _submit(request, FIELD_NAMES)
+
+
+async def submit_file(request: web.Request) -> web.StreamResponse:
+    """``PUT /upscale/{filename}``: the same with the picture as the body."""
+    return await _submit(request, FIELD_NAMES_OF_FILE)
+
+
+async def _submit(request: web.Request, field_names: Iterable[str]) -> web.StreamResponse:
     client = client_of(request)
     submissions = request.app[SERVICE].submissions
     key = parse_key(request.headers.getall("Idempotency-Key", ()))
@@ -110,7 +122,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
             submissions.keys.claim(client.owner, key) as claim,
             upload.received(
                 request,
-                FIELD_NAMES,
+                field_names,
                 queues=claim is None or claim.earlier is None,
                 read_anyway=request.query.get("on_timeout") == "original",
             ) as form,
@@ -150,13 +162,14 @@ async def _job_of(
         parse_fields(fields)
         raise form.refusal
     if claim is not None and claim.earlier is not None:
-        return await submissions.repeated(claim, claim.earlier, fields, form.sha256)
+        return await submissions.repeated(claim, claim.earlier, fields, form.identity)
     return await submissions.submit(
         fields,
         form.path,
         form.filename or "",
         client_of(request),
         sha256=form.sha256,
+        identity=form.identity,
         claim=claim,
         links_base=request.app[LINK_BASE].of(request),
     )

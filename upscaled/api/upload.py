@@ -11,10 +11,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from upscaled.api import multipart
+from upscaled.api import image_url, multipart
 from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE, SUBMISSION_RATE
-from upscaled.api.form_reader import IMAGE, FormReader
+from upscaled.api.form_reader import IMAGE, IMAGE_URL, FormReader
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
 from upscaled.errors import (
@@ -58,6 +58,8 @@ class ReceivedForm:
     """Where the picture is, if there is one."""
     sha256: str
     """The picture's digest, in hexadecimal."""
+    identity: str
+    """What stands for the picture when requests are compared: its digest, or its address."""
     rate_headers: Mapping[str, str]
     """What is left of the client's rate, for the response."""
     refusal: UpscaledError | None
@@ -92,7 +94,9 @@ async def received(
     service = request.app[SERVICE]
     settings = service.config.server
     max_bytes = settings.max_request_size_mb * 2**20
-    is_raw = check_head(request, max_bytes)
+    # With the address of the picture in the query there need be no body.
+    has_body = request.can_read_body or IMAGE_URL not in request.query
+    is_raw = has_body and check_head(request, max_bytes)
     query = request.query.items() if request.query_string else ()
     reader = FormReader(fields, query)
     client = client_of(request)
@@ -112,7 +116,9 @@ async def received(
         try:
             async with aclosing(_body(request, max_bytes, settings.body_timeout_seconds)) as body:
                 events = (
-                    _raw(body, request.match_info.get("filename", ""))
+                    _nothing()
+                    if not has_body
+                    else _raw(body, request.match_info.get("filename", ""))
                     if is_raw
                     else multipart.parts(
                         body, multipart.boundary_of(request.headers["Content-Type"])
@@ -120,10 +126,16 @@ async def received(
                 )
                 async with aclosing(events):
                     sha256 = await _receive(events, reader, upload, picture_needed=picture_needed)
+            filename, identity = reader.filename, sha256
+            if (url := reader.fields.get(IMAGE_URL)) is not None:
+                filename, identity = image_url.name_of(url), f"url {url}"
+                # A repetition gets the job that it had; its address may have expired since.
+                if queues or reader.fields.get("on_timeout") == "original":
+                    sha256 = await image_url.fetch(request, url, upload, max_bytes)
         finally:
             upload.end()
         yield ReceivedForm(
-            reader.fields, reader.filename, upload.path, sha256, rate_headers, refusal
+            reader.fields, filename, upload.path, sha256, identity, rate_headers, refusal
         )
         keep = queues and refusal is None
     finally:
@@ -215,6 +227,13 @@ async def _raw(body: AsyncIterator[bytes], filename: str) -> AsyncGenerator[Part
     yield Part(IMAGE, filename)
     async for chunk in body:
         yield chunk
+
+
+async def _nothing() -> AsyncGenerator[Part | bytes]:
+    """Yield the parts of a request without a body."""
+    nothing: tuple[Part | bytes, ...] = ()
+    for part in nothing:
+        yield part
 
 
 async def _receive(

@@ -294,6 +294,12 @@ class OutgoingSettings:
         "TCP ports that may be connected to; empty: any.",
         check=allowed.ports,
     )
+    timeout_seconds: float = _setting(
+        30.0,
+        "Seconds within which the picture at an image_url must have come.",
+        minimum=0.1,
+        maximum=3600,
+    )
 
 
 @dataclass(frozen=True)
@@ -354,6 +360,11 @@ class FeatureSettings:
         True,
         "Show callers all jobs of their token (GET /jobs and GET /events). Without tokens that is "
         "everybody's jobs: switch it off where callers must not see each other's.",
+    )
+    image_url: bool = _setting(
+        False,
+        "Fetch the picture from an address where a submission names one (image_url) instead of "
+        "sending the picture. The section outgoing says which addresses are allowed.",
     )
     webhooks: bool = _setting(
         True, "Tell a receiver that a submission names (callback_url) of the job's events."

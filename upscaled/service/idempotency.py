@@ -66,14 +66,14 @@ class KeyClaim:
         return SubmissionKey(self.owner, self.key, fingerprint, job_id, time.time())
 
 
-def fingerprint(sha256: str, fields: Mapping[str, str]) -> str:
+def fingerprint(identity: str, fields: Mapping[str, str]) -> str:
     """Return what two requests must have in common to be the same one.
 
     Args:
-        sha256: the picture's digest, in hexadecimal.
+        identity: the picture's digest, in hexadecimal, or its address.
         fields: as they were sent, without those that say how to answer.
     """
-    content = [sha256, sorted((name, value.strip()) for name, value in fields.items())]
+    content = [identity, sorted((name, value.strip()) for name, value in fields.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

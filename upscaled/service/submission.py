@@ -139,6 +139,7 @@ class Submissions:
         client: Caller = LOCAL,
         *,
         sha256: str = "",
+        identity: str = "",
         claim: KeyClaim | None = None,
         links_base: str = "",
     ) -> Job:
@@ -152,6 +153,7 @@ class Submissions:
             filename: the picture's name.
             client: the caller.
             sha256: the picture's digest, if it is known.
+            identity: what stands for the picture when requests are compared; empty: its digest.
             claim: the submission's idempotency key. It is recorded with the job, so that a refused
                 submission may be sent again.
             links_base: what links in webhook messages start with.
@@ -168,7 +170,11 @@ class Submissions:
                 admitted, place = await self._look_at(
                     fields, upload, filename, client, sha256, links_base
                 )
-                key = claim.record(fingerprint(sha256, fields), admitted.job.id) if claim else None
+                key = (
+                    claim.record(fingerprint(identity or sha256, fields), admitted.job.id)
+                    if claim
+                    else None
+                )
                 job, prepared = await self._record(admitted, place, key)
                 await self._begin(job, place, prepared)
             finally:
@@ -180,7 +186,7 @@ class Submissions:
         return job
 
     async def repeated(
-        self, claim: KeyClaim, earlier: SubmissionKey, fields: Mapping[str, str], sha256: str
+        self, claim: KeyClaim, earlier: SubmissionKey, fields: Mapping[str, str], identity: str
     ) -> Job:
         """Return the job of the ``earlier`` submission that has the same idempotency key.
 
@@ -188,7 +194,7 @@ class Submissions:
             KeyReusedError: its picture or its fields are others.
             KeyInUseError: its job is being deleted.
         """
-        claim.check(fingerprint(sha256, fields))
+        claim.check(fingerprint(identity, fields))
         try:
             return await self._registry.get(earlier.job_id)
         except UnknownJobError:
