@@ -1,0 +1,229 @@
+"""The server behind real proxies, with the configurations of docs/proxies.md."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from testkit.curl import curl
+from testkit.proxies import KINDS, Proxy
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
+
+ALL = pytest.mark.parametrize("name", KINDS)
+API = "/api/v1"
+WIDTH, HEIGHT = 5000, 4000
+SIZE = 2_600_000
+"""Of a result that every proxy takes in at once (measured)."""
+
+
+@contextmanager
+def server_said(*messages: str) -> Iterator[asyncio.Event]:
+    """Note when the server logs one of ``messages``."""
+    loop, said = asyncio.get_running_loop(), asyncio.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() in messages:
+                loop.call_soon_threadsafe(said.set)
+
+    logger, listener = logging.getLogger("upscaled"), Listener()
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Caller]:
+    async with Caller(server) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def large_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BMP of 60 MB."""
+    path = tmp_path_factory.mktemp("pictures") / "large.bmp"
+    size = WIDTH * HEIGHT * 3
+    header = b"BM" + (54 + size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + WIDTH.to_bytes(4, "little")
+    header += HEIGHT.to_bytes(4, "little") + b"\1\0\x18\0" + bytes(24)
+    path.write_bytes(header + bytes(size))
+    return path
+
+
+async def in_json(*arguments: str) -> dict[str, object]:
+    """Run curl and return its answer."""
+    done = await curl("-sS", "--fail-with-body", *arguments)
+    assert done.returncode == 0, done
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+async def submitted(root: str, picture: Path, *more: str) -> dict[str, object]:
+    return await in_json(
+        "-F", f"image=@{picture}", "-F", f"model_name={FAST_MODEL}", "-F", "scale=2", *more,
+        root + API + "/upscale",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(a_picture())
+    return path
+
+
+@ALL
+async def test_submit_wait_and_download(
+    proxy: Callable[[str], Proxy], name: str, picture: Path, tmp_path: Path
+) -> None:
+    root = proxy(name).root
+    job = await submitted(root, picture)
+    assert job["status_url"] == f"{API}/status/{job['job_id']}"
+    status = await in_json(f"{root}{job['status_url']}?wait=45")
+    assert status["status"] == "completed"
+    result = tmp_path / "result.png"
+    done = await curl("-sS", "--fail", "-o", str(result), f"{root}{status['download_url']}")
+    assert done.returncode == 0, done
+    assert result.stat().st_size == status["file_size_bytes"]
+
+
+@ALL
+async def test_links_and_documentation_are_right_under_a_path(
+    proxy: Callable[[str], Proxy], name: str, picture: Path, tmp_path: Path
+) -> None:
+    root = proxy(name).path_root
+    host = root.removesuffix("/upscaled")
+    # What a caller sends under this name must not reach the server.
+    job = await submitted(root, picture, "-H", "X-Forwarded-Prefix: /evil")
+    assert job["status_url"] == f"/upscaled{API}/status/{job['job_id']}"
+    status = await in_json(f"{host}{job['status_url']}?wait=45")
+    assert str(status["download_url"]).startswith(f"/upscaled{API}/download/")
+    done = await curl("-sS", "--fail", "-o", str(tmp_path / "x"), f"{host}{status['download_url']}")
+    assert done.returncode == 0, done
+    page = await curl("-sS", "--fail", "-L", f"{root}{API}/docs/")
+    assert page.returncode == 0 and "swagger" in page.stdout
+    asset = re.search(r'src="([^"]+bundle[^"]*)"', page.stdout)
+    assert asset is not None, page.stdout
+    address = asset[1] if asset[1].startswith("/") else f"/upscaled{API}/{asset[1]}"
+    script = await curl("-sS", "--fail", "-o", str(tmp_path / "js"), host + address)
+    assert script.returncode == 0, (address, script)
+
+
+@ALL
+async def test_a_prefix_that_a_caller_makes_up_does_not_reach_the_server(
+    proxy: Callable[[str], Proxy], name: str, picture: Path
+) -> None:
+    job = await submitted(proxy(name).root, picture, "-H", "X-Forwarded-Prefix: /evil")
+    assert job["status_url"] == f"{API}/status/{job['job_id']}"
+
+
+async def read_a_little(url: str) -> bytes:
+    """Begin a download, read its beginning, break the connection off; return what came."""
+    host, path = re.fullmatch("http://([^/]+)(/.*)", url).groups()  # type: ignore[union-attr]
+    reader, writer = await asyncio.open_connection(*host.split(":"), limit=4096)
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in head.splitlines()[0], head
+    got = await reader.readexactly(20_000)
+    await asyncio.sleep(0.5)  # the caller is slow: in this time the proxy takes what it can
+    writer.transport.abort()
+    return got
+
+
+@ALL
+async def test_a_download_that_breaks_off_behind_the_proxy_can_be_continued_and_repeated(
+    proxy: Callable[[str], Proxy], name: str, server: Server, api: Caller, tmp_path: Path
+) -> None:
+    front = proxy(name)
+    job_id = await api.completed()
+    content = b"".join(hashlib.sha256(n.to_bytes(4)).digest() for n in range(SIZE // 32))
+    await asyncio.to_thread(server.result_file(job_id).write_bytes, content)
+    url = f"{front.root}{API}/download/{job_id}"
+    target = tmp_path / "result.png"
+    ends = ("downloaded by a proxy", "downloaded and deleted")
+    with server_said("download broken off", *(f"job's result {end}" for end in ends)) as settled:
+        target.write_bytes(await read_a_little(url))
+        async with asyncio.timeout(60):
+            await settled.wait()
+    done = await curl("-sS", "--fail", "-C", "-", "-o", str(target), url)
+    assert done.returncode == 0, done
+    assert target.read_bytes() == content
+    done = await curl("-sS", "--fail", "-o", str(target), url)
+    assert done.returncode == 0 and target.read_bytes() == content
+    deleted = await curl("-sS", "--fail", "-X", "DELETE", f"{front.root}{API}/jobs/{job_id}")
+    assert deleted.returncode == 0 and not server.result_file(job_id).exists()
+
+
+@asynccontextmanager
+async def first_event(url: str) -> AsyncIterator[bytes]:
+    """Open a stream of events for the length of the block; yield its first event."""
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sSN", "--fail", url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            await process.stdout.readuntil(b"retry: 2000\n\n")
+            yield await process.stdout.readuntil(b"\n\n")
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_60_mb_go_up_events_come_at_once_and_answers_may_wait_45_seconds(
+    proxy: Callable[[str], Proxy], server: Server, api: Caller, large_upload: Path
+) -> None:
+    """All proxies at the same time, since the wait takes its 45 seconds."""
+    fronts = [proxy(name) for name in KINDS]
+    jobs: list[str] = []
+    try:
+        for front in fronts:
+            job = await submitted(front.root, large_upload)
+            jobs.append(str(job["job_id"]))
+            async with first_event(f"{front.root}{job['events_url']}") as event:
+                assert jobs[-1].encode() in event, front.name
+        waits = [
+            in_json(f"{front.root}{API}/status/{job}?wait=60")
+            for front, job in zip(fronts, jobs, strict=True)
+        ]
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*waits)
+        assert asyncio.get_running_loop().time() - began > 40
+        assert all(a["status"] in {"queued", "processing"} for a in answers), answers
+    finally:
+        for job_id in jobs:
+            await api.post(f"/cancel/{job_id}")
+
+
+@ALL
+def test_the_page_names_the_size_and_the_times_of_the_settings(name: str) -> None:
+    """A block must not fall behind the server's own limits."""
+    from testkit.proxies import blocks
+    from upscaled.api.waiting import ANSWER_SECONDS
+    from upscaled.config.settings import ServerSettings
+
+    largest = ServerSettings().max_request_size_mb
+    for text in blocks(KINDS[name].heading):
+        if name != "haproxy":  # limits no body
+            sizes = (f"{largest}m;", f"{largest}MiB", str(largest << 20), str(largest << 10))
+            assert any(size in text for size in sizes), text
+        times = [int(found) for found in re.findall(r"\b(\d+)s\b|idle = (\d+)|timeout=(\d+)", text)
+                 for found in found if found and int(found) != 5]  # fmt: skip
+        assert all(seconds > ANSWER_SECONDS for seconds in times), text
