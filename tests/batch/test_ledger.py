@@ -78,10 +78,22 @@ def test_outdated_lines_do_not_pile_up(
     for _ in range(50):
         ledger.put(entry_of(source))
     ledger.close()
-    Ledger(out).close()
-    assert len((out / ".upscaled/ledger.jsonl").read_bytes().splitlines()) == 1
+    assert len((out / ".upscaled/ledger.jsonl").read_bytes().splitlines()) <= 7
     ledger = Ledger(out)
     assert ledger.get(out / "in.png")
+    ledger.close()
+
+
+def test_a_dropped_result_is_forgotten(source: Path, out: Path) -> None:
+    ledger = Ledger(out)
+    ledger.put(entry_of(source))
+    ledger.put(entry_of(source, "other.png"))
+    ledger.drop(out / "in.png")
+    ledger.drop(out / "unknown.png")
+    ledger.close()
+    ledger = Ledger(out)
+    assert ledger.get(out / "in.png") is None
+    assert ledger.get(out / "other.png")
     ledger.close()
 
 

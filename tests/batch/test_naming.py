@@ -81,3 +81,14 @@ def test_only_pictures_below_the_limit_are_taken(text: str, taken: Size, left: S
 def test_another_limit_is_refused(text: str) -> None:
     with pytest.raises(BadRequestError, match="allowed is a size such as 1600x1200"):
         SizeLimit.parse(text)
+
+
+def test_a_result_that_must_stay_gets_a_neighbour_with_a_number(tmp_path: Path) -> None:
+    naming = Naming(tmp_path, is_occupied=Path.exists)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a-2.png").touch()
+    assert naming.target_of(item("a.png")) == tmp_path / "a-3.png"
+    assert naming.target_of(item("a.png")) == tmp_path / "a-3.png"
+    naming.release(tmp_path / "a-3.png")
+    (tmp_path / "a-3.png").touch()
+    assert naming.target_of(item("a.png")) == tmp_path / "a-4.png"

@@ -47,7 +47,8 @@ def test_bash_offers_commands_options_values_and_files(
     words = " ".join(f'"{word}"' for word in typed.split(" "))
     count = len(typed.split(" ")) - 1
     done = subprocess.run(
-        ["bash", "-c", f"source {script}; COMP_WORDS=({words}) COMP_CWORD={count}; _upscaled; "
+        ["bash", "-c", f"source {script}; COMP_WORDS=({words}) COMP_CWORD={count}; "
+         'eval "$(complete -p upscaled | sed "s/.*-F \\([^ ]*\\).*/\\1/")"; '
          'printf "%s\n" "${COMPREPLY[@]}"'],
         cwd=script.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from testkit.paths import ROOT
 from upscaled.config.sources import load
 
 UNIT = ROOT / "deploy" / "upscaled.service"
+WATCH_UNIT = ROOT / "deploy" / "upscaled-watch@.service"
 MOST_EXPOSURE = 2.0
 
 
@@ -42,9 +43,26 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     verify(UNIT, tmp_path)
 
 
+def test_systemd_finds_nothing_wrong_with_the_watch(tmp_path: Path) -> None:
+    verify(WATCH_UNIT, tmp_path)
+
+
+def test_the_watchs_command_line_is_one_that_the_command_takes(tmp_path: Path) -> None:
+    text = WATCH_UNIT.read_text("utf-8")
+    found = re.search(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)
+    options = re.search(r"OPTIONS=(--recursive .*)$", text, re.MULTILINE)
+    assert found
+    assert options
+    filled = found[1].replace("$OPTIONS", options[1]).replace("${IN}", str(tmp_path / "none"))
+    command = [sys.executable, *filled.replace("${OUT}", str(tmp_path / "out")).split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"upscaled: There is no folder {tmp_path}/none.\n")
+
+
 def test_a_mistake_in_the_settings_is_not_answered_by_restarts() -> None:
     # The exit status of ConfigError: tests/commands/test_main.py.
-    assert "RestartPreventExitStatus=2\n" in UNIT.read_text("utf-8")
+    for unit in (UNIT, WATCH_UNIT):
+        assert "RestartPreventExitStatus=2\n" in unit.read_text("utf-8")
 
 
 def test_the_unit_exposes_little() -> None:

@@ -28,7 +28,7 @@ from upscaled.batch.items import Item, Unreadable
 from upscaled.batch.ledger import Entry, Ledger, Signature, is_current
 from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
-from upscaled.batch.places import as_sentence
+from upscaled.batch.outputs import OutputError, as_sentence
 from upscaled.batch.upscaler import Made, Task, Upscaler
 from upscaled.errors import NoMemoryError, UpscaledError
 from upscaled.pictures import Size
@@ -43,8 +43,6 @@ _ENDS_ALL = frozenset({"unreachable", "unauthorized", "forbidden_host", "unexpec
 
 class RunEndedError(UpscaledError):
     """Every further picture would fail alike, so the run ends; the next one goes on."""
-
-    code = "run_ended"
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class Batch:
         self._options = options
         self._report = report
         self._fields = dict(options.fields)
+        self._names = asyncio.Lock()
         self._busy = 0
         self._ends = 0
         self._one_ended = asyncio.Condition()
@@ -128,8 +127,18 @@ class Batch:
         for item in waiting:
             await self.one(item)
 
-    async def one(self, item: Item | Unreadable) -> Done | Failed | Skipped | Planned:
-        """Decide about one picture and upscale it if need be; report and return the outcome.
+    async def one(self, item: Item | Unreadable) -> None:
+        """Decide about one picture and upscale it if need be; report the outcome.
+
+        Raises:
+            RunEndedError: every further picture would fail alike.
+        """
+        outcome = await self.outcome_of(item)
+        self._count(outcome)
+        self._report(outcome)
+
+    async def outcome_of(self, item: Item | Unreadable) -> Done | Failed | Skipped | Planned:
+        """Decide about one picture and upscale it if need be; return the outcome.
 
         Raises:
             RunEndedError: every further picture would fail alike.
@@ -142,7 +151,9 @@ class Batch:
                 outcome = await self._taken(item)
         except UpscaledError as error:
             if error.code in _ENDS_ALL:
-                raise RunEndedError(error.message) from error
+                ended = RunEndedError(error.message)
+                ended.code = error.code
+                raise ended from error
             outcome = Failed(item.source, error.code, error.message)
         except NameTakenError as error:
             outcome = Failed(item.source, "name_taken", str(error))
@@ -151,8 +162,6 @@ class Batch:
             outcome = Failed(
                 item.source, "internal_error", "This is a fault of upscaled; its log tells more."
             )
-        self._count(outcome)
-        self._report(outcome)
         return outcome
 
     def _count(self, outcome: Done | Failed | Skipped | Planned) -> None:
@@ -170,7 +179,8 @@ class Batch:
     async def _taken(self, item: Item) -> Done | Skipped | Planned:
         if await asyncio.to_thread(self._naming.is_result, item):
             return Skipped(item.source, "result")
-        target = self._naming.target_of(item)
+        async with self._names:
+            target = await asyncio.to_thread(self._naming.target_of, item)
         fields = fields_for(target, self._fields)
         with as_sentence(item.source):
             reason = await asyncio.to_thread(self._reason_to_skip, item.source, target, fields)
@@ -191,7 +201,7 @@ class Batch:
         Raises:
             UpscaledError: the result would replace the picture itself.
         """
-        with as_sentence(target):
+        with as_sentence(target, OutputError):
             exists = os.path.lexists(target)
             is_itself = exists and target.exists() and target.samefile(source)
         if is_itself:
@@ -216,7 +226,7 @@ class Batch:
         began = time.monotonic()
         with as_sentence(source):
             path, signature, sha256 = await asyncio.to_thread(_read, source)
-        with as_sentence(target):
+        with as_sentence(target, OutputError):
             await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
         options = _without_label(fields)
         task = Task(source, target, fields, _key(sha256, options))
@@ -227,7 +237,7 @@ class Batch:
             if error.code not in _ENDS_ALL:
                 await self._record(dataclasses.replace(entry, code=error.code, error=error.message))
             raise
-        with as_sentence(target):
+        with as_sentence(target, OutputError):
             size = (await asyncio.to_thread(target.stat)).st_size
         await self._record(dataclasses.replace(entry, result_bytes=size))
         seconds = round(time.monotonic() - began, 2)
@@ -238,7 +248,7 @@ class Batch:
 
     async def _record(self, entry: Entry) -> None:
         if self._ledger is not None:
-            with as_sentence(self._ledger.folder):
+            with as_sentence(self._ledger.folder, OutputError):
                 await asyncio.to_thread(self._ledger.put, entry)
 
     async def _with_room(self, task: Task) -> Made:

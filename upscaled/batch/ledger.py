@@ -2,7 +2,7 @@
 
 ``.upscaled/ledger.jsonl`` in the output folder has one line of JSON for each outcome; the last line
 about a result counts. A line is appended by a single write. A run that is killed leaves at most one
-incomplete line, which is ignored.
+incomplete line, which is ignored. The file is written anew when most of its lines are outdated.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ FOLDER = ".upscaled"
 """In the output folder: the ledger, its lock, and the work of runs that were stopped."""
 _NAME = "ledger.jsonl"
 _SPARE_LINES = 1000
-"""Outdated lines up to which the file is not written anew."""
+"""Outdated lines that are always kept."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Entry:
     version: int = 1
 
 
+@dataclass(frozen=True)
+class _Dropped:
+    """A line that takes back those before it."""
+
+    dropped: str
+    """The result."""
+
+
 class Ledger:
     """The ledger of one output folder, locked against a second run.
 
@@ -82,6 +91,8 @@ class Ledger:
         """For a service of this run; the next run goes on with what is in it."""
         self._path = folder / FOLDER / _NAME
         self._entries: dict[str, Entry] = {}
+        self._lines = 0
+        self._writing = threading.Lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(
@@ -101,22 +112,45 @@ class Ledger:
         self._file = self._load()
 
     def _load(self) -> int:
-        """Read the file, write it anew if most of it is outdated; return its descriptor."""
-        content, lines = b"", 0
+        """Read the file; return its descriptor."""
+        content = b""
         with contextlib.suppress(FileNotFoundError):
             content = self._path.read_bytes()
-        for line in content.split(b"\n"):
+        lines = content.split(b"\n")
+        for line in lines:
             with contextlib.suppress(ValueError):
-                entry = serial.decode(line, Entry)
-                self._entries[entry.target] = entry
-            lines += 1
-        if lines > 2 * len(self._entries) + _SPARE_LINES:
-            content = b"".join(serial.encode(entry) + b"\n" for entry in self._entries.values())
-            files.replace(self._path, content, durable=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                if line.startswith(b'{"dropped"'):
+                    self._entries.pop(serial.decode(line, _Dropped).dropped, None)
+                else:
+                    entry = serial.decode(line, Entry)
+                    self._entries[entry.target] = entry
+        self._lines = len(lines)
+        file = self._opened()
         if content and not content.endswith(b"\n"):
             os.write(file, b"\n")
         return file
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def _append(self, line: _Dropped | Entry) -> None:
+        with self._writing:
+            os.write(self._file, serial.encode(line) + b"\n")
+            self._lines += 1
+            if isinstance(line, Entry):
+                self._entries[line.target] = line
+            else:
+                self._entries.pop(line.dropped, None)
+            if self._lines > 2 * len(self._entries) + _SPARE_LINES:
+                self._compact()
+
+    def _compact(self) -> None:
+        """Write the file anew with the lines that count."""
+        content = b"".join(serial.encode(entry) + b"\n" for entry in self._entries.values())
+        files.replace(self._path, content, durable=True)
+        os.close(self._file)
+        self._file = self._opened()
+        self._lines = len(self._entries)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -132,13 +166,21 @@ class Ledger:
         return self._entries.get(self.key(target))
 
     def put(self, entry: Entry) -> None:
-        """Record an outcome; blocking.
+        """Record an outcome; blocking, from any thread.
 
         Raises:
             OSError: the disk is full.
         """
-        os.write(self._file, serial.encode(entry) + b"\n")
-        self._entries[entry.target] = entry
+        self._append(entry)
+
+    def drop(self, target: Path) -> None:
+        """Forget a result, since its picture is gone; blocking, from any thread.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self.key(target) in self._entries:
+            self._append(_Dropped(self.key(target)))
 
 
 def is_current(

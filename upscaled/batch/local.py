@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from upscaled.batch.places import as_sentence, place
+from upscaled.batch.outputs import OutputError, as_sentence, place
 from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.callers import LOCAL
 from upscaled.config.settings import Config
@@ -126,7 +126,7 @@ class LocalUpscaler:
             await self._forget(job.id)
             raise EngineError(job.error or f"The job was {job.state}.")
         result = await self._service.result(job.id)
-        with as_sentence(task.target):
+        with as_sentence(task.target, OutputError):
             await asyncio.to_thread(place, result.path, task.target)
         await self._forget(job.id)
         return Made(job.input_size, job.request.output_size, str(job.device))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Protocol
 
 from upscaled.batch.items import Item
 from upscaled.formats import PNG, by_alias, result_format
+
+_MOST_NUMBERS = 100_000
 
 
 class NameTakenError(Exception):
@@ -19,7 +21,7 @@ class NamesResults(Protocol):
     """Gives each item the place of its result."""
 
     def target_of(self, item: Item) -> Path:
-        """Return the result's path.
+        """Return the result's path; blocking.
 
         Raises:
             NameTakenError: another picture has it.
@@ -58,10 +60,15 @@ class Naming:
     folder: Path
     suffix: str = ""
     format: str | None = None
+    is_occupied: Callable[[Path], bool] | None = None
+    """Tells whether a place has a result that must stay; a picture then gets a number:
+    ``photo-2.png``. None: results are replaced."""
     _taken: dict[Path, Path] = field(default_factory=dict)
 
     def target_of(self, item: Item) -> Path:
         """Return the result's path.
+
+        Blocking, from any thread, but for one item at a time.
 
         Of two pictures that differ in their ends only, such as ``a.tif`` and ``a.bmp``, the second
         keeps its own end: ``a.tif.png``.
@@ -69,14 +76,30 @@ class Naming:
         Raises:
             NameTakenError: two inputs have a picture of this name.
         """
-        for name in (self._name_of(item.name), self._name_of(item.name, keep_end=True)):
+        for name in self._names_of(item.name):
             target = self.folder / item.name.parent / name
-            if self._taken.setdefault(target, item.source) == item.source:
-                return target
+            if self._taken.get(target) != item.source:
+                if target in self._taken or (self.is_occupied and self.is_occupied(target)):
+                    continue
+                self._taken[target] = item.source
+            return target
         raise NameTakenError(
             f"{self._taken[self.folder / item.name.parent / self._name_of(item.name)]} has the "
             f"same name, so both results would be {target}; put them into different folders."
         )
+
+    def _names_of(self, name: PurePath) -> Iterator[str]:
+        first = self._name_of(name)
+        yield first
+        if not first.endswith(name.suffix):
+            yield self._name_of(name, keep_end=True)
+        if self.is_occupied is not None:
+            stem, end = first.rsplit(".", 1)
+            yield from (f"{stem}-{number}.{end}" for number in range(2, _MOST_NUMBERS))
+
+    def release(self, target: Path) -> None:
+        """Let another picture have this place, since its picture is gone."""
+        self._taken.pop(target, None)
 
     def _name_of(self, name: PurePath, *, keep_end: bool = False) -> str:
         end = name.suffix.removeprefix(".")

@@ -29,6 +29,7 @@ from upscaled.commands.models import (
     show_step,
 )
 from upscaled.commands.upscale_options import add_arguments as add_upscale_arguments
+from upscaled.commands.upscale_options import add_watch_arguments
 from upscaled.config.settings import Config, Setting, settings
 from upscaled.config.sources import load
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
@@ -146,6 +147,12 @@ async def _upscale(options: argparse.Namespace, config: Config) -> int:
     return await upscale(options, config)
 
 
+async def _watch(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.watch import watch  # noqa: PLC0415
+
+    return await watch(options, config)
+
+
 async def _doctor(options: argparse.Namespace, config: Config) -> int:
     from upscaled.commands.doctor import as_text, examine  # noqa: PLC0415
 
@@ -214,6 +221,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add_upscale_arguments(
         _command(commands, "upscale", _upscale, "Enlarge pictures and folders of pictures.")
+    )
+    add_watch_arguments(
+        _command(commands, "watch", _watch, "Enlarge the pictures that come into a folder.")
     )
 
     models = _command(commands, "models", list_models, "List, install or import models.")

@@ -10,29 +10,24 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger
 from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NamesResults, Naming, OneName
-from upscaled.batch.places import as_sentence
-from upscaled.batch.upscaler import Made, Task, Upscaler
+from upscaled.batch.outputs import as_sentence
+from upscaled.batch.upscaler import Made, Task
 from upscaled.commands.progress import ProgressBar
 from upscaled.commands.reports import reporting
 from upscaled.commands.upscale_options import fields_of
+from upscaled.commands.upscalers import made_by, sizes
 from upscaled.config.settings import Config
 from upscaled.errors import BadRequestError, ConfigError
 from upscaled.formats import by_alias
-from upscaled.pictures import Size
 
-if TYPE_CHECKING:
-    from upscaled.imaging import Imaging
-
-TOKEN_VARIABLE = "UPSCALED_TOKEN"  # noqa: S105 - its name
 _STREAM = "-"
 
 
@@ -57,45 +52,6 @@ def _is_one_file(options: argparse.Namespace) -> bool:
     if others or os.path.isdir(first) or os.path.isdir(target) or target.endswith(os.sep):  # noqa: PTH112
         return False
     return os.path.lexists(first) or not glob.has_magic(first)
-
-
-@contextlib.asynccontextmanager
-async def made_by(
-    options: argparse.Namespace, config: Config, work: Path
-) -> AsyncIterator[Upscaler]:
-    """Yield what does the work: the named server, else a service with its data in ``work``."""
-    upscaler: Upscaler
-    if options.server:
-        from upscaled.batch.remote import RemoteUpscaler  # noqa: PLC0415 - one of the two is loaded
-
-        upscaler = RemoteUpscaler(options.server, options.token or os.environ.get(TOKEN_VARIABLE))
-    else:
-        from upscaled.batch.local import LocalUpscaler  # noqa: PLC0415
-
-        upscaler = LocalUpscaler(config, work)
-    async with upscaler:
-        yield upscaler
-
-
-@contextlib.asynccontextmanager
-async def _sizes(config: Config) -> AsyncIterator[Callable[[Path], Awaitable[Size]]]:
-    """Yield what reads the size of a picture, in a confined process that the first one starts."""
-    async with contextlib.AsyncExitStack() as closing:
-        imaging: Imaging | None = None
-
-        async def size_of(path: Path) -> Size:
-            nonlocal imaging
-            if imaging is None:
-                from upscaled.imaging import Imaging  # noqa: PLC0415 - most runs need none
-
-                imaging = Imaging(
-                    formats=config.features.input_formats,
-                    max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
-                )
-                closing.push_async_callback(imaging.close)
-            return (await imaging.probe(path)).size
-
-        yield size_of
 
 
 # --- one file ---------------------------------------------------------------------------------
@@ -349,7 +305,7 @@ async def _run(
         skip_existing=options.skip_existing,
         dry_run=options.dry_run,
     )
-    async with made_by(options, config, work) as upscaler, _sizes(config) as size_of:
+    async with made_by(options, config, work) as upscaler, sizes(config) as size_of:
         with reporting(sys.stdout, sys.stderr, json=options.json) as report:
             batch = Batch(upscaler, size_of, ledger, naming, chosen, report)
             await batch.prepare()

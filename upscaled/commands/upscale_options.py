@@ -27,6 +27,16 @@ exit status: 0 all done; 1 a picture failed; 2 a wrong command line or configura
 by Ctrl-C, 143 by SIGTERM: the same command goes on where it was stopped.
 """
 
+WATCH_EPILOG = """\
+examples:
+  upscaled watch inbox/ large/ --scale 2
+  upscaled watch inbox/ large/ --done move --done-folder originals/
+  upscaled watch -r /mnt/nas/in /mnt/nas/out --interval 10 --settle 30 --server http://nas:8089
+
+A picture is taken when it has not changed for --settle seconds and no process on this machine has
+it open for writing. Stop and start the command at any time: nothing is done twice.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``upscaled upscale`` takes."""
@@ -44,23 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the result, whose suffix is its format, or the folder of the results; "
         "-: standard output",
     )
-    which = parser.add_argument_group("which pictures")
-    add_selection(which)
-    which.add_argument(
-        "--recursive", "-r", action="store_true", help="enter the folders in a folder"
-    )
-    which.add_argument(
-        "--only-below",
-        metavar="WxH|MP",
-        help="only pictures of which both sides are smaller than WxH, in either "
-        "orientation, or the area smaller than so many megapixels",
-    )
+    which = add_selection(parser)
     which.add_argument(
         "--skip-existing",
         action="store_true",
         help="leave out pictures whose result is there, whatever it was made of",
     )
-    add_naming(which)
     add_fields(parser)
     run = parser.add_argument_group("the run")
     run.add_argument(
@@ -68,14 +67,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only tell what would be done, and about how long it takes",
     )
-    add_server(run)
-    run.add_argument(
-        "--json", action="store_true", help="print one event a line as JSON (docs/command-line.md)"
+    add_run(run)
+
+
+def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``upscaled watch`` takes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = WATCH_EPILOG
+    parser.add_argument("folder", metavar="IN", help="the folder to watch")
+    parser.add_argument("target", metavar="OUT", help="the folder of the results")
+    add_selection(parser)
+    group = parser.add_argument_group("what becomes of the pictures")
+    group.add_argument(
+        "--done",
+        choices=("keep", "move", "delete"),
+        default="keep",
+        help="what to do with a picture whose result is there (default: %(default)s)",
     )
+    group.add_argument(
+        "--done-folder", metavar="FOLDER", help="where --done move puts it (default: IN/done)"
+    )
+    group.add_argument(
+        "--failed-folder",
+        metavar="FOLDER",
+        help="where pictures go that can't be upscaled, each with a text file that says why "
+        "(default: IN/failed)",
+    )
+    group.add_argument(
+        "--settle",
+        metavar="SECONDS",
+        type=float,
+        default=2.0,
+        help="take a picture when it has not changed for so long (default: %(default)s)",
+    )
+    group.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=float,
+        default=1.0,
+        help="between two looks at the folder (default: %(default)s)",
+    )
+    add_fields(parser)
+    add_run(parser.add_argument_group("the work"))
 
 
-def add_selection(group: argparse._ArgumentGroup) -> None:
-    """Add which files of a folder are taken."""
+def add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add which files of a folder are taken, and how results are named."""
+    group = parser.add_argument_group("which pictures")
     group.add_argument(
         "--include",
         metavar="PATTERN",
@@ -91,25 +129,34 @@ def add_selection(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="of folders, leave out files and folders that match",
     )
-
-
-def add_naming(group: argparse._ArgumentGroup) -> None:
-    """Add how results are named."""
+    group.add_argument(
+        "--recursive", "-r", action="store_true", help="enter the folders in a folder"
+    )
+    group.add_argument(
+        "--only-below",
+        metavar="WxH|MP",
+        help="only pictures of which both sides are smaller than WxH, in either "
+        "orientation, or the area smaller than so many megapixels",
+    )
     group.add_argument(
         "--suffix",
         metavar="TEXT",
         default="",
         help="goes into the results' names: photo.jpg, _4x: photo_4x.jpg",
     )
+    return group
 
 
-def add_server(group: argparse._ArgumentGroup) -> None:
-    """Add where the work is done."""
+def add_run(group: argparse._ArgumentGroup) -> None:
+    """Add where the work is done, and how it is shown."""
     group.add_argument("--server", metavar="URL", help="let this server do the work")
     group.add_argument(
         "--token",
         metavar="TOKEN",
         help="its token; the variable UPSCALED_TOKEN keeps it out of the list of processes",
+    )
+    group.add_argument(
+        "--json", action="store_true", help="print one event a line as JSON (docs/command-line.md)"
     )
 
 

@@ -13,13 +13,19 @@ from upscaled import files
 from upscaled.errors import UpscaledError
 
 
+class OutputError(UpscaledError):
+    """A result can't be written to its place, which is no fault of its picture."""
+
+    code = "output_failed"
+
+
 @contextlib.contextmanager
-def as_sentence(path: Path) -> Iterator[None]:
-    """Turn an `OSError` about ``path`` into an error with a sentence."""
+def as_sentence(path: Path, kind: type[UpscaledError] = UpscaledError) -> Iterator[None]:
+    """Turn an `OSError` about ``path`` into an error of ``kind`` with a sentence."""
     try:
         yield
     except OSError as error:
-        raise UpscaledError(f"{path}: {error.strerror or error}.") from error
+        raise kind(f"{path}: {error.strerror or error}.") from error
 
 
 def place(result: Path, target: Path) -> None:

@@ -1,0 +1,58 @@
+"""Where a command's work is done: by a server, or by a service in this process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from upscaled.batch.upscaler import Upscaler
+from upscaled.config.settings import Config
+from upscaled.pictures import Size
+
+if TYPE_CHECKING:
+    from upscaled.imaging import Imaging
+
+TOKEN_VARIABLE = "UPSCALED_TOKEN"  # noqa: S105 - its name
+
+
+@contextlib.asynccontextmanager
+async def made_by(
+    options: argparse.Namespace, config: Config, work: Path
+) -> AsyncIterator[Upscaler]:
+    """Yield what does the work: the named server, else a service with its data in ``work``."""
+    upscaler: Upscaler
+    if options.server:
+        from upscaled.batch.remote import RemoteUpscaler  # noqa: PLC0415 - one of the two is loaded
+
+        upscaler = RemoteUpscaler(options.server, options.token or os.environ.get(TOKEN_VARIABLE))
+    else:
+        from upscaled.batch.local import LocalUpscaler  # noqa: PLC0415
+
+        upscaler = LocalUpscaler(config, work)
+    async with upscaler:
+        yield upscaler
+
+
+@contextlib.asynccontextmanager
+async def sizes(config: Config) -> AsyncIterator[Callable[[Path], Awaitable[Size]]]:
+    """Yield what reads the size of a picture, in a confined process that the first one starts."""
+    async with contextlib.AsyncExitStack() as closing:
+        imaging: Imaging | None = None
+
+        async def size_of(path: Path) -> Size:
+            nonlocal imaging
+            if imaging is None:
+                from upscaled.imaging import Imaging  # noqa: PLC0415 - most runs need none
+
+                imaging = Imaging(
+                    formats=config.features.input_formats,
+                    max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
+                )
+                closing.push_async_callback(imaging.close)
+            return (await imaging.probe(path)).size
+
+        yield size_of
