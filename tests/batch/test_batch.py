@@ -72,6 +72,9 @@ class Pretender:
         self.made.append(task.source.name)
         return Made(Size(1, 1), Size(2, 2), "cpu")
 
+    async def recorded(self, task: Task) -> None:
+        assert await asyncio.to_thread(task.target.exists)
+
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         return size.times(2), 1.5
 

@@ -54,6 +54,8 @@ class Options:
     only_below: SizeLimit | None = None
     skip_existing: bool = False
     dry_run: bool = False
+    reserve_names: bool = False
+    """Record a result's name before it is made, so that a later run gives its picture the same."""
 
 
 class Batch:
@@ -231,6 +233,8 @@ class Batch:
         options = _without_label(fields)
         task = Task(source, target, fields, _key(sha256, options))
         entry = Entry(self._key_of(target), path, signature, sha256, options)
+        if self._options.reserve_names:
+            await self._record(entry)
         try:
             made = await self._with_room(task)
         except UpscaledError as error:
@@ -240,6 +244,7 @@ class Batch:
         with as_sentence(target, OutputError):
             size = (await asyncio.to_thread(target.stat)).st_size
         await self._record(dataclasses.replace(entry, result_bytes=size))
+        await self._upscaler.recorded(task)
         seconds = round(time.monotonic() - began, 2)
         return Done(source, target, made.input_size, made.output_size, made.device, seconds)
 

@@ -59,6 +59,7 @@ class LocalUpscaler:
         )
         self._service = Service(self._config, models_cache=config.models_cache)
         self._left: dict[str, Job] = {}
+        self._placed: dict[Path, str] = {}
         self._options: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -128,8 +129,14 @@ class LocalUpscaler:
         result = await self._service.result(job.id)
         with as_sentence(task.target, OutputError):
             await asyncio.to_thread(place, result.path, task.target)
-        await self._forget(job.id)
+        self._placed[task.target] = job.id
         return Made(job.input_size, job.request.output_size, str(job.device))
+
+    async def recorded(self, task: Task) -> None:
+        """Delete the job of a result that is recorded; until then another run would take it up."""
+        job_id = self._placed.pop(task.target, None)
+        if job_id is not None:
+            await self._forget(job_id)
 
     async def _submit(self, task: Task) -> Job:
         submissions = self._service.submissions

@@ -82,6 +82,9 @@ class RemoteUpscaler:
             raise UnexpectedAnswerError("The server does not tell the sizes of a completed job.")
         return Made(status.input_size, status.output_size, status.device or "?")
 
+    async def recorded(self, task: Task) -> None:
+        """Do nothing: the server deletes what was downloaded."""
+
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         """Return the size of a result, and its seconds; see `Upscaler`."""
         estimate = await self._client.estimate(size.width, size.height, fields)

@@ -68,6 +68,10 @@ class Upscaler(Protocol):
         """
         ...
 
+    async def recorded(self, task: Task) -> None:
+        """Hear that the result of ``task`` is recorded, so that the task will not come again."""
+        ...
+
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         """Return the size of a result, and the seconds it adds to a run.
 

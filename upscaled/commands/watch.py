@@ -37,7 +37,9 @@ async def watch(options: argparse.Namespace, config: Config) -> int:
             naming.is_occupied = lambda place: place.exists() and ledger.get(place) is None
         report = JsonReport(sys.stdout) if options.json else LineReport(sys.stdout, sys.stderr)
         chosen = Options(
-            fields, SizeLimit.parse(options.only_below) if options.only_below else None
+            fields,
+            only_below=SizeLimit.parse(options.only_below) if options.only_below else None,
+            reserve_names=wanted.after is not After.KEEP,
         )
         async with made_by(options, config, ledger.work) as upscaler, sizes(config) as size_of:
             batch = Batch(upscaler, size_of, ledger, naming, chosen, report)
