@@ -99,18 +99,18 @@ async def test_it_is_off_by_default(api: Caller, source: Receiver) -> None:
 @pytest.mark.parametrize(
     ("address", "status", "code", "told"),
     [
-        ("{base}/nowhere", 422, "image_url_unavailable", "it answered 404"),
+        ("{base}/nowhere", 422, "image_url_unavailable", "It answered 404"),
         ("{base}/empty", 422, "image_url_unavailable", "empty"),
         ("{base}/page", 415, "unsupported_format", ""),
         ("{base}/large", 413, "too_large", "1 MiB"),
-        ("{base}/busy", 502, "image_url_unreachable", "it answered 503"),
+        ("{base}/busy", 502, "image_url_unreachable", "It answered 503"),
         ("{base}/packed", 502, "image_url_unreachable", "compressed"),
         ("{base}/round", 400, "bad_request", "more than 5 times"),
         ("{base}/inside", 400, "bad_request", "no public address"),
         ("http://127.0.0.2/", 400, "bad_request", "no public address"),
         ("http://localhost.localdomain@127.0.0.1/", 400, "bad_request", "user name"),
         ("file:///etc/passwd", 400, "bad_request", "must start with http"),
-        ("http://127.0.0.1:{closed}/", 502, "image_url_unreachable", "can't be connected"),
+        ("http://127.0.0.1:{closed}/", 502, "image_url_unreachable", "no connection"),
     ],
 )
 async def test_what_cannot_be_fetched_is_told(

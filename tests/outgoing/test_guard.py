@@ -215,6 +215,18 @@ async def test_a_name_that_changes_its_address_after_the_check_gets_nothing(
     assert listener.connections == 0
 
 
+async def test_of_a_name_with_very_many_addresses_only_checked_ones_are_used(
+    listener: Listener,
+) -> None:
+    async def many(_: str) -> list[str]:
+        return [f"10.0.0.{number}" for number in range(1, 200)] + ["127.0.0.1"]
+
+    client = OutgoingClient(AddressRules(["10.0.0.0/8"]), lookup=many)
+    with pytest.raises(OutgoingError):
+        await get(client, f"http://many.example:{listener.port}/", seconds=0.5)
+    assert listener.connections == 0
+
+
 async def test_the_socket_goes_to_the_checked_address_even_if_the_http_client_resolves_again(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +374,7 @@ async def test_names_that_do_not_exist_and_closed_ports_are_told() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        with pytest.raises(UnreachableError, match="connected"):
+        with pytest.raises(UnreachableError, match="no connection"):
             await get(client, f"http://closed.example:{port}/")
 
 

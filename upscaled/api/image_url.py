@@ -69,14 +69,14 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
                 await upload.write(len(chunk))
                 await file.take(chunk)
         if not received:
-            raise UnavailableImageError("There is nothing at the image_url: the answer was empty.")
+            raise UnavailableImageError("There is nothing at the image_url. The answer was empty.")
         return await file.end()
     except RefusedError as error:
-        raise BadRequestError(f"The image_url can't be used: {error}") from error
+        raise BadRequestError(f"The image_url can't be used. {error}") from error
     except UnreachableError as error:
-        raise UnreachableImageError(f"The image_url can't be fetched: {error}") from error
+        raise UnreachableImageError(f"The image_url can't be fetched. {error}") from error
     except NoAnswerError as error:
-        raise ImageTimeoutError(f"The image_url can't be fetched: {error}") from error
+        raise ImageTimeoutError(f"The image_url can't be fetched. {error}") from error
     finally:
         await file.close()
 
@@ -85,14 +85,14 @@ def _check(response: aiohttp.ClientResponse, max_bytes: int) -> None:
     """Refuse an answer for its head."""
     status = response.status
     if 400 <= status < 500 and status != 429:
-        raise UnavailableImageError(f"There is no picture at the image_url: it answered {status}.")
+        raise UnavailableImageError(f"There is no picture at the image_url. It answered {status}.")
     if status != 200:
-        raise UnreachableImageError(f"The image_url can't be fetched: it answered {status}.")
+        raise UnreachableImageError(f"The image_url can't be fetched. It answered {status}.")
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         # A few bytes could unpack to any number of them.
         raise UnreachableImageError(
-            "The image_url can't be fetched: it answered compressed, which it was not asked for."
+            "The image_url can't be fetched. Its answer is compressed, which was not asked for."
         )
     if (response.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)

@@ -12,6 +12,7 @@ from upscaled.api.context import SERVICE
 from upscaled.api.jobs import job_id_of
 from upscaled.api.responses import json_response
 from upscaled.jobs.messages import Message, MessageState
+from upscaled.outgoing.destination import origin_of
 
 
 async def deliveries(request: web.Request) -> web.Response:
@@ -20,8 +21,8 @@ async def deliveries(request: web.Request) -> web.Response:
     job, messages = await service.messages(job_id_of(request), owner)
     content: dict[str, Any] = {"job_id": job.id}
     if job.callback is not None:
-        # A query often holds a secret, and without tokens everybody sees every job.
-        content["callback_url"] = job.callback.url.partition("?")[0]
+        # Path and query often hold a secret, and without tokens everybody sees every job.
+        content["receiver"] = origin_of(job.callback.url)
         content["callback_events"] = list(job.callback.events)
     return json_response({**content, "messages": [dict(_members(m)) for m in messages]})
 

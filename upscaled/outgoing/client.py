@@ -26,6 +26,8 @@ SAME_METHOD = frozenset({307, 308})
 TO_GET = frozenset({301, 302, 303}) | SAME_METHOD
 """Redirects that a GET may follow."""
 _CONNECT_SECONDS = 10.0
+_MOST_ADDRESSES = 16
+"""Of a name; further ones are neither checked nor connected to."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class OutgoingClient:
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, _ForbiddenAddressError):
                 raise _forbidden(url) from error
-            raise UnreachableError("It can't be connected to.") from error
+            raise UnreachableError("There is no connection to its host.") from error
         except aiohttp.ClientError as error:
             raise UnreachableError("It broke off, or sent no valid HTTP.") from error
 
@@ -163,7 +165,7 @@ class OutgoingClient:
             return _Checked(destination, (destination.address,))
         try:
             texts = await self._lookup(destination.host)
-            found = [ipaddress.ip_address(text) for text in texts]
+            found = [ipaddress.ip_address(text) for text in list(texts)[:_MOST_ADDRESSES]]
         except (OSError, UnicodeError, ValueError) as error:
             raise UnreachableError("The name of its host can't be resolved.") from error
         if not found:

@@ -73,7 +73,7 @@ class Callbacks:
         try:
             await self._client.check(url, _CHECK_SECONDS)
         except RefusedError as error:
-            raise BadRequestError(f"The callback_url can't be used: {error}") from None
+            raise BadRequestError(f"The callback_url can't be used. {error}") from None
         if await self._store.count_pending(owner) >= self._most:
             raise OutboxFullError(
                 f"{self._most} messages of your jobs are not delivered yet, as many as there may "

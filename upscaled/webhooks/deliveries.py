@@ -217,7 +217,7 @@ def _report(message: Message, receiver: str) -> None:
         "event_name": message.event,
         "receiver": receiver,
         "attempts": message.attempts,
-        "reason": message.error,
+        **({"reason": message.error} if message.error else {}),
     }
     if message.state is MessageState.DELIVERED:
         log.info("webhook delivered", extra=more)
