@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from upscaled.api import routes
+from upscaled.api import page, routes
 from upscaled.api.auth import Authenticator
 from upscaled.api.connections import Connections
 from upscaled.api.context import (
@@ -53,11 +53,14 @@ def make_app(service: Service) -> web.Application:
     if public_host := urlsplit(settings.public_url).hostname:
         names.append(public_host)
     hosts = HostPolicy(settings.host, names, proxies)
+    public = [prefix + route.path for route in enabled if route.public]
+    if service.config.features.web:
+        public.extend(page.PUBLIC)
     middleware = Middleware(
         # Without its token a page of another site gets nothing, whatever name it uses.
         None if tokens else hosts,
         OriginPolicy(settings.cors_origins, hosts),
-        Authenticator(tokens, proxies, [prefix + route.path for route in enabled if route.public]),
+        Authenticator(tokens, proxies, public),
     )
     app = web.Application(middlewares=[middleware.handle])
     app.on_response_prepare.append(middleware.add_headers)
@@ -69,10 +72,15 @@ def make_app(service: Service) -> web.Application:
     app[DELIVERY_TRACKER] = DeliveryTracker()
     app[EVENT_STREAMS] = EventStreams(settings.max_connections, settings.send_timeout_seconds)
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
-    app[STATUS_RENDERER] = StatusRenderer(service.outlook)
+    app[STATUS_RENDERER] = StatusRenderer(
+        service.outlook, service.config.storage.result_ttl_hours * 3600
+    )
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")
     for route in enabled:
         resource = app.router.add_resource(prefix + route.path)
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             resource.add_route(method, route.handler, expect_handler=_no_continue)
+    if service.config.features.web:
+        for path, handler in page.ROUTES:
+            app.router.add_get(path, handler)  # and HEAD
     return app

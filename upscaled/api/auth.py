@@ -39,14 +39,14 @@ class Authenticator:
     Args:
         tokens: the valid tokens; with none the server is open to everybody.
         proxies: those whose ``X-Forwarded-For`` is believed.
-        public_paths: paths that need no token, nor do those below them.
+        public_paths: paths that need no token, nor do those below them; ``/`` is that path only.
     """
 
     def __init__(self, tokens: Tokens, proxies: Proxies, public_paths: Collection[str]) -> None:
         self._tokens = tokens
         self._proxies = proxies
         self._public = frozenset(public_paths)
-        self._below = tuple(path.removesuffix("/") + "/" for path in public_paths)
+        self._below = tuple(path.removesuffix("/") + "/" for path in public_paths if path != "/")
         self._wrong_tokens = RateLimit(WRONG_TOKENS_PER_MINUTE, "wrong tokens")
         self._direct = lru_cache(_CACHED)(self._anonymous)
 

@@ -77,8 +77,6 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
         more += b',"stage":"%b"' % update.stage.encode()
     if update.job.state is JobState.PROCESSING:
         more += b',"attempt":%d' % (len(update.job.attempts) + 1)
-    if update.job.result_gone is not None:
-        more += b',"result_gone":"%b"' % update.job.result_gone.encode()
     status = renderer.render(update.job, base)
     return b"id: %d\nevent: update\ndata: %b%b}\n\n" % (_event_id(update), status[:-1], more)
 

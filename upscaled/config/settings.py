@@ -355,6 +355,7 @@ class LoggingSettings:
 class FeatureSettings:
     """Features that can be switched off."""
 
+    web: bool = _setting(True, "Serve the page at / where pictures are upscaled in a browser.")
     docs: bool = _setting(True, "Serve the API's documentation (Swagger UI) at <api_prefix>/docs.")
     job_lists: bool = _setting(
         True,

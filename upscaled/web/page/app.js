@@ -1,0 +1,252 @@
+// The composition root of the page: builds the parts and connects them.
+import { announce } from "./announce.js";
+import { ApiError, json, token } from "./api.js";
+import { byId, h, setText } from "./dom.js";
+import { save, saveAll } from "./download.js";
+import { Estimate } from "./estimate.js";
+import { fileSize } from "./format.js";
+import { icon } from "./icons.js";
+import * as intake from "./intake.js";
+import { Jobs } from "./jobs.js";
+import { fetchLimits } from "./limits.js";
+import { Options } from "./options.js";
+import { Queue } from "./queue.js";
+import { isUpload, nameOf } from "./row.js";
+import { Stage } from "./stage.js";
+import { notice, showHealth, toast } from "./status.js";
+import { language, loadLanguage, t } from "./text.js";
+import { forget, keepLocal } from "./thumbnails.js";
+import { showTokenButton, watchToken } from "./token.js";
+import { Uploads } from "./uploads.js";
+
+const root = document.documentElement;
+
+async function main() {
+  await loadLanguage();
+  themeButton();
+  byId("language").value = language;
+  void showHealth();
+  const limits = await patiently(fetchLimits);
+  byId("docs-link").hidden = !limits.features.docs;
+  if (limits.token_required) showTokenButton();
+  const models = await modelsOf();
+  start(limits, models);
+}
+
+/**
+ * Try until the server answers.
+ * @template T
+ * @param {() => Promise<T>} work
+ * @returns {Promise<T>}
+ */
+async function patiently(work) {
+  for (;;) {
+    try {
+      const done = await work();
+      notice("connection", "");
+      return done;
+    } catch (error) {
+      if (error instanceof ApiError && error.status < 500) throw error;
+      notice("connection", t("connection.lost"));
+      root.classList.add("ready");
+      await new Promise((resolve) => setTimeout(resolve, 2000));
+    }
+  }
+}
+
+/** The models; where a token is needed, as soon as there is one. */
+async function modelsOf() {
+  const given = new Promise((resolve) => watchToken(() => {
+    resolve(undefined);
+    dispatchEvent(new Event("token"));
+  }));
+  for (;;) {
+    try {
+      return (await patiently(() => json("models"))).models;
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 401) throw error;
+      root.classList.add("ready");
+      await given;
+    }
+  }
+}
+
+/**
+ * @param {import("./limits.js").Limits} limits
+ * @param {import("./models.js").Model[]} models
+ */
+function start(limits, models) {
+  const stage = new Stage(limits);
+  const options = new Options(limits, models);
+  const jobs = new Jobs(limits.features.job_lists);
+  const uploads = new Uploads(jobs);
+  const estimate = new Estimate(stage, options);
+  const act = actions(jobs, uploads, limits);
+  const queue = new Queue(jobs, uploads, act);
+
+  byId("files").accept = limits.input_formats.flatMap((format) => [format.media_type, ...format.suffixes]).join(",");
+  intake.listen((files, fromFolder) => void stage.add(files, fromFolder));
+  const refresh = () => {
+    const count = stage.pictures.length;
+    byId("send").disabled = count === 0 || !options.complete;
+    setText(byId("send"), count ? t("send.some", { n: count }) : t("send.none"));
+    estimate.refresh();
+  };
+  stage.addEventListener("change", refresh);
+  options.addEventListener("change", refresh);
+  byId("options").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const taken = stage.takeAll();
+    const fields = options.fields();
+    for (const picture of taken) uploads.add(picture, fields);
+    if (taken.length) byId("choose").focus({ preventScroll: true });
+  });
+  byId("preview").addEventListener("click", async () => {
+    const { showPreview } = await import("./preview.js");
+    await showPreview(stage, options, models);
+  });
+
+  jobs.addEventListener("lost", () => notice("connection", t("connection.lost")));
+  jobs.addEventListener("open", () => {
+    notice("connection", "");
+    void showHealth();
+  });
+  jobs.addEventListener("submitted", (event) => {
+    const { id, picture } = /** @type {CustomEvent} */ (event).detail;
+    if (picture.width) keepLocal(id, picture.url);
+  });
+  jobs.addEventListener("deleted", (event) => forget(/** @type {CustomEvent} */ (event).detail));
+  jobs.addEventListener("ended", (event) => {
+    const job = /** @type {CustomEvent} */ (event).detail;
+    if (job.status === "completed") announce(t("announce.completed", { name: nameOf(job) }));
+    else if (job.status === "failed") announce(t("announce.failed", { name: nameOf(job), error: job.error }));
+  });
+  uploads.addEventListener("refused", (event) => {
+    const upload = /** @type {CustomEvent} */ (event).detail;
+    announce(t("announce.refused", { name: upload.picture.file.name, error: upload.reason }));
+  });
+  addEventListener("token", () => {
+    jobs.start();
+    uploads.resume();
+    refresh();
+  });
+  byId("download-all").addEventListener("click", () => {
+    const ready = jobs.list.filter((job) => job.status === "completed" && !job.result_gone);
+    void attempt(() => saveAll(ready.map((job) => job.job_id)));
+  });
+  byId("clear").addEventListener("click", () => void attempt(async () => {
+    for (const job of [...jobs.list]) {
+      const ready = job.status === "completed" && !job.result_gone;
+      if (!ready && job.status !== "queued" && job.status !== "processing") await jobs.delete(job.job_id);
+    }
+  }));
+
+  const labels = () => {
+    const formats = limits.input_formats.map((format) => format.label).join(", ");
+    setText(byId("accepted"), t("drop.accepted", { formats, size: fileSize(limits.max_upload_bytes) }));
+    byId("rows").dataset.hint = limits.delete_after_download ? t("queue.deleted") : "";
+    refresh();
+  };
+  byId("language").addEventListener("change", async () => {
+    await loadLanguage(byId("language").value);
+    labelTheme();
+    options.relabel();
+    stage.relabel();
+    labels();
+    if (limits.token_required) showTokenButton();
+    void showHealth();
+    queue.relabel();
+  });
+  labels();
+  root.classList.add("ready");
+  if (limits.token_required && !token()) {
+    // The first request that needs the token has asked for it.
+  }
+  jobs.start();
+}
+
+/**
+ * What the buttons of a row do.
+ * @param {Jobs} jobs
+ * @param {Uploads} uploads
+ * @param {import("./limits.js").Limits} limits
+ * @returns {import("./row.js").Act}
+ */
+function actions(jobs, uploads, limits) {
+  return (name, item) => void attempt(async () => {
+    if (isUpload(item)) {
+      if (name === "again") uploads.again(item);
+      else uploads.remove(item);
+      return;
+    }
+    const id = item.job_id;
+    if (name === "cancel") await jobs.cancel(id);
+    else if (name === "delete") await remove(jobs, item);
+    else if (name === "retry") await jobs.retry(id);
+    else if (name === "save") await save(id);
+    else if (name === "compare") await (await import("./viewer.js")).showViewer(item, limits);
+    else if (name === "details") (await import("./details.js")).showDetails(item);
+  });
+}
+
+/**
+ * Delete a job; one whose result was not saved yet after a question.
+ * @param {Jobs} jobs
+ * @param {import("./jobs.js").Job} job
+ */
+async function remove(jobs, job) {
+  if (job.status === "completed" && !job.result_gone) {
+    const sure = await new Promise((resolve) => {
+      const dialog = h("dialog", { class: "small", "aria-labelledby": "sure" },
+        h("form", { method: "dialog", onsubmit: (/** @type {SubmitEvent} */ event) => resolve(/** @type {any} */ (event.submitter)?.value === "yes") },
+          h("h2", { id: "sure" }, t("delete.title", { name: nameOf(job) })),
+          h("p", {}, t("delete.text")),
+          h("p", { class: "dialog-actions" },
+            h("button", { class: "quiet", value: "no" }, t("delete.no")),
+            h("button", { class: "primary", value: "yes" }, t("delete.yes")))));
+      dialog.addEventListener("close", () => {
+        resolve(false);
+        dialog.remove();
+      });
+      document.body.append(dialog);
+      dialog.showModal();
+    });
+    if (!sure) return;
+  }
+  await jobs.delete(job.job_id);
+}
+
+/**
+ * Do something that the server may refuse, and show its sentence then.
+ * @param {() => Promise<void>} work
+ */
+async function attempt(work) {
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof ApiError) toast(error.message);
+    else if (error instanceof TypeError && /import|module/i.test(error.message)) toast(t("page.old"));
+    else toast(t("connection.lost"));
+  }
+}
+
+const THEMES = ["auto", "light", "dark"];
+
+function themeButton() {
+  labelTheme();
+  byId("theme-button").addEventListener("click", () => {
+    const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
+    if (next === "auto") delete root.dataset.theme;
+    else root.dataset.theme = next;
+    localStorage.setItem("upscaled.theme", next);
+    labelTheme();
+  });
+}
+
+function labelTheme() {
+  const theme = /** @type {"auto"|"light"|"dark"} */ (root.dataset.theme ?? "auto");
+  byId("theme-button").replaceChildren(icon(theme), h("span", { class: "unseen" }, t(`theme.${theme}`)));
+  byId("theme-button").title = t(`theme.${theme}`);
+}
+
+void main();

@@ -1,0 +1,55 @@
+// Results are saved as files. Only this counts as downloading; looking does not.
+import { address, request, token } from "./api.js";
+import { h } from "./dom.js";
+
+const MOST_IN_ARCHIVE = 200; // addresses have a limit of 8 KiB
+
+/**
+ * @param {string} id
+ * @returns {Promise<void>}
+ */
+export function save(id) {
+  return saveFrom(`download/${id}`);
+}
+
+/**
+ * Save several results as archives, made while they are sent.
+ * @param {string[]} ids
+ */
+export async function saveAll(ids) {
+  for (let start = 0; start < ids.length; start += MOST_IN_ARCHIVE) {
+    await saveFrom(`results?job_ids=${ids.slice(start, start + MOST_IN_ARCHIVE).join(",")}`);
+  }
+}
+
+/** @param {string} path */
+async function saveFrom(path) {
+  if (!token()) return follow(address(path), "");
+  // A link cannot carry the token, which must not stand in an address either.
+  const response = await request(path);
+  const name = fileName(response.headers.get("Content-Disposition") ?? "");
+  const url = URL.createObjectURL(await response.blob());
+  follow(url, name);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/**
+ * @param {string} url
+ * @param {string} name
+ */
+function follow(url, name) {
+  const link = h("a", { href: url, download: name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+
+/**
+ * The name in a Content-Disposition, the one of RFC 5987 first.
+ * @param {string} header
+ */
+function fileName(header) {
+  const encoded = /filename\*=UTF-8''([^;]+)/i.exec(header);
+  if (encoded) return decodeURIComponent(encoded[1]);
+  return /filename="([^"]*)"/.exec(header)?.[1] ?? "upscaled";
+}

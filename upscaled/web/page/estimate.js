@@ -1,0 +1,74 @@
+// What the chosen pictures will take, asked from the server before anything is sent.
+import { ApiError, json } from "./api.js";
+import { byId, debounced, setText } from "./dom.js";
+import { dimensions, rough } from "./format.js";
+import { t } from "./text.js";
+
+const PAUSE = 300; // milliseconds; an estimate counts for the limit of submissions
+const CACHED = 100;
+
+export class Estimate {
+  /**
+   * @param {import("./stage.js").Stage} stage
+   * @param {import("./options.js").Options} options
+   */
+  constructor(stage, options) {
+    this.stage = stage;
+    this.options = options;
+    /** @type {Map<string, any>} */
+    this.known = new Map();
+    this.later = debounced(() => this.#ask(), PAUSE);
+  }
+
+  /** Show the estimate of the selected picture. */
+  refresh() {
+    const picture = this.stage.selected;
+    const pixels = picture ? picture.width * picture.height : 0;
+    this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta);
+    if (!picture?.width) return setText(byId("estimate"), picture ? t("estimate.unreadable") : t("estimate.none"));
+    const known = this.known.get(this.#key());
+    if (known) this.#show(known);
+    else this.later();
+  }
+
+  #form() {
+    const picture = this.stage.selected;
+    const form = new URLSearchParams(this.options.fields());
+    form.set("input_width", String(picture?.width));
+    form.set("input_height", String(picture?.height));
+    return form;
+  }
+
+  #key() {
+    return this.#form().toString();
+  }
+
+  async #ask() {
+    if (!this.stage.selected?.width || !this.options.complete) return;
+    const key = this.#key();
+    const form = new FormData();
+    for (const [name, value] of this.#form()) form.append(name, value);
+    let told;
+    try {
+      told = await json("estimate", { method: "POST", body: form });
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status === 401) return;
+      told = { refused: error.message };
+    }
+    if (this.known.size > CACHED) this.known.clear();
+    this.known.set(key, told);
+    if (this.stage.selected && key === this.#key()) this.#show(told);
+  }
+
+  /** @param {any} told */
+  #show(told) {
+    byId("estimate").classList.toggle("bad", Boolean(told.refused));
+    if (told.refused) return setText(byId("estimate"), told.refused);
+    const parts = [
+      t("estimate.size", { from: dimensions(told.input_size), to: dimensions(told.output_size) }),
+      t(told.measured ? "estimate.time" : "estimate.guess", { time: rough(told.seconds) }),
+    ];
+    if (told.wait_seconds >= 5) parts.push(t("estimate.wait", { time: rough(told.wait_seconds) }));
+    setText(byId("estimate"), parts.join(" · "));
+  }
+}

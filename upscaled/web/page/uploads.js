@@ -1,0 +1,154 @@
+// Pictures on their way to the server. A lost connection or a full queue delays them, no more.
+import { ApiError, ConnectionError, sendForm, setToken } from "./api.js";
+import { t } from "./text.js";
+
+const AT_ONCE = 2;
+const LONGEST_PAUSE = 15; // seconds
+/** Refusals that end by themselves; the request is sent again later. */
+const PASSING = new Set(["queue_full", "shutting_down", "too_many_connections", "rate_limited", "idempotency_key_in_use", "request_timeout"]);
+
+/**
+ * @typedef {object} Upload
+ * @property {string} key names the request, so that sending it again makes no second job
+ * @property {import("./stage.js").Picture} picture
+ * @property {Record<string, string>} fields
+ * @property {"waiting"|"sending"|"paused"|"refused"} state
+ * @property {number} sent 0 to 1
+ * @property {string} reason why it is paused or refused
+ * @property {number} resumes when a paused one goes on, in milliseconds since 1970
+ * @property {number} tries
+ * @property {AbortController} abort
+ */
+
+export class Uploads extends EventTarget {
+  /** @param {import("./jobs.js").Jobs} jobs */
+  constructor(jobs) {
+    super();
+    this.jobs = jobs;
+    /** @type {Upload[]} the newest first */
+    this.list = [];
+    addEventListener("online", () => this.#resumeAll());
+    addEventListener("beforeunload", (event) => {
+      if (this.list.some((upload) => upload.state !== "refused")) event.preventDefault();
+    });
+  }
+
+  /**
+   * @param {import("./stage.js").Picture} picture
+   * @param {Record<string, string>} fields
+   */
+  add(picture, fields) {
+    this.list.unshift({
+      key: randomKey(), picture, fields, state: "waiting", sent: 0, reason: "", resumes: 0, tries: 0,
+      abort: new AbortController(),
+    });
+    this.#changed();
+    this.#next();
+  }
+
+  /** @param {Upload} upload */
+  remove(upload) {
+    upload.abort.abort();
+    this.#drop(upload);
+    URL.revokeObjectURL(upload.picture.url);
+  }
+
+  /** @param {Upload} upload that was refused or is paused */
+  again(upload) {
+    upload.key = upload.state === "refused" ? randomKey() : upload.key;
+    upload.state = "waiting";
+    this.#changed();
+    this.#next();
+  }
+
+  /** Send what a missing token held back. */
+  resume() {
+    this.#resumeAll();
+  }
+
+  #resumeAll() {
+    for (const upload of this.list) if (upload.state === "paused") upload.state = "waiting";
+    this.#next();
+  }
+
+  /** @param {Upload} upload */
+  #drop(upload) {
+    this.list = this.list.filter((other) => other !== upload);
+    this.#changed();
+    this.#next();
+  }
+
+  #next() {
+    const sending = this.list.filter((upload) => upload.state === "sending").length;
+    const waiting = this.list.filter((upload) => upload.state === "waiting").reverse();
+    for (const upload of waiting.slice(0, Math.max(0, AT_ONCE - sending))) void this.#send(upload);
+  }
+
+  /** @param {Upload} upload */
+  async #send(upload) {
+    upload.state = "sending";
+    upload.sent = 0;
+    upload.reason = "";
+    this.#changed();
+    const form = new FormData();
+    for (const [name, value] of Object.entries(upload.fields)) form.append(name, value);
+    form.append("image", upload.picture.file, upload.picture.file.name);
+    try {
+      const told = await sendForm("upscale", form, { "Idempotency-Key": upload.key }, (sent, total) => {
+        upload.sent = total ? sent / total : 0;
+        this.#changed();
+      }, upload.abort.signal);
+      this.jobs.submitted(told.job_id, upload);
+      this.#drop(upload);
+    } catch (error) {
+      if (upload.abort.signal.aborted) return;
+      this.#failed(upload, /** @type {Error} */ (error));
+    }
+    this.#next();
+  }
+
+  /**
+   * @param {Upload} upload
+   * @param {Error} error
+   */
+  #failed(upload, error) {
+    upload.tries += 1;
+    if (error instanceof ConnectionError) this.#pause(upload, t("upload.lost"), Math.min(LONGEST_PAUSE, 2 ** upload.tries / 2));
+    else if (error instanceof ApiError && error.status === 401) {
+      setToken("");
+      this.#pause(upload, error.message, Infinity);
+    } else if (error instanceof ApiError && PASSING.has(error.code)) this.#pause(upload, error.message, error.retryAfter || 5);
+    else {
+      upload.state = "refused";
+      upload.reason = error.message;
+      this.dispatchEvent(new CustomEvent("refused", { detail: upload }));
+    }
+    this.#changed();
+  }
+
+  /**
+   * @param {Upload} upload
+   * @param {string} reason
+   * @param {number} seconds
+   */
+  #pause(upload, reason, seconds) {
+    upload.state = "paused";
+    upload.reason = reason;
+    upload.resumes = Date.now() + seconds * 1000;
+    if (!Number.isFinite(seconds)) return;
+    setTimeout(() => {
+      if (upload.state !== "paused") return;
+      upload.state = "waiting";
+      this.#next();
+    }, seconds * 1000);
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** A key that nobody guesses; pages without TLS have no crypto.randomUUID. */
+function randomKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
