@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ PUBLIC = ("/", ASSETS)
 _FOLDER = files("upscaled") / "web" / "page"
 _INDEX = "index.html"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?(\s|,|$))")
 # blob: is for pictures that the page fetched with a token or got from its user.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -59,7 +61,7 @@ class _File:
     def response(self, request: web.Request, headers: Mapping[str, str]) -> web.Response:
         """Return the file, compressed where the caller takes that."""
         response = web.Response(content_type=self.media_type, charset="utf-8", headers=headers)
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
+        if _GZIP.search(request.headers.get("Accept-Encoding", "")):
             response.headers["Content-Encoding"] = "gzip"
             response.body = self.gzipped
         else:

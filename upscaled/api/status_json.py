@@ -11,7 +11,7 @@ from typing import Any
 
 from upscaled.api.responses import compact
 from upscaled.jobs.description import described
-from upscaled.jobs.job import TERMINAL, Job
+from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import Quicker
 
@@ -104,69 +104,3 @@ def quicker_json(quicker: Quicker | None) -> dict[str, Any]:
             "seconds": max(0.1, round(quicker.seconds, 1)),
         }
     }
-<<<<<<< HEAD
-=======
-
-
-def _size(size: Size) -> dict[str, int]:
-    return {"width": size.width, "height": size.height}
-
-
-def _running(job: Job, _: str) -> dict[str, Any]:
-    return {"progress": job.progress}
-
-
-def _completed(job: Job, base: str) -> dict[str, Any]:
-    return {
-        "progress": job.progress,
-        "download_url": Links(base, job.id).download,
-        # Hundredths: coarser than the clock's noise.
-        "duration_seconds": round(job.duration or 0.0, 2),
-        "input_size": _size(job.input_size),
-        "output_size": _size(job.request.output_size),
-        "file_size_bytes": job.file_size_bytes,
-    }
-
-
-def _failed(job: Job, _: str) -> dict[str, Any]:
-    return {"error": job.error}
-
-
-def _cancelled(_: Job, __: str) -> dict[str, Any]:
-    return {}
-
-
-_DETAILS: Mapping[JobState, Callable[[Job, str], dict[str, Any]]] = {
-    JobState.QUEUED: _running,
-    JobState.PROCESSING: _running,
-    JobState.COMPLETED: _completed,
-    JobState.FAILED: _failed,
-    JobState.CANCELLED: _cancelled,
-}
-
-
-def _additions(job: Job) -> Iterator[tuple[str, Any]]:
-    """Yield the members that are not in the API guide, as far as they have a value."""
-    yield "filename", job.input_name
-    yield "model_name", job.request.model_name
-    if job.request.scale is not None:
-        yield "scale", job.request.scale
-    if job.client_ref is not None:
-        yield "client_ref", job.client_ref
-    if job.device is not None:
-        yield "device", job.device
-    if job.result_gone is not None:
-        yield "result_gone", job.result_gone
-    if job.attempts:
-        yield "attempts", [asdict(attempt) for attempt in job.attempts]
-
-
-def described(job: Job, base: str) -> dict[str, Any]:
-    """Return a job as ``GET /status`` shows it, without forecast; each state has its own fields."""
-    return {
-        "job_id": job.id,
-        "status": job.state.value,
-        **_DETAILS[job.state](job, base),
-        **dict(_additions(job)),
-    }
->>>>>>> d251392 (The page at / and its files, the names and ends of jobs in their status)

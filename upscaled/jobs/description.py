@@ -80,6 +80,7 @@ _DETAILS: Mapping[JobState, Callable[[Job, str], dict[str, Any]]] = {
 
 def _additions(job: Job) -> Iterator[tuple[str, Any]]:
     """Yield the members that are not in the API guide, as far as they have a value."""
+    yield "filename", job.input_name
     yield "model_name", job.request.model_name
     if job.request.scale is not None:
         yield "scale", job.request.scale
@@ -87,6 +88,8 @@ def _additions(job: Job) -> Iterator[tuple[str, Any]]:
         yield "client_ref", job.client_ref
     if job.device is not None:
         yield "device", job.device
+    if job.result_gone is not None:
+        yield "result_gone", job.result_gone
     if job.attempts:
         yield "attempts", [asdict(attempt) for attempt in job.attempts]
 
