@@ -15,7 +15,7 @@ from typing import Any
 from bench.report import RESULTS, figure_table, figures_of
 from testkit.paths import ROOT
 
-DOCUMENTS = tuple(ROOT / "docs" / name for name in ("performance.md", "scheduling.md"))
+DOCUMENTS = tuple(ROOT / "docs" / name for name in ("performance.md", "scheduling.md", "models.md"))
 
 _PLACE = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 

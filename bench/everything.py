@@ -55,6 +55,7 @@ BENCHES = (
     Bench("scheduling"),
     Bench("estimates"),
     Bench("gpu"),
+    Bench("fidelity", by_name=True),
 )
 """In the order of docs/performance.md: speed, memory, HTTP, scheduling, GPUs."""
 
