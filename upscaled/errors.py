@@ -227,9 +227,13 @@ class EngineError(UpscaledError):
 
 
 class WorkerFailedError(EngineError):
-    """A process of this service died, hung or could not be started; the picture may be fine.
+    """A process of this service hangs or could not be started; the picture may be fine."""
 
-    Every stage of a job can be tried again after it, within the bound on attempts.
+
+class WorkerDeathError(WorkerFailedError):
+    """A process of this service was killed or crashed in the middle of the work.
+
+    Every stage of a job is tried again after it, as often as `upscaled.workers.deaths` says.
     """
 
 

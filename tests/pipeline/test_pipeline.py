@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import Size
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.result import RunResult, Watch
+from upscaled.workers import deaths
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 FAST = "realesr-animevideov3"
@@ -88,6 +91,25 @@ class FaultyEngine:
 
     async def close(self) -> None:
         await self._real.close()
+
+
+class KilledEngine(FaultyEngine):
+    """The real engine on the CPU, whose process is killed in each of the first tasks."""
+
+    def __init__(self, kills: int) -> None:
+        super().__init__(right, CPU)
+        self._kills = kills
+
+    async def upscale(self, task: UpscaleTask, on_progress: ProgressCallback) -> UpscaleOutcome:
+        self.tiles.append(task.tile_size)
+        last = len(self.tiles) > self._kills
+
+        def kill(progress: Progress) -> None:
+            on_progress(progress)
+            if not last and (pid := self._real.pid) is not None:
+                os.kill(pid, signal.SIGKILL)
+
+        return await self._real.upscale(task, kill)
 
 
 class WrappingProgram(BinaryEngine):
@@ -248,6 +270,28 @@ async def test_a_tile_that_the_caller_fixed_is_not_overridden(bench: Bench, phot
     with pytest.raises(EngineError, match="vkAllocateMemory failed -2"):
         await bench.run(bench.pipeline([engine]), photo, tile_size=64)
     assert engine.tiles == [64]
+
+
+@pytest.mark.parametrize("tile_size", [0, 32])
+async def test_an_engine_that_is_killed_twice_is_replaced_twice(
+    bench: Bench, photo: Path, tile_size: int
+) -> None:
+    engine = KilledEngine(2)
+    result = await bench.run(bench.pipeline([engine]), photo, tile_size=tile_size)
+    died = "The builtin engine (cpu) process ended with signal 9."
+    assert [attempt.outcome for attempt in bench.attempts] == [died, died, "ok"]
+    assert engine.tiles[:2] == [tile_size] * 2
+    assert likeness(result.path, photo) > 24
+
+
+@pytest.mark.parametrize("tile_size", [0, 32])
+async def test_the_bound_on_deaths_is_the_same_as_in_the_other_stages(
+    bench: Bench, photo: Path, tile_size: int
+) -> None:
+    engine = KilledEngine(1000)
+    with pytest.raises(EngineError, match="ended with signal 9"):
+        await bench.run(bench.pipeline([engine]), photo, tile_size=tile_size)
+    assert len(engine.tiles) == deaths.TRIES == 3
 
 
 async def test_a_broken_gpu_gives_way_to_the_next_and_then_to_the_cpu(

@@ -63,3 +63,30 @@ def test_a_place_that_is_left_has_its_other_tiles_not_tried() -> None:
     fixed = Retries(AttemptPlan(FIRST, 64), PLACES, fixed_tile=True)
     assert fixed.next_place()
     assert fixed.plan == AttemptPlan(SECOND, 64)
+
+
+def deaths_until_nothing_is_left(first: AttemptPlan, *, fixed: bool) -> list[tuple[Place, int]]:
+    retries = Retries(first, (LAST, FIRST), fixed_tile=fixed)
+    seen = [retries.plan]
+    while retries.after_death(used_tile=200):
+        seen.append(retries.plan)
+    return [(plan.place, plan.tile_size) for plan in seen]
+
+
+def test_a_death_repeats_the_attempt_three_times_in_all_and_then_leaves_the_place() -> None:
+    assert deaths_until_nothing_is_left(AttemptPlan(LAST, 64), fixed=True) == [
+        (LAST, 64), (LAST, 64), (LAST, 64),
+        (FIRST, 64), (FIRST, 64), (FIRST, 64),
+    ]  # fmt: skip
+    assert deaths_until_nothing_is_left(AttemptPlan(LAST, 0), fixed=False) == [
+        (LAST, 0), (LAST, 0), (LAST, 100),
+        (FIRST, 0), (FIRST, 0), (FIRST, 100),
+    ]  # fmt: skip
+
+
+def test_finished_rows_forgive_the_deaths_before_them() -> None:
+    retries = Retries(AttemptPlan(LAST, 64), (LAST,), fixed_tile=True)
+    for _ in range(3):
+        assert retries.after_death(used_tile=64)
+        assert retries.after_death(used_tile=64)
+        retries.progressed()

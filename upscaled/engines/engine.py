@@ -177,7 +177,8 @@ class Engine(Protocol):
 
         Raises:
             EngineError: it failed; the message is one sentence with the engine's last words.
-            WorkerFailedError: a process of the engine died, or could not be started.
+            WorkerDeathError: a process of the engine died; the same task may succeed.
+            WorkerFailedError: a process of the engine hangs or could not be started.
         """
         ...
 

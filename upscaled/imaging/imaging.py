@@ -33,6 +33,7 @@ from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Writte
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.pictures import RawImage, Size
+from upscaled.workers import deaths
 from upscaled.workers.client import (
     WorkerClient,
     WorkerError,
@@ -61,11 +62,6 @@ _WALL_PER_CPU = 10
 _MAX_MESSAGE = 1000
 """Longest error message accepted from a process, in characters."""
 _UNCONFINED = "unconfined"
-
-_TRIES = 3
-"""How often a request is put whose process is killed or crashes."""
-_PAUSE_SECONDS = 0.5
-"""Before it is put again: if memory ran out, others may have freed some by then."""
 
 _LOST: dict[str, Callable[[str], UpscaledError]] = {
     "killed": NoMemoryError,
@@ -336,9 +332,9 @@ class Imaging:
     async def _repeated(
         self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str
     ) -> _Reply:
-        """Put a request again if its process is killed or crashes, `_TRIES` times in all."""
+        """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
         first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
-        for left in reversed(range(1 if first_look else _TRIES)):  # `probe` follows a first look
+        for left in reversed(range(1 if first_look else deaths.TRIES)):  # `probe` follows a first look
             try:
                 return await self._ask(request, reply_type, kind, caller)
             except _LostError as lost:
@@ -348,8 +344,8 @@ class Imaging:
                     "imaging process lost; its request is repeated",
                     extra={"reason": lost.meaning.message},
                 )
-            await asyncio.sleep(_PAUSE_SECONDS)
-        raise AssertionError("_TRIES is positive")
+            await asyncio.sleep(deaths.PAUSE_SECONDS)
+        raise AssertionError("TRIES is positive")
 
     async def _ask(
         self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""

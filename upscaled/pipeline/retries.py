@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from upscaled.engines.engine import SMALLEST_TILE
 from upscaled.engines.pool import Place
 from upscaled.engines.traits import BINARY
+from upscaled.workers import deaths
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class AttemptPlan:
 
 class Retries:
     """Plans the attempts: half the tile, down to `SMALLEST_TILE`, then the next place.
+
+    If a process dies, the same attempt is made again, `deaths.TRIES` times in all without progress.
+    The last time it has half the tile, unless the caller fixed it: memory may have run out. Then
+    the next place follows.
 
     A place is never used again after it was left, so the attempts always end.
 
@@ -34,6 +39,26 @@ class Retries:
         """The current attempt."""
         self._others = [place for place in others if place != first.place]
         self._fixed_tile = fixed_tile
+        self._deaths = 0
+        """Processes that died at this place since the last progress."""
+
+    def progressed(self) -> None:
+        """Note that rows were finished: deaths before them don't count any more."""
+        self._deaths = 0
+
+    def after_death(self, used_tile: int) -> bool:
+        """Plan the attempt after one whose process died; False if none is left.
+
+        Args:
+            used_tile: the tile size that the engine really used, 0 if it did not say.
+        """
+        self._deaths += 1
+        if self._deaths >= deaths.TRIES:
+            return self.next_place()
+        tile = used_tile or self.plan.tile_size
+        if self._deaths == deaths.TRIES - 1 and tile > SMALLEST_TILE and not self._fixed_tile:
+            self.plan = AttemptPlan(self.plan.place, max(SMALLEST_TILE, tile // 2))
+        return True
 
     def repeat(self, used_tile: int) -> None:
         """Plan the current attempt again, with the tile size that the engine really used."""
@@ -55,6 +80,7 @@ class Retries:
         """Plan an attempt at the next place, whatever tile sizes remain; False if there is none."""
         if not self._others:
             return False
+        self._deaths = 0
         tile = self.plan.tile_size if self._fixed_tile else 0
         self.plan = AttemptPlan(self._others.pop(0), tile)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -10,7 +11,13 @@ from dataclasses import replace
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
 from upscaled.engines.pool import Place, Slot
-from upscaled.errors import OUT_OF_SPACE, EngineError, NoSpaceError, ShortageError
+from upscaled.errors import (
+    OUT_OF_SPACE,
+    EngineError,
+    NoSpaceError,
+    ShortageError,
+    WorkerDeathError,
+)
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
     NOTHING_WRITTEN,
@@ -31,6 +38,7 @@ from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.result import RunResult, StageSeconds, Watch
 from upscaled.pipeline.retries import AttemptPlan, Retries
 from upscaled.pipeline.shared import SharedParts
+from upscaled.workers import deaths
 
 log = logging.getLogger(__name__)
 
@@ -274,6 +282,7 @@ class PipelineRun:
             self._prepared, self._native, self._folder, self._options, band, self._written
         )
         self._tile_size = tile_size
+        self._retries.progressed()
         if self._written.finished is None:
             await self._save()
 
@@ -310,6 +319,11 @@ class PipelineRun:
             },
         )
         used = bands.tile_size if bands else 0
+        if isinstance(error, WorkerDeathError) and error.retryable:
+            if not self._retries.after_death(used):
+                raise error
+            await asyncio.sleep(deaths.PAUSE_SECONDS)
+            return
         step = Next.OTHER_TILE if error.tile_matters else Next.OTHER_DEVICE
         if not error.retryable:
             step = Next.NOTHING

@@ -24,7 +24,7 @@ from upscaled.engines.engine import (
 )
 from upscaled.engines.tile_progress import TileProgress
 from upscaled.engines.traits import BUILTIN
-from upscaled.errors import EngineError, ShortageError, WorkerFailedError
+from upscaled.errors import EngineError, ShortageError, WorkerDeathError, WorkerFailedError
 from upscaled.workers.client import (
     WorkerClient,
     WorkerDiedError,
@@ -106,7 +106,8 @@ class BuiltinEngine:
 
         Raises:
             EngineError: the network can't be loaded or run.
-            WorkerFailedError: the worker died, hangs or could not be started.
+            WorkerDeathError: the worker died, or could not be started.
+            WorkerFailedError: an earlier process of it hangs.
         """
         timer = _TaskTimer(self._clock)
         state = Progress(0.0, 0, 0)
@@ -154,7 +155,7 @@ class BuiltinEngine:
         except WorkerStuckError as error:
             raise WorkerFailedError(_sentence(error), tile_matters=False) from None
         except WorkerDiedError as error:
-            raise WorkerFailedError(_sentence(error)) from None
+            raise WorkerDeathError(_sentence(error)) from None
         finally:
             progress.stop()
             self._waiting.discard(stalled)

@@ -35,7 +35,13 @@ from upscaled.engines.native.program import (
 )
 from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, TileProgress, guess_seconds
 from upscaled.engines.traits import BINARY
-from upscaled.errors import SHORTAGE, EngineError, ShortageError, WorkerFailedError
+from upscaled.errors import (
+    SHORTAGE,
+    EngineError,
+    ShortageError,
+    WorkerDeathError,
+    WorkerFailedError,
+)
 from upscaled.workers import processes
 from upscaled.workers.processes import Child, StuckError
 
@@ -141,6 +147,7 @@ class BinaryEngine:
         Raises:
             EngineError: the program failed, or the engine can't handle the task; the message has
                 the program's last words.
+            WorkerDeathError: the program was killed or crashed.
             WorkerFailedError: the program could not be started, or does not end.
         """
         _refuse_impossible(task)
@@ -247,8 +254,11 @@ class BinaryEngine:
         if status == 0:
             return
         if not await asyncio.to_thread((folder / exchange.TARGET).exists):
-            how = f"crashed with signal {-status}" if status < 0 else f"ended with status {status}"
-            raise EngineError(_sentence(f"The native program {how}", output.last_words))
+            if status < 0:
+                how = f"The native program crashed with signal {-status}"
+                raise WorkerDeathError(_sentence(how, output.last_words))
+            how = f"The native program ended with status {status}"
+            raise EngineError(_sentence(how, output.last_words))
         # It is known to crash during cleanup after a good result. Reading the result shows whether
         # this one is good.
         log.warning(
