@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from PIL import Image
 
 from testkit.paths import DATA
+from testkit.server_process import ServerProcess
 from testkit.services import make_config, running, submit
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import JobState
@@ -116,3 +122,80 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
         again = await submit(service, thumbnail)
         assert await service._running.dispatcher._disk_room._take(again)
         await service.wait(again.id)
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Set the size in MiB of a disk, and return its folder; where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(megabytes: int) -> Path:
+        options = f"size={megabytes}m" + (",remount" if folder.is_mount() else "")
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a small disk")
+        return folder
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finishes(
+    tmp_path: Path, models_dir: Path, disk_of: Callable[[int], Path], thumbnail: Path
+) -> None:
+    large, sent = io.BytesIO(), {"model_name": "realesr-animevideov3", "scale": "2"}
+    Image.new("RGB", (3000, 3000), "teal").save(large, "PNG")
+    server = ServerProcess(
+        await asyncio.to_thread(disk_of, 900), models_dir, {"server.drain_seconds": 0}
+    )
+
+    async def submitted(session: aiohttp.ClientSession, picture: bytes) -> str:
+        form = aiohttp.FormData(sent)
+        form.add_field("image", picture, filename="a.png")
+        async with session.post(server.url + "/upscale", data=form) as answer:
+            assert answer.status == 202, await answer.text()
+            return str((await answer.json())["job_id"])
+
+    async def health(session: aiohttp.ClientSession) -> dict[str, Any]:
+        async with session.get(server.url + "/health") as answer:
+            return dict(await answer.json())
+
+    async def until_waiting(session: aiohttp.ClientSession, jobs: range) -> dict[str, Any]:
+        async with asyncio.timeout(120):
+            while True:
+                told = await health(session)
+                if told.get("waiting_for_disk", {"jobs": 0})["jobs"] in jobs:
+                    return told
+                await asyncio.sleep(0.2)
+
+    try:
+        await server.start()
+        await server.wait_until_healthy()
+        async with aiohttp.ClientSession() as session:
+            waiting = [await submitted(session, large.getvalue()) for _ in range(6)]
+        await server.stop()
+        for name in server.files():  # what was decoded, so that the disk can be made smaller
+            path = server.data_dir / name
+            if path.is_file() and path.name != "upload":
+                path.unlink()
+        await asyncio.to_thread(disk_of, 95)
+        await server.start()
+        await server.wait_until_healthy()
+        async with aiohttp.ClientSession() as session:
+            told = await until_waiting(session, range(6, 7))
+            assert (told["status"], told["queue_length"]) == ("ok", 6)
+            assert told["waiting_for_disk"]["reason"].startswith("6 jobs wait for room on the disk")
+            small = await submitted(session, thumbnail.read_bytes())
+            status = f"{server.url}/status/{small}?wait=45"
+            async with session.get(status) as answer:
+                assert (await answer.json())["status"] == "completed"
+            assert (await health(session))["waiting_for_disk"]["jobs"] == 6
+            await asyncio.to_thread(disk_of, 900)
+            await until_waiting(session, range(6))
+            for job_id in waiting:
+                async with session.post(f"{server.url}/cancel/{job_id}") as answer:
+                    assert answer.status == 200
+    finally:
+        await server.reap()

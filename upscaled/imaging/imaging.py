@@ -334,7 +334,9 @@ class Imaging:
     ) -> _Reply:
         """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
         first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
-        for left in reversed(range(1 if first_look else deaths.TRIES)):  # `probe` follows a first look
+        for left in reversed(
+            range(1 if first_look else deaths.TRIES)
+        ):  # `probe` follows a first look
             try:
                 return await self._ask(request, reply_type, kind, caller)
             except _LostError as lost:

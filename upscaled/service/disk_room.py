@@ -38,6 +38,8 @@ class DiskRoom:
         self._need = need
         self._under_way = under_way
         self._told: dict[str, Job] = {}
+        self.waiting: dict[str, int] = {}
+        """Ids of the jobs that wait, with the bytes that each needs."""
         self._looking = asyncio.Lock()
         self._job_ended = asyncio.Event()
 
@@ -48,12 +50,16 @@ class DiskRoom:
             UnknownModelError: the job's model is gone, so what it needs is unknown.
         """
         waited = False
-        while not await self._take(job):
-            waited = True
-            self._job_ended.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._job_ended.wait()
+        try:
+            while not await self._take(job):
+                waited = True
+                self.waiting[job.id] = self._need(job)
+                self._job_ended.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._job_ended.wait()
+        finally:
+            self.waiting.pop(job.id, None)
         return waited
 
     def forget(self, job_id: str) -> None:

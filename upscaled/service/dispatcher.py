@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from upscaled.engines.engine import is_small
@@ -39,6 +39,7 @@ from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
 from upscaled.service.set_aside import SetAside
 from upscaled.service.sharing import SharedWork
+from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Dispatcher:
             gone=self._forget,
         )
         self._prepared: dict[str, Prepared] = {}
+        self._cancels = Uninterrupted()
 
     async def resume(self, job: Job, max_attempts: int) -> None:
         """Queue a job of an earlier run again; one that was started too often fails."""
@@ -160,6 +162,11 @@ class Dispatcher:
         """Whether queued jobs are being started."""
         return self._feeder is not None and not self._feeder.done()
 
+    @property
+    def waiting_for_disk(self) -> Mapping[str, int]:
+        """The jobs that wait for room on the disk, with the bytes that each needs."""
+        return self._disk_room.waiting
+
     def start(self) -> None:
         self._feeder = asyncio.create_task(self._feed(), name="dispatcher")
 
@@ -185,6 +192,7 @@ class Dispatcher:
         if tasks and drain_seconds > 0:
             await _ended(tasks, drain_seconds, hurry or asyncio.Event())
         await _cancelled([*tasks, *self._set_aside.tasks(), *self.followers.tasks()])
+        await self._cancels.done()
         await self._registry.ends_done()
         for job in self._registry.active():
             if job.state is JobState.PROCESSING:
@@ -237,20 +245,30 @@ class Dispatcher:
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; when this returns, none of its work runs and its files are deleted.
 
-        Only a process that the kernel does not end may remain; it has no job any more.
+        Only a process that the kernel does not end may remain; it has no job any more. What has
+        begun is done to its end, even if the caller is cancelled.
 
         Raises:
             UnknownJobError: there is none of this id.
             WrongStateError: it has ended already.
         """
-        job = await self._registry.get(job_id)
         try:
-            job = await self._registry.advance(job_id, JobState.CANCELLED, finished=time.time())
-        except NotUnderWayError:
+            return await self._cancels.run(self._cancel(job_id), f"cancel-{job_id}")
+        except NotUnderWayError:  # its end may take long to record; a stop does not wait for that
             job = await self._registry.settled(job_id)
             raise WrongStateError(
                 f"The job is {job.state.value} already and can't be cancelled."
             ) from None
+
+    async def _cancel(self, job_id: str) -> Job:
+        """Cancel a job; see `cancel`.
+
+        Raises:
+            UnknownJobError: there is none of this id.
+            NotUnderWayError: it has ended already, or is about to.
+        """
+        await self._registry.get(job_id)
+        job = await self._registry.advance(job_id, JobState.CANCELLED, finished=time.time())
         try:
             await self._end_work(job_id)
         finally:

@@ -53,6 +53,7 @@ from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
+from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
 from upscaled.timing.timing import JobTiming, make_job_timing
@@ -123,6 +124,7 @@ class Service:
             else None,
         )
         self._workspace.make_room = self._cleaner.make_room
+        self._deletions = Uninterrupted()
         self._free_disk = 0
         self._started: _Started | None = None
         self._closing = contextlib.AsyncExitStack()
@@ -159,6 +161,7 @@ class Service:
             await self._open_cache()
             await self._store.open()
             closing.push_async_callback(self._store.close)
+            closing.push_async_callback(self._deletions.done)
             closing.push_async_callback(self._imaging.close)
             choice = await choose(self.config)
             log.info("Engine: %s (%s).", choice.engine, choice.reason)
@@ -419,11 +422,14 @@ class Service:
         job = await self.job(job_id, owner)
         if job.state not in TERMINAL:
             raise WrongStateError(f"The job is {job.state.value}; cancel it before you delete it.")
-        await self._registry.forget(job_id)
-        self._cleaner.grace.forget(job_id)
-        await self._workspace.remove(job_id)
+        await self._deletions.run(self._delete(job), f"delete-{job_id}")
+
+    async def _delete(self, job: Job) -> None:
+        await self._registry.forget(job.id)
+        self._cleaner.grace.forget(job.id)
+        await self._workspace.remove(job.id)
         await self.result_cache.drop(job.work)
-        log.info("job deleted", extra={"job": job_id})
+        log.info("job deleted", extra={"job": job.id})
 
     async def messages(self, job_id: str, owner: str | None = None) -> tuple[Job, list[Message]]:
         """Return a job and its webhook messages; ``owner``: only if it is theirs.
@@ -459,7 +465,8 @@ class Service:
         with contextlib.suppress(UnknownJobError):
             job = await self._registry.get(job_id)
             if job.result_gone is None:
-                await self._cleaner.delivered(job, to_proxy=to_proxy)
+                delivered = self._cleaner.delivered(job, to_proxy=to_proxy)
+                await self._deletions.run(delivered, f"delivered-{job_id}")
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""
@@ -506,7 +513,28 @@ class Service:
             "queue_length": self._registry.count(JobState.QUEUED),
             "processing": self._registry.count(JobState.PROCESSING),
             "free_disk_mb": self._free_disk >> 20,
+            **self._disk_waiters(),
         }
+
+    def _disk_waiters(self) -> Mapping[str, object]:
+        """Return how many jobs wait for room on the disk, and what lets them go on; {} if none."""
+        needs = self._running.dispatcher.waiting_for_disk.values()
+        if not needs:
+            return {}
+        jobs = "1 job waits" if len(needs) == 1 else f"{len(needs)} jobs wait"
+        return {
+            "waiting_for_disk": {
+                "jobs": len(needs),
+                "reason": f"{jobs} for room on the disk of the data folder. The smallest needs "
+                f"{_mib(min(needs))} MiB; {self._free_disk >> 20} MiB are free, of which running "
+                "jobs may need a part. Make room there; the jobs go on by themselves.",
+            }
+        }
+
+
+def _mib(count: int) -> int:
+    """Return bytes as MiB, rounded up."""
+    return -(-count >> 20)
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:
