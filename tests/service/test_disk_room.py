@@ -145,8 +145,12 @@ def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finishes(
     tmp_path: Path, models_dir: Path, disk_of: Callable[[int], Path], thumbnail: Path
 ) -> None:
-    large, sent = io.BytesIO(), {"model_name": "realesr-animevideov3", "scale": "2"}
-    Image.new("RGB", (3000, 3000), "teal").save(large, "PNG")
+    sent = {"model_name": "realesr-animevideov3", "scale": "2"}
+
+    def large(shade: int) -> bytes:  # different ones, since equal ones share their work
+        Image.new("RGB", (3000, 3000), (shade, 100, 100)).save(file := io.BytesIO(), "PNG")
+        return file.getvalue()
+
     server = ServerProcess(
         await asyncio.to_thread(disk_of, 900), models_dir, {"server.drain_seconds": 0}
     )
@@ -174,7 +178,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
         await server.start()
         await server.wait_until_healthy()
         async with aiohttp.ClientSession() as session:
-            waiting = [await submitted(session, large.getvalue()) for _ in range(6)]
+            waiting = [await submitted(session, large(shade)) for shade in range(6)]
         await server.stop()
         for name in server.files():  # what was decoded, so that the disk can be made smaller
             path = server.data_dir / name
