@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from upscaled.callers import Caller
 from upscaled.config.settings import Config
 from upscaled.errors import EngineError, NoSpaceError, ResultGoneError
 from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.store import JobFilter
 from upscaled.pipeline.run import PipelineRun
 from upscaled.service.followers import Followers
 from upscaled.service.service import Service
@@ -312,6 +315,55 @@ async def test_a_follower_left_behind_by_a_crash_takes_the_cached_result(
         done = await service.wait(follower.id)
         assert (done.state, done.receipt["cached"]) == (JobState.COMPLETED, True)
         assert runs.jobs == [leader.id]
+
+
+async def test_a_picture_that_kills_the_server_fails_all_who_want_it(
+    config: Callable[..., Config], thumbnail: Path, runs: Runs
+) -> None:
+    runs.go_on.clear()
+    async with running(config(server__drain_seconds="0")) as service:
+        jobs = [await submit(service, thumbnail) for _ in range(3)]
+        await until(lambda: runs.jobs)
+        crashed = await service.job(jobs[0].id)
+    # As the server leaves it when it dies for the third time.
+    await _record(config(), replace(crashed, state=JobState.PROCESSING, crashes=2))
+    async with running(config()) as service:
+        ends = [await service.wait(job.id) for job in jobs]
+        assert [job.state for job in ends] == [JobState.FAILED] * 3
+        assert len({job.error for job in ends}) == 1
+        assert "died 3 times" in (ends[2].error or "")
+        assert len(runs.jobs) == 1
+
+
+async def _record(config: Config, job: Job) -> None:
+    store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
+    await store.open()
+    await store.put(job)
+    await store.close()
+
+
+async def test_joined_jobs_are_listed_by_the_state_that_they_show(
+    config: Callable[..., Config], thumbnail: Path, runs: Runs
+) -> None:
+    runs.go_on.clear()
+    async with running(config()) as service:
+        jobs = [await submit(service, thumbnail) for _ in range(3)]
+        await until_progress(service, jobs[0].id, 40)
+        service._registry.begin(jobs[0].id)
+        for job in jobs:
+            await until_processing(service, job.id)
+        for state, expected in ((JobState.PROCESSING, jobs), (JobState.QUEUED, [])):
+            found = await service.jobs(JobFilter("", state), None, 10)
+            assert [job.id for job in found] == [job.id for job in reversed(expected)]
+        first, *_ = found = await service.jobs(JobFilter("", JobState.PROCESSING), None, 1)
+        assert len(found) == 1
+        others = await service.jobs(
+            JobFilter("", JobState.PROCESSING), (first.created, first.id), 10
+        )
+        assert [job.id for job in others] == [jobs[1].id, jobs[0].id]
+        runs.go_on.set()
+        for job in jobs:
+            await service.wait(job.id)
 
 
 async def test_who_wants_no_shared_work_switches_it_off(

@@ -11,10 +11,13 @@ from upscaled.errors import ForbiddenOriginError
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
-_HEADERS = "Authorization, Content-Type, Prefer, X-Auth-Token, X-Request-ID, Range, If-Range"
+_HEADERS = (
+    "Authorization, Content-Type, Prefer, Idempotency-Key, X-Auth-Token, X-Request-ID, Range, "
+    "If-Range"
+)
 _EXPOSED = (
     "Content-Disposition, Content-Location, Content-Range, ETag, Location, Preference-Applied, "
-    "Upscaled-Result, Accept-Ranges, Repr-Digest, Retry-After, "
+    "Upscaled-Result, Idempotent-Replayed, Accept-Ranges, Repr-Digest, Retry-After, "
     "RateLimit, RateLimit-Policy, X-Request-ID"
 )
 _PREFLIGHT_SECONDS = "600"

@@ -515,8 +515,23 @@ class JobRegistry:
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
     ) -> list[Job]:
         """Return jobs as they are now, see `JobStore.page`."""
+        if wanted.state in ACTIVE:  # the store's records are behind, see `begin` and `mirror`
+            return self._active_page(wanted, after, limit)
         found = await self._store.page(wanted, after, limit)
         return [self._active.get(j.id) or self._unrecorded.get(j.id) or j for j in found]
+
+    def _active_page(
+        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
+    ) -> list[Job]:
+        found = [
+            job
+            for job in self._active.values()
+            if wanted.matches(job)
+            and (after is None or (job.created, job.id) < after)
+            # One that is being recorded is not accepted yet.
+            and not (job.id in self._untold and job.state is JobState.QUEUED)
+        ]
+        return sorted(found, key=lambda job: (job.created, job.id), reverse=True)[:limit]
 
     def _remember(self, job: Job) -> None:
         """Keep an ended job in memory, since its caller will ask for it soon."""

@@ -21,6 +21,17 @@ class JobFilter:
     created_after: float | None = None
     created_before: float | None = None
 
+    def matches(self, job: Job) -> bool:
+        """Tell whether a job is wanted."""
+        return (
+            job.owner == self.owner
+            and self.state in {None, job.state}
+            and self.model in {None, job.request.model_name}
+            and self.client_ref in {None, job.client_ref}
+            and (self.created_after is None or job.created > self.created_after)
+            and (self.created_before is None or job.created < self.created_before)
+        )
+
 
 KEYS_PER_OWNER = 10_000
 """Idempotency keys that are kept for one owner; a new one replaces the oldest."""

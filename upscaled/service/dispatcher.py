@@ -122,11 +122,12 @@ class Dispatcher:
             crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
             if crashes >= max_attempts:
                 times = "once" if crashes == 1 else f"{crashes} times"
-                await self._outcomes.failed(
-                    job.id,
+                sentence = (
                     f"The server died {times} while it worked on this picture; it is not tried "
-                    "again (upscaler.max_attempts).",
+                    "again (upscaler.max_attempts)."
                 )
+                self._shared.give_up(job.id, sentence)
+                await self._outcomes.failed(job.id, sentence)
                 return
             await self._outcomes.put_back(job.id, crashes=crashes)
             await self._workspace.end(job.id)

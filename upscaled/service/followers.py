@@ -104,6 +104,9 @@ class Followers:
                 job = self._registry.peek(job_id)
                 if job is None or await self._served(job, group):
                     return
+                if group.verdict is not None:
+                    await self._outcomes.failed(job_id, group.verdict)
+                    return
                 self._registry.mirror(job_id, None)
                 group = self._shared.next_group(group, job_id)
                 if group.leader != job_id:

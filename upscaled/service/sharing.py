@@ -48,6 +48,8 @@ class WorkGroup:
     """The digest of the work that was done; another one if the model was replaced meanwhile."""
     served: frozenset[str] = frozenset()
     """Followers that have the result in their folders."""
+    verdict: str | None = None
+    """Why no job of the group is tried again, as a sentence."""
     successor: WorkGroup | None = None
     """Followers without a result, of whom the first does the work now."""
 
@@ -245,6 +247,17 @@ class SharedWork:
             return None
         return next(iter(group.followers), None)
 
+    def give_up(self, job_id: str, sentence: str) -> None:
+        """Note that the picture is at fault for the end of a job, so that its followers fail too.
+
+        Args:
+            job_id: the job.
+            sentence: the reason.
+        """
+        group = self._of_job.get(job_id)
+        if group is not None and group.leader == job_id:
+            group.verdict = sentence
+
     def ended(self, job_id: str) -> None:
         """Note that a job has ended, in whatever way. Its followers go on without it."""
         group = self._of_job.pop(job_id, None)
@@ -255,7 +268,7 @@ class SharedWork:
             return
         self._close(group)
         left = [follower for follower in group.followers if follower not in group.served]
-        if left:
+        if left and group.verdict is None:
             group.successor = WorkGroup(group.key, left[0], dict.fromkeys(left[1:]))
             group.successor.recorded.set()
             self._groups.setdefault(group.key, group.successor)
