@@ -236,11 +236,11 @@ class Service:
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool, shared
             )
-            deliveries = self._deliveries()
-            self._registry.on_messages = deliveries.notice
-            closing.push_async_callback(
-                _end_task, asyncio.create_task(deliveries.run(), name="webhooks")
-            )
+            if self.config.features.webhooks:
+                deliveries = self._deliveries()
+                self._registry.on_messages = deliveries.notice
+                sending = asyncio.create_task(deliveries.run(), name="webhooks")
+                closing.push_async_callback(_end_task, sending)
             closing.push_async_callback(recovery.end)
             await recovery.begin()
             dispatcher.start()

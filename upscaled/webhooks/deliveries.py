@@ -103,26 +103,30 @@ class Deliveries:
     async def run(self) -> None:
         """Deliver until cancelled."""
         await self._load()
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                while self._timers and self._timers[0][0] <= loop.time():
-                    self._receivers.wait(heappop(self._timers)[2])
-                for line in self._receivers.ready(loop.time()):
-                    task = asyncio.create_task(self._send(line), name=f"webhook-{line.job_id}")
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-                moments = [moment for moment, _, _ in self._timers[:1]]
-                moments += self._receivers.wakes(loop.time())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(min(moments, default=None)):
-                        await self._wake.wait()
+                await self._start_what_is_due()
         finally:
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
+
+    async def _start_what_is_due(self) -> None:
+        """Start what may be sent now; wait until something else may."""
+        now = asyncio.get_running_loop().time()
+        while self._timers and self._timers[0][0] <= now:
+            self._receivers.wait(heappop(self._timers)[2])
+        for line in self._receivers.ready(now):
+            task = asyncio.create_task(self._send(line), name=f"webhook-{line.job_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        moments = [moment for moment, _, _ in self._timers[:1]]
+        moments += self._receivers.wakes(now)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(moments, default=None)):
+                await self._wake.wait()
 
     async def _load(self) -> None:
         """Take up what an earlier run of the server left."""
