@@ -16,6 +16,7 @@ from pathlib import Path
 
 from testkit.parts import missing
 from testkit.paths import ROOT
+from testkit.ports import free_port
 from upscaled.workers import launcher
 
 UNPACKED = ROOT / ".tools" / "servers"
@@ -54,7 +55,7 @@ _APACHE_MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "headers")
 KINDS: Mapping[str, Kind] = {
     "nginx": Kind(
         "nginx", "nginx", "listen 80;", "listen 80;", "listen 127.0.0.1:{port};",
-        "daemon off; pid {folder}/pid; worker_processes 1; events {{}}\n"
+        "daemon off; master_process off; pid {folder}/pid; worker_processes 1; events {{}}\n"
         "http {{ access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; "
         "fastcgi_temp_path {folder}/c; uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;\n",
         ("-e", "stderr", "-p", "{folder}", "-c", "{config}"),
@@ -79,7 +80,7 @@ KINDS: Mapping[str, Kind] = {
         + "".join(
             f"LoadModule {name}_module {{modules}}/mod_{name}.so\n" for name in _APACHE_MODULES
         ),
-        ("-D", "FOREGROUND", "-f", "{config}"),
+        ("-X", "-f", "{config}"),
         module_folder="lib/apache2/modules",
         as_root="User www-data\nGroup www-data\n",
     ),
@@ -110,13 +111,6 @@ def server_program(name: str) -> Path:
     return Path(found) if found else missing(name)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def _replaced(text: str, old: str, new: str) -> str:
     assert text.count(old) == 1, f"{old!r} is not once in the block:\n{text}"
     return text.replace(old, new)
@@ -138,9 +132,9 @@ class Proxy:
         self._server_port = server_port
         self._log = folder / "log.txt"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.port = _free_port()
+        self.port = free_port()
         """Serves the server under a host name of its own."""
-        self.path_port = _free_port()
+        self.path_port = free_port()
         """Serves it under `_PATH`."""
 
     @property

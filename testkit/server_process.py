@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from testkit.ports import free_port
 from upscaled.workers import launcher
 
 _READY_SECONDS = 120
@@ -61,9 +62,7 @@ class ServerProcess:
     ) -> None:
         self.data_dir = folder / "data"
         self.log = folder / "log.txt"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1"
         sections: dict[str, dict[str, object]] = {}
         merged: dict[str, object] = {

@@ -85,6 +85,13 @@ class ForbiddenOriginError(UpscaledError):
     status = 403
 
 
+class ForbiddenMetricsError(UpscaledError):
+    """Metrics are not shown to this caller."""
+
+    code = "forbidden_metrics"
+    status = 403
+
+
 class RequestTimeoutError(UpscaledError):
     """The request came too slowly."""
 

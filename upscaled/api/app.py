@@ -15,6 +15,7 @@ from upscaled.api.context import (
     DELIVERY_TRACKER,
     EVENT_STREAMS,
     LINK_BASE,
+    METRICS,
     SERVICE,
     STATUS_RENDERER,
     SUBMISSION_RATE,
@@ -23,11 +24,14 @@ from upscaled.api.delivery import DeliveryTracker
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.hosts import HostPolicy
 from upscaled.api.links import LinkBase
+from upscaled.api.metrics import PATH as METRICS_PATH
+from upscaled.api.metrics import make_handler, shared_port_check
 from upscaled.api.middleware import Middleware
 from upscaled.api.origins import OriginPolicy
 from upscaled.api.rate_limit import RateLimit
 from upscaled.api.status_json import StatusRenderer
 from upscaled.callers import Proxies, Tokens
+from upscaled.metrics.metrics import Metrics
 
 if TYPE_CHECKING:
     from upscaled.service.service import Service
@@ -52,20 +56,30 @@ def make_app(service: Service) -> web.Application:
     names = list(settings.allowed_hosts)
     if public_host := urlsplit(settings.public_url).hostname:
         names.append(public_host)
+    chosen = service.config.metrics
+    metrics = Metrics(service) if chosen.enabled else None
     hosts = HostPolicy(settings.host, names, proxies)
     public = [prefix + route.path for route in enabled if route.public]
     if service.config.features.web:
         public.extend(page.PUBLIC)
+    public.append(METRICS_PATH)
     middleware = Middleware(
         # Without its token a page of another site gets nothing, whatever name it uses.
         None if tokens else hosts,
         OriginPolicy(settings.cors_origins, hosts),
         Authenticator(tokens, proxies, public),
+        metrics.http if metrics is not None else None,
     )
     app = web.Application(middlewares=[middleware.handle])
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(_end_waits)
     app[SERVICE] = service
+    app[METRICS] = metrics
+    if metrics is not None:
+        app.cleanup_ctx.append(metrics.counting)
+        if not chosen.port:
+            show = make_handler(metrics, shared_port_check(chosen.token))
+            app.router.add_get(METRICS_PATH, show)
     app[CONNECTIONS] = Connections(
         settings.max_connections, settings.header_timeout_seconds, settings.send_timeout_seconds
     )

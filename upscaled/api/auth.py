@@ -22,7 +22,7 @@ def client_of(request: web.Request) -> Caller:
     return request[CONTEXT].client
 
 
-def _presented(request: web.Request) -> list[str]:
+def presented(request: web.Request) -> list[str]:
     """Return the tokens that a request carries."""
     found = []
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -64,14 +64,14 @@ class Authenticator:
         anonymous = self._anonymous(peer, forwarded) if forwarded else self._direct(peer)
         if not self._tokens:
             return anonymous
-        presented = _presented(request)
-        owner = self._tokens.owner(presented)
+        tokens = presented(request)
+        owner = self._tokens.owner(tokens)
         if owner is not None:
             return Caller(owner, f"token {owner}" if owner else anonymous.key)
         path = request.path
         if path in self._public or path.startswith(self._below):
             return anonymous
-        if not presented:
+        if not tokens:
             raise UnauthorizedError(
                 "This server asks for a token: send it as `Authorization: Bearer …` "
                 "or as `X-Auth-Token`."

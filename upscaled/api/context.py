@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from upscaled.api.rate_limit import RateLimit
     from upscaled.api.status_json import StatusRenderer
     from upscaled.callers import Caller
+    from upscaled.metrics.metrics import Metrics
     from upscaled.service.service import Service
 
 SERVICE: web.AppKey[Service] = web.AppKey("service")
+METRICS: web.AppKey[Metrics | None] = web.AppKey("metrics")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
 EVENT_STREAMS: web.AppKey[EventStreams] = web.AppKey("event_streams")

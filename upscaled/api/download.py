@@ -17,7 +17,7 @@ from aiohttp import web
 
 from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.context import DELIVERY_TRACKER, SERVICE
+from upscaled.api.context import DELIVERY_TRACKER, METRICS, SERVICE
 from upscaled.api.delivery import Delivery, Span
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
@@ -275,4 +275,6 @@ async def _send(
             delivery.add(span)
         else:
             delivery.add_broken(Span(span.start, sent))
+        if (metrics := request.app[METRICS]) is not None:
+            metrics.sent_bytes += sent - span.start
     return arrived and delivery.complete

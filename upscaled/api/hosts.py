@@ -32,6 +32,11 @@ def _split(authority: str) -> tuple[str, str]:
     return host.removesuffix("."), port
 
 
+def host_of(authority: str) -> str:
+    """Return the host of a ``Host`` header; empty if that is too long to be one."""
+    return _split(authority)[0] if len(authority) <= _LONGEST else ""
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

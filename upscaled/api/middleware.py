@@ -30,7 +30,9 @@ from upscaled.api.responses import (
 )
 from upscaled.api.routes import check_query
 from upscaled.callers import Caller
+from upscaled.errors import UpscaledError
 from upscaled.logs import request_id
+from upscaled.metrics.http_metrics import HttpMetrics
 
 _UNKNOWN = Caller("", "")
 
@@ -42,14 +44,20 @@ class Middleware:
         hosts: names that the server may be addressed by; None: any.
         origins: web pages that may call.
         authenticator: tells who calls.
+        metrics: counts responses and refusals; None: nothing is counted.
     """
 
     def __init__(
-        self, hosts: HostPolicy | None, origins: OriginPolicy, authenticator: Authenticator
+        self,
+        hosts: HostPolicy | None,
+        origins: OriginPolicy,
+        authenticator: Authenticator,
+        metrics: HttpMetrics | None,
     ) -> None:
         self._hosts = hosts
         self._origins = origins
         self._authenticator = authenticator
+        self._metrics = metrics
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,6 +84,8 @@ class Middleware:
                 check_query(request)
             return await handler(request)
         except Exception as error:
+            if self._metrics is not None and isinstance(error, UpscaledError):
+                self._metrics.refused(error.code)
             if request.writer.output_size > 0:
                 end_begun_response(request, error)
             return exception_response(request, error)
@@ -89,6 +99,10 @@ class Middleware:
         Streamed responses and aiohttp's own pass through here too.
         """
         add_security_headers(response)
+        if self._metrics is not None:
+            resource = request.match_info.route.resource
+            endpoint = "other" if resource is None else resource.canonical
+            self._metrics.responded(request.method, endpoint, response.status)
         context = cast("RequestContext | None", request.get(CONTEXT))
         if context is not None:  # else aiohttp refused it before the middleware
             response.headers[request_ids.HEADER] = context.request_id

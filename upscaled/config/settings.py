@@ -352,6 +352,29 @@ class LoggingSettings:
 
 
 @dataclass(frozen=True)
+class MetricsSettings:
+    """Figures for Prometheus, at /metrics (docs/metrics.md)."""
+
+    enabled: bool = _setting(
+        True, "Count, and serve the figures to programs on this machine at /metrics."
+    )
+    token: str = _setting(
+        "",
+        "Secret that other machines must send as `Authorization: Bearer …` to see the metrics, or "
+        "its hash (`upscaled token metrics`). Empty: no other machine sees them on server.port.",
+        check=allowed.token,
+    )
+    port: int = _setting(
+        0,
+        "Serve the metrics on this TCP port instead of server.port, to everybody who reaches it "
+        "or, where token is set, with that. 0: on server.port.",
+        minimum=0,
+        maximum=65535,
+    )
+    host: str = _setting("127.0.0.1", "Address that metrics.port listens on.")
+
+
+@dataclass(frozen=True)
 class FeatureSettings:
     """Features that can be switched off."""
 
@@ -393,6 +416,7 @@ class Config:
     webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()
     features: FeatureSettings = FeatureSettings()
+    metrics: MetricsSettings = MetricsSettings()
     base: Path = field(default_factory=Path.cwd)
 
     def path(self, value: str) -> Path:
@@ -445,6 +469,7 @@ SECTIONS: Mapping[str, type] = {
     "webhooks": WebhookSettings,
     "logging": LoggingSettings,
     "features": FeatureSettings,
+    "metrics": MetricsSettings,
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class _SharedEngine:
     """In shares: a small job takes one, any other job all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """The right to run one job on a device, with the engine for it."""
 
@@ -53,6 +54,8 @@ class Slot:
     engine: Engine
     shares: int
     """1: the job has the engine for itself. Otherwise this many small jobs may use it at once."""
+    part: float
+    """How much of the engine's capacity the job has, up to 1."""
     _shared: _SharedEngine
     _taken: int
 
@@ -101,7 +104,8 @@ class _PlaceSlots:
     def _grant(self, one: _SharedEngine, *, small: bool) -> Slot:
         taken = self._shares_of(small=small)
         one.used += taken
-        return Slot(self.place, one.engine, self.shares if small else 1, one, taken)
+        part = taken / self.shares
+        return Slot(self.place, one.engine, self.shares if small else 1, part, one, taken)
 
 
 @dataclass(order=True)
@@ -137,6 +141,8 @@ class EnginePool:
         self._spares = [_PlaceSlots(place, make, 1) for place, make in spares]
         self._requests: list[_SlotRequest] = []
         self._numbers = itertools.count()
+        self._busy: dict[Place, float] = dict.fromkeys(self.all_places, 0.0)
+        self._held: dict[Slot, float] = {}
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -184,10 +190,23 @@ class EnginePool:
             small: the job can share a slot with other small jobs.
         """
         slot = await self._acquire(order, place, small=small)
+        began = self._held[slot] = time.monotonic()
         try:
             yield slot
         finally:
+            del self._held[slot]
+            self._busy[slot.place] += slot.part * (time.monotonic() - began)
             self._release(slot)
+
+    def busy_seconds(self) -> dict[Place, float]:
+        """Return how long slots of each place were held, in total.
+
+        A small job that shares a slot counts for its share.
+        """
+        now, busy = time.monotonic(), dict(self._busy)
+        for slot, began in self._held.items():
+            busy[slot.place] += slot.part * (now - began)
+        return busy
 
     async def _acquire(self, order: float, place: Place | None, *, small: bool) -> Slot:
         granted = asyncio.get_running_loop().create_future()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from upscaled.engines.pool import EnginePool
@@ -21,6 +22,11 @@ class Pipeline:
         self, imaging: Imaging, pool: EnginePool, models: ModelCatalog, workspace: Workspace
     ) -> None:
         self._shared = SharedParts(imaging, pool, models, workspace)
+
+    @property
+    def verifications(self) -> Mapping[str, int]:
+        """How many results ``passed`` the comparison with their source, or were ``refused``."""
+        return self._shared.verifications
 
     def run(
         self, job: Job, watch: Watch, *, prepared: Prepared | None = None, rank: int = 0

@@ -198,6 +198,7 @@ class PipelineRun:
         self._failed = False
         if self._written.finished is not None:
             self._report_attempt(plan.place, self._bands.tile_size, "ok")
+            self._shared.verifications["passed"] += 1
             self._remember_tile_size(plan)
 
     async def _take(self, slot: Slot) -> AttemptPlan:
@@ -328,6 +329,7 @@ class PipelineRun:
         if not error.retryable:
             step = Next.NOTHING
         elif isinstance(error, UnlikeError) and bands is not None:
+            self._shared.verifications["refused"] += 1
             step = await self._confirmation.refused(plan.place, used, bands.band)
             if step is Next.NOTHING:
                 raise await self._final_refusal(error, plan.place, bands.band) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class SharedParts:
     workspace: Workspace
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
+    verifications: Counter[str] = field(default_factory=Counter)
+    """Comparisons with the source: results that ``passed``, bands that were ``refused``."""
 
     async def identify(self, job: Job) -> IdentifiedModel:
         """Return the network that does a job's work.

@@ -15,9 +15,11 @@ from aiohttp import web
 
 from upscaled.api.app import make_app
 from upscaled.api.connections import Connections
-from upscaled.api.context import CONNECTIONS
+from upscaled.api.context import CONNECTIONS, METRICS
+from upscaled.api.metrics import make_metrics_app
 from upscaled.config.settings import Config, warnings
 from upscaled.errors import ConfigError, UpscaledError
+from upscaled.metrics.metrics import Metrics
 from upscaled.server import open_files, process_limits, room, sd_notify
 from upscaled.server.accept_errors import AcceptErrors
 from upscaled.service.service import Service
@@ -126,6 +128,7 @@ async def _answer(
     runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
     await runner.setup()
     sites: list[asyncio.Server] = []
+    metrics_runner = await _serve_metrics(config, app[METRICS])
     cut_off = asyncio.create_task(_cut_off(app[CONNECTIONS], stop), name="cut off")
     try:
         assert runner.server is not None  # noqa: S101 - it is set up
@@ -157,8 +160,32 @@ async def _answer(
     finally:
         for site in sites:
             site.close()
+        if metrics_runner is not None:
+            await metrics_runner.cleanup()
         await runner.cleanup()
         cut_off.cancel()
+
+
+async def _serve_metrics(config: Config, metrics: Metrics | None) -> web.AppRunner | None:
+    """Serve metrics on a port of their own, if the settings say so.
+
+    Raises:
+        UpscaledError: the address can't be listened on.
+    """
+    chosen = config.metrics
+    if metrics is None or not chosen.port:
+        return None
+    runner = web.AppRunner(make_metrics_app(metrics, chosen.token), shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, chosen.host, chosen.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise UpscaledError(
+            f"Port {chosen.port} of {chosen.host} can't be listened on: {error.strerror}. Stop "
+            "what uses it, or set another metrics.port."
+        ) from None
+    return runner
 
 
 async def _cut_off(connections: Connections, stop: _Stop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.figures import Figures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.positions import report_positions
@@ -80,6 +82,7 @@ class _Started:
     health: Health
     pool: EnginePool
     shared: SharedWork
+    verifications: Mapping[str, int]
 
 
 class Service:
@@ -127,6 +130,7 @@ class Service:
         self._deletions = Uninterrupted()
         self._free_disk = 0
         self._started: _Started | None = None
+        self._webhooks: Deliveries | None = None
         self._closing = contextlib.AsyncExitStack()
 
     @property
@@ -234,10 +238,11 @@ class Service:
                 shared,
             )
             self._started = _Started(
-                choice, submissions, dispatcher, recovery, timing, health, pool, shared
-            )
+                choice, submissions, dispatcher, recovery, timing, health, pool, shared,
+                pipeline.verifications,
+            )  # fmt: skip
             if self.config.features.webhooks:
-                deliveries = self._deliveries()
+                deliveries = self._webhooks = self._deliveries()
                 self._registry.on_messages = deliveries.notice
                 sending = asyncio.create_task(deliveries.run(), name="webhooks")
                 closing.push_async_callback(_end_task, sending)
@@ -383,10 +388,10 @@ class Service:
             yield updates
 
     def subscribe_all(
-        self, owner: str | None = None, *, after: int | None = None
+        self, owner: str | None = None, *, after: int | None = None, states_only: bool = False
     ) -> AbstractAsyncContextManager[Subscription]:
         """Listen to all jobs of ``owner``, see `JobRegistry.subscribe_all`."""
-        return self._registry.subscribe_all(owner, after=after)
+        return self._registry.subscribe_all(owner, after=after, states_only=states_only)
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.
@@ -467,6 +472,31 @@ class Service:
             if job.result_gone is None:
                 delivered = self._cleaner.delivered(job, to_proxy=to_proxy)
                 await self._deletions.run(delivered, f"delivered-{job_id}")
+
+    def figures(self) -> Figures:
+        """Return the state of the service in numbers."""
+        running, webhooks, cache = self._running, self._webhooks, self.result_cache
+        waiting = [job.created for job in self._registry.active() if job.state is JobState.QUEUED]
+        return Figures(
+            queued=len(waiting),
+            processing=self._registry.count(JobState.PROCESSING),
+            oldest_seconds=max(0.0, time.time() - min(waiting)) if waiting else 0.0,
+            slots=running.pool.most_at_once,
+            busy_seconds=running.pool.busy_seconds(),
+            verifications=dict(running.verifications),
+            uploads=running.submissions.uploading,
+            received_bytes=running.submissions.received_bytes,
+            cache_answers={
+                "hit": cache.hits,
+                "miss": cache.misses,
+                "corrupted": cache.corrupted,
+                "joined": running.shared.joined,
+            },
+            cache_bytes=cache.bytes,
+            in_grace=len(self._cleaner.grace),
+            webhook_jobs=len(webhooks) if webhooks is not None else 0,
+            webhook_attempts=dict(webhooks.attempts) if webhooks is not None else {},
+        )
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""

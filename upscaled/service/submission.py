@@ -73,6 +73,11 @@ class Submissions:
         return self._open
 
     @property
+    def received_bytes(self) -> int:
+        """How many bytes of pictures were received so far."""
+        return self._uploads.received_bytes
+
+    @property
     def uploading(self) -> int:
         """How many uploads are in progress."""
         return len(self._uploads)

@@ -32,6 +32,8 @@ class UploadsInProgress:
         self._most = most
         self._reserve_bytes = reserve_bytes
         self._uploads: set[Upload] = set()
+        self.received_bytes = 0
+        """Of all uploads so far."""
         self.queueing: Counter[str] = Counter()
         """Uploads that will become jobs, by client key."""
 
@@ -133,6 +135,7 @@ class Upload:
         if self.written + count > self.reserved:
             await self.reserve(max(_STEP_BYTES, count))
         self.written += count
+        self._all.received_bytes += count
 
     def end(self) -> None:
         """Release the reservation; may be called again."""

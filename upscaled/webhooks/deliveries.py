@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
@@ -76,6 +77,12 @@ class Deliveries:
         self._receivers = Receivers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self.attempts: Counter[str] = Counter()
+        """Attempts so far, by the state that the message got."""
+
+    def __len__(self) -> int:
+        """Return the number of jobs with messages that are not delivered yet."""
+        return len(self._lines)
 
     def notice(self, job: Job) -> None:
         """Note that messages of ``job`` were added to the outbox."""
@@ -156,6 +163,7 @@ class Deliveries:
                 outcome = await self._attempt(message)
                 dead = outcome.dead
                 settled = self._settled(message, outcome)
+                self.attempts[settled.state.value] += 1
                 await self._store.settle(settled)
                 _report(settled, line.receiver)
                 pending = settled.state is MessageState.PENDING
