@@ -23,6 +23,7 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("POST", f"/cancel/{NOBODYS}", 404, "unknown_job"),
     ("GET", f"/receipt/{NOBODYS}", 404, "unknown_job"),
     ("GET", f"/events/{NOBODYS}", 404, "unknown_job"),
+    ("GET", f"/webhooks/{NOBODYS}", 404, "unknown_job"),
     ("GET", "/jobs?limit=x", 400, "bad_request"),
     ("GET", "/models?scale=x", 400, "bad_request"),
     ("POST", "/upscale", 415, "unsupported_media_type"),
