@@ -18,6 +18,7 @@ from testkit.contract import Answer
 from testkit.running import Caller, Server, a_picture
 from testkit.waiting import tasks_named, until_in
 from upscaled.api import events
+from upscaled.api.event_streams import EventStreams
 from upscaled.callers import hash_of
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
@@ -259,3 +260,14 @@ async def test_many_listeners_hear_of_the_end(serve: Callable[..., Server]) -> N
         ]
         told = await asyncio.gather(*(stream.rest() for stream in streams))
         assert {events[-1].data["status"] for events in told} == {"completed"}
+
+
+def test_many_streams_get_events_more_rarely_so_that_they_slow_no_job_down() -> None:
+    streams = EventStreams(4000, 60)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(streams.opened())
+        assert streams.pause == 0.25
+        for _ in range(999):
+            opened.enter_context(streams.opened())
+        assert streams.pause == pytest.approx(1.0)
+    assert streams.pause == 0.25

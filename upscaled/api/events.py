@@ -12,6 +12,7 @@ from aiohttp import web
 from upscaled.api.auth import client_of
 from upscaled.api.connections import Connection
 from upscaled.api.context import EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
+from upscaled.api.event_streams import EventStreams
 from upscaled.api.jobs import job_id_of
 from upscaled.api.status_json import StatusRenderer
 from upscaled.jobs.job import TERMINAL, JobState
@@ -19,9 +20,6 @@ from upscaled.jobs.updates import JobUpdate, LaggedError, Subscription
 
 _HEARTBEAT_SECONDS = 15.0
 """Proxies and clients cut a silent connection after 30 to 60 s."""
-_PAUSE_SECONDS = 0.25
-"""Between two events of a stream, unless a job ends: with 1,000 listeners each event costs the
-server about 40 ms."""
 _RETRY_MILLISECONDS = 2000
 """After which a client is to connect again."""
 
@@ -103,7 +101,7 @@ async def _stream(
             await response.prepare(request)
             renderer, base = request.app[STATUS_RENDERER], request.app[LINK_BASE].of(request)
             sending = asyncio.create_task(
-                _send(response, updates, renderer, base), name=f"events-{name}"
+                _send(response, updates, renderer, base, streams), name=f"events-{name}"
             )
             assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
             await request.protocol.wait(sending, None)
@@ -113,7 +111,11 @@ async def _stream(
 
 
 async def _send(
-    response: web.StreamResponse, updates: Subscription, renderer: StatusRenderer, base: str
+    response: web.StreamResponse,
+    updates: Subscription,
+    renderer: StatusRenderer,
+    base: str,
+    streams: EventStreams,
 ) -> None:
     """Send updates until the job's end.
 
@@ -134,4 +136,4 @@ async def _send(
                 continue
             await response.write(event_of(update, renderer, base))
             if updates.empty and not update.ended:
-                await updates.gather(_PAUSE_SECONDS)
+                await updates.gather(streams.pause)
