@@ -37,6 +37,7 @@ async def test_after_a_proxy_has_it_all_it_can_be_continued_and_repeated(
     assert rest.status == 206 and rest.body == whole.body[10:]
     status = await api.get(f"/status/{job_id}")
     assert status.json["status"] == "completed" and "download_url" in status.json
+    assert 14 * 60 < status.json["expires"] - time.time() <= 15 * 60
     assert (await api.get(f"/download/{job_id}", headers=headers)).body == whole.body
     assert server.result_file(job_id).exists()
 

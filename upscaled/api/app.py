@@ -86,9 +86,7 @@ def make_app(service: Service) -> web.Application:
     app[DELIVERY_TRACKER] = DeliveryTracker()
     app[EVENT_STREAMS] = EventStreams(settings.max_connections, settings.send_timeout_seconds)
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
-    app[STATUS_RENDERER] = StatusRenderer(
-        service.outlook, service.config.storage.result_ttl_hours * 3600
-    )
+    app[STATUS_RENDERER] = StatusRenderer(service.outlook, service.config.storage)
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")
     for route in enabled:
         resource = app.router.add_resource(prefix + route.path)

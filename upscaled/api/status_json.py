@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upscaled.api.responses import compact
+from upscaled.config.settings import StorageSettings
 from upscaled.jobs.description import described
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.timing.forecast import Outlook
@@ -37,18 +38,19 @@ class StatusRenderer:
 
     Args:
         outlook: estimates when a job will be ready; None for one that has ended.
-        result_ttl: seconds after a job's end after which its result is deleted.
+        storage: how long results are kept.
         clock: seconds, never going back.
     """
 
     def __init__(
         self,
         outlook: Callable[[str], Outlook | None],
-        result_ttl: float,
+        storage: StorageSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outlook = outlook
-        self._result_ttl = result_ttl
+        self._result_ttl = storage.result_ttl_hours * 3600
+        self._grace = storage.grace_minutes * 60 if storage.delete_after_download else None
         self._clock = clock
         self._made: OrderedDict[tuple[str, str], _Made] = OrderedDict()
 
@@ -76,7 +78,10 @@ class StatusRenderer:
         """Return the member that tells until when a result is kept, while there is one."""
         if job.state is not JobState.COMPLETED or job.result_gone or job.finished is None:
             return {}
-        return {"expires": int(job.finished + self._result_ttl)}
+        expires = job.finished + self._result_ttl
+        if job.delivered is not None and self._grace is not None:
+            expires = min(expires, job.delivered + self._grace)
+        return {"expires": int(expires)}
 
     def _look_ahead(self, made: _Made) -> None:
         outlook = self._outlook(made.job.id)
