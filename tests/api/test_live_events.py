@@ -15,11 +15,16 @@ import pytest
 
 from testkit import contract
 from testkit.contract import Answer
+from testkit.jobs import make_job
 from testkit.running import Caller, Server, a_picture
 from testkit.waiting import tasks_named, until_in
 from upscaled.api import events
 from upscaled.api.event_streams import EventStreams
+from upscaled.api.status_json import StatusRenderer
 from upscaled.callers import hash_of
+from upscaled.config.settings import StorageSettings
+from upscaled.jobs.job import Attempt, JobState
+from upscaled.jobs.updates import JobUpdate
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
 MINE, YOURS = "my secret", "your secret"
@@ -271,3 +276,16 @@ def test_many_streams_get_events_more_rarely_so_that_they_slow_no_job_down() -> 
             opened.enter_context(streams.opened())
         assert streams.pause == pytest.approx(1.0)
     assert streams.pause == 0.25
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "attempt"), [((), 1), (("no",), 2), (("no", "ok"), 2), (("ok",), 1)]
+)
+def test_an_attempt_that_went_well_is_still_the_one_that_is_told(
+    outcomes: tuple[str, ...], attempt: int
+) -> None:
+    attempts = tuple(Attempt("builtin", "cpu", 0, outcome) for outcome in outcomes)
+    job = make_job(state=JobState.PROCESSING, attempts=attempts)
+    renderer = StatusRenderer(lambda _: None, StorageSettings())
+    told = events.event_of(JobUpdate(1, job), renderer, "/api/v1")
+    assert b'"attempt":%d' % attempt in told

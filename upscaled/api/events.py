@@ -74,7 +74,10 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
     if update.stage is not None:
         more += b',"stage":"%b"' % update.stage.encode()
     if update.job.state is JobState.PROCESSING:
-        more += b',"attempt":%d' % (len(update.job.attempts) + 1)
+        attempts = update.job.attempts
+        # One that went well is the one whose result is being finished.
+        finishing = bool(attempts) and attempts[-1].outcome == "ok"
+        more += b',"attempt":%d' % (len(attempts) + (not finishing))
     status = renderer.render(update.job, base)
     return b"id: %d\nevent: update\ndata: %b%b}\n\n" % (_event_id(update), status[:-1], more)
 
