@@ -42,6 +42,7 @@ class Bench:
 BENCHES = (
     Bench("service_tax", ("--rounds", "3")),
     Bench("small_pictures"),
+    Bench("folders", by_name=True),
     Bench("runtimes"),
     Bench("huge", ("--killed",), ("--quick", "--killed")),
     Bench("gigapixel", ("--side", "10000"), module="huge", by_name=True),
@@ -106,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"{', '.join(names)}; default: all but gigapixel, which takes half an hour",
+        help=f"{', '.join(names)}; default: all but gigapixel and folders, which take half an "
+        "hour each",
     )
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer rounds")
     parser.add_argument("--document", action="store_true", help="only write the tables in docs/")

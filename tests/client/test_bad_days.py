@@ -19,6 +19,7 @@ from upscaled.client import (
     BusyError,
     DamagedDownloadError,
     FieldRefusedError,
+    PictureRefusedError,
     Retries,
     UnexpectedAnswerError,
     UnreachableError,
@@ -216,6 +217,17 @@ async def test_a_damaged_download_takes_no_files_place(tmp_path: Path) -> None:
             await client.download(JOB, tmp_path / "out.png")
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
     assert (tmp_path / "out.png").read_bytes() == b"before"
+
+
+async def test_a_proxy_that_refuses_a_large_picture_is_no_end_of_the_server() -> None:
+    async def upscale(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=413, text="<html>413 Request Entity Too Large</html>")
+
+    async with serving(upscale=upscale) as client:
+        with pytest.raises(PictureRefusedError, match="larger than a proxy") as told:
+            await client.submit(b"picture")
+    assert told.value.code == "too_large"
 
 
 async def test_what_is_no_server_gets_its_sentence() -> None:

@@ -121,6 +121,31 @@ def test_a_run_that_is_ended_in_the_middle_is_gone_on_with(
     assert not any((out / ".upscaled/work/jobs").iterdir())
 
 
+@pytest.mark.parametrize("most_attempts", ["1", "3"])
+def test_a_picture_in_whose_middle_the_run_was_killed_is_no_bad_one(
+    env: dict[str, str], tmp_path: Path, most_attempts: str
+) -> None:
+    env = {**env, "UPSCALED_UPSCALER_MAX_ATTEMPTS": most_attempts}
+    (tmp_path / "in").mkdir()
+    with Image.open(DATA / "coffee.jpg") as photo:
+        photo.resize((1200, 800)).save(tmp_path / "in/large.png")
+    command = [sys.executable, "-m", "upscaled", "upscale", "--json", "--scale", "2",
+               str(tmp_path / "in"), str(tmp_path / "out")]  # fmt: skip
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "progressed" and event["percent"] >= 10:
+                process.kill()
+                break
+    assert process.returncode == -9
+    done = run(*command[3:], env=env)
+    assert done.returncode == 0, done.stdout
+    plain = run(*command[3:-1], tmp_path / "plain", env=env)
+    assert plain.returncode == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain")
+
+
 @pytest.fixture(scope="session")
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
+from upscaled.batch.work_folders import work_folder
 from upscaled.errors import ConfigError
 
 FOLDER = ".upscaled"
@@ -87,8 +88,6 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.work = folder / FOLDER / "work"
-        """For a service of this run; the next run goes on with what is in it."""
         self._path = folder / FOLDER / _NAME
         self._entries: dict[str, Entry] = {}
         self._lines = 0
@@ -109,6 +108,8 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
+        self.work = work_folder(folder, folder / FOLDER / "work")
+        """For a service of this run; the next run goes on with what is in it."""
         self._file = self._load()
 
     def _load(self) -> int:

@@ -27,6 +27,7 @@ _PLACES = 1000
 """In the queue: more than `parallel` on any machine, and what an earlier run left."""
 _LEFT = 1000
 """Most jobs of an earlier run that are looked at; it had a few more under way than slots."""
+_USELESS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 class LocalUpscaler:
@@ -60,13 +61,12 @@ class LocalUpscaler:
         self._service = Service(self._config, models_cache=config.models_cache)
         self._left: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}
-        self._options: str | None = None
 
     async def __aenter__(self) -> Self:
         await self._service.start()
         try:
             for job in await self._service.jobs(JobFilter(LOCAL.owner), None, _LEFT):
-                if job.client_ref and job.state not in {JobState.FAILED, JobState.CANCELLED}:
+                if job.client_ref and job.state not in _USELESS and job.result_gone is None:
                     self._left[job.client_ref] = job
                 else:
                     await self._forget(job.id)
@@ -121,8 +121,9 @@ class LocalUpscaler:
 
     async def upscale(self, task: Task, on_percent: OnPercent) -> Made:
         """Make one result; see `Upscaler`."""
-        job = self._left.pop(task.key, None) or await self._submit(task)
-        job = await self._ended(job, on_percent)
+        job = await self._continued(task, on_percent)
+        if job is None:
+            job = await self._ended(await self._submit(task), on_percent)
         if job.state is not JobState.COMPLETED:
             await self._forget(job.id)
             raise EngineError(job.error or f"The job was {job.state}.")
@@ -131,6 +132,19 @@ class LocalUpscaler:
             await asyncio.to_thread(place, result.path, task.target)
         self._placed[task.target] = job.id
         return Made(job.input_size, job.request.output_size, str(job.device))
+
+    async def _continued(self, task: Task, on_percent: OnPercent) -> Job | None:
+        """Return the completed job of this task that an earlier run left, if there is one."""
+        left = self._left.pop(task.key, None)
+        if left is None:
+            return None
+        job = await self._ended(left, on_percent)
+        if job.state is JobState.COMPLETED:
+            return job
+        # A service gives a job up that it was killed in several times; whoever kills runs means no
+        # picture by it.
+        await self._forget(job.id)
+        return None
 
     async def recorded(self, task: Task) -> None:
         """Delete the job of a result that is recorded; until then another run would take it up."""

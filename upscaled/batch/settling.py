@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,18 @@ class Settling:
         self._seconds = seconds
         self._sights: dict[Path, _Sight] = {}
 
-    def look(self, paths: Iterable[Path], now: float) -> Iterator[tuple[Path, Signature]]:
+    def look(
+        self,
+        paths: Iterable[Path],
+        now: float,
+        wanted: Callable[[Path, Signature], bool] = lambda _path, _signature: True,
+    ) -> Iterator[tuple[Path, Signature]]:
         """Yield the files that are complete now; forget those that are gone. Blocking.
 
         Args:
             paths: all files that are there.
             now: seconds, never going back.
+            wanted: tells which of them are to be yielded; the others are not opened.
         """
         before, self._sights = self._sights, {}
         for path in paths:
@@ -51,8 +57,9 @@ class Settling:
             if sight is None or sight.signature != signature:
                 sight = _Sight(signature, now)
             self._sights[path] = sight
-            wanted = self._seconds if signature.size else max(self._seconds, _EMPTY_SECONDS)
-            if now - sight.since >= wanted and not is_being_written(path):
+            least = self._seconds if signature.size else max(self._seconds, _EMPTY_SECONDS)
+            settled = now - sight.since >= least
+            if settled and wanted(path, signature) and not is_being_written(path):
                 yield path, signature
 
     def unchanged_since(self, path: Path) -> float | None:

@@ -139,12 +139,16 @@ class Watcher:
         items = {item.source: item for item in self._items()}
         self._handled = {path: one for path, one in self._handled.items() if path in items}
         self._later = {path: until for path, until in self._later.items() if path in items}
+
+        def wanted(path: Path, signature: Signature) -> bool:
+            return (
+                path not in self._queued
+                and self._handled.get(path) != signature
+                and self._later.get(path, now) <= now
+            )
+
         return [
-            (items[path], signature)
-            for path, signature in self._settling.look(items, now)
-            if path not in self._queued
-            and self._handled.get(path) != signature
-            and self._later.get(path, now) <= now
+            (items[path], signature) for path, signature in self._settling.look(items, now, wanted)
         ]
 
     def _items(self) -> Iterator[Item]:

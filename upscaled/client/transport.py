@@ -223,8 +223,12 @@ async def _refusal_of(response: aiohttp.ClientResponse) -> ClientError:
         content = await json_of(response)
         message, code = str(content["error"]), str(content["code"])
     except (UnexpectedAnswerError, KeyError, TypeError):
+        # Not from an upscaled server: from a proxy in front of it, or from something else.
         message = f"{response.url.origin()} answers {response.status} {response.reason or ''}"
         message, code = message.rstrip() + ".", "unexpected_answer"
+        if response.status == 413:
+            code = "too_large"
+            message += " The picture is larger than a proxy in front of the server lets through."
     return refusal(
         message,
         code=code,
