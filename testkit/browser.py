@@ -7,7 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 from testkit.parts import missing
 
@@ -21,18 +21,28 @@ def _program() -> str:
 
 
 @asynccontextmanager
-async def browser_page() -> AsyncIterator[Page]:
-    """Open an empty page in a browser of its own; both are closed at the end of the block.
+async def chromium() -> AsyncIterator[Browser]:
+    """Start a browser, which is closed at the end of the block.
 
-    A download is kept until then. The test is skipped where there is no Chromium.
+    The test is skipped where there is no Chromium.
     """
     # Chromium's own sandbox does not work for root, which tests in containers are.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=_program(), args=arguments)
         try:
-            page = await browser.new_page(accept_downloads=True)
-            page.set_default_timeout(_TIMEOUT_MS)
-            yield page
+            yield browser
         finally:
             await browser.close()
+
+
+@asynccontextmanager
+async def browser_page() -> AsyncIterator[Page]:
+    """Open an empty page in a browser of its own; both are closed at the end of the block.
+
+    A download is kept until then.
+    """
+    async with chromium() as browser:
+        page = await browser.new_page(accept_downloads=True)
+        page.set_default_timeout(_TIMEOUT_MS)
+        yield page

@@ -82,7 +82,7 @@ function start(limits, models) {
   const uploads = new Uploads(jobs);
   const estimate = new Estimate(stage, options);
   const act = actions(jobs, uploads, limits);
-  const queue = new Queue(jobs, uploads, act);
+  const queue = new Queue(jobs, uploads, act, limits.delete_after_download);
 
   byId("files").accept = limits.input_formats.flatMap((format) => [format.media_type, ...format.suffixes]).join(",");
   intake.listen((files, fromFolder) => void stage.add(files, fromFolder));
@@ -144,7 +144,6 @@ function start(limits, models) {
   const labels = () => {
     const formats = limits.input_formats.map((format) => format.label).join(", ");
     setText(byId("accepted"), t("drop.accepted", { formats, size: fileSize(limits.max_upload_bytes) }));
-    byId("rows").dataset.hint = limits.delete_after_download ? t("queue.deleted") : "";
     refresh();
   };
   byId("language").addEventListener("change", async () => {

@@ -34,6 +34,7 @@ export default {
   "refused.more": { one: "Und {n} weitere Datei.", other: "Und {n} weitere Dateien." },
   "strip.show": "{name} zeigen, {details}",
   "strip.remove": "{name} entfernen",
+  "strip.rest": "+{n}",
   "strip.add": "Bilder hinzufügen",
   "crop.hint": "Ziehe auf dem Bild einen Ausschnitt auf und sieh, was jedes Modell daraus macht.",
   "crop.label": "Ausschnitt für den Vergleich der Modelle; Pfeiltasten bewegen ihn",

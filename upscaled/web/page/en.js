@@ -34,6 +34,7 @@ export default {
   "refused.more": { one: "And {n} more file.", other: "And {n} more files." },
   "strip.show": "Show {name}, {details}",
   "strip.remove": "Remove {name}",
+  "strip.rest": "+{n}",
   "strip.add": "Add pictures",
   "crop.hint": "Drag on the picture to choose a part, and see what each model makes of it.",
   "crop.label": "Part to compare the models on; arrow keys move it",

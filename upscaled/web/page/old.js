@@ -1,4 +1,7 @@
 // Only browsers without JavaScript modules run this.
-document.getElementById("old") || document.addEventListener("DOMContentLoaded", show);
-function show() { document.getElementById("old").hidden = false; }
-if (document.getElementById("old")) show();
+function show() {
+  var notice = document.getElementById("old");
+  if (notice) notice.hidden = false;
+}
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", show);
+else show();

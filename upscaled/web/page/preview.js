@@ -5,6 +5,7 @@ import { duration, rough } from "./format.js";
 import { secondsOf } from "./models.js";
 import { t } from "./text.js";
 
+const AT_ONCE = 2; // of the few connections that a browser opens to one server
 const MOST_ZOOM = 16;
 const MOST_WHOLE = 32e6; // bytes of a picture that the browser cannot cut
 
@@ -23,6 +24,8 @@ export async function showPreview(stage, options, models) {
   const url = URL.createObjectURL(part);
   /** @type {string[]} */
   const made = [url];
+  /** @type {(() => Promise<void>)[]} */
+  const waiting = [];
   const grid = h("div", { class: "preview-grid" });
   const dialog = h("dialog", { class: "large preview", "aria-labelledby": "preview-title" },
     h("div", { class: "dialog-head" },
@@ -48,8 +51,12 @@ export async function showPreview(stage, options, models) {
       },
     }, t("preview.use")));
     grid.append(one.element);
-    void fill(one, part, model.name, scale, abort.signal, made);
+    waiting.push(() => fill(one, part, model.name, scale, abort.signal, made));
   }
+  const work = async () => {
+    for (let next = waiting.shift(); next && !abort.signal.aborted; next = waiting.shift()) await next();
+  };
+  for (let worker = 0; worker < AT_ONCE; worker += 1) void work();
   movesTogether(grid);
   document.body.append(dialog);
   dialog.showModal();

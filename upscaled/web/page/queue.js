@@ -10,11 +10,13 @@ export class Queue {
    * @param {import("./jobs.js").Jobs} jobs
    * @param {import("./uploads.js").Uploads} uploads
    * @param {import("./row.js").Act} act
+   * @param {boolean} deletes whether the server deletes a result after its download
    */
-  constructor(jobs, uploads, act) {
+  constructor(jobs, uploads, act, deletes) {
     this.jobs = jobs;
     this.uploads = uploads;
     this.act = act;
+    this.deletes = deletes;
     this.holder = byId("rows");
     /** @type {Map<string, Row>} */
     this.rows = new Map();
@@ -117,6 +119,7 @@ export class Queue {
     if (active) parts.push(t("queue.active", { n: active }));
     if (ready) parts.push(t("queue.ready", { n: ready }));
     setText(byId("queue-hint"), parts.join(" · "));
+    setText(byId("queue-note"), ready && this.deletes ? t("queue.deleted") : "");
     byId("download-all").hidden = ready < 2;
     setText(byId("download-all"), t("queue.download", { n: ready }));
     byId("clear").hidden = ended - ready < 1;

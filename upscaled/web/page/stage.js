@@ -15,6 +15,7 @@ import { t } from "./text.js";
  */
 
 const MOST_REFUSALS = 5;
+const MOST_SHOWN = 60; // pictures in the strip; all are sent
 
 export class Stage extends EventTarget {
   /** @param {import("./limits.js").Limits} limits */
@@ -57,7 +58,8 @@ export class Stage extends EventTarget {
       }
       this.pictures.push(picture);
       if (!this.selected) this.#select(picture);
-      this.#strip();
+      // A folder may have thousands; what is not shown need not be drawn each time.
+      if (this.pictures.length <= MOST_SHOWN || picture.file === taken.at(-1)) this.#strip();
       this.dispatchEvent(new Event("change"));
     }
   }
@@ -108,8 +110,8 @@ export class Stage extends EventTarget {
   }
 
   #strip() {
-    byId("strip").replaceChildren(
-      ...this.pictures.map((picture) => {
+    byId("strip").replaceChildren(...[
+      ...this.pictures.slice(0, MOST_SHOWN).map((picture) => {
         const details = [picture.width ? dimensions(picture) : "", fileSize(picture.file.size)].filter(Boolean).join(" · ");
         return h("li", { class: picture === this.selected ? "chosen" : "" },
           h("button", {
@@ -122,16 +124,17 @@ export class Stage extends EventTarget {
               this.dispatchEvent(new Event("change"));
               /** @type {HTMLElement | null} */ (byId("strip").querySelector("[aria-pressed=true]"))?.focus();
             },
-          }, picture.width ? h("img", { src: picture.url, alt: "", decoding: "async" }) : icon("picture")),
+          }, picture.width ? h("img", { loading: "lazy", decoding: "async", src: picture.url, alt: "" }) : icon("picture")),
           h("button", {
             type: "button", class: "remove", "aria-label": t("strip.remove", { name: picture.file.name }),
             onclick: () => this.#remove(picture),
           }, icon("cancel")));
       }),
+      this.pictures.length > MOST_SHOWN && h("li", { class: "strip-rest" }, t("strip.rest", { n: this.pictures.length - MOST_SHOWN })),
       h("li", {}, h("button", {
         type: "button", class: "strip-add", "aria-label": t("strip.add"), onclick: () => byId("choose").click(),
       }, icon("plus"))),
-    );
+    ].filter(Boolean));
   }
 
   /** @param {string[]} sentences */

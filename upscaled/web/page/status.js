@@ -3,6 +3,9 @@ import { address } from "./api.js";
 import { byId, h, setText } from "./dom.js";
 import { t } from "./text.js";
 
+const AGAIN = 3000; // milliseconds, while the server is not well
+let again = 0;
+
 /** Ask how the server is, and show it. */
 export async function showHealth() {
   let health;
@@ -16,6 +19,8 @@ export async function showHealth() {
   const device = health.gpu ? (health.devices ?? [])[0] : t("server.cpu");
   setText(element, health.status === "ok" ? device : t(`server.${health.status}`));
   element.title = (health.devices ?? []).join(", ");
+  clearTimeout(again);
+  if (health.status !== "ok") again = setTimeout(showHealth, AGAIN);
   notice("health", health.status === "failing" ? t("server.reason", { reason: health.reason ?? "" }) : "");
 }
 

@@ -31,6 +31,7 @@ export function t(key, values = {}) {
  * @param {string} [chosen]
  */
 export async function loadLanguage(chosen) {
+  /** @type {string | null | undefined} */
   let wanted = chosen ?? stored();
   if (!wanted) wanted = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => LANGUAGES.includes(tag));
   language = wanted && LANGUAGES.includes(wanted) ? wanted : "en";

@@ -41,7 +41,11 @@ export function thumbnail(job) {
     found = fetchOne(job.job_id, done ? "result" : "source", own ?? "");
     known.set(key, found);
     void found.then((url) => {
-      if (!url) known.delete(key); // perhaps later
+      if (!url || url === own) known.delete(key); // perhaps later
+      else if (own) {
+        local.delete(job.job_id);
+        setTimeout(() => URL.revokeObjectURL(own), 1000); // after the row shows the other one
+      }
     });
     for (const old of known.keys()) {
       if (known.size <= KEPT) break;

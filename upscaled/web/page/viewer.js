@@ -37,6 +37,24 @@ function loadStyle() {
   });
 }
 
+/**
+ * @param {CanvasRenderingContext2D} context
+ * @returns {CanvasPattern}
+ */
+function checkerboard(context) {
+  const square = document.createElement("canvas");
+  const side = Math.round(12 * (devicePixelRatio || 1));
+  square.width = square.height = 2 * side;
+  const paint = /** @type {CanvasRenderingContext2D} */ (square.getContext("2d"));
+  const style = getComputedStyle(document.documentElement);
+  paint.fillStyle = style.getPropertyValue("--surface");
+  paint.fillRect(0, 0, 2 * side, 2 * side);
+  paint.fillStyle = style.getPropertyValue("--check");
+  paint.fillRect(0, 0, side, side);
+  paint.fillRect(side, side, side, side);
+  return /** @type {CanvasPattern} */ (context.createPattern(square, "repeat"));
+}
+
 class Viewer {
   /**
    * @param {import("./jobs.js").Job} job
@@ -53,6 +71,12 @@ class Viewer {
     this.split = 0.5;
     this.shown = "result"; // of blink
     this.scheduled = false;
+    /** @type {CanvasPattern | null} */
+    this.board = null;
+    /** @type {HTMLCanvasElement | null} */
+    this.scratch = null;
+    /** @type {number | undefined} */
+    this.blinking = undefined;
     this.canvas = h("canvas", { class: "board", tabIndex: 0, role: "img", "aria-label": t("view.canvas") });
     this.context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     this.zoomText = h("output", { class: "zoom" });
@@ -74,8 +98,8 @@ class Viewer {
     const mode = (/** @type {string} */ name) => h("label", {},
       h("input", { type: "radio", name: "view", value: name, checked: name === this.mode, onchange: () => this.setMode(name) }),
       h("span", {}, t(`view.${name}`)));
-    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick, /** @type {any} */ drawn) =>
-      h("button", { type: "button", class: "secondary", "aria-label": text, title: text, onclick }, drawn ?? text);
+    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick, /** @type {any} */ drawn = text) =>
+      h("button", { type: "button", class: "secondary", "aria-label": text, title: text, onclick }, drawn);
     this.range = h("input", {
       type: "range", class: "split", min: 0, max: 1000, step: 1, value: 500, "aria-label": t("view.split"),
       oninput: () => this.setSplit(this.range.valueAsNumber / 1000),
@@ -215,6 +239,7 @@ class Viewer {
     } else if (this.mode === "blink") {
       this.#side(this.shown === "result" ? this.result : this.source, whole, 0);
     } else this.#difference(whole);
+    if (this.mode !== "difference") this.#checkerboard();
     this.cache.end();
     this.#marks(cut, half);
     setText(this.zoomText, percent(this.panning.zoom));
@@ -240,6 +265,21 @@ class Viewer {
     context.imageSmoothingQuality = "high";
     pyramid.draw(context, { x: place.x, y: place.y, scale: zoom * ratio }, clip);
     context.restore();
+  }
+
+  /** Show transparent parts on a checkerboard, which lies still while the picture moves. */
+  #checkerboard() {
+    this.board ??= checkerboard(this.context);
+    const { width, height } = this.result.side;
+    const { zoom } = this.panning;
+    this.context.globalCompositeOperation = "destination-over";
+    this.context.fillStyle = this.board;
+    const shifts = this.mode === "side" ? [-this.canvas.width / 4, this.canvas.width / 4] : [0];
+    for (const shift of shifts) {
+      const { x, y } = this.panning.place(shift);
+      this.context.fillRect(x, y, width * zoom, height * zoom);
+    }
+    this.context.globalCompositeOperation = "source-over";
   }
 
   /** @param {{x: number, y: number, width: number, height: number}} whole */
