@@ -19,9 +19,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MEMORY = 400 << 20
 
 
-def _resident() -> int:
+def _resident(imaging: Imaging) -> int:
     """Return the resident memory of the imaging processes."""
-    return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+    running = [psutil.Process(worker.pid) for worker in imaging._workers if worker.pid is not None]
+    family = [*running, *(child for process in running for child in process.children())]
+    assert family
+    return sum(process.memory_info().rss for process in family)
 
 
 @pytest.mark.parametrize("trap", list(traps()), ids=lambda trap: trap.name)
@@ -34,7 +37,7 @@ async def test_is_refused_with_its_sentence(trap: Trap, imaging: Imaging, tmp_pa
     assert trap.words in caught.value.message
     assert caught.value.message.endswith(".")
     assert str(tmp_path) not in caught.value.message
-    assert _resident() < MEMORY
+    assert _resident(imaging) < MEMORY
 
 
 @pytest.mark.parametrize(("name", "data"), list(harmless_monsters()), ids=lambda value: None)
@@ -48,7 +51,7 @@ async def test_monstrous_metadata_is_left_behind(
     for kind in ("png", "jpg"):
         done = await finished(imaging, prepared, native, tmp_path, FinishOptions(kind, native.size))
         assert done.file_size_bytes < 1_000_000, name
-    assert _resident() < MEMORY
+    assert _resident(imaging) < MEMORY
 
 
 async def test_a_format_that_is_switched_off_is_refused_by_name(tmp_path: Path) -> None:

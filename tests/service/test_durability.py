@@ -150,7 +150,7 @@ async def test_a_full_disk_does_not_hold_up_the_start_or_the_stop(
     await asyncio.to_thread((data / "jobs" / lost / "upload").unlink)
     put = SqliteJobStore.put
 
-    async def full(_: SqliteJobStore, job: Job) -> None:
+    async def full(_: SqliteJobStore, job: Job, *__: object, **___: object) -> None:
         raise NoSpaceError(f"No room for the record of job {job.id}.")
 
     monkeypatch.setattr(SqliteJobStore, "put", full)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -424,12 +425,17 @@ async def test_a_shortage_at_the_start_of_a_worker_is_an_error_of_its_own(
 
 async def test_a_worker_cannot_be_started_without_descriptors(worker: WorkerClient) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), limits[1])
-    )
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    taken: list[int | None] = []
     try:
+        # Take the numbers that other tests have given back.
+        with contextlib.suppress(OSError):
+            taken.extend(iter(lambda: os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), None))
         with pytest.raises(WorkerShortageError, match="Too many open files"):
             await worker.request({})
     finally:
+        for number in filter(None, taken):
+            os.close(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert "pid" in await worker.request({})
