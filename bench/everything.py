@@ -45,6 +45,7 @@ BENCHES = (
     Bench("folders", by_name=True),
     Bench("runtimes"),
     Bench("huge", ("--killed",), ("--quick", "--killed")),
+    Bench("tiles"),
     Bench("gigapixel", ("--side", "10000"), module="huge", by_name=True),
     Bench("limited"),
     Bench("steady"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -73,9 +74,8 @@ def resolved(node: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
 def _path_of(path: str) -> str | None:
     """Return the documented path that ``path`` (below the prefix) is one of."""
     for template in document()["paths"]:
-        stem, brace, _ = template.partition("{")
-        rest = path.removeprefix(stem)
-        if path == template or (brace and path.startswith(stem) and rest and "/" not in rest):
+        pattern = "[^/]+".join(re.escape(part) for part in re.split(r"\{[a-z_]+\}", template))
+        if re.fullmatch(pattern, path):
             return str(template)
     return None
 

@@ -192,5 +192,6 @@ def a_picture(width: int = 24, height: int = 16, kind: str = "PNG") -> bytes:
 
 def configured(data_dir: Path, models_dir: Path, **settings: str) -> Config:
     """Return a configuration for tests; ``server__auth_token="x"`` sets ``server.auth_token``."""
-    chosen = {"upscaler__gpu_ids": "-1", "server__drain_seconds": "0"} | settings
+    usual = {"upscaler__gpu_ids": "-1", "server__drain_seconds": "0", "features__web": "true"}
+    chosen = usual | settings
     return make_config(data_dir, models_dir, **chosen)

@@ -17,7 +17,10 @@ FAST = {"model_name": "realesr-animevideov3", "scale": "2"}
 
 
 def make_config(data_dir: Path, models_dir: Path, **flags: str) -> Config:
-    """Return settings for a service on the CPU; ``flags`` by ``section__key``."""
+    """Return settings for a service on the CPU; ``flags`` by ``section__key``.
+
+    Without the page, unless the flags say otherwise, so that no upload outlives its job.
+    """
     named = {name.replace("__", "."): value for name, value in flags.items()}
     return load(
         environ={},
@@ -25,6 +28,7 @@ def make_config(data_dir: Path, models_dir: Path, **flags: str) -> Config:
             "storage.data_dir": str(data_dir),
             "upscaler.models_path": str(models_dir),
             "upscaler.engine": "builtin",
+            "features.web": "false",
             **named,
         },
     )

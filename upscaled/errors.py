@@ -106,6 +106,20 @@ class UnknownJobError(UpscaledError):
     status = 404
 
 
+class NoViewError(UpscaledError):
+    """The job has no such thumbnail or tile."""
+
+    code = "no_view"
+    status = 404
+
+
+class ViewPendingError(UpscaledError):
+    """Thumbnail or tiles are being made; ``Retry-After`` says when to ask again."""
+
+    code = "view_pending"
+    status = 503
+
+
 class KeyInUseError(UpscaledError):
     """A request with the same Idempotency-Key is being taken in; ``Retry-After`` says more."""
 

@@ -11,6 +11,14 @@ from testkit.running import Caller, Server
 from upscaled.api.routes import ROUTES, Route
 
 NOBODYS = "1234567890123456789"
+PLACES = {
+    "job_id": NOBODYS,
+    "filename": "photo.jpg",
+    "side": "result",
+    "level": "0",
+    "column": "0",
+    "row": "0",
+}
 
 
 def test_the_contract_has_every_route_with_its_query_parameters() -> None:
@@ -33,8 +41,8 @@ def test_the_contract_has_every_route_with_its_query_parameters() -> None:
     "route", [r for r in ROUTES if r.query is not None], ids=lambda r: f"{r.method} {r.path}"
 )
 async def test_an_unknown_query_parameter_is_refused(api: Caller, route: Route) -> None:
-    method, path = route.method, route.path.format(job_id=NOBODYS, filename="photo.jpg")
-    for query in ("scael=3", "x", "_=17", "%77ait2=1"):
+    method, path = route.method, route.path.format(**PLACES)
+    for query in ("scael=3", "z", "_=17", "%77ait2=1"):
         answer = await api.call(method, f"{path}?{query}")
         assert (answer.status, answer.json["code"]) == (400, "bad_request")
         assert answer.json["error"].startswith("There is no query parameter '")

@@ -16,6 +16,8 @@ from upscaled.api.context import (
     EVENT_STREAMS,
     LINK_BASE,
     METRICS,
+    PREVIEW_RATE,
+    SENDING,
     SERVICE,
     STATUS_RENDERER,
     SUBMISSION_RATE,
@@ -29,6 +31,7 @@ from upscaled.api.metrics import make_handler, shared_port_check
 from upscaled.api.middleware import Middleware
 from upscaled.api.origins import OriginPolicy
 from upscaled.api.rate_limit import RateLimit
+from upscaled.api.sending import Sending
 from upscaled.api.status_json import StatusRenderer
 from upscaled.callers import Proxies, Tokens
 from upscaled.metrics.metrics import Metrics
@@ -86,6 +89,8 @@ def make_app(service: Service) -> web.Application:
     app[DELIVERY_TRACKER] = DeliveryTracker()
     app[EVENT_STREAMS] = EventStreams(settings.max_connections, settings.send_timeout_seconds)
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
+    app[PREVIEW_RATE] = RateLimit(service.config.limits.previews_per_minute, "previews")
+    app[SENDING] = Sending()
     app[STATUS_RENDERER] = StatusRenderer(service.outlook, service.config.storage)
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")
     for route in enabled:

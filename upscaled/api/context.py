@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from upscaled.api.event_streams import EventStreams
     from upscaled.api.links import LinkBase
     from upscaled.api.rate_limit import RateLimit
+    from upscaled.api.sending import Sending
     from upscaled.api.status_json import StatusRenderer
     from upscaled.callers import Caller
     from upscaled.metrics.metrics import Metrics
@@ -24,6 +25,8 @@ CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
 EVENT_STREAMS: web.AppKey[EventStreams] = web.AppKey("event_streams")
 LINK_BASE: web.AppKey[LinkBase] = web.AppKey("link_base")
+PREVIEW_RATE: web.AppKey[RateLimit] = web.AppKey("preview_rate")
+SENDING: web.AppKey[Sending] = web.AppKey("sending")
 STATUS_RENDERER: web.AppKey[StatusRenderer] = web.AppKey("status_renderer")
 SUBMISSION_RATE: web.AppKey[RateLimit] = web.AppKey("submission_rate")
 

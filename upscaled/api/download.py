@@ -28,9 +28,9 @@ from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 256 * 1024
-_ACKNOWLEDGE_SECONDS = 60.0  # for the last bytes; `Connection` ends slower callers before that
-_SETTLE_SECONDS = 5.0
+CHUNK = 256 * 1024
+ACKNOWLEDGE_SECONDS = 60.0  # for the last bytes; `Connection` ends slower callers before that
+SETTLE_SECONDS = 5.0
 
 QUERY = frozenset({"wait", "keep"})
 
@@ -72,12 +72,17 @@ def disposition(name: str) -> str:
 
     Characters that could form a path or end the header are replaced.
     """
-    name = name.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
-    name = re.sub(r'[\x00-\x1f\x7f/\\"<>:|?*]', "_", name).lstrip(".").strip() or "result"
+    name = plain_name(name)
     plain = name.encode("ascii", "replace").decode().replace("?", "_")
     if plain == name:
         return f'attachment; filename="{name}"'
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def plain_name(name: str) -> str:
+    """Return a file name without characters that could form a path or end a header."""
+    name = name.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
+    return re.sub(r'[\x00-\x1f\x7f/\\"<>:|?*]', "_", name).lstrip(".").strip() or "result"
 
 
 async def download(request: web.Request) -> web.StreamResponse:
@@ -89,12 +94,12 @@ async def download(request: web.Request) -> web.StreamResponse:
     job_id = job_id_of(request)
     owner = client_of(request).owner
     wait = wait_of(request)
-    keep = _keep_of(request)
+    keep = keep_of(request)
     await wait_for_end(request, await service.job(job_id, owner), wait)
     return await deliver(request, job_id, headers=wait.headers, keep=keep)
 
 
-def _keep_of(request: web.Request) -> bool:
+def keep_of(request: web.Request) -> bool:
     """Return whether the result stays after this download, until its caller deletes it.
 
     Raises:
@@ -132,10 +137,10 @@ async def deliver(
         ResultGoneError: its result was downloaded or expired.
     """
     service, owner = request.app[SERVICE], client_of(request).owner
-    await request.app[DELIVERY_TRACKER].settle(job_id, _SETTLE_SECONDS)
+    await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
     result = await service.result(job_id, owner)
     try:
-        file, facts = await asyncio.to_thread(_opened, result.path)
+        file, facts = await asyncio.to_thread(opened, result.path)
     except FileNotFoundError:
         # Deleted since the look-up above. Looking it up again says why, unless a person did it.
         await service.result(job_id, owner)
@@ -149,12 +154,13 @@ async def deliver(
         await asyncio.to_thread(file.close)
 
 
-def _opened(path: Path) -> tuple[FileIO, os.stat_result]:
+def opened(path: Path) -> tuple[FileIO, os.stat_result]:
+    """Open a result; blocking."""
     file = FileIO(path)
     return file, os.fstat(file.fileno())
 
 
-async def _read(file: FileIO, start: int, count: int) -> bytes | memoryview:
+async def read(file: FileIO, start: int, count: int) -> bytes | memoryview:
     """Return up to ``count`` bytes; at once if they are in the page cache, else by a thread.
 
     Most results are fetched as soon as they are written, and a change of thread takes longer
@@ -252,7 +258,7 @@ async def _send(
     arrived = False
     try:
         while sent < span.stop:
-            chunk = await _read(file, sent, min(_CHUNK, span.stop - sent))
+            chunk = await read(file, sent, min(CHUNK, span.stop - sent))
             if not chunk:
                 raise EOFError(f"a result ended {span.stop - sent} bytes early")
             sent += len(chunk)
@@ -260,7 +266,7 @@ async def _send(
                 delivery.settled.clear()
             await response.write(chunk)
         await response.write_eof()
-        await acknowledgement.wait(_ACKNOWLEDGE_SECONDS)
+        await acknowledgement.wait(ACKNOWLEDGE_SECONDS)
         arrived = True
     except (OSError, EOFError) as error:
         # The response has begun, so the connection is broken: the caller must not take what has

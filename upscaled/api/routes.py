@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from upscaled.api import (
+    archive,
     docs,
     download,
     estimate,
     events,
     job_list,
     jobs,
+    limits,
+    preview,
     server_info,
     submit,
+    views,
     webhooks,
 )
 from upscaled.api.responses import Handler
@@ -59,6 +63,13 @@ ROUTES = (
     Route("GET", "/events/{job_id}", events.of_job),
     Route("GET", "/receipt/{job_id}", jobs.receipt),
     Route("GET", "/webhooks/{job_id}", webhooks.deliveries),
+    Route("POST", "/preview", preview.preview, query=frozenset(preview.FIELD_NAMES)),
+    Route("POST", "/jobs/{job_id}/retry", submit.retry),
+    Route("GET", "/results", archive.results, query=archive.QUERY),
+    Route("GET", "/thumbnail/{job_id}", views.thumbnail, query=frozenset({"side"})),
+    Route("GET", "/tiles/{job_id}", views.tiles),
+    Route("GET", "/tiles/{job_id}/{side}/{level}/{column}/{row}", views.tile),
+    Route("GET", "/limits", limits.limits, public=True),
     Route("GET", "/models", server_info.models, query=frozenset({"scale"})),
     Route("GET", "/health", server_info.health, public=True),
     Route("GET", "/openapi.yaml", docs.openapi, public=True),

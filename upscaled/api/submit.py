@@ -11,9 +11,10 @@ from aiohttp import web
 
 from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.context import LINK_BASE, SERVICE
+from upscaled.api.context import LINK_BASE, SERVICE, SUBMISSION_RATE
 from upscaled.api.download import deliver
 from upscaled.api.form_reader import IMAGE_URL
+from upscaled.api.jobs import job_id_of
 from upscaled.api.original import Original
 from upscaled.api.responses import json_response
 from upscaled.api.status_json import quicker_json
@@ -111,6 +112,18 @@ async def submit(request: web.Request) -> web.StreamResponse:
 async def submit_file(request: web.Request) -> web.StreamResponse:
     """``PUT /upscale/{filename}``: the same with the picture as the body."""
     return await _submit(request, FIELD_NAMES_OF_FILE)
+
+
+async def retry(request: web.Request) -> web.StreamResponse:
+    """``POST /jobs/{job_id}/retry``: a new job with the picture and the fields of an ended one."""
+    service, client = request.app[SERVICE], client_of(request)
+    earlier = await service.job(job_id_of(request), client.owner)
+    rate_headers = request.app[SUBMISSION_RATE].check(client.key)
+    base = request.app[LINK_BASE].of(request)
+    job = await service.submissions.again(earlier, client, links_base=base)
+    links = request.app[LINK_BASE].links(request, job.id)
+    headers = {"Location": links.status, **rate_headers}
+    return json_response(_accepted(links), status=202, headers=headers)
 
 
 async def _submit(request: web.Request, field_names: Iterable[str]) -> web.StreamResponse:

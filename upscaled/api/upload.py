@@ -17,6 +17,7 @@ from upscaled.api.context import SERVICE, SUBMISSION_RATE
 from upscaled.api.form_reader import IMAGE, IMAGE_URL, FormReader
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
+from upscaled.api.rate_limit import RateLimit
 from upscaled.errors import (
     OUT_OF_SPACE,
     BadRequestError,
@@ -74,6 +75,7 @@ async def received(
     queues: bool,
     picture_needed: bool = True,
     read_anyway: bool = False,
+    rate: web.AppKey[RateLimit] = SUBMISSION_RATE,
 ) -> AsyncGenerator[ReceivedForm]:
     """Receive a form or a picture, bounded by what queue, disk and rate allow.
 
@@ -87,6 +89,7 @@ async def received(
         picture_needed: the picture must not be missing.
         read_anyway: read it even if the queue is full, the client's rate is used up or the server
             is stopping, since its caller gets the picture back.
+        rate: how often the client may do this.
 
     Raises:
         UpscaledError: the refusal.
@@ -104,7 +107,7 @@ async def received(
     refusal: UpscaledError | None = None
     submissions, length = service.submissions, request.content_length
     try:
-        rate_headers = request.app[SUBMISSION_RATE].check(client.key)
+        rate_headers = request.app[rate].check(client.key)
         upload = await submissions.begin_upload(client, length, queues=queues)
     except _PASSING as error:
         if not read_anyway:

@@ -224,6 +224,13 @@ class StorageSettings:
     record_ttl_hours: float = _setting(
         168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )
+    view_cache_mb: int = _setting(
+        4096,
+        "MiB of thumbnails and tiles that are kept for the page. A picture of 100 megapixels takes "
+        "40 to 400; the oldest views are deleted first, and all of them with their job's result.",
+        minimum=16,
+        maximum=100_000_000,
+    )
     result_cache_mb: int = _setting(
         0,
         "MiB of results that are kept, also after their download, to answer the same request of "
@@ -276,6 +283,15 @@ class LimitSettings:
     )
     rate_limit_per_minute: int = _setting(
         0, "Submissions per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
+    )
+    preview_pixels: int = _setting(
+        65_536,
+        "Most pixels of a preview's part of a picture (POST /preview); 0: no previews.",
+        minimum=0,
+        maximum=1_048_576,
+    )
+    previews_per_minute: int = _setting(
+        60, "Previews per minute and client; 0: no limit.", minimum=0, maximum=1_000_000
     )
 
 

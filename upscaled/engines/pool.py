@@ -15,6 +15,9 @@ from types import MappingProxyType
 from upscaled.engines.engine import Device, Engine
 from upscaled.engines.traits import ENGINES, EngineTraits
 
+_BESIDE_SECONDS = 60.0
+"""How long an engine beside the slots is kept for the next preview, with its models loaded."""
+
 log = logging.getLogger(__name__)
 
 
@@ -140,6 +143,9 @@ class EnginePool:
         ]
         self._spares = [_PlaceSlots(place, make, 1) for place, make in spares]
         self._requests: list[_SlotRequest] = []
+        self._beside: Engine | None = None
+        self._beside_turn = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
         self._busy: dict[Place, float] = dict.fromkeys(self.all_places, 0.0)
         self._held: dict[Slot, float] = {}
@@ -208,6 +214,54 @@ class EnginePool:
             busy[slot.place] += slot.part * (now - began)
         return busy
 
+    @asynccontextmanager
+    async def slot_beside(self) -> AsyncIterator[Slot]:
+        """Hold a slot for something short that waits for no job.
+
+        If an engine of a place is free, it is that one, with its models loaded. Otherwise it is an
+        engine beside the slots, which takes one task at a time. It ends when it is not used for
+        `_BESIDE_SECONDS`.
+        """
+        slot = self._free_slot()
+        if slot is not None:
+            try:
+                yield slot
+            finally:
+                self._release(slot)
+            return
+        async with self._beside_turn:
+            if self._ending is not None:
+                self._ending.cancel()
+                await asyncio.wait({self._ending})
+                self._ending = None
+            best = self._places[0]
+            if self._beside is None or self._beside.unusable is not None:
+                await self._end_beside()
+                self._beside = best.make_engine()
+            try:
+                yield Slot(best.place, self._beside, 1, _SharedEngine(self._beside), 0)
+            finally:
+                self._ending = asyncio.create_task(self._end_later(), name="engine-beside")
+
+    def _free_slot(self) -> Slot | None:
+        """Return a slot that no job holds or waits for."""
+        if any(not request.granted.done() for request in self._requests):
+            return None
+        for slots in self._places:
+            slot = slots.take(small=False, even_unusable=False)
+            if slot is not None:
+                return slot
+        return None
+
+    async def _end_later(self) -> None:
+        await asyncio.sleep(_BESIDE_SECONDS)
+        await self._end_beside()
+
+    async def _end_beside(self) -> None:
+        engine, self._beside = self._beside, None
+        if engine is not None:
+            await engine.close()
+
     async def _acquire(self, order: float, place: Place | None, *, small: bool) -> Slot:
         granted = asyncio.get_running_loop().create_future()
         request = _SlotRequest(order, next(self._numbers), place, small, granted)
@@ -265,6 +319,10 @@ class EnginePool:
 
     async def close(self) -> None:
         """End all engines."""
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.wait({self._ending})
+        await self._end_beside()
         engines = [one.engine for slots in [*self._places, *self._spares] for one in slots.engines]
         for outcome in await asyncio.gather(
             *(engine.close() for engine in engines), return_exceptions=True

@@ -16,19 +16,28 @@ from upscaled.imaging.verify.thresholds import (
     PLAUSIBLE_LIMIT,
     UnlikeError,
 )
+from upscaled.imaging.view.box import Box
+from upscaled.imaging.view.levels import TILE, levels_of, tile_count
+from upscaled.imaging.view.tile_file import TileFileError, read_tile
 
 __all__ = [
     "CONFIRMABLE_LIMIT",
     "NOTHING_WRITTEN",
     "PART",
     "PLAUSIBLE_LIMIT",
+    "TILE",
     "Band",
+    "Box",
     "FinishOptions",
     "Finished",
     "Imaging",
     "Piece",
     "Prepared",
     "Probe",
+    "TileFileError",
     "UnlikeError",
     "Written",
+    "levels_of",
+    "read_tile",
+    "tile_count",
 ]

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from upscaled import serial
 from upscaled.errors import (
+    BadRequestError,
     EngineError,
     NoMemoryError,
     NoSpaceError,
@@ -32,6 +33,7 @@ from upscaled.imaging.prepared import Prepared, Probe
 from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Written
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
+from upscaled.imaging.view.box import Box
 from upscaled.pictures import RawImage, Size
 from upscaled.workers import deaths
 from upscaled.workers.client import (
@@ -71,6 +73,7 @@ _LOST: dict[str, Callable[[str], UpscaledError]] = {
 """What it means if a request's process ends that way each time."""
 
 _ERRORS: dict[str, type[UpscaledError]] = {
+    "bad_request": BadRequestError,
     "not_a_picture": NotAPictureError,
     "unusable": UnusablePictureError,
     "unlike": UnlikeError,
@@ -295,6 +298,56 @@ class Imaging:
         )
         reply = await self._request(request, messages.FinishReply, Kind.JOB)
         return await asyncio.to_thread(replies.written_of, reply, request)
+
+    async def view(
+        self, picture: Path, workdir: Path, size: Size, *, tiles: bool, most_bytes: int, caller: str
+    ) -> Path:
+        """Write a thumbnail of a picture, or its tiles (`view.tile_file`).
+
+        Args:
+            picture: an upload or a result.
+            workdir: an empty folder.
+            size: the picture's.
+            tiles: write tiles, else a thumbnail.
+            most_bytes: longest file that may be written.
+            caller: who wants it; callers take turns.
+
+        Returns:
+            The file.
+
+        Raises:
+            UnusablePictureError: it can't be decoded, or has another size.
+            NoSpaceError: the disk is full, or the file would be longer than ``most_bytes``.
+        """
+        request = messages.ViewRequest(
+            picture=_absolute(picture),
+            workdir=_absolute(workdir),
+            most_bytes=most_bytes,
+            tiles=tiles,
+            cpu_seconds=self._writing_seconds(size.pixels),
+        )
+        reply = await self._request(request, messages.ViewReply, Kind.LOOK, caller)
+        return await asyncio.to_thread(replies.view_of, reply, request, size)
+
+    async def crop(self, upload: Path, workdir: Path, box: Box, *, caller: str) -> Prepared:
+        """Decode a part of ``upload`` into files in ``workdir``, in sRGB.
+
+        Raises:
+            BadRequestError: the box is too large, or not within the picture.
+            NotAPictureError: it is of no format that is taken.
+            UnusablePictureError: it does not decode.
+            NoSpaceError: the disk is full.
+        """
+        request = messages.CropRequest(
+            upload=_absolute(upload),
+            workdir=_absolute(workdir),
+            box=box,
+            cpu_seconds=self._cpu_seconds,
+        )
+        reply = await self._request(request, messages.PrepareReply, Kind.LOOK, caller)
+        if reply.prepared.width * reply.prepared.height > box.most_pixels:
+            raise replies.WrongReplyError("a part that is too large")
+        return await self._prepared(reply.prepared, workdir, None)
 
     async def close(self) -> None:
         """End every process after its current request."""

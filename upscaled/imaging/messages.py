@@ -15,8 +15,11 @@ from msgspec import Meta
 
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.result import Band, FinishOptions, Piece, Written
+from upscaled.imaging.view.box import Box
 from upscaled.pictures import RawImage
 
+VIEW = "view"
+"""Name of the file that a `ViewRequest` writes."""
 _METADATA_BYTES = 64 << 20
 """Bytes that a file may have besides its pixels."""
 
@@ -133,7 +136,58 @@ class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
         return 5 * self.options.size.pixels + _METADATA_BYTES
 
 
-AnyRequest = PingRequest | ProbeRequest | PrepareRequest | CheckRequest | FinishRequest
+class ViewRequest(Request, frozen=True, kw_only=True, tag="view"):
+    """Write a thumbnail of a picture, or its tiles, to the file `VIEW`."""
+
+    picture: Path
+    workdir: Path
+    most_bytes: int
+    """Longest file that may be written."""
+    tiles: bool
+    """Write the tiles of all levels; else a thumbnail."""
+    decodes: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return (self.picture,)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.workdir
+
+    def file_bytes(self, max_pixels: int) -> int:
+        return self.most_bytes
+
+
+class CropRequest(Request, frozen=True, kw_only=True, tag="crop"):
+    """Decode a part of a picture into files."""
+
+    upload: Path
+    workdir: Path
+    box: Box
+    decodes: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return (self.upload,)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.workdir
+
+    def file_bytes(self, max_pixels: int) -> int:
+        return 3 * self.box.most_pixels + _METADATA_BYTES
+
+
+AnyRequest = (
+    PingRequest
+    | ProbeRequest
+    | PrepareRequest
+    | CheckRequest
+    | FinishRequest
+    | ViewRequest
+    | CropRequest
+)
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Side = Annotated[int, Meta(ge=1, lt=1 << 31)]
@@ -183,6 +237,13 @@ class PrepareReply(Reply, frozen=True):
     """The picture is decoded."""
 
     prepared: PreparedReply
+
+
+class ViewReply(Reply, frozen=True):
+    """The view is written; the size is the picture's."""
+
+    width: Side
+    height: Side
 
 
 class CheckReply(Reply, frozen=True):

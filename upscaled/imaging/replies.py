@@ -12,11 +12,14 @@ from pathlib import Path
 
 from upscaled.errors import EngineError, UnusablePictureError
 from upscaled.imaging.messages import (
+    VIEW,
     FileReply,
     FinishReply,
     FinishRequest,
     PreparedReply,
     ProbeReply,
+    ViewReply,
+    ViewRequest,
 )
 from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared, Probe
 from upscaled.imaging.result import PART, Finished, Piece, Written
@@ -73,6 +76,23 @@ def prepared_of(
     if sidecar is not None and length_of(sidecar) > _MAX_SIDECAR_BYTES:
         raise WrongReplyError(f"{sidecar.name} is too long")
     return Prepared(source, alpha, sidecar, reply.kept, reply.lost, reply.grey)
+
+
+def view_of(reply: ViewReply, request: ViewRequest, size: Size) -> Path:
+    """Return the file of a view; blocking.
+
+    Raises:
+        WrongReplyError: it is missing or too long.
+        UnusablePictureError: the picture does not have the size it should have.
+    """
+    if (reply.width, reply.height) != (size.width, size.height):
+        raise UnusablePictureError(
+            f"The picture is {reply.width}×{reply.height}, {size} was expected."
+        )
+    path = request.workdir / VIEW
+    if not 0 < length_of(path) <= request.most_bytes:
+        raise WrongReplyError(f"{path.name} is too long")
+    return path
 
 
 def written_of(reply: FinishReply, request: FinishRequest) -> Written:

@@ -19,7 +19,13 @@ import msgspec
 from PIL import Image
 
 from upscaled import serial
-from upscaled.errors import SHORTAGE, EngineError, NotAPictureError, UnusablePictureError
+from upscaled.errors import (
+    SHORTAGE,
+    BadRequestError,
+    EngineError,
+    NotAPictureError,
+    UnusablePictureError,
+)
 from upscaled.imaging import messages
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
@@ -27,11 +33,13 @@ from upscaled.imaging.encode.finish import finish_band
 from upscaled.imaging.messages import (
     AnyRequest,
     CheckRequest,
+    CropRequest,
     FinishRequest,
     PingRequest,
     PrepareRequest,
     ProbeRequest,
     Request,
+    ViewRequest,
 )
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.sandbox import limits
@@ -39,6 +47,10 @@ from upscaled.imaging.sandbox.child import ChildDiedError, run_in_child
 from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox, restrictions
 from upscaled.imaging.verify.thresholds import UnlikeError
 from upscaled.imaging.verify.verify import verify_rows
+from upscaled.imaging.view.crop import crop
+from upscaled.imaging.view.pyramid import write_pyramid
+from upscaled.imaging.view.rows import open_rows
+from upscaled.imaging.view.thumbnail import write_thumbnail
 from upscaled.workers.server import Message, RefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -85,7 +97,9 @@ class RequestHandler:
         with self._errors_as_refusals():
             return cast("Message", serial.plain(self._answer(request, confinement)))
 
-    def _answer(self, request: AnyRequest, confinement: Confinement) -> messages.Reply:
+    def _answer(  # noqa: PLR0911 - one for each kind
+        self, request: AnyRequest, confinement: Confinement
+    ) -> messages.Reply:
         match request:
             case PingRequest():
                 return messages.PingReply(confinement.active, confinement.lacking)
@@ -99,6 +113,23 @@ class RequestHandler:
                 return messages.CheckReply(score)
             case FinishRequest():
                 return self._finish(request)
+            case ViewRequest():
+                return self._view(request)
+            case CropRequest():
+                return self._crop(request)
+
+    def _crop(self, request: CropRequest) -> messages.PrepareReply:
+        made = crop(request.upload, request.workdir, request.box, self.formats, self.max_pixels)
+        return messages.PrepareReply(_prepared_reply(made))
+
+    def _view(self, request: ViewRequest) -> messages.ViewReply:
+        path = request.workdir / messages.VIEW
+        with open_rows(request.picture, self.formats, self.max_pixels) as rows:
+            if request.tiles:
+                write_pyramid(rows, path, threads=self.threads)
+            else:
+                write_thumbnail(rows, path)
+        return messages.ViewReply(rows.size.width, rows.size.height)
 
     def _probe(self, request: ProbeRequest) -> messages.ProbeReply:
         opened = open_picture(request.upload, self.formats, self.max_pixels)
@@ -118,11 +149,8 @@ class RequestHandler:
 
     def _prepare(self, request: ProbeRequest | PrepareRequest) -> messages.PreparedReply:
         assert request.workdir is not None  # noqa: S101 - the caller saw to it
-        made: Prepared = prepare(request.upload, request.workdir, self.formats, self.max_pixels)
-        size = made.source.size
-        has_alpha, has_sidecar = made.alpha is not None, made.sidecar is not None
-        return messages.PreparedReply(
-            size.width, size.height, has_alpha, has_sidecar, made.kept, made.lost, made.grey
+        return _prepared_reply(
+            prepare(request.upload, request.workdir, self.formats, self.max_pixels)
         )
 
     def _finish(self, request: FinishRequest) -> messages.FinishReply:
@@ -152,6 +180,8 @@ class RequestHandler:
     def _errors_as_refusals(self) -> Iterator[None]:
         try:
             yield
+        except BadRequestError as error:
+            raise RefusedError("bad_request", error.message) from error
         except NotAPictureError as error:
             raise RefusedError("not_a_picture", error.message) from error
         except UnusablePictureError as error:
@@ -168,6 +198,14 @@ class RequestHandler:
                 words = "There is not enough disk space for this picture's files."
                 raise RefusedError("no_space", words) from error
             raise RefusedError("engine", f"A file cannot be used: {error}.") from error
+
+
+def _prepared_reply(made: Prepared) -> messages.PreparedReply:
+    size = made.source.size
+    has_alpha, has_sidecar = made.alpha is not None, made.sidecar is not None
+    return messages.PreparedReply(
+        size.width, size.height, has_alpha, has_sidecar, made.kept, made.lost, made.grey
+    )
 
 
 def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:

@@ -31,14 +31,21 @@ class Workspace:
     """``<data_dir>/jobs/<id>/`` for each job and ``<data_dir>/incoming/`` for uploads.
 
     Blocking work runs in threads.
+
+    Args:
+        data_dir: the folder of all of it.
+        keeps_uploads: the upload of a job stays beside its result, and after a failure.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, keeps_uploads: bool = False) -> None:
         self.data_dir = data_dir
+        self.keeps_uploads = keeps_uploads
         self._jobs = data_dir / "jobs"
         self._incoming = data_dir / "incoming"
         self._lock: int | None = None
         self._leftovers: OrderedDict[str, None] = OrderedDict()
+        self.uploads_kept: OrderedDict[str, float] = OrderedDict()
+        """Jobs without a result whose upload is kept, and when they ended, oldest first."""
         self.make_room: Callable[[int], Awaitable[object]] | None = None
         """Deletes files that can be done without, as many bytes as are given."""
 
@@ -158,10 +165,23 @@ class Workspace:
         Files that can't be deleted, for example for lack of descriptors, are left to
         `remove_leftovers`.
         """
+        self.uploads_kept.pop(job_id, None)
         if not await asyncio.to_thread(_removed, self.folder(job_id)):
             self._leftovers[job_id] = None
             if len(self._leftovers) > _LEFTOVERS:
                 self._leftovers.popitem(last=False)
+
+    async def remove_work(self, job_id: str, ended: float) -> None:
+        """Delete the files of a job that has no result; its upload only if none are kept.
+
+        Args:
+            job_id: the job.
+            ended: when it ended, in seconds since the epoch.
+        """
+        if self.keeps_uploads and await self.keep_only(job_id, UPLOAD):
+            self.uploads_kept[job_id] = ended
+        else:
+            await self.remove(job_id)
 
     async def remove_leftovers(self) -> None:
         """Try again to delete folders that could not be deleted."""
@@ -178,13 +198,31 @@ class Workspace:
 
     async def keep_only(self, job_id: str, name: str) -> bool:
         """Delete everything in the job's folder except the file ``name``; tell if it exists."""
-        return await asyncio.to_thread(self._keep_only, self.folder(job_id), name)
+        return await asyncio.to_thread(self._keep, self.folder(job_id), {name}, name)
 
-    def _keep_only(self, folder: Path, name: str) -> bool:
+    def _keep(self, folder: Path, kept: Collection[str], name: str) -> bool:
         if not folder.is_dir():
             return False
-        _delete(path for path in folder.iterdir() if path.name != name)
+        _delete(path for path in folder.iterdir() if path.name not in kept)
         return (folder / name).is_file()
+
+    async def keep_result(self, job_id: str, name: str) -> bool:
+        """Delete everything in a job's folder but its result ``name``, and its upload if those are
+        kept; tell if the result exists.
+        """
+        kept = {name, UPLOAD} if self.keeps_uploads else {name}
+        return await asyncio.to_thread(self._keep, self.folder(job_id), kept, name)
+
+    async def with_uploads(self, known: Collection[str]) -> list[str]:
+        """Return the jobs that are not ``known`` and have an upload."""
+        return await asyncio.to_thread(self._with_uploads, frozenset(known))
+
+    def _with_uploads(self, known: frozenset[str]) -> list[str]:
+        return [
+            path.name
+            for path in self._jobs.iterdir()
+            if path.name not in known and is_job_id(path.name) and (path / UPLOAD).is_file()
+        ]
 
     async def begin(self, job_id: str) -> None:
         """Create a marker in the job's folder: its upload is being decoded.

@@ -76,16 +76,16 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
                 f"There is no field {name[:64]!r}; allowed are image, {', '.join(known)}."
             )
     wishes = Wishes(
-        scale=_integer(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
+        scale=whole_number(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
         model_name=fields.get("model_name"),
         format=_format(fields.get("format")),
-        tile_size=_integer(
+        tile_size=whole_number(
             fields, "tile_size", lambda v: v == 0 or 32 <= v <= 4096, "0 (automatic) or 32 to 4096"
         ),
-        width=_integer(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
-        height=_integer(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
+        width=whole_number(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
+        height=whole_number(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
         tta=_boolean(fields, "tta", default=False),
-        quality=_integer(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
+        quality=whole_number(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
         keep_metadata=_boolean(fields, "keep_metadata", default=True),
@@ -101,13 +101,47 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
     return wishes
 
 
+def fields_of(job: Job) -> dict[str, str]:
+    """Return the fields of a submission that would create ``job`` again, without its size."""
+    request = job.request
+    red, green, blue = request.background
+    fields = {
+        "model_name": request.model_name,
+        "format": request.format,
+        "tile_size": str(request.tile_size),
+        "tta": _word(request.tta),
+        "lossless": _word(request.lossless),
+        "background": f"#{red:02x}{green:02x}{blue:02x}",
+        "keep_metadata": _word(request.keep_metadata),
+    }
+    if request.scale is not None:
+        fields["scale"] = str(request.scale)
+    if request.quality is not None:
+        fields["quality"] = str(request.quality)
+    if job.client_ref is not None:
+        fields["client_ref"] = job.client_ref
+    if job.callback is not None:
+        fields["callback_url"] = job.callback.url
+        fields["callback_events"] = ",".join(job.callback.events)
+    return fields
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
 def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
     return BadRequestError(f"The field {name} is {text[:64]!r}; allowed is {allowed}.")
 
 
-def _integer(
+def whole_number(
     fields: Mapping[str, str], name: str, allows: Callable[[int], bool], allowed: str
 ) -> int | None:
+    """Return a field as a whole number; None if it was not sent.
+
+    Raises:
+        BadRequestError: it is not one that ``allows`` takes; ``allowed`` says what it does.
+    """
     text = fields.get(name)
     if text is None:
         return None
@@ -230,6 +264,7 @@ class Admission:
         sha256: str = "",
         links_base: str = "",
         known: Probe | None = None,
+        size: Size | None = None,
     ) -> Admitted:
         """Return the job for ``upload``, and move the file into the job's folder.
 
@@ -242,6 +277,7 @@ class Admission:
             client: the caller.
             sha256: the picture's digest.
             links_base: what links in webhook messages start with.
+            size: the exact size of the result, which ``fields`` then don't name.
             known: what an earlier look at the same picture found; it is not decoded then.
 
         Raises:
@@ -265,7 +301,7 @@ class Admission:
         await self._workspace.adopt(upload, job_id)
         try:
             probe, prepared = (known, None) if known else await self._look_at(job_id, client.key)
-            request = self._request(wishes, model, probe.size, probe.format)
+            request = self._request(wishes, model, probe.size, probe.format, size)
         except BaseException:
             await self._workspace.remove(job_id)
             raise
@@ -347,7 +383,7 @@ class Admission:
 
     def _source_size(self, fields: Mapping[str, str]) -> Size:
         sides = [
-            _integer(fields, name, lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels")
+            whole_number(fields, name, lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels")
             for name in SOURCE_FIELDS
         ]
         if sides[0] is None or sides[1] is None:
@@ -369,9 +405,16 @@ class Admission:
             await self._models.rescan()
         return self._models.get(name)
 
-    def _request(self, wishes: Wishes, model: Model, source: Size, input_format: str) -> JobRequest:
+    def _request(
+        self,
+        wishes: Wishes,
+        model: Model,
+        source: Size,
+        input_format: str,
+        exact: Size | None = None,
+    ) -> JobRequest:
         upscaler = self._config.upscaler
-        size = output_size(source, wishes, upscaler.default_scale)
+        size = exact or output_size(source, wishes, upscaler.default_scale)
         format_ = output_format(wishes.format, input_format)
         most = self._config.limits.max_output_megapixels
         if size.pixels > most * 1_000_000:
@@ -396,7 +439,7 @@ class Admission:
             raise BadRequestError(
                 f"quality is for {_named(lambda row: row.has_quality)}; {format_} has none."
             )
-        sized = wishes.width is not None or wishes.height is not None
+        sized = exact is not None or wishes.width is not None or wishes.height is not None
         return JobRequest(
             model_name=model.name,
             scale=None if sized else wishes.scale or upscaler.default_scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.grace import GracePeriods
+from upscaled.service.job_views import JobViews
+from upscaled.service.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class Cleaner:
         result_ttl: seconds that a result waits for its download.
         record_ttl: seconds that a job's record outlives its end.
         grace: seconds that a result stays after a proxy has received it; None: like any other.
+        views: made of pictures that are gone are deleted.
+        job_views: knows which those are.
     """
 
     def __init__(
@@ -78,7 +83,11 @@ class Cleaner:
         result_ttl: float,
         record_ttl: float,
         grace: float | None,
+        views: Views,
+        job_views: JobViews,
     ) -> None:
+        self._views = views
+        self._job_views = job_views
         self._store = store
         self._registry = registry
         self._workspace = workspace
@@ -116,13 +125,26 @@ class Cleaner:
         ):
             if job.id not in gone:
                 await self.expire(job)
+        await self._expire_uploads(now - self._result_ttl - self._jumps.within(self._result_ttl))
         for job in await self._store.finished_before(
             now - self._record_ttl - self._jumps.within(self._record_ttl), with_result=False
         ):
             await self._workspace.remove(job.id)
+            await self._job_views.forget(job)
             await self._registry.forget(job.id)
         await self._cache.expire(now)
         await self._store.forget_keys(now - _KEY_SECONDS - self._jumps.within(_KEY_SECONDS))
+
+    async def _expire_uploads(self, before: float) -> None:
+        """Delete the uploads of jobs that ended before a moment and have no result."""
+        for job_id, ended in list(self._workspace.uploads_kept.items()):
+            if ended < before:
+                await self._drop_upload(job_id)
+
+    async def _drop_upload(self, job_id: str) -> None:
+        await self._workspace.remove(job_id)
+        with contextlib.suppress(UnknownJobError):
+            await self._job_views.forget(await self._registry.get(job_id))
 
     async def expire(self, job: Job) -> None:
         """Delete the result of a completed job because of its age."""
@@ -159,13 +181,19 @@ class Cleaner:
             self.grace.begin(job.id, time.time() - job.delivered)
 
     async def make_room(self, count: int) -> None:
-        """Delete cached results and then those in their grace period, the oldest first.
+        """Delete views, then cached results, uploads without a result, and results in their grace
+        period, each time the oldest first.
 
         Args:
             count: how many more bytes to free. A cached result that a job still has frees none.
         """
         wanted = await self._workspace.free_bytes() + count
-        while await self._cache.free(count):
+        while await self._views.free() or await self._cache.free(count):
+            count = wanted - await self._workspace.free_bytes()
+            if count <= 0:
+                return
+        for job_id in list(self._workspace.uploads_kept):
+            await self._drop_upload(job_id)
             count = wanted - await self._workspace.free_bytes()
             if count <= 0:
                 return
@@ -205,3 +233,4 @@ class Cleaner:
                           extra={"job": job.id})  # fmt: skip
         else:
             await self._workspace.remove(job.id)
+        await self._job_views.forget(job)

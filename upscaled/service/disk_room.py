@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from upscaled.jobs.job import Job
-from upscaled.jobs.workspace import Workspace
+from upscaled.jobs.workspace import UPLOAD, Workspace
 
 _LOOK_SECONDS = 5.0
 """How often a waiting job checks the disk, since room freed by other programs is not reported."""
@@ -91,5 +91,6 @@ def _used(folder: Path) -> int:
     used = 0
     with contextlib.suppress(OSError):  # files can disappear meanwhile
         for path in folder.iterdir():
-            used += path.stat().st_blocks * _BLOCK_BYTES
+            if path.name != UPLOAD:  # it is not part of the need
+                used += path.stat().st_blocks * _BLOCK_BYTES
     return used

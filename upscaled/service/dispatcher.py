@@ -271,13 +271,13 @@ class Dispatcher:
         await self._registry.get(job_id)
         job = await self._registry.advance(job_id, JobState.CANCELLED, finished=time.time())
         try:
-            await self._end_work(job_id)
+            await self._end_work(job_id, job.finished or time.time())
         finally:
             self._shared.ended(job_id)
         log.info("job cancelled", extra={"job": job_id})
         return job
 
-    async def _end_work(self, job_id: str) -> None:
+    async def _end_work(self, job_id: str, ended: float) -> None:
         """End the work of a cancelled job; an identical one goes on from where it was."""
         self._queue.remove(job_id)
         entry, waiting = self._under_way.get(job_id), self._set_aside.task(job_id)
@@ -291,7 +291,7 @@ class Dispatcher:
         self._disk_room.forget(job_id)
         if not alive and (heir := self._shared.heir_of(job_id)) is not None:
             await self._workspace.hand_on(job_id, heir)
-        await self._workspace.remove(job_id)
+        await self._workspace.remove_work(job_id, ended)
 
     async def _work(self, job_id: str, turn: Turn) -> None:
         """Do one job until it ends or is set aside."""

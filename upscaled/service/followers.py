@@ -148,7 +148,7 @@ class Followers:
         if await self._outcomes.end(
             job.id,
             JobState.COMPLETED,
-            lambda: self._workspace.keep_only(job.id, result_name(job)),
+            lambda: self._workspace.keep_result(job.id, result_name(job)),
             started=job.started or fields["finished"],
             **fields,
         ):

@@ -49,7 +49,7 @@ class Outcomes:
         if await self.end(
             job.id,
             JobState.COMPLETED,
-            lambda: self._workspace.keep_only(job.id, result.path.name),
+            lambda: self._workspace.keep_result(job.id, result.path.name),
             work=work,
             progress=100,
             finished=time.time(),
@@ -76,11 +76,12 @@ class Outcomes:
 
     async def failed(self, job_id: str, sentence: str) -> None:
         """Record that a job has failed and why, and delete its files."""
+        now = time.time()
         if await self.end(
             job_id,
             JobState.FAILED,
-            lambda: self._workspace.remove(job_id),
-            finished=time.time(),
+            lambda: self._workspace.remove_work(job_id, now),
+            finished=now,
             error=sentence,
         ):
             log.warning("job failed", extra={"job": job_id, "reason": sentence})

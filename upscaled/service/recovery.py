@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Collection
 
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry
@@ -71,18 +72,32 @@ class Recovery:
         unfinished = await self._registry.load()
         with_result = await self._store.finished_before(float("inf"), with_result=True)
         for job in with_result:
-            if not await self._workspace.keep_only(job.id, result_name(job)):
+            if not await self._workspace.keep_result(job.id, result_name(job)):
                 log.error("job's result is no longer on the disk", extra={"job": job.id})
                 await self._cleaner.let_go(job, "lost")
             else:
                 self._cleaner.resume_grace(job)
-        orphans = await self._workspace.sweep({job.id for job in [*unfinished, *with_result]})
+        known = {job.id for job in [*unfinished, *with_result]}
+        known |= await self._kept_uploads(known)
+        orphans = await self._workspace.sweep(known)
         if unfinished or orphans:
             log.info(
                 "jobs of an earlier run taken up",
                 extra={"unfinished": len(unfinished), "folders_deleted": orphans},
             )
         return unfinished
+
+    async def _kept_uploads(self, known: Collection[str]) -> set[str]:
+        """Return the other jobs whose upload stays: those that failed or were cancelled."""
+        ended = []
+        if self._workspace.keeps_uploads:
+            for job_id in await self._workspace.with_uploads(known):
+                job = await self._store.get(job_id)
+                if job is not None and job.state in {JobState.FAILED, JobState.CANCELLED}:
+                    ended.append((job.finished or 0.0, job_id))
+        for moment, job_id in sorted(ended):
+            await self._workspace.remove_work(job_id, moment)
+        return {job_id for _, job_id in ended}
 
     async def _resume_all(self, jobs: list[Job]) -> None:
         """Queue jobs in parallel, since recording an end may wait for the disk.

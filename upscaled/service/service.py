@@ -26,6 +26,7 @@ from upscaled.errors import (
     UpscaledError,
     WrongStateError,
 )
+from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import Imaging
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.messages import Message
@@ -50,12 +51,15 @@ from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.figures import Figures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
+from upscaled.service.job_views import JobViews
 from upscaled.service.positions import report_positions
+from upscaled.service.previews import Previews
 from upscaled.service.recovery import Recovery
 from upscaled.service.self_test import SelfTest
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
+from upscaled.service.views import Views
 from upscaled.timing.forecast import Outlook
 from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
 from upscaled.timing.timing import JobTiming, make_job_timing
@@ -83,6 +87,7 @@ class _Started:
     pool: EnginePool
     shared: SharedWork
     verifications: Mapping[str, int]
+    previews: Previews
 
 
 class Service:
@@ -100,7 +105,7 @@ class Service:
             cache_file=models_cache or config.models_cache,
             commercial_only=config.upscaler.commercial_models_only,
         )
-        self._workspace = Workspace(config.data_dir)
+        self._workspace = Workspace(config.data_dir, keeps_uploads=config.features.web)
         self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
         self._registry = JobRegistry(self._store, messages_of)
         self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
@@ -115,6 +120,23 @@ class Service:
             memory_limit_mb=config.limits.imaging_memory_mb,
             max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
         )
+        # Their own processes, so that nobody's job or upload waits for someone's looking.
+        self._looking = Imaging(
+            workers=2,
+            formats=frozenset(INPUT_NAMES),
+            memory_limit_mb=config.limits.imaging_memory_mb,
+            max_pixels=int(
+                max(config.limits.max_input_megapixels, config.limits.max_output_megapixels)
+                * 1_000_000
+            ),
+        )
+        self.views = Views(
+            self._looking,
+            self._workspace,
+            config.data_dir / "views",
+            config.storage.view_cache_mb << 20,
+        )
+        self.job_views = JobViews(self._workspace, self.views)
         self._cleaner = Cleaner(
             self._store,
             self._registry,
@@ -125,6 +147,8 @@ class Service:
             grace=config.storage.grace_minutes * 60
             if config.storage.delete_after_download
             else None,
+            views=self.views,
+            job_views=self.job_views,
         )
         self._workspace.make_room = self._cleaner.make_room
         self._deletions = Uninterrupted()
@@ -153,6 +177,11 @@ class Service:
         """Accepts pictures; available after `start`."""
         return self._running.submissions
 
+    @property
+    def previews(self) -> Previews:
+        """Upscales parts of pictures; available after `start`."""
+        return self._running.previews
+
     async def start(self) -> None:
         """Start everything, and queue the jobs that an earlier run left.
 
@@ -163,6 +192,9 @@ class Service:
             await self._workspace.open()
             closing.callback(self._workspace.close)
             await self._open_cache()
+            await self._open_views()
+            closing.push_async_callback(self._looking.close)
+            closing.push_async_callback(self.views.close)
             await self._store.open()
             closing.push_async_callback(self._store.close)
             closing.push_async_callback(self._deletions.done)
@@ -237,9 +269,10 @@ class Service:
                 IdempotencyKeys(self._store),
                 shared,
             )
+            previews = Previews(self.config, self.models, self._looking, pool, self._workspace)
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool, shared,
-                pipeline.verifications,
+                pipeline.verifications, previews,
             )  # fmt: skip
             if self.config.features.webhooks:
                 deliveries = self._webhooks = self._deliveries()
@@ -285,6 +318,15 @@ class Service:
         except OSError as error:
             raise ConfigError(
                 f"The cached results in {self.config.data_dir / 'cache'} can't be used "
+                f"({error.strerror}); delete that folder."
+            ) from None
+
+    async def _open_views(self) -> None:
+        try:
+            await self.views.open()
+        except OSError as error:
+            raise ConfigError(
+                f"The views in {self.config.data_dir / 'views'} can't be used "
                 f"({error.strerror}); delete that folder."
             ) from None
 
@@ -433,6 +475,7 @@ class Service:
         await self._registry.forget(job.id)
         self._cleaner.grace.forget(job.id)
         await self._workspace.remove(job.id)
+        await self.job_views.forget(job)
         await self.result_cache.drop(job.work)
         log.info("job deleted", extra={"job": job.id})
 

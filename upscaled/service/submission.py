@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,15 +12,16 @@ from pathlib import Path
 
 from upscaled.callers import LOCAL, Caller
 from upscaled.config.settings import LimitSettings
-from upscaled.errors import QueueFullError, ShuttingDownError, UnknownJobError
+from upscaled.errors import QueueFullError, ShuttingDownError, UnknownJobError, WrongStateError
 from upscaled.files import sha256_of
 from upscaled.imaging import Prepared
-from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.results import result_name
 from upscaled.jobs.store import KeyTakenError, SubmissionKey
 from upscaled.jobs.workspace import Workspace
-from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
+from upscaled.pictures import Size
+from upscaled.service.admission import DISK_RESERVE, Admission, Admitted, fields_of
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
@@ -147,6 +149,7 @@ class Submissions:
         identity: str = "",
         claim: KeyClaim | None = None,
         links_base: str = "",
+        size: Size | None = None,
     ) -> Job:
         """Turn an upload into a queued job; durable when this returns.
 
@@ -162,6 +165,7 @@ class Submissions:
             claim: the submission's idempotency key. It is recorded with the job, so that a refused
                 submission may be sent again.
             links_base: what links in webhook messages start with.
+            size: the exact size of the result, which ``fields`` then don't name.
 
         Raises:
             KeyInUseError: another server has just taken in a submission with this key.
@@ -173,7 +177,7 @@ class Submissions:
             try:
                 sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
                 admitted, place = await self._look_at(
-                    fields, upload, filename, client, sha256, links_base
+                    fields, upload, filename, client, sha256, links_base, size
                 )
                 key = (
                     claim.record(fingerprint(identity or sha256, fields), admitted.job.id)
@@ -189,6 +193,35 @@ class Submissions:
             await self.discard_upload(upload)
             raise
         return job
+
+    async def again(self, earlier: Job, client: Caller, *, links_base: str) -> Job:
+        """Return a new job with the picture and the fields of an ended one.
+
+        Raises:
+            WrongStateError: it has not ended, or its upload is gone.
+            UpscaledError: the refusal, as of any submission.
+        """
+        if earlier.state not in TERMINAL:
+            raise WrongStateError(
+                f"The job is {earlier.state.value}; it can be tried again when it has ended."
+            )
+        self.check(client)
+        upload = self._workspace.new_upload()
+        try:
+            await asyncio.to_thread(os.link, self._workspace.upload_of(earlier.id), upload)
+        except FileNotFoundError:
+            raise WrongStateError(
+                "The upload of this job is no longer on the server; submit the picture again."
+            ) from None
+        return await self.submit(
+            fields_of(earlier),
+            upload,
+            earlier.input_name,
+            client,
+            sha256=earlier.input_sha256,
+            links_base=links_base,
+            size=None if earlier.request.scale else earlier.request.output_size,
+        )
 
     async def repeated(
         self, claim: KeyClaim, earlier: SubmissionKey, fields: Mapping[str, str], identity: str
@@ -224,6 +257,7 @@ class Submissions:
         client: Caller,
         sha256: str,
         links_base: str,
+        size: Size | None,
     ) -> tuple[Admitted, WorkGroup | CachedWork | None]:
         """Turn an upload into a job; find out who does its work.
 
@@ -234,7 +268,7 @@ class Submissions:
         async with self._shared.turn(client.owner, sha256):
             admitted = await self._admission.admit(
                 fields, upload, filename, client,
-                sha256=sha256, links_base=links_base,
+                sha256=sha256, links_base=links_base, size=size,
                 known=self._shared.probe_of(client.owner, sha256),
             )  # fmt: skip
             try:
@@ -251,7 +285,7 @@ class Submissions:
         job, prepared = admitted.job, None
         try:
             if isinstance(place, CachedWork):
-                await self._workspace.keep_only(job.id, result_name(job))
+                await self._workspace.keep_result(job.id, result_name(job))
                 fields = completed_from(place.result.receipt, "cached", place.key)
                 started = fields["finished"]
                 job = replace(job, state=JobState.COMPLETED, started=started, client="", **fields)

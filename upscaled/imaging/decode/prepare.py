@@ -40,16 +40,10 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
     """
     opened = open_picture(upload, formats, max_pixels)
     with opened:
-        expected = opened.size
         witnessed = opened.page is not None and has_witness(opened.page)
-        _decode(opened)
-        size = opened.size
-        if size != expected:
-            raise UnusablePictureError(
-                f"image decode failed: the header says {expected}, the picture is {size}."
-            )
         turned = opened.orientation in TURNED
-        _turn(opened)
+        load_turned(opened)
+        size = opened.size
         if witnessed:
             compare_with_witness(upload, opened.format, opened.image)
         colours = Colours(opened)
@@ -68,6 +62,21 @@ def prepare(upload: Path, workdir: Path, formats: Collection[str], max_pixels: i
     if alpha is not None:
         kept.append("transparency")
     return Prepared(source, alpha, sidecar, tuple(kept), tuple(lost), grey)
+
+
+def load_turned(opened: Opened) -> None:
+    """Decode a picture, and turn it as its EXIF orientation says.
+
+    Raises:
+        UnusablePictureError: it can't be decoded completely.
+    """
+    expected = opened.size
+    _decode(opened)
+    if opened.size != expected:
+        raise UnusablePictureError(
+            f"image decode failed: the header says {expected}, the picture is {opened.size}."
+        )
+    _turn(opened)
 
 
 def _decode(opened: Opened) -> None:

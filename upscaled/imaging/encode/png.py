@@ -46,11 +46,11 @@ class PngEncoder:
         header = struct.pack(
             ">IIBBBBB", width, height, 8, _COLOUR_TYPE[self._channels], 0, 0, 0
         )  # fmt: skip
-        parts = [_SIGNATURE, _chunk(b"IHDR", header)]
+        parts = [_SIGNATURE, chunk(b"IHDR", header)]
         if self._beside.icc:
-            parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._beside.icc)))
-        parts += [_chunk(name, content) for name, content in self._beside.png_chunks()]
-        parts.append(_chunk(b"IDAT", _ZLIB_HEADER))
+            parts.append(chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._beside.icc)))
+        parts += [chunk(name, content) for name, content in self._beside.png_chunks()]
+        parts.append(chunk(b"IDAT", _ZLIB_HEADER))
         return b"".join(parts)
 
     def strip(self, pixels: Pixels, top: int) -> EncodedStrip:
@@ -65,7 +65,7 @@ class PngEncoder:
         found = zlib.decompressobj(_RAW_DEFLATE).decompress(packed)
         if not np.array_equal(np.frombuffer(found, np.uint8), filtered.ravel()):
             raise EngineError(f"The PNG's rows from {top} on do not unpack to what was packed.")
-        return EncodedStrip(_chunk(b"IDAT", packed), zlib.adler32(filtered.data), filtered.size)
+        return EncodedStrip(chunk(b"IDAT", packed), zlib.adler32(filtered.data), filtered.size)
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
         """Return the state after a strip: the Adler-32 of all data compressed so far.
@@ -79,7 +79,7 @@ class PngEncoder:
 
     def tail(self, state: int) -> bytes:
         end = _LAST_BLOCK + struct.pack(">I", state)
-        return _chunk(b"IDAT", end) + _chunk(b"IEND", b"")
+        return chunk(b"IDAT", end) + chunk(b"IEND", b"")
 
 
 def _filtered(pixels: Pixels) -> NDArray[np.uint8]:
@@ -95,6 +95,16 @@ def _filtered(pixels: Pixels) -> NDArray[np.uint8]:
     return filtered
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def small_png(pixels: Pixels) -> bytes:
+    """Return pixels, rows × columns × channels, as a PNG file without metadata."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[channels], 0, 0, 0)
+    packed = isal_zlib.compress(_filtered(pixels).data, _LEVEL)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", packed), chunk(b"IEND", b"")]
+    return _SIGNATURE + b"".join(parts)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG with its checksum."""
     check = zlib.crc32(content, zlib.crc32(kind))
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)

@@ -1,0 +1,107 @@
+"""Previews: a part of a picture at once, whatever the queue does."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import numpy as np
+from PIL import Image
+
+from testkit.contract import Answer
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.waiting import until
+
+PNG = {"Content-Type": "image/png"}
+
+
+async def preview(api: Caller, picture: bytes, query: str = "", **options: Any) -> Answer:
+    """Ask for a preview, with the picture as the body."""
+    options.setdefault("headers", PNG)
+    path = f"/preview?model_name={FAST_MODEL}{query}"
+    return await api.post(path, data=picture, **options)
+
+
+def folders(server: Server) -> list[str]:
+    return [path.name for path in (server.data_dir / "jobs").iterdir()]
+
+
+async def test_a_preview_is_what_a_job_makes_of_that_part(api: Caller) -> None:
+    picture = a_picture(60, 40)
+    answer = await preview(api, picture, "&scale=2")
+    assert answer.status == 200, answer
+    assert answer.headers["upscaled-model"] == FAST_MODEL
+    assert answer.headers["upscaled-scale"] == "2"
+    job_id = await api.completed(picture, scale="2")
+    whole = Image.open(io.BytesIO((await api.get(f"/download/{job_id}")).body)).convert("RGB")
+    made = Image.open(io.BytesIO(answer.body))
+    assert made.size == (120, 80)
+    assert np.array_equal(np.asarray(made.convert("RGB")), np.asarray(whole))
+
+    part = await preview(api, picture, "&scale=2&x=10&y=5&width=20&height=30")
+    made = Image.open(io.BytesIO(part.body)).convert("RGB")
+    assert made.size == (40, 60)
+    cut = np.asarray(whole.crop((20, 10, 60, 70))).astype(int)
+    assert np.abs(np.asarray(made) - cut).mean() < 8
+
+
+async def test_the_middle_of_a_large_picture(serve: Callable[..., Server]) -> None:
+    shared = serve(limits__preview_pixels="1024")
+    async with Caller(shared) as api:
+        answer = await preview(api, a_picture(300, 200), "&scale=2")
+        assert Image.open(io.BytesIO(answer.body)).size == (64, 64)
+        told = (await preview(api, a_picture(300, 200), "&width=100&height=100")).json
+        assert told["error"] == "The part has 10000 pixels; at most 1024 are allowed."
+
+
+async def test_wrong_fields_are_refused_and_nothing_is_left(api: Caller, server: Server) -> None:
+    before = folders(server)
+    for query in ("&x=50&width=20&height=20", "&scale=5", "&width=0", "&x=-1"):
+        answer = await preview(api, a_picture(60, 40), query)
+        assert (answer.status, answer.json["code"]) == (400, "bad_request"), query
+    assert (await preview(api, b"no picture")).status == 415
+    assert (await preview(api, a_picture(60, 40)[:-60])).status == 422
+    assert folders(server) == before
+    assert not server.uploads()
+
+
+async def test_a_preview_does_not_wait_for_a_large_job(api: Caller, server: Server) -> None:
+    job_id = await api.accepted(a_picture(900, 900), model_name="realesrgan-x4plus", scale="4")
+    await until(lambda: server.service.jobs_running == 1, 60)
+    answer = await preview(api, a_picture(), "&scale=2")
+    assert answer.status == 200
+    assert (await api.get(f"/status/{job_id}")).json["status"] == "processing"
+    await api.post(f"/cancel/{job_id}")
+
+
+async def test_the_rate_of_previews_is_limited(serve: Callable[..., Server]) -> None:
+    shared = serve(limits__previews_per_minute="2", limits__rate_limit_per_minute="1")
+    async with Caller(shared) as api:
+        for _ in range(2):
+            assert (await preview(api, a_picture(), "&scale=2")).status == 200
+        refused = await preview(api, a_picture(), "&scale=2")
+        assert (refused.status, refused.json["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) >= 1
+        await api.accepted()  # another limit
+
+
+async def test_a_caller_who_hangs_up_ends_the_work(api: Caller, server: Server) -> None:
+    before = folders(server)
+    url = f"{server.url}/preview?model_name=realesrgan-x4plus&scale=4"
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(
+            session.post(url, data=a_picture(256, 256), headers=PNG), name="asking"
+        )
+        await until(lambda: folders(server) != before)  # the work has begun
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await until(lambda: folders(server) == before)
+
+
+async def test_previews_can_be_switched_off(serve: Callable[..., Server]) -> None:
+    async with Caller(serve(limits__preview_pixels="0")) as api:
+        answer = await preview(api, a_picture())
+    assert (answer.status, answer.json["code"]) == (400, "bad_request")

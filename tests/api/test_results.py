@@ -1,0 +1,82 @@
+"""All results as one archive, made while it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+
+from testkit.running import Caller, Server, a_picture
+from upscaled.api.zip_stream import unique_names
+from upscaled.callers import hash_of
+
+
+async def test_an_archive_has_the_pictures_and_counts_as_their_download(
+    api: Caller, server: Server
+) -> None:
+    jobs = [
+        await api.completed(a_picture(20 + n, 16), filename=name)
+        for n, name in enumerate(("cat.png", "cat.png", "../../dög.png"))
+    ]
+    expected = [await asyncio.to_thread(server.result_file(job).read_bytes) for job in jobs]
+    path = f"/results?job_ids={','.join(jobs)}"
+    kept = await api.get(path + "&keep=true")
+    answer = await api.get(path)
+    assert answer.headers["content-disposition"] == 'attachment; filename="upscaled.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert names == ["cat_2x.png", "cat_2x (2).png", "dög_2x.png"]
+        assert [archive.read(name) for name in names] == expected
+    assert kept.body == answer.body
+    for job_id in jobs:
+        assert (await api.get(f"/download/{job_id}")).status == 410
+
+
+async def test_one_without_a_result_refuses_the_whole(api: Caller, server: Server) -> None:
+    done = await api.completed()
+    working = await api.accepted(a_picture(800, 600), model_name="realesrgan-x4plus")
+    answer = await api.get(f"/results?job_ids={done},{working}")
+    assert (answer.status, answer.json["code"]) == (409, "wrong_state")
+    await api.post(f"/cancel/{working}")
+    assert (await api.get(f"/results?job_ids={done},1234567890123456789")).status == 404
+    for query in ("", "?job_ids=", f"?job_ids={done},{done}", f"?job_ids={done}&keep=perhaps"):
+        assert (await api.get("/results" + query)).status == 400, query
+    assert server.result_file(done).exists()
+
+
+async def test_an_archive_that_breaks_off_deletes_nothing(api: Caller, server: Server) -> None:
+    jobs = [await api.completed() for _ in range(2)]
+    big = b"".join(hashlib.sha256(n.to_bytes(4)).digest() for n in range(2**17))
+    for job_id in jobs:
+        await asyncio.to_thread(server.result_file(job_id).write_bytes, big)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
+    prefix = server.config.server.api_prefix
+    writer.write(
+        f"GET {prefix}/results?job_ids={','.join(jobs)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(20_000)
+    writer.transport.abort()
+    answer = await api.get(f"/results?job_ids={','.join(jobs)}")
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        assert [archive.read(name) for name in archive.namelist()] == [big, big]
+
+
+async def test_anothers_results_are_not_there(serve: Callable[..., Server]) -> None:
+    shared = serve(server__tokens=f"mine={hash_of('my')},yours={hash_of('your')}")
+    async with Caller(shared, "my") as mine, Caller(shared, "your") as yours:
+        job_id = await mine.completed()
+        assert (await yours.get(f"/results?job_ids={job_id}")).status == 404
+
+
+def test_names_differ_whatever_their_case() -> None:
+    assert unique_names(["a.png", "A.png", "a (2).png", "b", "b"]) == [
+        "a.png",
+        "A (2).png",
+        "a (2) (2).png",
+        "b",
+        "b (2)",
+    ]
