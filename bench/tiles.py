@@ -2,10 +2,10 @@
 
     python -m bench.tiles [--side 2500] [--format png] [--quick]
 
-Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3, 100 megapixels with
-2500, and then asks for the result's tiles: first the smallest level, again and again until it is there,
-then all tiles of level 0 one after the other. Memory is that of the server and all its descendants while
-the tiles are made, less what they held before.
+Enlarges a picture of ``--side`` × ``--side`` pixels four times with animevideov3, 100 megapixels
+with 2500, and then asks for the result's tiles: first the smallest level, again and again until it
+is there, then all tiles of level 0 one after the other. Memory is that of the server and all its
+descendants while the tiles are made, less what they held before.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ async def look(
     report.add(f"{name}: a tile of level 0, mean", statistics.mean(lengths) / 1000, "KB")
     report.add(f"{name}: thumbnail", thumbnail, "s")
     report.add(f"{name}: memory while tiles are made",
-               (watch.peak.shared_once - before) / MIB, "MiB", target=400, sense="under")  # fmt: skip
+               (watch.peak.shared_once - before) / MIB,
+               "MiB", target=400, sense="under")  # fmt: skip
     report.add(f"{name}: tiles on disk", kept / 1e6, "MB")
 
 
