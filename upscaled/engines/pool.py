@@ -7,8 +7,8 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -195,7 +195,12 @@ class EnginePool:
             place: where; None: the first place with a free, usable engine.
             small: the job can share a slot with other small jobs.
         """
-        slot = await self._acquire(order, place, small=small)
+        with self._holding(await self._acquire(order, place, small=small)) as slot:
+            yield slot
+
+    @contextmanager
+    def _holding(self, slot: Slot) -> Iterator[Slot]:
+        """Count a slot as busy for the length of the block, then give it back."""
         began = self._held[slot] = time.monotonic()
         try:
             yield slot
@@ -222,24 +227,19 @@ class EnginePool:
         engine beside the slots, which takes one task at a time. It ends when it is not used for
         `_BESIDE_SECONDS`.
         """
-        slot = self._free_slot()
-        if slot is not None:
-            try:
+        free = self._free_slot()
+        if free is not None:
+            with self._holding(free) as slot:
                 yield slot
-            finally:
-                self._release(slot)
             return
         async with self._beside_turn:
-            if self._ending is not None:
-                self._ending.cancel()
-                await asyncio.wait({self._ending})
-                self._ending = None
+            await self._keep_beside()
             best = self._places[0]
             if self._beside is None or self._beside.unusable is not None:
                 await self._end_beside()
                 self._beside = best.make_engine()
             try:
-                yield Slot(best.place, self._beside, 1, _SharedEngine(self._beside), 0)
+                yield Slot(best.place, self._beside, 1, 1.0, _SharedEngine(self._beside), 0)
             finally:
                 self._ending = asyncio.create_task(self._end_later(), name="engine-beside")
 
@@ -253,9 +253,17 @@ class EnginePool:
                 return slot
         return None
 
+    async def _keep_beside(self) -> None:
+        """Do not end the engine beside the slots yet; called by the holder of its turn."""
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.wait({self._ending})
+            self._ending = None
+
     async def _end_later(self) -> None:
         await asyncio.sleep(_BESIDE_SECONDS)
-        await self._end_beside()
+        async with self._beside_turn:  # so that no one cancels this while the engine ends
+            await self._end_beside()
 
     async def _end_beside(self) -> None:
         engine, self._beside = self._beside, None
@@ -319,10 +327,9 @@ class EnginePool:
 
     async def close(self) -> None:
         """End all engines."""
-        if self._ending is not None:
-            self._ending.cancel()
-            await asyncio.wait({self._ending})
-        await self._end_beside()
+        async with self._beside_turn:
+            await self._keep_beside()
+            await self._end_beside()
         engines = [one.engine for slots in [*self._places, *self._spares] for one in slots.engines]
         for outcome in await asyncio.gather(
             *(engine.close() for engine in engines), return_exceptions=True
