@@ -260,15 +260,15 @@ async def test_a_format_that_is_switched_off_is_refused_with_those_that_are_take
 async def test_a_completed_job_stays_completed_when_its_folder_cannot_be_tidied(
     tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_only = Workspace.keep_only
+    keep_result = Workspace.keep_result
     failures = [OSError(24, "Too many open files")]
 
     async def failing(self: Workspace, job_id: str, name: str) -> bool:
         if failures:
             raise failures.pop()
-        return await keep_only(self, job_id, name)
+        return await keep_result(self, job_id, name)
 
-    monkeypatch.setattr(Workspace, "keep_only", failing)
+    monkeypatch.setattr(Workspace, "keep_result", failing)
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
         done = await service.wait(job.id)
