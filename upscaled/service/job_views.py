@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from upscaled.errors import NoViewError, ResultGoneError, WrongStateError
-from upscaled.jobs.job import Job, JobState
+from upscaled.jobs.job import Job
 from upscaled.jobs.results import result_of
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.views import ViewedPicture, Views
@@ -63,9 +63,9 @@ class JobViews:
     async def forget(self, job: Job) -> None:
         """Delete the views of a job whose pictures are gone."""
         gone = [self._source(job)]
-        if job.state is JobState.COMPLETED:
-            path, sha256 = self._workspace.folder(job.id), job.receipt["output"]["sha256"]
-            gone.append(ViewedPicture(path, sha256, job.request.output_size, job.owner))
+        if output := job.receipt.get("output"):
+            folder, size = self._workspace.folder(job.id), job.request.output_size
+            gone.append(ViewedPicture(folder, output["sha256"], size, job.owner))
         await self._views.forget(*gone)
 
 
