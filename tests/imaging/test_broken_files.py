@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from testkit.imaging import pixels_of
 from testkit.paths import DATA
@@ -18,6 +19,7 @@ from upscaled.errors import NotAPictureError, UnusablePictureError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
+from upscaled.imaging.metadata.sidecar import Metadata
 from upscaled.imaging.prepared import Prepared
 
 FAULTS = DATA / "faults"
@@ -246,9 +248,105 @@ def test_a_webp_that_is_cut_off_is_called_that(tmp_path: Path) -> None:
         assert "cut off before its end" in _refusal(whole[: len(whole) * eighth // 8], tmp_path)
 
 
-def test_a_transparent_colour_of_16_bits_is_told_to_be_compared_in_8(tmp_path: Path) -> None:
-    rows = zlib.compress(bytes(8 * (1 + 8 * 6)))
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
-    data += chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
-    data += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    assert any("transparent colour" in words for words in _prepared(data, tmp_path).lost)
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_transparent_colour_of_16_bits_is_compared_exactly(
+    tmp_path: Path, interlaced: bool
+) -> None:
+    samples = np.random.default_rng(3).integers(0, 1 << 16, (9, 7, 3))
+    samples[2:5] = (0x1234, 0x5678, 0x9ABC)
+    samples[4] = (0x1234, 0x5678, 0x9ABD)  # the same in 8 bits
+    key = chunk(b"tRNS", struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC))
+    prepared = _prepared(png(samples, 16, before=key, interlaced=interlaced), tmp_path)
+    assert prepared.alpha is not None
+    wanted = np.full((9, 7), 255)
+    wanted[2:4] = 0
+    assert np.array_equal(pixels_of(prepared.alpha)[..., 0], wanted)
+    assert [words for words in prepared.lost if "depth" not in words] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (0, struct.pack(">I", 0), "chunk IHDR has the width 0 and the height 8"),
+        (4, struct.pack(">I", 0), "chunk IHDR has the width 8 and the height 0"),
+        (0, struct.pack(">I", 1 << 31), "chunk IHDR has the width 2147483648"),
+        (8, b"\3", "chunk IHDR has the bit depth 3"),
+        (9, b"\5", "chunk IHDR has the colour type 5"),
+        (10, b"\1", "chunk IHDR has the compression method 1"),
+        (11, b"\1", "chunk IHDR has the filter method 1"),
+        (12, b"\2", "chunk IHDR has the interlace method 2"),
+    ],
+)
+def test_a_png_whose_header_is_wrong_says_where(
+    tmp_path: Path, place: int, value: bytes, words: str
+) -> None:
+    head = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    changed = head[:place] + value + head[place + len(value) :]
+    whole = png(COLOUR[:8, :8], 8)
+    data = whole.replace(chunk(b"IHDR", head), chunk(b"IHDR", changed))
+    assert data != whole
+    assert words in _refusal(data, tmp_path)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_pixel_whose_colour_the_palette_lacks_is_refused_and_the_chunk_named(
+    tmp_path: Path, depth: int
+) -> None:
+    most = (1 << depth) - 1
+    samples = np.zeros((8, 8, 1), int)
+    samples[5, 3] = most
+    palette = chunk(b"PLTE", bytes(3 * most))
+    words = f"a pixel has colour {most}, but the palette, chunk PLTE, ends at {most - 1}"
+    assert words in _refusal(png(samples, depth, before=palette, palette=True), tmp_path)
+    palette = chunk(b"PLTE", bytes(3 * (most + 1)))
+    _prepared(png(samples, depth, before=palette, palette=True), tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 3 * 257])
+def test_a_palette_of_an_impossible_length_is_named(tmp_path: Path, length: int) -> None:
+    data = png(np.zeros((8, 8, 1), int), 8, before=chunk(b"PLTE", bytes(length)), palette=True)
+    assert f"chunk PLTE has {length} bytes" in _refusal(data, tmp_path)
+
+
+def test_a_damaged_chunk_is_named_once(tmp_path: Path) -> None:
+    damaged = _damaged(b"tIME", bytes(7))
+    lost = _prepared(png(COLOUR[:8, :8], 8, before=damaged), tmp_path).lost
+    assert lost == ("chunk tIME, whose checksum is wrong",)
+    both = damaged + chunk(b"tIME", bytes(7)) * 2
+    lost = _prepared(png(COLOUR[:8, :8], 8, before=both), tmp_path).lost
+    assert lost == ("chunk tIME, whose checksum is wrong", "tIME chunk")
+
+
+@pytest.mark.parametrize(
+    ("density", "words"),
+    [
+        ((0, 0, 1), "resolution, which makes no sense"),
+        ((2, 1, 0), "shape of the pixels, which are not square"),
+    ],
+)
+def test_a_resolution_without_sense_or_without_a_unit_is_told(
+    tmp_path: Path, density: tuple[int, int, int], words: str
+) -> None:
+    data = png(COLOUR[:8, :8], 8, before=chunk(b"pHYs", struct.pack(">IIB", *density)))
+    assert words in _prepared(data, tmp_path).lost
+    whole = JPEGS["baseline"]
+    at = whole.index(b"JFIF\0") + 7
+    data = whole[:at] + struct.pack(">BHH", density[2], *density[:2]) + whole[at + 5 :]
+    assert words in _prepared(data, tmp_path).lost
+
+
+@pytest.mark.parametrize(
+    ("notes", "kept"), [(b"Canon notes" * 9, False), (b"OLYMPUS\0II\3\0" + bytes(90), True)]
+)
+def test_maker_notes_of_a_tiff_are_kept_only_where_moving_does_no_harm(
+    tmp_path: Path, notes: bytes, kept: bool
+) -> None:
+    tags = Image.Exif()
+    tags.get_ifd(0x8769).update({0x927C: notes, 0x9003: "2024:01:01 00:00:00"})
+    prepared = _prepared(encoded(CARD, "TIFF", exif=tags.tobytes()), tmp_path)
+    told = "maker notes, whose offsets count from the start of the TIFF file"
+    assert (told in prepared.lost) is not kept
+    assert prepared.sidecar is not None
+    block = Metadata.load(prepared.sidecar).exif
+    assert (notes in block) is kept
+    assert b"2024:01:01" in block

@@ -164,3 +164,35 @@ async def test_chromaticities_and_codes_of_any_kind_harm_nothing() -> None:
             coded_colours.levels_to_srgb(space)
     assert coded_colours.by_primaries([0.0] * 8, None) is None
     assert coded_colours.by_primaries([0.3] * 8, None) is None
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+async def test_a_narrow_range_is_widened(depth: int, imaging: Imaging, tmp_path: Path) -> None:
+    scale = 257 if depth == 16 else 1
+    narrow = np.rint(COLOUR * (219 / 255) + 16).astype(int) * scale
+    data = png(narrow, depth, before=chunk(b"cICP", bytes((1, 13, 0, 0))))
+    done = await looks(data, imaging, tmp_path, COLOUR)
+    assert "narrow range (cICP) widened to full range" in done.kept
+    grey = np.rint(GREY[..., None] * (219 / 255) + 16).astype(int) * scale
+    data = png(grey, depth, before=chunk(b"cICP", bytes((2, 2, 0, 0))))
+    await looks(data, imaging, tmp_path, GREY[..., None].repeat(3, axis=2))
+
+
+async def test_codes_of_a_png_count_and_not_its_profile(imaging: Imaging, tmp_path: Path) -> None:
+    data = png(COLOUR, 8, before=icc_chunk(_p3()) + cicp(1, 13))
+    done = await looks(data, imaging, tmp_path, COLOUR)
+    assert "ICC profile, which the colour codes (cICP) override" in done.lost
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 4_000_000_000])
+@pytest.mark.parametrize("with_primaries", [False, True])
+async def test_a_gamma_without_sense_is_told(
+    gamma: int, with_primaries: bool, imaging: Imaging, tmp_path: Path
+) -> None:
+    before = chunk(b"gAMA", struct.pack(">I", gamma))
+    if with_primaries:
+        places = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+        before += chunk(b"cHRM", struct.pack(">8I", *places))
+    done = await looks(png(COLOUR, 8, before=before), imaging, tmp_path, COLOUR)
+    told = f"gamma (gAMA) of {gamma / 100_000:g}, which makes no sense"
+    assert told in done.lost

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+FROM_NARROW = np.rint(np.clip((np.arange(256) - 16) / 219, 0, 1) * 255).astype(np.uint8)
+"""Level from 0 to 255, by level in the narrow range, 16 to 235 (H.273, 8.3)."""
 _D65, _DCI = (0.3127, 0.3290), (0.314, 0.351)
 _PRIMARIES = {
     1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65),
@@ -83,7 +85,7 @@ def by_primaries(chromaticity: Sequence[float], gamma: float | None) -> CodedCol
     if len(chromaticity) != 8:
         return None
     white, *colours = zip(chromaticity[::2], chromaticity[1::2], strict=True)
-    power = 1 / gamma if gamma and 0.05 < gamma < 20 else None
+    power = 1 / gamma if gamma else None
     space = CodedColours((*colours, white), 13, power)
     if any(y < 0.001 or not 0 <= x <= 1 for x, y in space.primaries):
         return None

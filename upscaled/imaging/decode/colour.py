@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,8 @@ _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _SRGB_PRIMARIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290))
 _HEAD = 1 << 16
+_LEAST_GAMMA = 0.05
+"""Neither a gamma below this value nor one above its inverse belongs to a real picture."""
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
@@ -37,8 +40,11 @@ class Colours:
     """The RGB profile that the converted pixels are still in; empty: sRGB."""
     kept: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    _codes: ColourCodes | None = None
     _transform: ImageCms.ImageCmsTransform | None = None
     _lut: Pixels | None = None
+    _range: Pixels | None = None
+    """Level in the full range, by level in the file."""
     _tone_map: ToneMap | None = None
     _full: float = 255.0
 
@@ -51,7 +57,8 @@ class Colours:
         )
         if self._grey_rgba:
             space = "GRAY"
-        profile = self._profile(space)
+        self._codes = codes_of(self.opened.path, self.opened.format)
+        profile = None if self._is_coded(space) else self._profile(space)
         if space == "LAB":
             lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
             self._transform = transform(lab, "LAB")
@@ -95,15 +102,33 @@ class Colours:
         """Pillow opens grey with alpha of 16 bits as RGBA."""
         return self.opened.grey_png and self.opened.image.mode == "RGBA"
 
+    def _is_coded(self, space: str) -> bool:
+        """Tell whether the codes in a PNG count and not its profile (PNG, 4.3)."""
+        codes = self._codes
+        return (
+            self.opened.format is PNG
+            and space in {"RGB", "GRAY"}
+            and codes is not None
+            and coded_colours.by_code(codes.primaries, codes.transfer) is not None
+        )
+
     def _apply_coded(self) -> None:
         """Apply the colour space of a PNG or AVIF that has no profile."""
+        codes, is_png = self._codes, self.opened.format is PNG
+        if self.opened.icc and is_png:
+            self.lost.append("ICC profile, which the colour codes (cICP) override")
+        if is_png and codes is not None and codes.matrix:
+            self.lost.append(f"colour matrix of code {codes.matrix} (cICP), which is no RGB")
+        if is_png and codes is not None and not codes.full_range:
+            self._range = coded_colours.FROM_NARROW
+            self.kept.append("narrow range (cICP) widened to full range")
         space = self._coded_space()
         if space is None:
             return
         if space.is_hdr:
             name = "PQ" if space.transfer == coded_colours.PQ else "HLG"
             bands = self.opened.image.convert("RGB").split()
-            brightest = max(int(np.asarray(band).max()) for band in bands)
+            brightest = max(int(self._in_range(np.asarray(band)).max()) for band in bands)
             self._tone_map = ToneMap(space, brightest)
             self.kept.append(f"HDR ({name}) converted to sRGB")
             if self._tone_map.compresses:
@@ -117,25 +142,27 @@ class Colours:
             self.kept.append("ICC profile")
 
     def _coded_space(self) -> CodedColours | None:
-        info, kind = self.opened.image.info, self.opened.format
-        codes = codes_of(self.opened.path, kind)
-        if codes is not None and codes != (2, 2):
-            space = coded_colours.by_code(*codes)
+        info, kind, codes = self.opened.image.info, self.opened.format, self._codes
+        if codes is not None and (codes.primaries, codes.transfer) != (2, 2):
+            space = coded_colours.by_code(codes.primaries, codes.transfer)
             if space is None:
                 self.lost.append(
-                    f"colour space of code {codes[0]}/{codes[1]}, which is not supported"
+                    f"colour space of code {codes.primaries}/{codes.transfer}, which is not "
+                    "supported"
                 )
             return space
         if kind is not PNG or "srgb" in info:
             return None
         gamma = info.get("gamma")
+        if gamma is not None and not _LEAST_GAMMA < gamma < 1 / _LEAST_GAMMA:
+            self.lost.append(f"gamma (gAMA) of {gamma:g}, which makes no sense")
+            gamma = None
         if "chromaticity" in info:
             space = coded_colours.by_primaries(info["chromaticity"], gamma)
             if space is None:
                 self.lost.append("chromaticities (cHRM), which make no sense")
             return space
-        power = 1 / gamma if gamma and 0.01 < gamma < 100 else None
-        return CodedColours(_SRGB_PRIMARIES, power=power)
+        return CodedColours(_SRGB_PRIMARIES, power=1 / gamma if gamma else None)
 
     def rgb_and_alpha(self, top: int, bottom: int) -> tuple[Pixels, Pixels | None]:
         """Return the rows from ``top`` to ``bottom`` of the decoded, turned picture."""
@@ -164,9 +191,13 @@ class Colours:
         if self._transform is not None:
             strip = ImageCms.applyTransform(strip, self._transform) or strip
         rgb = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+        rgb = self._in_range(rgb)
         if self._tone_map is not None:
             return self._tone_map.apply(rgb), alpha
         return (rgb if self._lut is None else self._lut[rgb]), alpha
+
+    def _in_range(self, levels: Pixels) -> Pixels:
+        return levels if self._range is None else self._range[levels]
 
     def _to_8_bit(self, deep: NDArray[np.generic]) -> Pixels:
         if not np.isfinite(deep).all():
@@ -183,19 +214,27 @@ class Colours:
     def _keyed(self, pixels: Pixels, key: object) -> Pixels | None:
         """Return alpha for a PNG that declares one grey or colour transparent (tRNS)."""
         depth = self.opened.depth
-        # Pillow stretches 1, 2 and 4 bits to 8 and cuts 16 to 8, but leaves the key as it is,
-        # except for 1 bit.
+        # Pillow stretches 1, 2 and 4 bits to 8, but leaves the key as it is, except for 1 bit.
         if isinstance(key, int) and pixels.ndim == 2:
             key = key * 255 // ((1 << depth) - 1) if 1 < depth < 8 else key
             return np.where(pixels == key, 0, 255).astype(np.uint8)
         if isinstance(key, tuple) and len(key) == 3 and pixels.ndim == 3:
-            wanted = np.array([k >> 8 if depth == 16 else k for k in key])
-            return np.where((pixels == wanted).all(axis=2), 0, 255).astype(np.uint8)
+            return np.where((pixels == np.array(key)).all(axis=2), 0, 255).astype(np.uint8)
         return None
 
 
-def codes_of(path: Path, kind: PictureFormat) -> tuple[int, int] | None:
-    """Return the codes of primaries and transfer function: a PNG's cICP or an AVIF's nclx."""
+@dataclass(frozen=True)
+class ColourCodes:
+    """Codes of ITU-T H.273."""
+
+    primaries: int
+    transfer: int
+    matrix: int
+    full_range: bool
+
+
+def codes_of(path: Path, kind: PictureFormat) -> ColourCodes | None:
+    """Return the codes in a PNG's cICP or an AVIF's nclx."""
     with path.open("rb") as file:
         if kind is PNG:
             for part in png_chunks(file):
@@ -203,16 +242,14 @@ def codes_of(path: Path, kind: PictureFormat) -> tuple[int, int] | None:
                     return None
                 if part.name == b"cICP" and part.length == 4:
                     file.seek(part.offset)
-                    primaries, transfer, *_ = file.read(4)
-                    return primaries, transfer
+                    primaries, transfer, matrix, full_range = file.read(4)
+                    return ColourCodes(primaries, transfer, matrix, bool(full_range))
         elif kind is AVIF:
             head = file.read(_HEAD)
             at = head.find(b"colrnclx")
-            if 0 <= at <= len(head) - 14:
-                return (
-                    int.from_bytes(head[at + 8 : at + 10], "big"),
-                    int.from_bytes(head[at + 10 : at + 12], "big"),
-                )
+            if 0 <= at <= len(head) - 15:
+                primaries, transfer, matrix, flags = struct.unpack_from(">HHHB", head, at + 8)
+                return ColourCodes(primaries, transfer, matrix, bool(flags >> 7))
     return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from isal import isal_zlib
+from PIL import Image, ImageFile
 
 from upscaled.formats import PNG
 from upscaled.imaging.decode.refusals import broken, cut_off
@@ -20,6 +21,8 @@ _ANCILLARY = 0x20
 """Bit of a chunk name's first letter."""
 _PALETTE = 3
 """Colour type."""
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Bits a sample, by colour type (section 11.2.1)."""
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
 _PASSES = (
@@ -47,6 +50,8 @@ class PngChunks:
     damaged: tuple[tuple[str, int, int], ...]
     """Ancillary chunks with a wrong checksum: name, offset and length in the file."""
     has_end: bool
+    colours: int
+    """Colours in the palette."""
 
 
 def read_chunks(path: Path, most_exif: int) -> PngChunks:
@@ -61,7 +66,7 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
         TooManyPartsError: it has more chunks than any real file.
     """
     damaged: list[tuple[str, int, int]] = []
-    exif, header, pixels, ends, palette = b"", b"", 0, False, False
+    exif, header, pixels, ends, palette = b"", b"", 0, False, 0
     with path.open("rb") as file:
         length, end = file.seek(0, 2), 0
         for part in png_chunks(file):
@@ -78,17 +83,50 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
                 exif = content
             elif part.name == b"IHDR":
                 header = content
-            palette = palette or part.name == b"PLTE"
+            if part.name == b"PLTE":
+                palette = _colours(part.length)
             ends = part.name == b"IEND"
     if not ends and (not pixels or end != length):
         raise cut_off(PNG)
-    if len(header) != 13:
-        raise broken(PNG, "chunk IHDR")
+    _check_header(header)
     if header[9] == _PALETTE and not palette:
         raise broken(PNG, "it lacks the palette, chunk PLTE")
     return PngChunks(
-        not header[9] & 0b11, header[8], exif, _coded_bytes(header), tuple(damaged), ends
+        not header[9] & 0b11, header[8], exif, _coded_bytes(header), tuple(damaged), ends, palette
     )
+
+
+def _check_header(header: bytes) -> None:
+    """Refuse an IHDR chunk that the specification does not allow (section 11.2.1).
+
+    Raises:
+        UnusablePictureError: it is such a chunk; the sentence names the field.
+    """
+    if len(header) != 13:
+        raise broken(PNG, "chunk IHDR")
+    width, height, depth, colour, packing, filtering, interlaced = struct.unpack(">IIBBBBB", header)
+    if not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
+        raise broken(PNG, f"chunk IHDR has the width {width} and the height {height}")
+    for name, value, allowed in (
+        ("colour type", colour, tuple(_DEPTHS)),
+        ("bit depth", depth, _DEPTHS.get(colour, ())),
+        ("compression method", packing, (0,)),
+        ("filter method", filtering, (0,)),
+        ("interlace method", interlaced, (0, 1)),
+    ):
+        if value not in allowed:
+            raise broken(PNG, f"chunk IHDR has the {name} {value}, which there is not")
+
+
+def _colours(length: int) -> int:
+    """Return how many colours a PLTE chunk of ``length`` bytes has.
+
+    Raises:
+        UnusablePictureError: none, too many, or a part of one.
+    """
+    if length % 3 or not 3 <= length <= 3 * 256:
+        raise broken(PNG, f"chunk PLTE has {length} bytes")
+    return length // 3
 
 
 def check_pixels(path: Path, coded_bytes: int) -> None:
@@ -118,6 +156,21 @@ def check_pixels(path: Path, coded_bytes: int) -> None:
         left -= len(made)
     if left > 0:
         raise cut_off(PNG, f"the pixels lack {left} of {coded_bytes} bytes")
+
+
+def low_bytes(path: Path) -> Image.Image:
+    """Return the low bytes of the samples of an RGB picture with 16 bits a sample.
+
+    Pillow keeps the high bytes only. Its reader of little-endian samples takes the second byte.
+
+    Raises:
+        Exception: whatever Pillow's decoder raises about broken bytes.
+    """
+    image = Image.open(path, formats=[PNG.plugin])
+    assert isinstance(image, ImageFile.ImageFile)  # noqa: S101 - as Image.open promises
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.load()
+    return image
 
 
 def _coded_bytes(header: bytes) -> int:

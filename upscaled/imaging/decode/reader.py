@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile, MpoImagePlugin, PngImagePlugin
 
 from upscaled.errors import UnusablePictureError
@@ -19,7 +20,7 @@ from upscaled.imaging.decode.jpeg import (
     missing_scans,
     without_end,
 )
-from upscaled.imaging.decode.png import check_pixels, read_chunks, without
+from upscaled.imaging.decode.png import check_pixels, low_bytes, read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
 from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
@@ -72,6 +73,8 @@ class Opened:
     path: Path
     coded_bytes: int = 0
     """Of a PNG: length of its decompressed pixels."""
+    colours: int = 0
+    """Of a PNG: how many its palette has."""
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
     page: TiffPage | BmpPicture | None = None
@@ -131,10 +134,31 @@ class Opened:
             self.image = whole
         if self.format is PNG:
             check_pixels(self.path, self.coded_bytes)
+            self._check_palette()
+            self._apply_deep_key()
         elif self.format is JPEG and not has_end(self.path):
             self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
         elif self.format is JPEG and missing_scans(self.path):
             self.lost.append("details, since the file lacks its last scans")
+
+    def _check_palette(self) -> None:
+        highest = self.image.getextrema()[1] if self.image.mode == "P" else 0
+        if isinstance(highest, int | float) and highest >= max(self.colours, 1):
+            raise broken(
+                PNG,
+                f"a pixel has colour {highest:g}, but the palette, chunk PLTE, ends at "
+                f"{self.colours - 1}",
+            )
+
+    def _apply_deep_key(self) -> None:
+        """Make the transparent colour of a picture with 16 bits a sample transparent (tRNS)."""
+        key = self.image.info.get("transparency")
+        if self.depth != 16 or not isinstance(key, tuple) or self.image.mode != "RGB":
+            return
+        with low_bytes(self.path) as low:
+            same = (np.asarray(self.image) == [sample >> 8 for sample in key]).all(axis=2)
+            same &= (np.asarray(low) == [sample & 255 for sample in key]).all(axis=2)
+        self.alpha = np.where(same, 0, 255).astype(np.uint8)
 
     def close(self) -> None:
         self.image.close() if self.page is None else self.page.close()
@@ -192,9 +216,7 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         opened = Opened(image, kind, _orientation(exif, lost), exif, icc, 8, lost, path)
         if chunks is not None:
             opened.depth, opened.grey_png = chunks.depth, chunks.grey
-            opened.coded_bytes = chunks.coded_bytes
-            if chunks.depth == 16 and isinstance(image.info.get("transparency"), tuple):
-                lost.append("the exact transparent colour, which is compared in 8 bits of 16")
+            opened.coded_bytes, opened.colours = chunks.coded_bytes, chunks.colours
         elif kind is JPEG and not icc and has_profile_part(path):
             lost.append("ICC profile, which is broken")
         elif kind is AVIF:

@@ -131,7 +131,7 @@ def collect(
         found.xmp = block
     dpi = _told(found)
     if dpi is None:
-        dpi = _dpi(kind, image)
+        dpi = _dpi(kind, image, found)
     if dpi is not None and turned:
         dpi = (dpi[1], dpi[0])
     for name in (XMP, IPTC, COMMENT):
@@ -168,16 +168,22 @@ def _told(found: Collector) -> tuple[float, float] | None:
     return dpi if dpi is not None and _is_resolution(*dpi) else None
 
 
-def _dpi(kind: PictureFormat, image: Image.Image) -> tuple[float, float] | None:
+def _dpi(kind: PictureFormat, image: Image.Image, found: Collector) -> tuple[float, float] | None:
     """Return the resolution in the file's own header."""
     # If a JPEG has no resolution, Pillow invents one.
     if kind is JPEG and image.info.get("jfif_unit") not in (1, 2):
-        return None
+        aspect = image.info.get("jfif_density", (1, 1))
+    else:
+        aspect = image.info.get("aspect", (1, 1))
+    if aspect[0] != aspect[1]:
+        found.lose("shape of the pixels, which are not square")
     dpi = image.info.get("dpi")
-    if not isinstance(dpi, tuple) or len(dpi) != 2:
+    if (kind is JPEG and image.info.get("jfif_unit") not in (1, 2)) or dpi is None:
         return None
-    across, down = float(dpi[0]), float(dpi[1])
-    return (across, down) if _is_resolution(across, down) else None
+    if not isinstance(dpi, tuple) or len(dpi) != 2 or not _is_resolution(*map(float, dpi)):
+        found.lose("resolution, which makes no sense")
+        return None
+    return float(dpi[0]), float(dpi[1])
 
 
 def _is_resolution(across: float, down: float) -> bool:
@@ -195,9 +201,17 @@ def _from_png(file: BinaryIO, found: Collector) -> None:
             content = _content(file, part)
             if file.read(4) == zlib.crc32(part.name + content).to_bytes(4, "big"):
                 found.text(part.name, content, content)
-        elif part.name not in _STRUCTURAL:
+        elif part.name not in _STRUCTURAL and _is_whole(file, part):
             name = part.name.decode("latin-1")
             found.lose(f"{name if name.isalpha() and name.isascii() else 'unknown'} chunk")
+
+
+def _is_whole(file: BinaryIO, part: Part) -> bool:
+    """Tell whether a chunk's checksum is right; the decoder reports those that are wrong."""
+    content = _content(file, part)
+    if len(content) < part.length:
+        return True
+    return file.read(4) == zlib.crc32(part.name + content).to_bytes(4, "big")
 
 
 def _text_of(name: bytes, content: bytes) -> bytes | None:

@@ -26,6 +26,11 @@ _LONG = 4
 _NARROWER = {13: (4, "I"), 16: (4, "I"), 17: (9, "i"), 18: (4, "I")}
 """BigTIFF types with 8 bytes, and their replacements in a classic file."""
 
+_MAKER_NOTES = 0x927C
+_MOVABLE = (b"Apple iOS\0", b"FUJIFILM", b"Nikon\0\x02", b"OLYMPUS\0", b"OM SYSTEM\0")
+"""How notes begin whose offsets count from their own start. (Those of Fujifilm and later Nikon
+cameras, of Olympus and Apple.) Others count from the start of the file."""
+
 Tags = dict[int, tuple[int, int, bytes]]
 """Type, count and bytes of the value."""
 
@@ -33,7 +38,8 @@ Tags = dict[int, tuple[int, int, bytes]]
 def classic_exif(directory: Directory) -> bytes:
     """Return the descriptive tags of a page, with its EXIF and GPS tags, as a classic TIFF block.
 
-    Values keep their bytes, and the block keeps the file's byte order.
+    Values keep their bytes, and the block keeps the file's byte order. Maker notes that can't be
+    moved are left out, see `loses_maker_notes`.
 
     Raises:
         UnusablePictureError: a value is beyond the file's end.
@@ -45,6 +51,8 @@ def classic_exif(directory: Directory) -> bytes:
         if offset:
             below = directory.file.directory(offset)
             nested[name] = _tags(below, below.entries.keys())
+            if not _is_movable(nested[name].get(_MAKER_NOTES)):
+                nested[name].pop(_MAKER_NOTES)
             deeper = below.integer(INTEROPERABILITY_DIRECTORY, 0)
             if deeper:
                 last = directory.file.directory(deeper)
@@ -54,6 +62,23 @@ def classic_exif(directory: Directory) -> bytes:
     order = directory.file.order
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     return head + _block(tags, nested, 8, order)
+
+
+def loses_maker_notes(directory: Directory) -> bool:
+    """Tell whether a page has notes of a camera's maker that would be unreadable elsewhere.
+
+    Raises:
+        UnusablePictureError: the EXIF directory is beyond the file's end.
+    """
+    offset = directory.integer(EXIF_DIRECTORY, 0)
+    if not offset:
+        return False
+    below = directory.file.directory(offset)
+    return not _is_movable(_tags(below, {_MAKER_NOTES}).get(_MAKER_NOTES))
+
+
+def _is_movable(notes: tuple[int, int, bytes] | None) -> bool:
+    return notes is None or notes[2].startswith(_MOVABLE)
 
 
 def _tags(directory: Directory, wanted: Collection[int]) -> Tags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from upscaled.imaging.decode.refusals import cut_off
 from upscaled.imaging.decode.tiff import directory as tags
 from upscaled.imaging.decode.tiff.chunks import check_chunks
 from upscaled.imaging.decode.tiff.directory import Directory, TiffFile
-from upscaled.imaging.decode.tiff.exif import classic_exif
+from upscaled.imaging.decode.tiff.exif import classic_exif, loses_maker_notes
 from upscaled.imaging.decode.tiff.layout import Layout, layout_of
 from upscaled.imaging.decode.tiff.picture import alpha_index, decode, mode_of
 from upscaled.pictures import Size
@@ -24,7 +25,7 @@ _MAX_PAGES = 64
 _REDUCED, _MASK = 1, 4
 _MASK_PHOTOMETRIC = 4
 _CM_PER_INCH = 2.54
-_INCH, _CENTIMETRE = 2, 3
+_NO_UNIT, _INCH, _CENTIMETRE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class TiffPage:
             if tag in page.entries:
                 found[name] = page.raw(tag)
         across, down, unit = page.numbers(282), page.numbers(283), page.integer(296, _INCH)
+        if across and down and unit == _NO_UNIT:
+            found["aspect"] = (across[0], down[0])
         if across and down and unit in {_INCH, _CENTIMETRE}:
             factor = _CM_PER_INCH if unit == _CENTIMETRE else 1.0
             found["dpi"] = (across[0] * factor, down[0] * factor)
@@ -134,6 +137,9 @@ def open_tiff(path: Path, check_size: Callable[[Size], None]) -> TiffPage:
         unused = len(layout.extras) - (alpha_index(layout) is not None)
         if unused:
             lost.append(f"{unused} extra channel{'s' if unused > 1 else ''}")
+        with contextlib.suppress(UnusablePictureError):  # `exif` reports what is broken
+            if loses_maker_notes(first):
+                lost.append("maker notes, whose offsets count from the start of the TIFF file")
     except StopIteration:
         file.close()
         raise cut_off(TIFF) from None
