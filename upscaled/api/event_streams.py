@@ -61,8 +61,8 @@ class EventStreams:
     def pause(self) -> float:
         """Seconds between two events of a stream, unless a job ends.
 
-        It grows with the number of streams, so that they slow no job down by much: a quarter of a
-        second for up to 250 of them, one second for 1,000.
+        It grows with the number of streams, which bounds the events of all together: a quarter of
+        a second for up to 250 of them, one second for 1,000.
         """
         return max(_SHORTEST_PAUSE_SECONDS, self._count * _EVENT_SECONDS / _BUSY_SHARE)
 
