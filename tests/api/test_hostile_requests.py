@@ -90,7 +90,7 @@ async def test_a_failure_after_the_answer_began_ends_the_connection(
     async def fails(*_: Any) -> bytes:
         raise RuntimeError("a fault while sending")
 
-    monkeypatch.setattr(download, "_read", fails)
+    monkeypatch.setattr(download, "read", fails)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     path = f"{server.config.server.api_prefix}/download/{job_id}"
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
