@@ -105,6 +105,6 @@ async def web_page(
         await context.add_init_script(_REPORT_VIOLATIONS)
         opened = WebPage(await context.new_page(), url)
         yield opened
-        assert opened.problems == []
+        assert not opened.problems, "\n".join(opened.problems)
     finally:
         await context.close()

@@ -200,6 +200,21 @@ async def test_jobs_that_others_send_and_delete_show_at_once(web: WebPage, serve
         await expect(web.row("elsewhere.png")).to_have_count(0)
 
 
+async def test_without_job_lists_the_page_knows_what_this_browser_sent(
+    browser: Browser, serve: Callable[..., Server], photo: Path
+) -> None:
+    server = serve(features__job_lists="false")
+    async with web_page(browser, root(server)) as web, Caller(server) as api:
+        await api.completed(filename="foreign.png")
+        await web.open()
+        await web.send(photo)
+        await seen(web.row("coffee.png", "completed"))
+        await web.page.reload()
+        await web.ready()
+        await seen(web.row("coffee.png", "completed"))
+        await expect(web.row("foreign.png")).to_have_count(0)
+
+
 async def test_choices_are_remembered_and_the_language_too(web: WebPage) -> None:
     await web.page.locator("#models label", has_text="anime illustrations").click()
     await web.page.locator("#scales label", has_text="Exact").click()

@@ -6,7 +6,7 @@ import { t } from "./text.js";
 /** @typedef {{x: number, y: number, width: number, height: number}} Box in pixels of the picture */
 
 const SMALLEST = 16;
-const USUAL = 192;
+const USUAL = 112; // a processor needs seconds for it with a large model
 
 export class CropFrame {
   /** @param {number} mostPixels that a crop may have; 0: there are no previews */

@@ -1,5 +1,5 @@
 // What the server takes: formats, sizes and how long it keeps things.
-import { ApiError, json } from "./api.js";
+import { json } from "./api.js";
 
 /**
  * @typedef {{name: string, label: string, media_type: string, suffixes: string[]}} InputFormat
@@ -22,21 +22,6 @@ import { ApiError, json } from "./api.js";
  */
 
 /** @returns {Promise<Limits>} */
-export async function fetchLimits() {
-  try {
-    return await json("limits");
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.status === 503) throw error;
-    return USUAL;
-  }
+export function fetchLimits() {
+  return json("limits");
 }
-
-const FORMATS = [["png", "PNG", ".png"], ["jpeg", "JPEG", ".jpg"], ["webp", "WebP", ".webp"], ["bmp", "BMP", ".bmp"], ["tiff", "TIFF", ".tif"], ["avif", "AVIF", ".avif"]];
-/** @type {Limits} */
-const USUAL = {
-  token_required: false, max_upload_bytes: 200 * 2 ** 20, max_input_megapixels: 150, max_output_megapixels: 2400,
-  input_formats: FORMATS.map(([name, label, suffix]) => ({ name, label, media_type: `image/${name}`, suffixes: [suffix] })),
-  output_formats: [{ name: "png", label: "PNG", quality: false, lossless: true }, { name: "jpg", label: "JPEG", quality: true, lossless: false }, { name: "webp", label: "WebP", quality: true, lossless: true }],
-  scales: [2, 3, 4], max_enlargement: 16, default_model: "realesrgan-x4plus", default_scale: 4,
-  delete_after_download: true, result_ttl_hours: 24, preview: null, features: { docs: true, job_lists: true },
-};

@@ -93,6 +93,7 @@ async function fill(one, part, model, scale, signal, made) {
     made.push(url);
     one.image.src = url;
     one.image.alt = model;
+    await one.image.decode();
     const seconds = Number(response.headers.get("Upscaled-Seconds"));
     setText(one.state, seconds ? t("preview.took", { time: duration(seconds) }) : "");
   } catch (error) {

@@ -55,6 +55,11 @@ export class TileCache {
     this.#next();
   }
 
+  /** Whether tiles that the view wants have not come yet. */
+  get busy() {
+    return [...this.wanted.keys()].some((path) => !this.tiles.has(path));
+  }
+
   close() {
     this.closed = true;
     for (const abort of this.loading.values()) abort.abort();

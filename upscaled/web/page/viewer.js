@@ -120,7 +120,7 @@ class Viewer {
         h("div", { class: "view-name" }, h("h2", {}, nameOf(job)), h("p", { class: "hint" }, [size, fileSize(job.file_size_bytes ?? 0), job.model_name].filter(Boolean).join(" · "))),
         this.source && h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, t("view.mode")), ...MODES.map(mode)),
         h("div", { class: "view-tools" },
-          h("button", { type: "button", class: "primary", onclick: () => this.#save(limits) }, icon("download"), h("span", {}, t("action.save"))),
+          h("button", { type: "button", class: "primary", "aria-label": t("action.save"), onclick: () => this.#save(limits) }, icon("download"), h("span", {}, t("action.save"))),
           button(t("view.close"), () => this.dialog.close(), icon("cancel")))),
       h("div", { class: "stage-area" }, this.canvas, this.line, this.before, this.after,
         h("div", { class: "zoomers" }, button(t("view.out"), () => this.panning.zoomBy(0.5), icon("minus")), this.zoomText,
@@ -239,8 +239,10 @@ class Viewer {
     } else if (this.mode === "blink") {
       this.#side(this.shown === "result" ? this.result : this.source, whole, 0);
     } else this.#difference(whole);
-    if (this.mode !== "difference") this.#checkerboard();
     this.cache.end();
+    const { busy } = this.cache;
+    this.canvas.setAttribute("aria-busy", String(busy));
+    if (this.mode !== "difference") this.#beneath(busy);
     this.#marks(cut, half);
     setText(this.zoomText, percent(this.panning.zoom));
   }
@@ -267,13 +269,16 @@ class Viewer {
     context.restore();
   }
 
-  /** Show transparent parts on a checkerboard, which lies still while the picture moves. */
-  #checkerboard() {
+  /**
+   * Show transparent parts on a checkerboard, which lies still while the picture moves.
+   * @param {boolean} busy whether tiles are missing, so that a plain colour stands for them
+   */
+  #beneath(busy) {
     this.board ??= checkerboard(this.context);
     const { width, height } = this.result.side;
     const { zoom } = this.panning;
     this.context.globalCompositeOperation = "destination-over";
-    this.context.fillStyle = this.board;
+    this.context.fillStyle = busy ? "#80808033" : this.board;
     const shifts = this.mode === "side" ? [-this.canvas.width / 4, this.canvas.width / 4] : [0];
     for (const shift of shifts) {
       const { x, y } = this.panning.place(shift);
