@@ -15,8 +15,8 @@ from testkit.paths import ROOT
 from testkit.running import Server
 
 # What no schema can say: bytes that are no picture, a field in query and form,
-# a size the picture already has, a quality for a result in PNG.
-# For /upscale and /estimate these are proper answers to data that fits the schema.
+# a size the picture already has, a quality for a result in PNG, a part beyond the picture.
+# For /upscale, /estimate and /preview these are proper answers to data that fits the schema.
 # The stream of /events has no end.
 LONG = ("--request-timeout", "90", "--max-response-time", "90")
 """Answers may wait for a job; schemathesis expects them within ten seconds."""
@@ -26,7 +26,7 @@ include-path = "/events"
 enabled = false
 
 [[operations]]
-include-path = "/estimate"
+include-path-regex = "^/(estimate|preview)$"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "415", "422", "401", "503"]
 
 [[operations]]
