@@ -27,7 +27,9 @@ enabled = false
 
 [[operations]]
 include-path-regex = "^/(estimate|preview)$"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "415", "422", "401", "503"]
+checks.positive_data_acceptance.expected-statuses = [
+  "2xx", "400", "415", "422", "401", "429", "503",
+]
 
 [[operations]]
 include-path-regex = "^/upscale"

@@ -93,7 +93,8 @@ def engine_of(server: ServerProcess) -> int:
 async def test_from_outside_an_end_that_does_not_come_delays_cancel_and_stop_by_seconds_only(
     tmp_path: Path, models_dir: Path
 ) -> None:
-    settings = {"server.drain_seconds": 1}
+    # With the page, the picture of a cancelled job stays, so that it can be tried again.
+    settings = {"server.drain_seconds": 1, "features.web": False}
     async with (
         server_process(tmp_path, models_dir, settings) as server,
         aiohttp.ClientSession() as session,
