@@ -47,7 +47,8 @@ class LocalUpscaler:
         )
         # Results that share their work may be one file with several names. They belong to the user,
         # who may change one of them.
-        features = dataclasses.replace(config.features, join_identical=False)
+        # And nobody looks at pictures here, so that only results are kept.
+        features = dataclasses.replace(config.features, join_identical=False, web=False)
         # When the service stops, jobs have ended or go on in a later run.
         server = dataclasses.replace(config.server, drain_seconds=0)
         limits = dataclasses.replace(

