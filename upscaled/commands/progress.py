@@ -28,7 +28,7 @@ class ProgressBar:
             seconds = time.monotonic() - self._started
             self._stream.write(f"\r{self._label} {bar} {percent:3d} %  {seconds:.0f} s\x1b[K")
             self._stream.flush()
-        elif percent >= self._last_line + _LINE_STEP or percent == 100:
+        elif percent >= self._last_line + _LINE_STEP:
             self._last_line = percent - percent % _LINE_STEP
             self._stream.write(f"{self._label}: {percent} %\n")
             self._stream.flush()
