@@ -59,7 +59,7 @@ class Server:
         if self.self_test:
             self.service.watch_health()
             await self.service.health_known()
-        app = make_app(self.service)
+        app = self.app = make_app(self.service)
         self._connections = app[CONNECTIONS]
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()

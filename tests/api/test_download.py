@@ -14,6 +14,8 @@ import pytest
 
 from testkit.curl import curl
 from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.waiting import until_in
+from upscaled.api.context import DELIVERY_TRACKER
 from upscaled.api.download import disposition
 
 
@@ -30,7 +32,10 @@ async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:
 
 
 async def read_a_little(server: Server, job_id: str, headers: str = "") -> bytes:
-    """Begin a download, read its beginning, break the connection off; return what came."""
+    """Begin a download, read its beginning, break the connection off; return what came.
+
+    The server has noticed it when this returns.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -39,6 +44,8 @@ async def read_a_little(server: Server, job_id: str, headers: str = "") -> bytes
     await reader.readuntil(b"\r\n\r\n")
     got = await reader.readexactly(20_000)
     writer.transport.abort()
+    deliveries = server.app[DELIVERY_TRACKER]._by_job
+    await until_in(server, lambda: deliveries[job_id]._perhaps)
     return got
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, FileChooser, Page, expect
 
 from testkit.job_records import multiply_job
 from testkit.running import Caller, Server
@@ -88,12 +89,14 @@ async def test_the_layout_does_not_shift_while_the_page_loads(
 
 async def test_the_whole_way_goes_by_keyboard(web: WebPage, photo: Path) -> None:
     page = web.page
+    # Early: the browser learns in the background that dialogs are to be reported.
+    choosing: asyncio.Future[FileChooser] = asyncio.get_running_loop().create_future()
+    page.once("filechooser", lambda chooser: choosing.set_result(chooser))  # noqa: PLW0108 - no built-in works
     await page.keyboard.press("Tab")
     await expect(page.locator(".skip")).to_be_focused()
     await page.locator("#choose").focus()
-    async with page.expect_file_chooser() as choosing:
-        await page.keyboard.press("Enter")
-    await (await choosing.value).set_files(photo)
+    await page.keyboard.press("Enter")
+    await (await asyncio.wait_for(choosing, 60)).set_files(photo)
     await page.locator("#strip .strip-pick").first.wait_for()
     await page.locator("input[name=model]:checked").focus()
     while not await page.locator("input[value=realesr-animevideov3]").is_checked():
