@@ -89,8 +89,8 @@ class Recorder:
         """Watch the functions that change entries or sync, for the length of the block."""
         watched: dict[str, Callable[..., Any]] = {
             "fsync": self._fsync, "fdatasync": self._fsync, "rename": self._rename,
-            "replace": self._rename, "unlink": self._unlink, "remove": self._unlink,
-            "rmdir": self._unlink, "mkdir": self._plain,
+            "replace": self._rename, "link": self._link, "unlink": self._unlink,
+            "remove": self._unlink, "rmdir": self._unlink, "mkdir": self._plain,
         }  # fmt: skip
         with ExitStack() as stack:
             for name, note in watched.items():
@@ -138,11 +138,26 @@ class Recorder:
             if node is None or old is None or new is None:
                 self._look("rename from elsewhere")
                 return
-            self._seen[str(there)] = self._seen.pop(str(here))
+            number = self._seen.pop(str(here))
+            self._forget(there)
+            self._seen[str(there)] = number
             for path in [path for path in self._seen if path.startswith(f"{here}/")]:
                 self._seen[str(there) + path[len(str(here)) :]] = self._seen.pop(path)
             self._pending.append(_Change(((new, there.name, node), (old, here.name, None))))
             self._crash_point(f"rename {here.name} to {there.name}")
+
+    def _link(self, do: Callable[..., Any], source: Any, target: Any, **more: Any) -> None:
+        with self._lock:
+            self._look(f"before link {target}")
+            do(source, target, **more)
+            here, there = _absolute(source), _absolute(target)
+            node, folder = self._node(here), self._node(there.parent)
+            if node is None or folder is None:
+                self._look("link from elsewhere")
+                return
+            self._seen[str(there)] = self._seen[str(here)]
+            self._pending.append(_Change(((folder, there.name, node),)))
+            self._crash_point(f"link {there.name}")
 
     def _unlink(self, do: Callable[..., Any], path: Any, **more: Any) -> None:
         with self._lock:
@@ -152,7 +167,7 @@ class Recorder:
             whole = _absolute(folder / path)
             parent = self._node(whole.parent)
             if str(whole) in self._seen and parent is not None:
-                del self._nodes[self._seen.pop(str(whole))]
+                self._forget(whole)
                 self._pending.append(_Change(((parent, whole.name, None),)))
                 self._crash_point(f"unlink {whole.name}")
 
@@ -167,6 +182,12 @@ class Recorder:
             return self._top
         number = self._seen.get(str(path))
         return None if number is None else self._nodes[number]
+
+    def _forget(self, path: Path) -> None:
+        """Note that a name is gone; its file is gone with its last name."""
+        number = self._seen.pop(str(path), None)
+        if number is not None and number not in self._seen.values():
+            del self._nodes[number]
 
     def _settle(self, change: _Change) -> None:
         self._pending.remove(change)

@@ -151,8 +151,8 @@ def _in_process() -> Iterator[None]:
 
 @asynccontextmanager
 async def _running(data: Path, models: Path) -> AsyncIterator[Service]:
-    service = Service(make_config(data, models, server__drain_seconds="0"),
-                      models_cache=data.parent.parent / "models.json")  # fmt: skip
+    config = make_config(data, models, server__drain_seconds="0", storage__result_cache_mb="10")
+    service = Service(config, models_cache=data.parent.parent / "models.json")
     await service.start()
     try:
         yield service
@@ -182,35 +182,59 @@ async def _submit(service: Service, content: bytes, recorder: Recorder) -> Job:
 
 
 async def _play(data: Path, models: Path, recorder: Recorder) -> dict[str, int]:
-    """Submit, complete, download, cancel and fail; return the seeds of good pictures by job."""
+    """Submit, join, complete, download, cancel, fail, and answer from the cache.
+
+    Returns:
+        The seeds of good pictures by job.
+    """
     seeds: dict[str, int] = {}
-    async with _running(data, models) as service:
-        for seed in (1, 2):
-            job = await _submit(service, _picture(seed), recorder)
+
+    async def send(service: Service, seed: int) -> Job:
+        job = await _submit(service, _picture(seed), recorder)
+        if seed != _HOPELESS_SEED:
             seeds[job.id] = seed
-        unwanted = await _submit(service, _picture(3), recorder)
-        seeds[unwanted.id] = 3
+        return job
+
+    async with _running(data, models) as service:
+        with _engine_held() as go_on:
+            first, _, _ = [await send(service, seed) for seed in (1, 1, 2)]
+            unwanted, _ = [await send(service, 3) for _ in range(2)]
+            assert service.jobs_joined == 2
+            go_on.set()
         recorder.promise("cancelling", unwanted.id)
         try:
             await service.cancel(unwanted.id)
             recorder.promise("cancelled", unwanted.id)
         except UpscaledError:  # it was quicker
             recorder.promise("completed", unwanted.id)
-        broken = await _submit(service, _picture(_HOPELESS_SEED), recorder)
-        for job_id, seed in list(seeds.items()):
-            if seed != 3:
-                job = await service.wait(job_id)
-                assert job.state is JobState.COMPLETED, job.error
-                recorder.promise("completed", job_id)
-        first = next(iter(seeds))
-        recorder.promise("delivering", first)
-        await service.delivered(first)
-        recorder.promise("delivered", first)
+        broken = await send(service, _HOPELESS_SEED)
+        for job_id in [job_id for job_id in seeds if job_id != unwanted.id]:
+            job = await service.wait(job_id)
+            assert job.state is JobState.COMPLETED, job.error
+            recorder.promise("completed", job_id)
+        recorder.promise("delivering", first.id)
+        await service.delivered(first.id)
+        recorder.promise("delivered", first.id)
+        cached = await send(service, 1)
+        assert cached.state is JobState.COMPLETED
+        recorder.promise("completed", cached.id)
         assert (await service.wait(broken.id)).state is JobState.FAILED
         recorder.promise("failed", broken.id)
-        last = await _submit(service, _picture(4), recorder)
-        seeds[last.id] = 4
+        await send(service, 4)
     return seeds
+
+
+@contextmanager
+def _engine_held() -> Iterator[asyncio.Event]:
+    """Let the engine begin nothing until the event is set."""
+    go_on, upscale = asyncio.Event(), ResamplingEngine.upscale
+
+    async def held(engine: ResamplingEngine, *arguments: Any) -> UpscaleOutcome:
+        await go_on.wait()
+        return await upscale(engine, *arguments)
+
+    with mock.patch.object(ResamplingEngine, "upscale", held):
+        yield go_on
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 from testkit.power_loss import replay
 from upscaled import files
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline import checkpoint
 
 
@@ -33,6 +34,10 @@ def _nothing(_: object) -> None:
     pass
 
 
+async def _unsynced_folder(*_: object) -> None:
+    pass
+
+
 UNSYNCED_FILES = SimpleNamespace(**{**vars(files), "sync": _nothing})
 
 
@@ -42,6 +47,7 @@ UNSYNCED_FILES = SimpleNamespace(**{**vars(files), "sync": _nothing})
         (files, "sync", _sync_of_files_only),
         (files, "sync", _nothing),
         (checkpoint, "files", UNSYNCED_FILES),
+        (Workspace, "flush_folder", _unsynced_folder),
     ],
 )
 async def test_a_missing_sync_is_found(
