@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlencode
 
+import aiohttp
 import pytest
 
 from testkit import contract
-from testkit.running import Caller, Server
+from testkit.running import FAST_MODEL, Caller, Server, a_picture
 from upscaled.api.routes import ROUTES, Route
+from upscaled.api.submit import FIELD_NAMES_OF_FILE
 
+PNG = {"Content-Type": "image/png"}
 NOBODYS = "1234567890123456789"
 PLACES = {
     "job_id": NOBODYS,
@@ -34,6 +38,9 @@ def test_the_contract_has_every_route_with_its_query_parameters() -> None:
         described = [contract.resolved(p)[0] for p in operations[key].get("parameters", [])]
         query = {p["name"] for p in described if p["in"] == "query"}
         assert query == (route.query or set()), key
+        for one in described:  # see `test_an_empty_query_parameter_counts_as_not_given`
+            optional_query = one["in"] == "query" and not one.get("required", False)
+            assert one.get("allowEmptyValue", False) == optional_query, (key, one["name"])
         assert (operations[key].get("security") == []) == route.public, key
 
 
@@ -53,6 +60,46 @@ async def test_the_refusal_names_what_is_allowed(api: Caller) -> None:
     assert told == "There is no query parameter 'wiat' here; allowed is wait."
     told = (await api.post(f"/cancel/{NOBODYS}?now=1")).json["error"]
     assert told == "There is no query parameter 'now' here; this address takes none."
+
+
+def with_empty(path: str, **given: str) -> str:
+    """Return ``path`` with all query parameters of its route: those that are not given, empty."""
+    (route,) = [r for r in ROUTES if r.path.split("/")[1] == path.split("/")[1] and r.query]
+    assert route.query is not None
+    return f"{path}?" + urlencode({**dict.fromkeys(route.query, ""), **given})
+
+
+async def test_an_empty_query_parameter_counts_as_not_given(api: Caller, server: Server) -> None:
+    fields = {"model_name": FAST_MODEL, "wait": "45"}
+    empty = "&".join(f"{name}=" for name in FIELD_NAMES_OF_FILE if name not in fields)
+    answer = await api.call("PUT", f"/upscale?{urlencode(fields)}&{empty}", data=a_picture())
+    assert answer.status == 200, answer
+    job_id = answer.json["job_id"]
+    plain = await api.get(f"/status/{job_id}")
+    assert (await api.get(with_empty(f"/status/{job_id}"))).json == plain.json
+    assert (await api.get(with_empty("/jobs"))).json == (await api.get("/jobs")).json
+    assert (await api.get(with_empty("/models"))).json == (await api.get("/models")).json
+    shown = await api.get(with_empty(f"/thumbnail/{job_id}"))
+    assert shown.body == (await api.get(f"/thumbnail/{job_id}")).body
+    size = {"input_width": "30", "input_height": "20"}
+    form = aiohttp.FormData({"tta": ""}, default_to_multipart=True)
+    estimated = await api.post(with_empty("/estimate", **size), data=form)
+    assert estimated.json["output_size"] == {"width": 120, "height": 80}
+    preview = with_empty("/preview", model_name=FAST_MODEL)
+    assert (await api.post(preview, data=a_picture(), headers=PNG)).status == 200
+    assert (await api.get(f"/results?job_ids={job_id}&keep=true")).status == 200
+    archive = await api.get(with_empty("/results", job_ids=job_id))
+    assert archive.status == 200
+    # `keep` is false unless it is given.
+    assert (await api.get(with_empty(f"/download/{job_id}"))).status == 410
+
+
+async def test_an_empty_query_parameter_hides_no_other_value(api: Caller) -> None:
+    assert (await api.get("/models?scale=&scale=2")).json == (await api.get("/models?scale=2")).json
+    for path in ("/models?scale=x&scale=", "/jobs?limit=&limit=0", "/results?job_ids="):
+        assert (await api.get(path)).status == 400, path
+    answer = await api.get("/models?sclae=")
+    assert answer.json["error"] == "There is no query parameter 'sclae' here; allowed is scale."
 
 
 async def test_unknown_paths_and_the_pages_files_take_any_query(

@@ -23,6 +23,7 @@ from upscaled.api.download import (
     read,
 )
 from upscaled.api.intermediaries import passed_a_proxy
+from upscaled.api.query import query_of
 from upscaled.api.zip_stream import ZipStream, unique_names
 from upscaled.errors import BadRequestError, UnknownJobError
 from upscaled.jobs.job import is_job_id
@@ -76,7 +77,7 @@ def _job_ids(request: web.Request) -> list[str]:
         BadRequestError: there are none, too many, or one twice.
         UnknownJobError: one does not look like an id.
     """
-    text = ",".join(request.query.getall("job_ids", []))
+    text = ",".join(query_of(request).getall("job_ids", []))
     job_ids = [part.strip() for part in text.split(",") if part.strip()]
     if not 1 <= len(job_ids) <= MOST_JOBS:
         raise BadRequestError(

@@ -21,6 +21,7 @@ from upscaled.api.context import DELIVERY_TRACKER, METRICS, SERVICE
 from upscaled.api.delivery import Delivery, Span
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
+from upscaled.api.query import query_of
 from upscaled.api.responses import error_response
 from upscaled.api.waiting import wait_for_end, wait_of
 from upscaled.errors import BadRequestError
@@ -105,7 +106,7 @@ def keep_of(request: web.Request) -> bool:
     Raises:
         BadRequestError: ``keep`` is neither true nor false.
     """
-    text = ", ".join(request.query.getall("keep", ["false"])).lower()
+    text = ", ".join(query_of(request).getall("keep", ["false"])).lower()
     if text not in {"true", "1", "false", "0"}:
         raise BadRequestError(f"keep is {text[:64]!r}; allowed is true or false.")
     return text in {"true", "1"}

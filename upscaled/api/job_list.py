@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from aiohttp import web
 
 from upscaled.api.auth import client_of
 from upscaled.api.context import LINK_BASE, SERVICE, STATUS_RENDERER
 from upscaled.api.jobs import job_id_of
+from upscaled.api.query import query_of
 from upscaled.api.responses import json_body_response
 from upscaled.errors import BadRequestError
 from upscaled.jobs.job import JobState
@@ -24,20 +26,21 @@ QUERY = frozenset(
 
 async def jobs(request: web.Request) -> web.Response:
     """``GET /jobs``: the caller's jobs, newest first, a page at a time."""
-    for name in request.query:
-        if len(request.query.getall(name)) > 1:
+    query = query_of(request)
+    for name in query:
+        if len(query.getall(name)) > 1:
             raise BadRequestError(f"The query parameter {name} was sent twice; send it once.")
     wanted = JobFilter(
         client_of(request).owner,
-        _state(request),
-        request.query.get("model"),
-        request.query.get("client_ref"),
-        _moment(request, "created_after"),
-        _moment(request, "created_before"),
+        _state(query),
+        query.get("model"),
+        query.get("client_ref"),
+        _moment(query, "created_after"),
+        _moment(query, "created_before"),
     )
-    limit = _limit(request)
+    limit = _limit(query)
     # One more than is shown tells whether there is a next page.
-    found = await request.app[SERVICE].jobs(wanted, _cursor(request), limit + 1)
+    found = await request.app[SERVICE].jobs(wanted, _cursor(query), limit + 1)
     base, renderer = request.app[LINK_BASE].of(request), request.app[STATUS_RENDERER]
     shown = found[:limit]
     rows = [b'%b,"created":%a}' % (renderer.render(job, base)[:-1], job.created) for job in shown]
@@ -57,15 +60,15 @@ def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
     return BadRequestError(f"{name} is {text[:64]!r}; allowed is {allowed}.")
 
 
-def _state(request: web.Request) -> JobState | None:
-    text = request.query.get("state")
+def _state(query: Mapping[str, str]) -> JobState | None:
+    text = query.get("state")
     if text is not None and text not in set(JobState):
         raise _refusal("state", text, ", ".join(JobState))
     return None if text is None else JobState(text)
 
 
-def _moment(request: web.Request, name: str) -> float | None:
-    text = request.query.get(name)
+def _moment(query: Mapping[str, str], name: str) -> float | None:
+    text = query.get(name)
     if text is None:
         return None
     if re.fullmatch("[0-9]{1,12}([.][0-9]{1,9})?", text) is None:
@@ -73,15 +76,15 @@ def _moment(request: web.Request, name: str) -> float | None:
     return float(text)
 
 
-def _limit(request: web.Request) -> int:
-    text = request.query.get("limit", str(_USUAL_LIMIT))
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", str(_USUAL_LIMIT))
     if re.fullmatch("[0-9]{1,3}", text) is None or not 1 <= int(text) <= _LARGEST_LIMIT:
         raise _refusal("limit", text, f"1 to {_LARGEST_LIMIT}")
     return int(text)
 
 
-def _cursor(request: web.Request) -> tuple[float, str] | None:
-    text = request.query.get("cursor")
+def _cursor(query: Mapping[str, str]) -> tuple[float, str] | None:
+    text = query.get("cursor")
     if text is None:
         return None
     match = re.fullmatch("([0-9.e+]{1,32})_([0-9]{19})", text)

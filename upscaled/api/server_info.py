@@ -9,6 +9,7 @@ from aiohttp import web
 
 from upscaled import __version__
 from upscaled.api.context import SERVICE
+from upscaled.api.query import query_of
 from upscaled.api.responses import json_response
 from upscaled.errors import BadRequestError, UnknownModelError
 from upscaled.models.card import UNKNOWN_LICENSE
@@ -22,7 +23,7 @@ def _wanted_scale(request: web.Request) -> int | None:
     Raises:
         BadRequestError: it is not a scale, or there are several.
     """
-    values = request.query.getall("scale", [])
+    values = query_of(request).getall("scale", [])
     if not values:
         return None
     if len(values) > 1 or not re.fullmatch("[1-9][0-9]?", values[0]):

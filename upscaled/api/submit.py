@@ -16,6 +16,7 @@ from upscaled.api.download import deliver
 from upscaled.api.form_reader import IMAGE_URL
 from upscaled.api.jobs import job_id_of
 from upscaled.api.original import Original
+from upscaled.api.query import query_of
 from upscaled.api.responses import json_response
 from upscaled.api.status_json import quicker_json
 from upscaled.api.waiting import (
@@ -137,7 +138,7 @@ async def _submit(request: web.Request, field_names: Iterable[str]) -> web.Strea
                 request,
                 field_names,
                 queues=claim is None or claim.earlier is None,
-                read_anyway=request.query.get("on_timeout") == "original",
+                read_anyway=query_of(request).get("on_timeout") == "original",
             ) as form,
         ):
             wishes = _wishes_of(request, form.fields)

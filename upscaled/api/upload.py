@@ -17,6 +17,7 @@ from upscaled.api.context import SERVICE, SUBMISSION_RATE
 from upscaled.api.form_reader import IMAGE, IMAGE_URL, FormReader
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
+from upscaled.api.query import query_of
 from upscaled.api.rate_limit import RateLimit
 from upscaled.errors import (
     OUT_OF_SPACE,
@@ -97,11 +98,11 @@ async def received(
     service = request.app[SERVICE]
     settings = service.config.server
     max_bytes = settings.max_request_size_mb * 2**20
+    query = query_of(request)
     # With the address of the picture in the query there need be no body.
-    has_body = request.can_read_body or IMAGE_URL not in request.query
+    has_body = request.can_read_body or IMAGE_URL not in query
     is_raw = has_body and check_head(request, max_bytes)
-    query = request.query.items() if request.query_string else ()
-    reader = FormReader(fields, query)
+    reader = FormReader(fields, query.items())
     client = client_of(request)
     rate_headers: Mapping[str, str] = {}
     refusal: UpscaledError | None = None

@@ -9,6 +9,7 @@ from aiohttp import web
 from upscaled.api.auth import client_of
 from upscaled.api.context import SENDING, SERVICE
 from upscaled.api.jobs import job_id_of
+from upscaled.api.query import query_of
 from upscaled.api.responses import json_response
 from upscaled.api.sending import Sending
 from upscaled.errors import BadRequestError, NoViewError
@@ -24,7 +25,7 @@ _NUMBER = re.compile("[0-9]{1,6}")
 
 async def thumbnail(request: web.Request) -> web.StreamResponse:
     """``GET /thumbnail/{job_id}``: a small WebP of the result, or with ``side`` of the source."""
-    values = request.query.getall("side", [RESULT])
+    values = query_of(request).getall("side", [RESULT])
     if len(values) > 1 or values[0] not in SIDES:
         shown = ", ".join(values)[:64]
         raise BadRequestError(f"side is {shown!r}; allowed is {' or '.join(SIDES)}.")

@@ -11,6 +11,7 @@ from aiohttp import web
 from upscaled.api.auth import client_of
 from upscaled.api.connections import Connection
 from upscaled.api.context import SERVICE
+from upscaled.api.query import query_of
 from upscaled.errors import BadRequestError
 from upscaled.jobs.job import TERMINAL, Job
 
@@ -78,7 +79,7 @@ def wait_of(request: web.Request) -> Wait:
     Raises:
         BadRequestError: ``wait`` is not a whole number of seconds, or too large.
     """
-    values = request.query.getall("wait", []) if request.query_string else []
+    values = query_of(request).getall("wait", [])
     if values:
         return parse_wait(", ".join(values))
     return preferred_wait(request) or NO_WAIT
