@@ -11,6 +11,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from PIL import Image
 
 from testkit.paths import DATA
+from testkit.postgres import PostgresServer
 from upscaled.models.install import install
 
 
@@ -53,3 +54,12 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; a test makes databases of its own in it, and leaves it running."""
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.close()

@@ -221,6 +221,13 @@ class ShuttingDownError(UpscaledError):
     status = 503
 
 
+class StoreUnavailableError(UpscaledError):
+    """The database or the object store does not answer; ``Retry-After`` says when to try again."""
+
+    code = "store_unavailable"
+    status = 503
+
+
 class NoSpaceError(UpscaledError):
     """There is not enough disk or memory for what was asked."""
 

@@ -3,10 +3,12 @@
 # env.sh, not run.
 #
 # Proxies and promtool are unpacked into .tools/servers, since installing their Debian packages would
-# start services. Generators of clients go into .tools/generators.
+# start services. So is PostgreSQL, into .tools/postgresql. Generators of clients go into
+# .tools/generators.
 
 SERVERS=$ROOT/.tools/servers
 GENERATORS=$ROOT/.tools/generators
+POSTGRESQL=$ROOT/.tools/postgresql
 readonly server_packages=(nginx caddy haproxy lighttpd prometheus)
 
 # Tell whether the program $1 of the unpacked packages, or the system's own, runs with arguments $2….
@@ -49,6 +51,40 @@ fetch_servers() (
   rm -rf "$SERVERS" "$folder/unpacked/usr/share"
   mkdir -p "$ROOT/.tools"
   mv "$folder/unpacked" "$SERVERS"
+)
+
+# Tell whether there is a PostgreSQL server whose libraries are there too.
+has_postgresql() {
+  local program
+  for program in "$POSTGRESQL"/usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/postgres; do
+    if [ -x "$program" ] && "$program" --version >/dev/null 2>&1; then return 0; fi
+  done
+  return 1
+}
+
+# Unpack the server that Debian's package postgresql stands for, such as postgresql-15. Installing it
+# would start a service.
+fetch_postgresql() (
+  command -v apt-get >/dev/null || { say "Without apt-get PostgreSQL can't be fetched."; return 1; }
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  chmod 755 "$folder" # apt-get downloads as another user where root runs it
+  [ "$(id -u)" != 0 ] || apt-get update >/dev/null 2>&1
+  package=$(apt-cache depends postgresql | sed -n 's/^ *Depends: \(postgresql-[0-9]*\)$/\1/p')
+  [ -n "$package" ] || { say "apt knows no package postgresql."; return 1; }
+  if [ "$(id -u)" = 0 ]; then
+    mapfile -t libraries < <(apt-cache depends "$package" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
+    [ ${#libraries[@]} -eq 0 ] || apt_get_install "${libraries[@]}" || return 1
+  fi
+  (cd "$folder" && apt-get download "$package" libpq5 >/dev/null 2>&1) ||
+    { say "apt-get could not download $package."; return 1; }
+  for archive in "$folder"/*.deb; do
+    dpkg-deb -x "$archive" "$folder/unpacked"
+  done
+  rm -rf "$POSTGRESQL"
+  mkdir -p "$ROOT/.tools"
+  mv "$folder/unpacked" "$POSTGRESQL"
+  chmod 755 "$POSTGRESQL" # as root, nobody runs it
 )
 
 # Print what the generators depend on; they are installed again when that changes.

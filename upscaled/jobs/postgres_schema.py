@@ -1,0 +1,162 @@
+"""The schema of `PostgresJobStore`: numbered migrations, and which program may use which."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from procrastinate.schema import SchemaManager
+from psycopg import sql
+
+from upscaled.errors import ConfigError
+from upscaled.jobs.database import Connection
+
+_LOCK = 0x7570736D
+"""Key of the lock under which one program at a time migrates."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step of the schema."""
+
+    script: str
+    readable_from: int
+    """The oldest version of the schema whose program works with the result. A step that only adds
+    keeps it; a step that removes raises it to the version that no longer needs what is removed."""
+
+
+_JOBS = """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        created DOUBLE PRECISION NOT NULL,
+        finished DOUBLE PRECISION,
+        has_result BOOLEAN NOT NULL,
+        document TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        model TEXT NOT NULL,
+        client_ref TEXT,
+        client TEXT NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 0,
+        worker BIGINT,
+        delivery BIGINT,
+        cost DOUBLE PRECISION NOT NULL DEFAULT 0,
+        tag DOUBLE PRECISION NOT NULL DEFAULT 0,
+        revision BIGINT NOT NULL DEFAULT 0
+    );
+    COMMENT ON COLUMN jobs.attempt IS 'number of the latest attempt, which fences earlier ones';
+    COMMENT ON COLUMN jobs.worker IS 'the worker that makes it, in procrastinate_workers';
+    COMMENT ON COLUMN jobs.delivery IS 'the job in procrastinate_jobs that delivers it';
+    CREATE INDEX jobs_by_state ON jobs (state, created);
+    CREATE INDEX jobs_by_end ON jobs (has_result, finished);
+    CREATE INDEX jobs_by_owner ON jobs (owner, created, id);
+    CREATE INDEX jobs_by_revision ON jobs (revision);
+
+    CREATE FUNCTION jobs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.revision = greatest(
+            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+            CASE WHEN TG_OP = 'UPDATE' THEN OLD.revision + 1 ELSE 0 END
+        );
+        PERFORM pg_notify('upscaled_jobs', NEW.id);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER jobs_changed BEFORE INSERT OR UPDATE ON jobs
+        FOR EACH ROW EXECUTE FUNCTION jobs_changed();
+
+    CREATE TABLE submission_keys (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        job_id TEXT NOT NULL,
+        created DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (owner, key)
+    );
+    CREATE INDEX submission_keys_by_owner ON submission_keys (owner, created);
+    CREATE INDEX submission_keys_by_age ON submission_keys (created);
+    CREATE INDEX submission_keys_by_job ON submission_keys (job_id);
+
+    CREATE TABLE messages (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        job_id TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        event TEXT NOT NULL,
+        url TEXT NOT NULL,
+        body BYTEA NOT NULL,
+        created DOUBLE PRECISION NOT NULL,
+        due DOUBLE PRECISION NOT NULL,
+        state TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        finished DOUBLE PRECISION,
+        status INTEGER,
+        error TEXT
+    );
+    CREATE INDEX messages_by_job ON messages (job_id, number);
+    CREATE INDEX messages_pending ON messages (owner, job_id, number) WHERE state = 'pending';
+
+    CREATE UNLOGGED TABLE progress (
+        job_id TEXT PRIMARY KEY,
+        attempt INTEGER NOT NULL,
+        document TEXT NOT NULL
+    );
+    COMMENT ON TABLE progress IS 'how far work is; unlogged, since a crash may forget it';
+
+    CREATE TABLE fair_clock (single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
+        virtual DOUBLE PRECISION NOT NULL);
+    INSERT INTO fair_clock (virtual) VALUES (0);
+    CREATE TABLE fair_shares (client TEXT PRIMARY KEY, finish DOUBLE PRECISION NOT NULL);
+    CREATE TABLE model_speeds (model TEXT PRIMARY KEY,
+        seconds_per_megapixel DOUBLE PRECISION NOT NULL);
+
+    CREATE TABLE members (
+        id TEXT PRIMARY KEY,
+        role TEXT NOT NULL,
+        worker BIGINT,
+        started TIMESTAMPTZ NOT NULL DEFAULT now(),
+        seen TIMESTAMPTZ NOT NULL DEFAULT now(),
+        draining BOOLEAN NOT NULL DEFAULT false,
+        document TEXT NOT NULL
+    );
+    COMMENT ON TABLE members IS 'API servers and workers, as long as they are there';
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(_JOBS, readable_from=1),)
+
+
+async def migrate(connection: Connection) -> None:
+    """Bring the schema up to date, procrastinate's with it; one program at a time, all or nothing.
+
+    Raises:
+        ConfigError: a later version of the program has changed it in a way that ours can't follow.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS upscaled_schema "
+        "(version INTEGER NOT NULL, readable_from INTEGER NOT NULL)"
+    )
+    cursor = await connection.execute("SELECT version, readable_from FROM upscaled_schema")
+    version, readable_from = await cursor.fetchone() or (0, 0)
+    newest = len(MIGRATIONS)
+    if version > newest:
+        if readable_from > newest:
+            raise ConfigError(
+                f"The database has version {version} of the schema, written by a later version of "
+                f"upscaled; this one knows {newest} and can't use it. Upgrade this machine too."
+            )
+        return
+    if version == newest:
+        return
+    if version == 0:
+        await _execute(connection, await asyncio.to_thread(SchemaManager.get_schema))
+    for migration in MIGRATIONS[version:]:
+        await _execute(connection, migration.script)
+    await connection.execute("DELETE FROM upscaled_schema")
+    await connection.execute(
+        "INSERT INTO upscaled_schema VALUES (%s, %s)", (newest, MIGRATIONS[-1].readable_from)
+    )
+
+
+async def _execute(connection: Connection, script: str) -> None:
+    # Composed, since only literals count as statements; scripts are constants of the program.
+    await connection.execute(sql.SQL(script))
