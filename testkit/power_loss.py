@@ -37,7 +37,7 @@ from upscaled.jobs.job import Job, JobState
 from upscaled.pipeline import bands
 from upscaled.service import service as service_module
 from upscaled.service.service import Service
-from upscaled.workers.client import WorkerRefusedError
+from upscaled.workers.errors import WorkerRefusedError
 from upscaled.workers.server import RefusedError
 
 _SIZE = (24, 160)

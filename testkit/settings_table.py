@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 
 from testkit.paths import ROOT
-from upscaled.config.settings import SECTIONS, Setting, settings
+from upscaled.config.table import SECTIONS, Setting, settings
 from upscaled.config.types import Tokens
 
 EXAMPLE_HEAD = """\

@@ -26,8 +26,8 @@ from upscaled.callers import hash_of
 from upscaled.commands import main
 from upscaled.commands.main import config_file
 from upscaled.commands.upscale import upscale_file
-from upscaled.config.settings import settings
 from upscaled.config.sources import load
+from upscaled.config.table import settings
 from upscaled.errors import UpscaledError
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from upscaled.config.settings import Config, Setting, settings, warnings
+from upscaled.config.settings import Config, warnings
 from upscaled.config.sources import load
+from upscaled.config.table import Setting, settings
 from upscaled.config.types import Tokens
 from upscaled.errors import ConfigError
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from testkit.paths import ROOT
-from upscaled.config.settings import ENV_PREFIX, Config, settings
+from upscaled.config.settings import Config
+from upscaled.config.table import ENV_PREFIX, settings
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))

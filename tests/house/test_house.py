@@ -10,8 +10,8 @@ import yaml
 
 from testkit.paths import ROOT
 from testkit.settings_table import FILES
-from upscaled.config.settings import settings
 from upscaled.config.sources import load
+from upscaled.config.table import settings
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 

@@ -20,7 +20,8 @@ from upscaled.imaging import NOTHING_WRITTEN, Band, FinishOptions, Imaging, Prep
 from upscaled.imaging.fair_places import Kind
 from upscaled.imaging.replies import WrongReplyError
 from upscaled.pictures import RawImage, Size
-from upscaled.workers.client import WorkerClient, WorkerRefusedError
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import WorkerRefusedError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -217,7 +217,7 @@ def test_the_page_names_the_size_and_the_times_of_the_settings(name: str) -> Non
     """A block must not fall behind the server's own limits."""
     from testkit.proxies import blocks
     from upscaled.api.waiting import ANSWER_SECONDS
-    from upscaled.config.settings import ServerSettings
+    from upscaled.config.server_settings import ServerSettings
 
     largest = ServerSettings().max_request_size_mb
     for text in blocks(KINDS[name].heading):

@@ -3,7 +3,7 @@ import pytest
 from upscaled.errors import BadRequestError
 from upscaled.fields import FIELDS
 from upscaled.pictures import Size
-from upscaled.service.admission import output_format, output_size, parse_fields
+from upscaled.service.wishes import output_format, output_size, parse_fields
 
 
 def test_no_fields_are_no_wishes() -> None:

@@ -19,8 +19,8 @@ from testkit.gate import Gate
 from testkit.paths import ROOT
 from testkit.unkillable import survive_sigkill
 from upscaled.workers import processes
-from upscaled.workers.client import (
-    WorkerClient,
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerRefusedError,
     WorkerShortageError,

@@ -32,8 +32,8 @@ from upscaled.errors import BadRequestError, ResultGoneError, UpscaledError, Wro
 from upscaled.fields import CALLBACK_FIELDS, FIELDS
 from upscaled.jobs.description import Links, described
 from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.service.admission import parse_fields
 from upscaled.service.idempotency import KeyClaim, parse_key
+from upscaled.service.wishes import parse_fields
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
 _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)

@@ -30,8 +30,9 @@ from upscaled.commands.models import (
 )
 from upscaled.commands.upscale_options import add_arguments as add_upscale_arguments
 from upscaled.commands.upscale_options import add_watch_arguments
-from upscaled.config.settings import Config, Setting, settings
+from upscaled.config.settings import Config
 from upscaled.config.sources import load
+from upscaled.config.table import Setting, settings
 from upscaled.errors import BadRequestError, ConfigError, UpscaledError
 
 CONFIG_VARIABLE = "UPSCALED_CONFIG"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from upscaled.config.settings import ENV_PREFIX, SECTIONS, Config, settings
+from upscaled.config.settings import Config
+from upscaled.config.table import ENV_PREFIX, SECTIONS, settings
 from upscaled.config.types import from_text, typed
 from upscaled.errors import ConfigError
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from upscaled.engines.builtin.messages import WORKER_MODULE, worker_arguments
 from upscaled.engines.engine import CPU, Device, DeviceKind
-from upscaled.workers.client import WorkerClient, WorkerError, WorkerRefusedError
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import WorkerError, WorkerRefusedError
 
 log = logging.getLogger(__name__)
 

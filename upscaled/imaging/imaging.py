@@ -36,12 +36,8 @@ from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
 from upscaled.imaging.view.box import Box
 from upscaled.pictures import RawImage, Size
 from upscaled.workers import deaths
-from upscaled.workers.client import (
-    WorkerClient,
-    WorkerError,
-    WorkerRefusedError,
-    WorkerShortageError,
-)
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import WorkerError, WorkerRefusedError, WorkerShortageError
 from upscaled.workers.processes import plain_env
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from upscaled.engines.builtin.messages import (
     worker_env,
 )
 from upscaled.engines.engine import CPU
-from upscaled.workers.client import (
-    WorkerClient,
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerRefusedError,
     WorkerShortageError,

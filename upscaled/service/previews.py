@@ -20,7 +20,7 @@ from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage
-from upscaled.service.admission import SCALES, whole_number
+from upscaled.service.wishes import SCALES, whole_number
 
 FIELD_NAMES = ("model_name", "scale", "x", "y", "width", "height")
 _LARGEST_PLACE = 1_000_000

@@ -21,12 +21,13 @@ from upscaled.jobs.results import result_name
 from upscaled.jobs.store import KeyTakenError, SubmissionKey
 from upscaled.jobs.workspace import Workspace
 from upscaled.pictures import Size
-from upscaled.service.admission import DISK_RESERVE, Admission, Admitted, fields_of
+from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
 from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
 from upscaled.service.uploads import Upload, UploadsInProgress
+from upscaled.service.wishes import fields_of
 from upscaled.timing.timing import JobTiming, Quote
 
 log = logging.getLogger(__name__)

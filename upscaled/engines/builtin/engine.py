@@ -25,8 +25,8 @@ from upscaled.engines.engine import (
 from upscaled.engines.tile_progress import TileProgress
 from upscaled.engines.traits import BUILTIN
 from upscaled.errors import EngineError, ShortageError, WorkerDeathError, WorkerFailedError
-from upscaled.workers.client import (
-    WorkerClient,
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerRefusedError,
     WorkerShortageError,

@@ -25,6 +25,7 @@ from upscaled.engines.engine import (
     UpscaleTask,
 )
 from upscaled.engines.native import exchange
+from upscaled.engines.native.line_progress import LineProgress
 from upscaled.engines.native.output import NativeOutput
 from upscaled.engines.native.program import (
     Flavour,
@@ -33,7 +34,7 @@ from upscaled.engines.native.program import (
     find_program,
     probe,
 )
-from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, TileProgress, guess_seconds
+from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, guess_seconds
 from upscaled.engines.traits import BINARY
 from upscaled.errors import (
     SHORTAGE,
@@ -60,8 +61,6 @@ result several times, as pixels and as a PNG whose buffer doubles. So a task sta
 1 GiB, and little is lost when it fails."""
 _DRAIN_SECONDS = 1.0
 _READ_BYTES = 1 << 16
-_LAST_SHARE = 0.99
-"""Progress when the program says 100 %; then its file is read."""
 
 
 def max_rows(width: int, scale: int) -> int:
@@ -267,7 +266,7 @@ class BinaryEngine:
             output.last_words,
         )
 
-    async def _listen(self, child: Child, output: NativeOutput, progress: _LineProgress) -> int:
+    async def _listen(self, child: Child, output: NativeOutput, progress: LineProgress) -> int:
         """Read standard error until the program has ended; return its exit status."""
         loop = asyncio.get_running_loop()
 
@@ -302,7 +301,7 @@ class BinaryEngine:
 
     async def _tile_progress(
         self, task: UpscaleTask, on_progress: ProgressCallback
-    ) -> _LineProgress:
+    ) -> LineProgress:
         """Return the progress of a task, with what its tiles are expected to take."""
         pixels = _pixels(task)
         known = self._seconds_per_pixel
@@ -318,7 +317,7 @@ class BinaryEngine:
         def report(share: float) -> None:
             on_progress(Progress(share, 0, task.tile_size))
 
-        return _LineProgress(report, tiles, seconds)
+        return LineProgress(report, tiles, seconds)
 
     def _note_device(self, output: NativeOutput) -> None:
         if self._gpu is None:
@@ -331,43 +330,6 @@ class BinaryEngine:
                 found,
                 self.device.name,
             )
-
-
-class _LineProgress:
-    """Progress of the program, which prints a percentage before each tile.
-
-    Args:
-        report: is called with the share that is done.
-        tiles: how many there are; the program may choose others.
-        seconds: how long the whole task is expected to take.
-    """
-
-    def __init__(
-        self,
-        report: Callable[[float], None],
-        tiles: int,
-        seconds: float,
-    ) -> None:
-        self._progress = TileProgress(report)
-        self._part = 1 / tiles
-        self._seconds = seconds
-        self._began = time.monotonic()
-        self._share = 0.0
-        self.reached(0.0)
-
-    def reached(self, share: float) -> None:
-        """Take in the highest percentage that was printed, 0.0 to 1.0."""
-        if share > self._share:
-            self._part = share - self._share  # the program reports part of a tile
-            self._seconds = (time.monotonic() - self._began) / share
-            self._share = share
-        done = min(self._share, _LAST_SHARE)
-        part = min(self._part, _LAST_SHARE - done)
-        self._progress.step(done, part, self._part * self._seconds)
-
-    def stop(self) -> None:
-        """End the estimates."""
-        self._progress.stop()
 
 
 def _pixels(task: UpscaleTask) -> int:

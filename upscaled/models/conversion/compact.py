@@ -17,7 +17,7 @@ from upscaled.models.conversion import numerics
 from upscaled.models.conversion.convolutions import Convolution, ConvolutionReader
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.layers import INPUT, Floats, NetworkBuilder
-from upscaled.models.conversion.weights import Weights
+from upscaled.models.conversion.tensors import Weights
 
 _LEAKY_SLOPE = 0.1
 """Of the variant with a leaky ReLU."""

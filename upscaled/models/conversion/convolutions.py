@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from upscaled.models.conversion import numerics
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.layers import Floats
-from upscaled.models.conversion.weights import Weights
+from upscaled.models.conversion.tensors import Weights
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from upscaled.models.conversion import numerics
 from upscaled.models.conversion.convolutions import Convolution, ConvolutionReader
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.layers import INPUT, Floats, NetworkBuilder
-from upscaled.models.conversion.weights import Weights
+from upscaled.models.conversion.tensors import Weights
 
 _SLOPE = 0.2
 _RESIDUAL = 0.2

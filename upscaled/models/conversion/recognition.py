@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from upscaled.models.conversion import compact, esrgan, span
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.network import SourceNetwork
-from upscaled.models.conversion.weights import Weights
+from upscaled.models.conversion.tensors import Weights
 
 _OTHERS: Mapping[str, tuple[str, ...]] = {
     "HAT": ("layers.0.residual_group.overlap_attn.qkv.weight",),

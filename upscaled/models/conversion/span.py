@@ -19,7 +19,7 @@ from upscaled.models.conversion import numerics
 from upscaled.models.conversion.convolutions import Convolution, ConvolutionReader
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.layers import INPUT, Floats, NetworkBuilder
-from upscaled.models.conversion.weights import Weights
+from upscaled.models.conversion.tensors import Weights
 
 _RANGE = 255.0
 _MEAN = (0.4488, 0.4371, 0.4040)
