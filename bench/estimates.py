@@ -46,9 +46,9 @@ async def measure(model: str, count: int, folder: Path, seed: int) -> list[tuple
             )
             began = time.monotonic()
             job = await submit(service, picture, model_name=model, scale="2")
-            await service.wait(job.id)
+            await service.jobs.wait(job.id)
             pairs.append((quote.estimate.total, time.monotonic() - began))
-            await service.delivered(job.id)
+            await service.jobs.delivered(job.id)
     return pairs
 
 

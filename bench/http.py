@@ -53,7 +53,7 @@ async def serve(folder: Path, pipe: Connection) -> None:
     )
     async with running(config) as service:
         small = await submit(service, DATA / "chelsea.webp")
-        await service.wait(small.id)
+        await service.jobs.wait(small.id)
         # A running job on one thread: the other cores are for the server and the clients.
         held = await submit(service, DATA / "astronaut.png", model_name="realesrgan-x4plus",
                             scale="4")  # fmt: skip
@@ -61,7 +61,7 @@ async def serve(folder: Path, pipe: Connection) -> None:
         runners = [await listen(plain), await listen(make_app(service))]
         pipe.send(([port for _, port in runners], held.id, small.id))
         await asyncio.to_thread(pipe.recv)
-        await service.cancel(held.id)
+        await service.jobs.cancel(held.id)
         for runner, _ in runners:
             await runner.cleanup()
 

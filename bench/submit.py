@@ -72,11 +72,11 @@ async def measure(many: int, few: int, rounds: int, folder: Path) -> dict[int, l
                 began = time.perf_counter()
                 job = await submit(service, DATA / "chelsea.webp")
                 seconds = time.perf_counter() - began
-                await service.cancel(job.id)
+                await service.jobs.cancel(job.id)
                 if number >= 5:  # the first few warm up
                     taken[count].append(seconds)
         for count, service in services.items():
-            await service.cancel(busy[count])  # stopping the service would wait for it
+            await service.jobs.cancel(busy[count])  # stopping the service would wait for it
     return taken
 
 

@@ -203,22 +203,22 @@ async def _play(data: Path, models: Path, recorder: Recorder) -> dict[str, int]:
             go_on.set()
         recorder.promise("cancelling", unwanted.id)
         try:
-            await service.cancel(unwanted.id)
+            await service.jobs.cancel(unwanted.id)
             recorder.promise("cancelled", unwanted.id)
         except UpscaledError:  # it was quicker
             recorder.promise("completed", unwanted.id)
         broken = await send(service, _HOPELESS_SEED)
         for job_id in [job_id for job_id in seeds if job_id != unwanted.id]:
-            job = await service.wait(job_id)
+            job = await service.jobs.wait(job_id)
             assert job.state is JobState.COMPLETED, job.error
             recorder.promise("completed", job_id)
         recorder.promise("delivering", first.id)
-        await service.delivered(first.id)
+        await service.jobs.delivered(first.id)
         recorder.promise("delivered", first.id)
         cached = await send(service, 1)
         assert cached.state is JobState.COMPLETED
         recorder.promise("completed", cached.id)
-        assert (await service.wait(broken.id)).state is JobState.FAILED
+        assert (await service.jobs.wait(broken.id)).state is JobState.FAILED
         recorder.promise("failed", broken.id)
         await send(service, 4)
     return seeds
@@ -331,7 +331,7 @@ async def _start_on(
 async def _problem(service: Service, job_id: str, told: set[str], seed: int | None) -> str | None:
     """Return what is wrong with an accepted job; None if nothing is."""
     try:
-        job = await service.wait(job_id)
+        job = await service.jobs.wait(job_id)
     except UpscaledError as error:
         return f"lost: {error.message}"
     if seed is None:
@@ -343,7 +343,7 @@ async def _problem(service: Service, job_id: str, told: set[str], seed: int | No
     if job.result_gone == "downloaded" and "delivering" in told:
         return None
     try:
-        result = await service.result(job_id)
+        result = await service.jobs.result(job_id)
         content = await asyncio.to_thread(result.path.read_bytes)
         with Image.open(BytesIO(content)) as picture:
             right = np.asarray(picture).tobytes() == _right(seed)

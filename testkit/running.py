@@ -94,7 +94,9 @@ class Server:
 
     async def ended(self, job_id: str) -> Job:
         """Wait until a job has ended."""
-        return await asyncio.wait_for(asyncio.wrap_future(self.call(self.service.wait(job_id))), 90)
+        return await asyncio.wait_for(
+            asyncio.wrap_future(self.call(self.service.jobs.wait(job_id))), 90
+        )
 
     def connections(self) -> Connections:
         """Return the server's open connections."""

@@ -54,7 +54,7 @@ async def submit(service: Service, picture: Path, **fields: str) -> Job:
 
 async def until_processing(service: Service, job_id: str) -> Job:
     """Wait until a job holds a slot, then return it."""
-    async with asyncio.timeout(60), service.subscribe(job_id) as updates:
+    async with asyncio.timeout(60), service.jobs.subscribe(job_id) as updates:
         async for update in updates:
             if update.job.state is not JobState.QUEUED:
                 break
@@ -63,7 +63,7 @@ async def until_processing(service: Service, job_id: str) -> Job:
 
 async def until_progress(service: Service, job_id: str, percent: int) -> None:
     """Wait until a job is ``percent`` done."""
-    async with asyncio.timeout(60), service.subscribe(job_id) as updates:
+    async with asyncio.timeout(60), service.jobs.subscribe(job_id) as updates:
         async for update in updates:
             if update.job.progress >= percent:
                 break

@@ -16,7 +16,7 @@ PROXIED = {"X-Forwarded-For": "203.0.113.7"}
 
 async def until_gone(server: Server, job_id: str) -> str:
     """Wait until a job's result is deleted; return why."""
-    async with asyncio.timeout(60), server.service.subscribe_all() as updates:
+    async with asyncio.timeout(60), server.service.jobs.subscribe_all() as updates:
         async for update in updates:
             if update.job.id == job_id and update.job.result_gone:
                 return update.job.result_gone

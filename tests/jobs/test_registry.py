@@ -195,12 +195,12 @@ async def test_what_fails_after_the_end_is_recorded_does_not_undo_the_end(
     with pytest.raises(NotUnderWayError):
         await registry.advance(job.id, JobState.FAILED)
     assert "can't be tidied yet" in caplog.text
-    await registry.tidy_again()
+    await registry.ended.tidy_again()
     assert not tidied.is_set()
-    await registry.tidy_again()
+    await registry.ended.tidy_again()
     assert tidied.is_set()
     tidied.clear()
-    await registry.tidy_again()
+    await registry.ended.tidy_again()
     assert not tidied.is_set(), "what succeeded is not done again"
 
 
@@ -212,13 +212,16 @@ async def test_a_job_that_is_deleted_while_its_download_ends_stays_deleted(
     await registry.add(job)
     registry.begin(job.id)
     job = await registry.advance(job.id, JobState.COMPLETED, progress=100)
-    changes = [registry.mark_result_gone(job, "downloaded"), registry.mark_delivered(job.id, 1.0)]
-    deletion = registry.forget(job.id)
+    changes = [
+        registry.ended.mark_result_gone(job, "downloaded"),
+        registry.ended.mark_delivered(job.id, 1.0),
+    ]
+    deletion = registry.ended.forget(job.id)
     await asyncio.gather(
         *([deletion, *changes] if deleted_first else [*changes, deletion]), return_exceptions=True
     )
     assert await store.get(job.id) is None
-    assert registry.unrecorded() == []
+    assert registry.ended.all_unrecorded() == []
     with pytest.raises(UnknownJobError):
         await registry.get(job.id)
 
@@ -228,9 +231,9 @@ async def test_the_first_reason_why_a_result_is_gone_stands(store: SqliteJobStor
     await registry.add(job)
     registry.begin(job.id)
     job = await registry.advance(job.id, JobState.COMPLETED, progress=100)
-    await registry.mark_result_gone(job, "downloaded")
-    await registry.mark_result_gone(job, "expired")
-    await registry.mark_delivered(job.id, 1.0)
+    await registry.ended.mark_result_gone(job, "downloaded")
+    await registry.ended.mark_result_gone(job, "expired")
+    await registry.ended.mark_delivered(job.id, 1.0)
     stored = await store.get(job.id)
     assert stored is not None and stored.result_gone == "downloaded"
     assert (await registry.get(job.id)).result_gone == "downloaded"

@@ -192,7 +192,7 @@ async def test_an_owner_hears_of_all_its_jobs_and_of_no_others(store: SqliteJobS
         await registry.add(new)
         for job in (theirs, old):
             await registry.advance(job.id, JobState.FAILED, finished=1.0)
-        await registry.mark_result_gone(await registry.get(old.id), "expired")
+        await registry.ended.mark_result_gone(await registry.get(old.id), "expired")
         told = [await anext(anna) for _ in range(4)]
         assert [(u.job.id, u.job.state.value, u.job.result_gone) for u in told] == [
             (old.id, "queued", None),

@@ -61,15 +61,15 @@ async def test_large_jobs_that_wait_for_the_disk_let_small_ones_pass(
         dispatcher = service._running.dispatcher
         async with asyncio.timeout(60):
             while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
-                await asyncio.wait([asyncio.create_task(service.job(waiting[0].id))])
+                await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
         small = await submit(service, thumbnail)
-        assert (await service.wait(small.id)).state is JobState.COMPLETED
-        assert [(await service.job(job.id)).state for job in waiting] == [JobState.QUEUED] * 6
-        cancelled = await service.cancel(waiting.pop().id)
+        assert (await service.jobs.wait(small.id)).state is JobState.COMPLETED
+        assert [(await service.jobs.get(job.id)).state for job in waiting] == [JobState.QUEUED] * 6
+        cancelled = await service.jobs.cancel(waiting.pop().id)
         assert cancelled.state is JobState.CANCELLED
         disk["free"] = 1 << 40
         for job in waiting:
-            done = await service.wait(job.id)
+            done = await service.jobs.wait(job.id)
             assert (done.state, done.error) == (JobState.COMPLETED, None)
         assert not dispatcher._set_aside
     assert caplog.text.count("job waits for room on the disk") == 6
@@ -88,11 +88,11 @@ async def test_room_is_promised_to_one_job_at_a_time(
         dispatcher = service._running.dispatcher
         async with asyncio.timeout(60):
             while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
-                await asyncio.wait([asyncio.create_task(service.job(waiting[0].id))])
+                await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
         # Enough for one of them, and half of another.
         disk["free"] = service._running.timing.disk_bytes(waiting[0]) * 3 // 2
         for job in waiting:
-            assert (await service.wait(job.id)).state is JobState.COMPLETED
+            assert (await service.jobs.wait(job.id)).state is JobState.COMPLETED
     assert caplog.text.count("job waits for room on the disk") == 2, "none was told too soon"
 
 
@@ -105,7 +105,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
         job = await submit(service, thumbnail)
         need = service._running.timing.disk_bytes(job)
         assert (await service._running.timing.quote(job)).disk_bytes == need
-        await service.wait(job.id)
+        await service.jobs.wait(job.id)
 
         async def too_little(_: Workspace, _wanted: int = 0) -> int:
             return need - 1
@@ -121,7 +121,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
         monkeypatch.setattr(Workspace, "free_bytes", enough)
         again = await submit(service, thumbnail)
         assert await service._running.dispatcher._disk_room._take(again)
-        await service.wait(again.id)
+        await service.jobs.wait(again.id)
 
 
 @pytest.fixture

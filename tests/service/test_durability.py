@@ -61,7 +61,7 @@ async def test_a_picture_that_kills_the_server_is_not_tried_for_ever(
     data = tmp_path / "data"
     job_id = await left_behind(data, thumbnail, begun=True, state=state, crashes=2)
     async with running(make_config(data, models_dir)) as service:
-        failed = await service.wait(job_id)
+        failed = await service.jobs.wait(job_id)
         assert failed.state is JobState.FAILED
         assert failed.error == (
             "The server died 3 times while it worked on this picture; it is not tried again "
@@ -78,7 +78,7 @@ async def test_an_interrupted_job_runs_again_and_waiting_is_no_crash(
     interrupted = await left_behind(data, thumbnail, state=JobState.PROCESSING, crashes=1, **size)
     waiting = await left_behind(data, thumbnail, state=JobState.QUEUED, crashes=2, **size)
     async with running(make_config(data, models_dir)) as service:
-        outcomes = [await service.wait(job_id) for job_id in (interrupted, waiting)]
+        outcomes = [await service.jobs.wait(job_id) for job_id in (interrupted, waiting)]
     assert [job.crashes for job in outcomes] == [2, 2]
     assert not [job.error for job in outcomes if "died" in (job.error or "")]
 
@@ -96,17 +96,17 @@ async def test_a_job_that_was_stopped_goes_on_at_its_last_band(
     config = make_config(tmp_path / "data", models_dir, server__drain_seconds="0")
     async with running(config) as service:
         whole = await submit(service, tall, tile_size="32")
-        await service.wait(whole.id)
-        wanted = await asyncio.to_thread((await service.result(whole.id)).path.read_bytes)
+        await service.jobs.wait(whole.id)
+        wanted = await asyncio.to_thread((await service.jobs.result(whole.id)).path.read_bytes)
         job = await submit(service, tall, tile_size="32")
         await until_progress(service, job.id, 40)
     folder = tmp_path / "data" / "jobs" / job.id
     assert await checkpoint.has_advanced(folder)
     caplog.set_level(logging.INFO)
     async with running(config) as service:
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert (done.state, done.runs, done.crashes) == (JobState.COMPLETED, 2, 0)
-        made = await asyncio.to_thread((await service.result(job.id)).path.read_bytes)
+        made = await asyncio.to_thread((await service.jobs.result(job.id)).path.read_bytes)
     assert made == wanted
     assert [record.message for record in caplog.records].count("job goes on") == 1
 
@@ -120,7 +120,7 @@ async def test_a_run_that_finished_a_band_is_no_crash(
     folder = data / "jobs" / job_id
     await checkpoint.save(folder, checkpoint.Checkpoint("another work", 32, Written(16), began=0))
     async with running(make_config(data, models_dir)) as service:
-        outcome = await service.wait(job_id)
+        outcome = await service.jobs.wait(job_id)
     assert (outcome.state, outcome.crashes) == (JobState.COMPLETED, 0)
 
 
@@ -130,13 +130,13 @@ async def test_a_result_that_vanished_while_the_server_was_down_does_not_stop_th
     config = make_config(tmp_path / "data", models_dir)
     async with running(config) as service:
         job = await submit(service, thumbnail)
-        await service.wait(job.id)
-        path = (await service.result(job.id)).path
+        await service.jobs.wait(job.id)
+        path = (await service.jobs.result(job.id)).path
     path.unlink()
     path.parent.rmdir()
     async with running(config) as service:
         with pytest.raises(ResultGoneError, match="no longer on the server's disk") as gone:
-            await service.result(job.id)
+            await service.jobs.result(job.id)
         assert gone.value.code == "expired"
 
 
@@ -156,11 +156,11 @@ async def test_a_full_disk_does_not_hold_up_the_start_or_the_stop(
     monkeypatch.setattr(SqliteJobStore, "put", full)
     async with asyncio.timeout(60), running(make_config(data, models_dir)) as service:
         with pytest.raises(ResultGoneError, match="no longer on the server's disk"):
-            await service.result(lost)
-        assert (await service.job(crashed)).state is JobState.PROCESSING
+            await service.jobs.result(lost)
+        assert (await service.jobs.get(crashed)).state is JobState.PROCESSING
     async with asyncio.timeout(60), running(make_config(data, models_dir)) as service:
         monkeypatch.setattr(SqliteJobStore, "put", put)
-        assert (await service.wait(crashed)).state is JobState.FAILED
+        assert (await service.jobs.wait(crashed)).state is JobState.FAILED
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def waits_for_room(service: Service, job_id: str, caplog: pytest.LogCaptureFixture) -> None:
     """Wait until a job has met the full disk, and check that it has not failed."""
     await until_logged(caplog, "room on the disk", "recorded yet")
-    assert (await service.job(job_id)).state in {JobState.QUEUED, JobState.PROCESSING}
+    assert (await service.jobs.get(job_id)).state in {JobState.QUEUED, JobState.PROCESSING}
 
 
 STAGES = ("begin", "prepare", "upscale", "finish", "record")
@@ -218,7 +218,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
         monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 0)
     async with running(make_config(small_disk / "data", models_dir)) as service:
         first = await submit(service, thumbnail)
-        assert (await service.wait(first.id)).state is JobState.COMPLETED
+        assert (await service.jobs.wait(first.id)).state is JobState.COMPLETED
         owner: object = {
             "begin": service._workspace,
             "prepare": service._imaging,
@@ -238,13 +238,13 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
         monkeypatch.setattr(owner, name, full_from_here)
         job = await submit(service, thumbnail)
         await waits_for_room(service, job.id, caplog)
-        assert (await service.job(first.id)).state is JobState.COMPLETED, "reading goes on"
+        assert (await service.jobs.get(first.id)).state is JobState.COMPLETED, "reading goes on"
         with pytest.raises((NoSpaceError, OSError)):  # the service's word, or the copying's
             await submit(service, thumbnail, scale="3")
         ballast[0].unlink()
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)
-        with Image.open((await service.result(job.id)).path) as result:
+        with Image.open((await service.jobs.result(job.id)).path) as result:
             assert result.size == (96, 64)
 
 
@@ -269,7 +269,7 @@ async def test_a_full_disk_at_submission_is_told_and_leaves_nothing(
         assert outcomes[-1] in {"NoSpaceError", "OSError"}
         ballast.unlink()
         for job_id in outcomes[:-1]:
-            assert (await service.wait(job_id)).state is JobState.COMPLETED
+            assert (await service.jobs.wait(job_id)).state is JobState.COMPLETED
 
 
 @pytest.mark.usefixtures("patient")
@@ -278,19 +278,19 @@ async def test_a_full_disk_is_made_room_on_by_results_that_go(
 ) -> None:
     async with running(make_config(small_disk / "data", models_dir)) as service:
         jobs = [await submit(service, thumbnail) for _ in range(2)]
-        fetched, old = [await service.wait(job.id) for job in jobs]
+        fetched, old = [await service.jobs.wait(job.id) for job in jobs]
         await asyncio.to_thread(fill, small_disk)
-        await service.delivered(fetched.id)
-        assert (await service.job(fetched.id)).result_gone == "downloaded"
+        await service.jobs.delivered(fetched.id)
+        assert (await service.jobs.get(fetched.id)).result_gone == "downloaded"
         await asyncio.to_thread(fill, small_disk)
         await service._cleaner.clean((old.finished or 0) + 25 * 3600)
         for job, code in ((fetched, "already_downloaded"), (old, "expired")):
             with pytest.raises(ResultGoneError) as gone:
-                await service.result(job.id)
+                await service.jobs.result(job.id)
             assert gone.value.code == code
         (small_disk / "ballast").unlink()
         await service._cleaner.clean((old.finished or 0) + 25 * 3600)
-        assert service._registry.unrecorded() == []
+        assert service._registry.ended.all_unrecorded() == []
         assert not list((small_disk / "data" / "jobs").iterdir())
 
 
@@ -379,5 +379,5 @@ async def test_a_stopping_server_refuses_work_finishes_its_own_and_still_answers
         assert await state(job_id) in {"processing", "completed"}
     assert await asyncio.wait_for(server.wait(), 90) == 0
     async with running(make_config(tmp_path / "data", models_dir)) as service:
-        assert (await service.job(job_id)).state is JobState.COMPLETED
-        assert (await service.result(job_id)).path.exists()
+        assert (await service.jobs.get(job_id)).state is JobState.COMPLETED
+        assert (await service.jobs.result(job_id)).path.exists()

@@ -51,22 +51,22 @@ async def test_a_data_folder_of_version_1_0_0_is_taken_up(
     )
     with caplog.at_level(logging.INFO):
         async with running(config) as service:
-            found = {what: await service.wait(job["id"]) for what, job in known.items()}
+            found = {what: await service.jobs.wait(job["id"]) for what, job in known.items()}
             for what, job in known.items():
                 if job["pixels_sha256"] is None:
                     continue
                 assert found[what].state is JobState.COMPLETED, found[what].error
-                result = await service.result(job["id"])
+                result = await service.jobs.result(job["id"])
                 digest = await asyncio.to_thread(sha256_of, result.path)
                 if what.startswith("completed"):
                     assert digest == job["result_sha256"]
                 else:
                     again = await submit(service, uploads[job["id"]], **job["fields"])
-                    await service.wait(again.id)
-                    anew = await service.result(again.id)
+                    await service.jobs.wait(again.id)
+                    anew = await service.jobs.result(again.id)
                     assert_as_recorded(result.path, anew.path, job["pixels_sha256"])
             with pytest.raises(ResultGoneError) as gone:
-                await service.result(known["completed, result downloaded"]["id"])
+                await service.jobs.result(known["completed, result downloaded"]["id"])
             assert (gone.value.code, gone.value.status) == ("already_downloaded", 410)
     assert found["failed"].state is JobState.FAILED
     assert found["cancelled"].state is JobState.CANCELLED

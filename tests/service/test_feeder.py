@@ -28,6 +28,6 @@ async def test_errors_of_the_queue_cost_no_place(
     config = make_config(tmp_path / "data", models_dir)
     async with running(config) as service, asyncio.timeout(60):
         jobs = [await submit(service, thumbnail) for _ in range(5)]
-        ended = [await service.wait(job.id) for job in jobs]
+        ended = [await service.jobs.wait(job.id) for job in jobs]
     assert [job.state for job in ended] == [JobState.COMPLETED] * 5
     assert next(failures, None) is None

@@ -191,10 +191,10 @@ async def test_every_official_model_passes_the_self_test(tmp_path: Path, models_
         settings = {"upscaler__default_model": model, "upscaler__gpu_ids": "-1"}
         config = make_config(tmp_path / model, models_dir, **settings)
         async with running(config) as service:
-            assert (await service.health())["status"] == "starting"
+            assert (await service.reports.health())["status"] == "starting"
             service.watch_health()
             assert await service.health_known() is HealthState.OK
-            told = await service.health()
+            told = await service.reports.health()
     assert (told["status"], told["device"], told["cpu_fallback"]) == ("ok", "cpu", False)
 
 
@@ -214,7 +214,7 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
             first = pool._requests[0]
             job = asyncio.create_task(pool._acquire(0, None, small=False), name="job")
             await until(lambda: len(pool._requests) == 2)
-            assert (await service.health())["status"] == "starting"
+            assert (await service.reports.health())["status"] == "starting"
             assert min(pool._requests) is first, "it goes before every job"
             monkeypatch.setattr(self_test, "_SECONDS", 20.0)
         assert await service.health_known() is HealthState.OK
@@ -249,7 +249,7 @@ async def test_the_cpu_is_a_fallback_only_where_it_was_not_asked_for(
     config = make_config(tmp_path / "data", models_dir, upscaler__gpu_ids="-1" if asked_for else "")
     async with running(config) as service:
         on_cpu = service.choice.devices == (CPU,)
-        assert (await service.health())["cpu_fallback"] is (on_cpu and not asked_for)
+        assert (await service.reports.health())["cpu_fallback"] is (on_cpu and not asked_for)
 
 
 async def test_without_models_health_is_503_and_says_so(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_the_start_does_not_wait_for_the_self_test_and_jobs_may_queue(
     config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
     async with running(config) as service:
         service.watch_health()
-        assert (await service.health())["status"] == "starting"
+        assert (await service.reports.health())["status"] == "starting"
         job = await submit(service, photo)
-        assert (await service.wait(job.id)).state == "completed"
-        assert (await service.health())["status"] == "ok"
+        assert (await service.jobs.wait(job.id)).state == "completed"
+        assert (await service.reports.health())["status"] == "ok"

@@ -56,7 +56,7 @@ checkpoint._save, checkpoint.files.sync, SqliteJobStore.put = killed_save, kille
 async def main():
     async with running(make_config(Path(data), Path(models))) as service:
         job = await submit(service, Path(picture))
-        await service.wait(job.id)
+        await service.jobs.wait(job.id)
 
 asyncio.run(main())
 """
@@ -86,15 +86,17 @@ async def test_a_result_that_was_made_is_not_made_again(
     caplog.set_level(logging.INFO)
     (folder,) = await asyncio.to_thread(lambda: list((data / "jobs").iterdir()))
     async with running(make_config(data, models_dir)) as service:
-        job = await service.wait(folder.name)
+        job = await service.jobs.wait(folder.name)
         assert (job.state, job.error) == (JobState.COMPLETED, None)
         assert job.crashes == (step == "before the checkpoint")
         again = [r for r in caplog.records if getattr(r, "stage", None) == "upscale"]
         assert len(again) == (step == "before the checkpoint")
-        content = await asyncio.to_thread((await service.result(job.id)).path.read_bytes)
+        content = await asyncio.to_thread((await service.jobs.result(job.id)).path.read_bytes)
         whole = await submit(service, picture)
-        wanted = await service.wait(whole.id)
-        assert content == await asyncio.to_thread((await service.result(whole.id)).path.read_bytes)
+        wanted = await service.jobs.wait(whole.id)
+        assert content == await asyncio.to_thread(
+            (await service.jobs.result(whole.id)).path.read_bytes
+        )
     assert job.receipt["output"] == wanted.receipt["output"]
     assert job.receipt["output"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert job.receipt["engine"] == wanted.receipt["engine"]

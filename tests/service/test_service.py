@@ -47,9 +47,9 @@ async def test_a_job_goes_from_upload_to_receipt(
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
         assert job.state is JobState.QUEUED
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert (done.state, done.progress, done.error) == (JobState.COMPLETED, 100, None)
-        result = await service.result(job.id)
+        result = await service.jobs.result(job.id)
         content = await asyncio.to_thread(result.path.read_bytes)
         with Image.open(result.path) as picture:
             assert (picture.format, picture.size) == ("PNG", (96, 64))
@@ -63,10 +63,10 @@ async def test_a_job_goes_from_upload_to_receipt(
         assert [attempt.outcome for attempt in done.attempts] == ["ok"]
         # Only the result is kept; the upload and the raw pixels are gone.
         assert files_of(tmp_path / "data") == [f"jobs/{job.id}", f"jobs/{job.id}/result.png"]
-        await service.delivered(job.id)
+        await service.jobs.delivered(job.id)
         assert files_of(tmp_path / "data") == []
         with pytest.raises(ResultGoneError, match="downloaded already") as gone:
-            await service.result(job.id)
+            await service.jobs.result(job.id)
         assert gone.value.code == "already_downloaded"
 
 
@@ -79,8 +79,8 @@ async def test_every_scale_works_with_a_model_that_only_does_four(
         photo.resize((24, 16)).save(small)
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, small, model_name="realesrgan-x4plus-anime", scale=scale)
-        assert (await service.wait(job.id)).error is None
-        with Image.open((await service.result(job.id)).path) as picture:
+        assert (await service.jobs.wait(job.id)).error is None
+        with Image.open((await service.jobs.result(job.id)).path) as picture:
             assert picture.size == (24 * int(scale), 16 * int(scale))
 
 
@@ -90,9 +90,9 @@ async def test_results_are_kept_where_the_settings_say_so(
     config = make_config(tmp_path / "data", models_dir, storage__delete_after_download="false")
     async with running(config) as service:
         job = await submit(service, thumbnail)
-        await service.wait(job.id)
-        await service.delivered(job.id)
-        assert (await service.result(job.id)).path.exists()
+        await service.jobs.wait(job.id)
+        await service.jobs.delivered(job.id)
+        assert (await service.jobs.result(job.id)).path.exists()
 
 
 async def test_a_running_job_is_cancelled_within_a_second_and_leaves_nothing(
@@ -102,15 +102,15 @@ async def test_a_running_job_is_cancelled_within_a_second_and_leaves_nothing(
         slow = await submit(service, COFFEE, model_name="realesrgan-x4plus", scale="4")
         await until_processing(service, slow.id)
         began = time.monotonic()
-        cancelled = await service.cancel(slow.id)
+        cancelled = await service.jobs.cancel(slow.id)
         assert time.monotonic() - began < 1.0  # the contract's, not a benchmark's
         assert cancelled.state is JobState.CANCELLED
         assert files_of(tmp_path / "data") == []
         with pytest.raises(WrongStateError, match="cancelled already"):
-            await service.cancel(slow.id)
+            await service.jobs.cancel(slow.id)
         # The slot is free again.
         following = await submit(service, thumbnail)
-        assert (await service.wait(following.id)).state is JobState.COMPLETED
+        assert (await service.jobs.wait(following.id)).state is JobState.COMPLETED
 
 
 async def test_a_queued_job_is_cancelled_at_once_and_never_runs(
@@ -121,9 +121,9 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(
         await until_processing(service, slow.id)
         waiting = [await submit(service, thumbnail) for _ in range(6)]
         for job in waiting:
-            assert (await service.cancel(job.id)).state is JobState.CANCELLED
-        await service.cancel(slow.id)
-        assert [(await service.job(job.id)).started for job in waiting] == [None] * 6
+            assert (await service.jobs.cancel(job.id)).state is JobState.CANCELLED
+        await service.jobs.cancel(slow.id)
+        assert [(await service.jobs.get(job.id)).started for job in waiting] == [None] * 6
         assert files_of(tmp_path / "data") == []
 
 
@@ -132,7 +132,7 @@ async def test_jobs_are_done_in_the_order_they_came(
 ) -> None:
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         jobs = [await submit(service, thumbnail) for _ in range(5)]
-        done = [await service.wait(job.id) for job in jobs]
+        done = [await service.jobs.wait(job.id) for job in jobs]
     starts = [job.started or 0.0 for job in done]
     assert starts == sorted(starts)
 
@@ -149,8 +149,8 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(
         with pytest.raises(QueueFullError, match=r"The queue is full \(2 jobs\)") as refused:
             await submit(service, thumbnail)
         assert int(refused.value.headers["Retry-After"]) >= 1
-        assert (await service.health())["queue_length"] == 2
-        await service.cancel(slow.id)
+        assert (await service.reports.health())["queue_length"] == 2
+        await service.jobs.cancel(slow.id)
 
 
 async def test_what_is_refused_leaves_no_file(
@@ -165,7 +165,7 @@ async def test_what_is_refused_leaves_no_file(
             await submit(service, text)
         assert files_of(tmp_path / "data") == []
         with pytest.raises(UnknownJobError):
-            await service.job("1" * 19)
+            await service.jobs.get("1" * 19)
 
 
 async def test_a_picture_that_breaks_off_fails_with_a_sentence(
@@ -181,20 +181,20 @@ async def test_a_picture_that_breaks_off_fails_with_a_sentence(
         assert files_of(tmp_path / "data") == []
         broken.write_bytes(large[: len(large) // 2])  # too large to be decoded on arrival
         job = await submit(service, broken)
-        failed = await service.wait(job.id)
+        failed = await service.jobs.wait(job.id)
         assert failed.state is JobState.FAILED
         assert failed.error is not None
         assert "decode" in failed.error
         assert files_of(tmp_path / "data") == []
         with pytest.raises(WrongStateError, match="The job is failed"):
-            await service.result(job.id)
+            await service.jobs.result(job.id)
 
 
 async def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, models_dir: Path) -> None:
     config = make_config(tmp_path / "data", models_dir, upscaler__job_timeout_seconds="1")
     async with running(config) as service:
         job = await submit(service, COFFEE, model_name="realesrgan-x4plus", scale="4")
-        failed = await service.wait(job.id)
+        failed = await service.jobs.wait(job.id)
         assert failed.error == (
             "The job took longer than 1 seconds (upscaler.job_timeout_seconds) and was ended."
         )
@@ -214,11 +214,11 @@ async def test_stopping_puts_jobs_back_and_the_next_start_finishes_them(
         service.submissions.check()
     assert set(psutil.Process().children(recursive=True)) <= before
     async with running(config) as service:
-        assert (await service.job(slow.id)).runs == 1
-        assert (await service.job(waiting.id)).state is JobState.QUEUED
+        assert (await service.jobs.get(slow.id)).runs == 1
+        assert (await service.jobs.get(waiting.id)).state is JobState.QUEUED
         await until_processing(service, slow.id)
-        await service.cancel(slow.id)
-        assert (await service.wait(waiting.id)).state is JobState.COMPLETED
+        await service.jobs.cancel(slow.id)
+        assert (await service.jobs.wait(waiting.id)).state is JobState.COMPLETED
 
 
 async def test_a_result_that_nobody_fetches_expires(
@@ -227,16 +227,16 @@ async def test_a_result_that_nobody_fetches_expires(
     config = make_config(tmp_path / "data", models_dir, storage__result_ttl_hours="0.001")
     async with running(config) as service:
         job = await submit(service, thumbnail)
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert done.finished is not None
         await service._cleaner.clean(done.finished + 3.7)
         with pytest.raises(ResultGoneError, match="not fetched in time") as gone:
-            await service.result(job.id)
+            await service.jobs.result(job.id)
         assert gone.value.code == "expired"
         assert files_of(tmp_path / "data") == []
         await service._cleaner.clean(done.finished + 168 * 3600 + 1)
         with pytest.raises(UnknownJobError):
-            await service.job(job.id)
+            await service.jobs.get(job.id)
 
 
 async def test_a_default_model_that_is_not_installed_stops_the_start(
@@ -271,9 +271,9 @@ async def test_a_completed_job_stays_completed_when_its_folder_cannot_be_tidied(
     monkeypatch.setattr(Workspace, "keep_result", failing)
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)
-        assert (await service.result(job.id)).path.exists()
+        assert (await service.jobs.result(job.id)).path.exists()
         assert len(files_of(tmp_path / "data")) > 2
         await service._cleaner.clean(time.time())
         assert files_of(tmp_path / "data") == [f"jobs/{job.id}", f"jobs/{job.id}/result.png"]
@@ -312,6 +312,6 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
         job = await submit(service, thumbnail)
         monkeypatch.setattr(processes, "start", short)
         monkeypatch.setattr(outcomes, "write_receipt", short_receipt)
-        done = await service.wait(job.id)
+        done = await service.jobs.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)
         assert (failures, receipts) == (0, 3)

@@ -22,15 +22,15 @@ async def test_jobs_run_on_two_slots_at_once(tmp_path: Path, models_dir: Path) -
         jobs = [await submit(service, DATA / "coffee.jpg", **slow) for _ in range(3)]
         for job in jobs[:2]:
             await until_processing(service, job.id)
-        states = [(await service.job(job.id)).state for job in jobs]
+        states = [(await service.jobs.get(job.id)).state for job in jobs]
         assert states == [JobState.PROCESSING, JobState.PROCESSING, JobState.QUEUED]
-        outlook = service.outlook(jobs[2].id)
+        outlook = service.jobs.outlook(jobs[2].id)
         assert outlook is not None
         assert outlook.position == 1
-        await service.cancel(jobs[0].id)
+        await service.jobs.cancel(jobs[0].id)
         await until_processing(service, jobs[2].id)
         for job in jobs[1:]:
-            await service.cancel(job.id)
+            await service.jobs.cancel(job.id)
 
 
 async def test_all_devices_are_used_before_anybody_waits_best_first() -> None:

@@ -79,7 +79,7 @@ async def test_identical_submissions_are_done_once_and_each_has_its_own_result(
         for job in jobs:
             await until_progress(service, job.id, 40)
         runs.go_on.set()
-        done = [await service.wait(job.id) for job in jobs]
+        done = [await service.jobs.wait(job.id) for job in jobs]
         assert [job.state for job in done] == [JobState.COMPLETED] * 50
         assert len(runs.jobs) == 1
         assert service.jobs_joined == 49
@@ -87,10 +87,10 @@ async def test_identical_submissions_are_done_once_and_each_has_its_own_result(
         assert sorted(job.receipt.get("shared", False) for job in done) == [False] + [True] * 49
         assert len({content_of(tmp_path / "data", job) for job in done}) == 1
         # What one caller has downloaded takes nothing from the others.
-        await service.delivered(done[0].id)
+        await service.jobs.delivered(done[0].id)
         with pytest.raises(ResultGoneError):
-            await service.result(done[0].id)
-        assert (await service.result(done[1].id)).path.exists()
+            await service.jobs.result(done[0].id)
+        assert (await service.jobs.result(done[1].id)).path.exists()
 
 
 @pytest.mark.parametrize("change", [{"scale": "3"}, {"tta": "true"}, {"format": "webp"},
@@ -104,7 +104,7 @@ async def test_other_fields_are_other_work(
         jobs = [await submit(service, thumbnail), await submit(service, thumbnail, **change)]
         runs.go_on.set()
         for job in jobs:
-            assert (await service.wait(job.id)).error is None
+            assert (await service.jobs.wait(job.id)).error is None
         again = await submit(service, thumbnail, **change)
         assert again.receipt["cached"] is True
         assert len(runs.jobs) == 2
@@ -124,7 +124,7 @@ async def test_owners_share_neither_work_nor_results(
         jobs = [await send(service, owner) for owner in ("ann", "bob", "ann")]
         runs.go_on.set()
         for job in jobs:
-            await service.wait(job.id)
+            await service.jobs.wait(job.id)
         assert len(runs.jobs) == 2
         assert (await send(service, "bob")).state is JobState.COMPLETED
         assert (await send(service, "cy")).state is JobState.QUEUED
@@ -138,14 +138,14 @@ async def test_a_cancelled_leader_leaves_its_work_to_its_followers(
         followers = [await submit(service, COFFEE, **SLOW) for _ in range(3)]
         await until_processing(service, leader.id)
         assert (await until_processing(service, followers[2].id)).device is not None
-        assert (await service.cancel(leader.id)).state is JobState.CANCELLED
+        assert (await service.jobs.cancel(leader.id)).state is JobState.CANCELLED
         await until(lambda: len(runs.jobs) == 2)
         heir = runs.jobs[1]
         assert heir == followers[0].id
         for job in followers[1:]:
-            assert (await service.cancel(job.id)).state is JobState.CANCELLED
+            assert (await service.jobs.cancel(job.id)).state is JobState.CANCELLED
         assert (await until_processing(service, heir)).state is JobState.PROCESSING
-        await service.cancel(heir)
+        await service.jobs.cancel(heir)
         assert len(runs.jobs) == 2
 
 
@@ -158,8 +158,8 @@ async def test_an_heir_goes_on_from_the_last_band(
         leader = await submit(service, COFFEE, **fast)
         follower = await submit(service, COFFEE, **fast)
         await until((tmp_path / "data/jobs" / leader.id / "checkpoint").exists)
-        await service.cancel(leader.id)
-        done = await service.wait(follower.id)
+        await service.jobs.cancel(leader.id)
+        done = await service.jobs.wait(follower.id)
         assert done.state is JobState.COMPLETED
         assert "resumed" in done.receipt["seconds"]
         assert "shared" not in done.receipt
@@ -173,7 +173,7 @@ async def test_a_failed_leader_fails_nobody_else(
     async with running(config()) as service:
         jobs = [await submit(service, thumbnail) for _ in range(3)]
         runs.go_on.set()
-        ends = [await service.wait(job.id) for job in jobs]
+        ends = [await service.jobs.wait(job.id) for job in jobs]
         assert [job.state.value for job in ends] == ["failed", "completed", "completed"]
         assert ends[0].error == "No such luck."
         assert ends[2].receipt["shared"] is True
@@ -201,7 +201,7 @@ async def test_a_leader_that_is_not_recorded_leaves_its_followers_a_leader(
         follows.set()
         with pytest.raises(NoSpaceError):
             await leader
-        assert (await service.wait(follower.id)).state is JobState.COMPLETED
+        assert (await service.jobs.wait(follower.id)).state is JobState.COMPLETED
         assert runs.jobs == [follower.id]
 
 
@@ -210,23 +210,23 @@ async def test_the_cache_answers_at_once_and_its_job_lives_as_any_other(
 ) -> None:
     data = tmp_path / "data"
     async with running(config(storage__result_cache_mb="10")) as service:
-        first = await service.wait((await submit(service, thumbnail)).id)
+        first = await service.jobs.wait((await submit(service, thumbnail)).id)
         content = content_of(data, first)
-        await service.delivered(first.id)
+        await service.jobs.delivered(first.id)
         again = await submit(service, thumbnail, client_ref="again")
         assert (again.state, again.progress, again.client_ref) == (JobState.COMPLETED, 100, "again")
         assert again.receipt == {**first.receipt, "cached": True}
         assert (again.input_size, again.client) == (first.input_size, "")
         assert content_of(data, again) == content
         assert sorted(path.name for path in (data / "jobs" / again.id).iterdir()) == ["result.png"]
-        await service.delivered(again.id)
+        await service.jobs.delivered(again.id)
         assert not list((data / "jobs").iterdir())
         assert (service.result_cache.hits, service.result_cache.misses) == (1, 1)
     async with running(config(storage__result_cache_mb="10")) as service:
         third = await submit(service, thumbnail)
         assert third.receipt["cached"] is True
         assert len(runs.jobs) == 1
-        await service.delete(third.id)  # what is deleted is gone from the cache too
+        await service.jobs.delete(third.id)  # what is deleted is gone from the cache too
         assert (await submit(service, thumbnail)).state is JobState.QUEUED
 
 
@@ -235,14 +235,14 @@ async def test_a_damaged_entry_is_not_served_and_the_work_is_done_again(
 ) -> None:
     data = tmp_path / "data"
     async with running(config(storage__result_cache_mb="10")) as service:
-        first = await service.wait((await submit(service, thumbnail)).id)
+        first = await service.jobs.wait((await submit(service, thumbnail)).id)
         content = content_of(data, first)
-        await service.delivered(first.id)
+        await service.jobs.delivered(first.id)
         (entry,) = [path for path in (data / "cache").iterdir() if path.suffix != ".json"]
         entry.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         again = await submit(service, thumbnail)
         assert again.state is JobState.QUEUED
-        done = await service.wait(again.id)
+        done = await service.jobs.wait(again.id)
         assert "cached" not in done.receipt
         assert content_of(data, done) == content
         assert len(runs.jobs) == 2
@@ -268,11 +268,11 @@ async def test_another_network_of_the_same_name_is_other_work(
     )
     fields = {"model_name": "own", "scale": "2"}
     async with running(config) as service:
-        first = await service.wait((await submit(service, thumbnail, **fields)).id)
+        first = await service.jobs.wait((await submit(service, thumbnail, **fields)).id)
         assert (await submit(service, thumbnail, **fields)).receipt["cached"] is True
         await install("b")
         await service.models.rescan()
-        other = await service.wait((await submit(service, thumbnail, **fields)).id)
+        other = await service.jobs.wait((await submit(service, thumbnail, **fields)).id)
         assert "cached" not in other.receipt
         assert other.receipt["output"]["sha256"] != first.receipt["output"]["sha256"]
         assert len(runs.jobs) == 2
@@ -287,7 +287,7 @@ async def test_waiting_jobs_share_their_work_again_after_a_restart(
         await until_progress(service, jobs[3].id, 40)
     runs.go_on.set()
     async with running(config()) as service:
-        done = [await service.wait(job.id) for job in jobs]
+        done = [await service.jobs.wait(job.id) for job in jobs]
         assert [job.state for job in done] == [JobState.COMPLETED] * 4
         assert [job.crashes for job in done] == [0] * 4
         assert len(runs.jobs) == 2
@@ -310,9 +310,9 @@ async def test_a_follower_left_behind_by_a_crash_takes_the_cached_result(
         async with running(config(**settings)) as service:
             leader, follower = await submit(service, thumbnail), await submit(service, thumbnail)
             runs.go_on.set()
-            await service.wait(leader.id)
+            await service.jobs.wait(leader.id)
     async with running(config(**settings)) as service:
-        done = await service.wait(follower.id)
+        done = await service.jobs.wait(follower.id)
         assert (done.state, done.receipt["cached"]) == (JobState.COMPLETED, True)
         assert runs.jobs == [leader.id]
 
@@ -324,11 +324,11 @@ async def test_a_picture_that_kills_the_server_fails_all_who_want_it(
     async with running(config(server__drain_seconds="0")) as service:
         jobs = [await submit(service, thumbnail) for _ in range(3)]
         await until(lambda: runs.jobs)
-        crashed = await service.job(jobs[0].id)
+        crashed = await service.jobs.get(jobs[0].id)
     # As the server leaves it when it dies for the third time.
     await _record(config(), replace(crashed, state=JobState.PROCESSING, crashes=2))
     async with running(config()) as service:
-        ends = [await service.wait(job.id) for job in jobs]
+        ends = [await service.jobs.wait(job.id) for job in jobs]
         assert [job.state for job in ends] == [JobState.FAILED] * 3
         assert len({job.error for job in ends}) == 1
         assert "died 3 times" in (ends[2].error or "")
@@ -353,17 +353,17 @@ async def test_joined_jobs_are_listed_by_the_state_that_they_show(
         for job in jobs:
             await until_processing(service, job.id)
         for state, expected in ((JobState.PROCESSING, jobs), (JobState.QUEUED, [])):
-            found = await service.jobs(JobFilter("", state), None, 10)
+            found = await service.jobs.page(JobFilter("", state), None, 10)
             assert [job.id for job in found] == [job.id for job in reversed(expected)]
-        first, *_ = found = await service.jobs(JobFilter("", JobState.PROCESSING), None, 1)
+        first, *_ = found = await service.jobs.page(JobFilter("", JobState.PROCESSING), None, 1)
         assert len(found) == 1
-        others = await service.jobs(
+        others = await service.jobs.page(
             JobFilter("", JobState.PROCESSING), (first.created, first.id), 10
         )
         assert [job.id for job in others] == [jobs[1].id, jobs[0].id]
         runs.go_on.set()
         for job in jobs:
-            await service.wait(job.id)
+            await service.jobs.wait(job.id)
 
 
 async def test_who_wants_no_shared_work_switches_it_off(
@@ -372,7 +372,7 @@ async def test_who_wants_no_shared_work_switches_it_off(
     async with running(config(features__join_identical="false")) as service:
         jobs = [await submit(service, thumbnail) for _ in range(3)]
         for job in jobs:
-            assert "shared" not in (await service.wait(job.id)).receipt
+            assert "shared" not in (await service.jobs.wait(job.id)).receipt
         assert len(runs.jobs) == 3
 
 
@@ -380,8 +380,8 @@ async def test_a_full_disk_takes_the_cache_first(
     config: Callable[..., Config], thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(config(storage__result_cache_mb="10")) as service:
-        first = await service.wait((await submit(service, thumbnail)).id)
-        await service.delivered(first.id)
+        first = await service.jobs.wait((await submit(service, thumbnail)).id)
+        await service.jobs.delivered(first.id)
         usage, free = shutil.disk_usage, service.result_cache.free
 
         async def freed(count: int) -> bool:
@@ -394,5 +394,5 @@ async def test_a_full_disk_takes_the_cache_first(
             shutil, "disk_usage", lambda path: type(usage(path))(1 << 30, 1 << 30, 1 << 20)
         )
         other = await submit(service, thumbnail, scale="3")
-        assert (await service.wait(other.id)).state is JobState.COMPLETED
+        assert (await service.jobs.wait(other.id)).state is JobState.COMPLETED
         assert len(service.result_cache) == 1

@@ -35,7 +35,7 @@ async def test_a_job_waits_until_its_engine_can_be_started(
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         monkeypatch.setattr(processes, "start", short)
         job = await submit(service, DATA / "coffee.jpg")
-        ended = await service.wait(job.id)
+        ended = await service.jobs.wait(job.id)
     assert ended.state is JobState.COMPLETED
     assert len(refused) == 3
     assert [attempt.outcome for attempt in ended.attempts] == ["ok"]
@@ -49,7 +49,9 @@ async def test_a_model_that_memory_can_not_hold_is_refused_at_submission(
         with pytest.raises(NoMemoryError, match=r"raise upscaler\.memory_limit_mb to \d+ or") as no:
             await submit(service, DATA / "coffee.jpg", model_name="realesrgan-x4plus", scale="4")
         enough = re.findall(r"to (\d+) or more", no.value.message)
-        assert (await service.wait((await submit(service, DATA / "coffee.jpg")).id)).error is None
+        assert (
+            await service.jobs.wait((await submit(service, DATA / "coffee.jpg")).id)
+        ).error is None
     config = make_config(tmp_path / "data", models_dir, upscaler__memory_limit_mb=enough[0])
     async with running(config) as service:
         await submit(service, DATA / "coffee.jpg", model_name="realesrgan-x4plus", scale="4")

@@ -60,12 +60,12 @@ async def until_in_the_engine(service: Service, jobs: list[Job]) -> psutil.Proce
 
 
 async def result_of(service: Service, job: Job) -> str:
-    ended = await service.wait(job.id)
+    ended = await service.jobs.wait(job.id)
     assert (ended.state, [attempt.outcome for attempt in ended.attempts]) == (
         JobState.COMPLETED,
         ["ok"],
     )
-    result = await service.result(job.id)
+    result = await service.jobs.result(job.id)
     return hashlib.sha256(result.path.read_bytes()).hexdigest()
 
 
@@ -85,14 +85,14 @@ async def test_two_are_worked_on_at_once_and_a_large_one_alone(
     small = [await submit(service, path, **SLOW) for path in thumbnails[:2]]
     for job in small:
         await until_processing(service, job.id)
-    assert [(await service.job(job.id)).state for job in small] == [JobState.PROCESSING] * 2
+    assert [(await service.jobs.get(job.id)).state for job in small] == [JobState.PROCESSING] * 2
     large = await submit(service, DATA / "coffee.jpg", **SLOW)
     late = await submit(service, thumbnails[2], **SLOW)
     await until_processing(service, large.id)
     # Their inference is over; they may still be encoded.
-    assert min([(await service.job(job.id)).progress for job in small]) >= 95
-    assert (await service.job(late.id)).state is JobState.QUEUED
-    await service.cancel(large.id)
+    assert min([(await service.jobs.get(job.id)).progress for job in small]) >= 95
+    assert (await service.jobs.get(late.id)).state is JobState.QUEUED
+    await service.jobs.cancel(large.id)
     await result_of(service, late)
 
 
@@ -103,13 +103,13 @@ async def test_those_that_take_long_share_the_engine_too(
     jobs = [await submit(service, path, tta="true", **SLOW) for path in thumbnails[:2]]
     await until_in_the_engine(service, jobs)
     for job in jobs:
-        await service.cancel(job.id)
+        await service.jobs.cancel(job.id)
 
 
 async def test_a_cancelled_one_takes_nobody_along(service: Service, thumbnails: list[Path]) -> None:
     cancelled, stays = [await submit(service, path, **SLOW) for path in thumbnails[:2]]
     before = await until_in_the_engine(service, [cancelled, stays])
-    await service.cancel(cancelled.id)
+    await service.jobs.cancel(cancelled.id)
     assert not before.is_running()
     await result_of(service, stays)
 

@@ -34,7 +34,7 @@ def the_engine(service: Service) -> BuiltinEngine:
 
 async def until_a_tile_runs(service: Service, job: Job) -> int:
     """Wait until the engine's process works on a job; return its process id."""
-    async with asyncio.timeout(60), service.subscribe(job.id) as updates:
+    async with asyncio.timeout(60), service.jobs.subscribe(job.id) as updates:
         async for update in updates:
             if update.job.state is JobState.PROCESSING and update.job.progress > 1:
                 break
@@ -52,16 +52,16 @@ async def test_the_slot_is_given_up_until_the_process_has_ended(
         with monkeypatch.context() as patch:
             really_kill = survive_sigkill(patch)
             async with asyncio.timeout(20):
-                assert (await service.cancel(job.id)).state is JobState.CANCELLED
+                assert (await service.jobs.cancel(job.id)).state is JobState.CANCELLED
                 await until(lambda: service._running.pool.unusable)
-            assert (await service.health())["unusable"] == {
+            assert (await service.reports.health())["unusable"] == {
                 "cpu": f"The builtin engine (cpu) process ({pid}) does not end although it was "
                 "killed; a driver or a disk is probably hanging."
             }
         waiting = await submit(service, PICTURE)
         really_kill(pid)
-        assert (await service.wait(waiting.id)).state is JobState.COMPLETED
-        assert "unusable" not in await service.health()
+        assert (await service.jobs.wait(waiting.id)).state is JobState.COMPLETED
+        assert "unusable" not in await service.reports.health()
 
 
 async def test_the_service_stops_beside_a_process_that_does_not_end(
@@ -132,9 +132,9 @@ async def test_a_caller_who_hangs_up_leaves_no_files_of_the_job_that_he_cancelle
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, PICTURE, tta="true")
         await until_a_tile_runs(service, job)
-        cancelling = asyncio.create_task(service.cancel(job.id))
+        cancelling = asyncio.create_task(service.jobs.cancel(job.id))
         async with asyncio.timeout(60):
-            await service.wait(job.id)
+            await service.jobs.wait(job.id)
         cancelling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelling
@@ -150,8 +150,8 @@ async def test_the_stop_waits_for_a_cancel_that_has_begun(tmp_path: Path, models
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, PICTURE, tta="true")
         await until_a_tile_runs(service, job)
-        cancelling = asyncio.create_task(service.cancel(job.id))
-        await service.wait(job.id)
+        cancelling = asyncio.create_task(service.jobs.cancel(job.id))
+        await service.jobs.wait(job.id)
         cancelling.cancel()
         async with asyncio.timeout(60):
             await service.stop()

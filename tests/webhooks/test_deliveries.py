@@ -125,7 +125,7 @@ async def test_a_receiver_is_told_each_event_it_wants_in_order(tmp_path: Path) -
         job = await world.submit(receiver.url)
         await world.finish(job)
         messages = await world.until(job, [DELIVERED, DELIVERED])
-        await world.registry.mark_result_gone(await world.registry.get(job.id), "expired")
+        await world.registry.ended.mark_result_gone(await world.registry.get(job.id), "expired")
         await world.until(job, 3 * [DELIVERED])
         ends = await world.submit(receiver.url, USUAL_EVENTS)
         await world.finish(ends, JobState.CANCELLED)
@@ -147,7 +147,7 @@ async def test_a_downloaded_result_is_no_event(tmp_path: Path) -> None:
     async with running(tmp_path) as world, receiving() as receiver:
         job = await world.submit(receiver.url, ["expired", "failed"])
         await world.finish(job)
-        await world.registry.mark_result_gone(await world.registry.get(job.id), "downloaded")
+        await world.registry.ended.mark_result_gone(await world.registry.get(job.id), "downloaded")
         assert await world.store.messages_of(job.id) == []
         assert receiver.requests == []
 
@@ -326,7 +326,7 @@ async def test_a_deleted_job_is_told_no_more(tmp_path: Path) -> None:
         job = await world.submit(receiver.url, USUAL_EVENTS)
         await world.finish(job)
         await receiver.until(lambda: bool(receiver.requests))
-        await world.registry.forget(job.id)
+        await world.registry.ended.forget(job.id)
         other = await world.submit(receiver.url, USUAL_EVENTS)
         receiver.answer = lambda _: web.Response()
         await world.finish(other)

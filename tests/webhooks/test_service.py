@@ -28,11 +28,11 @@ async def test_what_was_not_delivered_is_sent_by_the_next_run_unless_webhooks_ar
     async with receiving(lambda _: web.Response(status=500)) as receiver:
         async with running(config) as service:
             job = await submit(service, thumbnail, callback_url=receiver.url)
-            await service.wait(job.id)
+            await service.jobs.wait(job.id)
             await receiver.until(lambda: bool(receiver.requests))
         async with running(off) as service:
             assert tasks_named("webhook") == []
-            _, messages = await service.messages(job.id)
+            _, messages = await service.jobs.messages(job.id)
             assert [message.state for message in messages] == ["pending"]
         receiver.answer = lambda _: web.Response()
         async with running(config):

@@ -91,7 +91,7 @@ def make_app(service: Service) -> web.Application:
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
     app[PREVIEW_RATE] = RateLimit(service.config.limits.previews_per_minute, "previews")
     app[SENDING] = Sending()
-    app[STATUS_RENDERER] = StatusRenderer(service.outlook, service.config.storage)
+    app[STATUS_RENDERER] = StatusRenderer(service.jobs.outlook, service.config.storage)
     app[SUBMISSION_RATE] = RateLimit(service.config.limits.rate_limit_per_minute, "submissions")
     for route in enabled:
         resource = app.router.add_resource(prefix + route.path)

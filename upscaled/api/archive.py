@@ -46,7 +46,7 @@ async def results(request: web.Request) -> web.StreamResponse:
     found = []
     for job_id in job_ids:
         await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
-        found.append(await service.result(job_id, owner))
+        found.append(await service.jobs.result(job_id, owner))
     if not await asyncio.to_thread(lambda: all(one.path.is_file() for one in found)):
         raise gone("lost")
     response = web.StreamResponse(
@@ -62,11 +62,11 @@ async def results(request: web.Request) -> web.StreamResponse:
         return response
     with contextlib.ExitStack() as held:
         for job_id in job_ids:
-            held.enter_context(service.downloading(job_id))
+            held.enter_context(service.jobs.downloading(job_id))
         arrived = await _send(request, response, found)
     if arrived and not keep:
         for job_id in job_ids:
-            await service.delivered(job_id, to_proxy=passed_a_proxy(request))
+            await service.jobs.delivered(job_id, to_proxy=passed_a_proxy(request))
     return response
 
 

@@ -96,7 +96,7 @@ async def download(request: web.Request) -> web.StreamResponse:
     owner = client_of(request).owner
     wait = wait_of(request)
     keep = keep_of(request)
-    await wait_for_end(request, await service.job(job_id, owner), wait)
+    await wait_for_end(request, await service.jobs.get(job_id, owner), wait)
     return await deliver(request, job_id, headers=wait.headers, keep=keep)
 
 
@@ -139,12 +139,12 @@ async def deliver(
     """
     service, owner = request.app[SERVICE], client_of(request).owner
     await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
-    result = await service.result(job_id, owner)
+    result = await service.jobs.result(job_id, owner)
     try:
         file, facts = await asyncio.to_thread(opened, result.path)
     except FileNotFoundError:
         # Deleted since the look-up above. Looking it up again says why, unless a person did it.
-        await service.result(job_id, owner)
+        await service.jobs.result(job_id, owner)
         raise gone("lost") from None
     try:
         kind = result.media_type if as_picture else "application/octet-stream"
@@ -225,7 +225,7 @@ async def _hand_over(
         return response
     service, tracker = request.app[SERVICE], request.app[DELIVERY_TRACKER]
     if keep:
-        with service.downloading(job_id):
+        with service.jobs.downloading(job_id):
             await _send(request, response, file, span, Delivery(size))
         return response
     delivery = tracker.of(job_id, size)
@@ -233,13 +233,13 @@ async def _hand_over(
     through_proxy = passed_a_proxy(request)
     delivery.through_proxy |= through_proxy
     try:
-        with service.downloading(job_id):
+        with service.jobs.downloading(job_id):
             complete = await _send(request, response, file, span, delivery)
         if complete:
             tracker.forget(job_id)
             whole = span == Span(0, size)
             to_proxy = through_proxy if whole else delivery.through_proxy
-            await service.delivered(job_id, to_proxy=to_proxy)
+            await service.jobs.delivered(job_id, to_proxy=to_proxy)
     finally:
         delivery.settled.set()
     return response

@@ -27,12 +27,14 @@ _RETRY_MILLISECONDS = 2000
 async def of_job(request: web.Request) -> web.StreamResponse:
     """``GET /events/{job_id}``: how a job stands, then each change, up to its end."""
     service, owner = request.app[SERVICE], client_of(request).owner
-    job = await service.job(job_id_of(request), owner)
+    job = await service.jobs.get(job_id_of(request), owner)
     last = _last_event_id(request)
     if last is not None and _is_end(last) and job.state in TERMINAL:
         return web.Response(status=204)  # tells an EventSource not to connect again
     after = None if last is None else _sequence(last)
-    return await _stream(request, service.subscribe(job.id, owner, after=after), f"job-{job.id}")
+    return await _stream(
+        request, service.jobs.subscribe(job.id, owner, after=after), f"job-{job.id}"
+    )
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:
@@ -40,7 +42,9 @@ async def of_all(request: web.Request) -> web.StreamResponse:
     last = _last_event_id(request)
     after = None if last is None else _sequence(last)
     owner = client_of(request).owner
-    return await _stream(request, request.app[SERVICE].subscribe_all(owner, after=after), "all")
+    return await _stream(
+        request, request.app[SERVICE].jobs.subscribe_all(owner, after=after), "all"
+    )
 
 
 def _last_event_id(request: web.Request) -> int | None:

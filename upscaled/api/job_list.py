@@ -40,7 +40,7 @@ async def jobs(request: web.Request) -> web.Response:
     )
     limit = _limit(query)
     # One more than is shown tells whether there is a next page.
-    found = await request.app[SERVICE].jobs(wanted, _cursor(query), limit + 1)
+    found = await request.app[SERVICE].jobs.page(wanted, _cursor(query), limit + 1)
     base, renderer = request.app[LINK_BASE].of(request), request.app[STATUS_RENDERER]
     shown = found[:limit]
     rows = [b'%b,"created":%a}' % (renderer.render(job, base)[:-1], job.created) for job in shown]
@@ -52,7 +52,7 @@ async def jobs(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """``DELETE /jobs/{job_id}``: forget an ended job, its record and its files."""
-    await request.app[SERVICE].delete(job_id_of(request), client_of(request).owner)
+    await request.app[SERVICE].jobs.delete(job_id_of(request), client_of(request).owner)
     return web.Response(status=204)
 
 

@@ -27,7 +27,7 @@ def job_id_of(request: web.Request) -> str:
 async def status(request: web.Request) -> web.Response:
     """``GET /status/{job_id}``; ``?wait=30`` answers when the job ends, after 30 s at most."""
     wait = wait_of(request)
-    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    job = await request.app[SERVICE].jobs.get(job_id_of(request), client_of(request).owner)
     job = await wait_for_end(request, job, wait)
     body = request.app[STATUS_RENDERER].render(job, request.app[LINK_BASE].of(request))
     return json_body_response(body, headers=wait.headers)
@@ -35,13 +35,13 @@ async def status(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """``POST /cancel/{job_id}``: stop a queued or running job."""
-    job = await request.app[SERVICE].cancel(job_id_of(request), client_of(request).owner)
+    job = await request.app[SERVICE].jobs.cancel(job_id_of(request), client_of(request).owner)
     return json_response({"success": True, "job_id": job.id, "status": job.state.value})
 
 
 async def receipt(request: web.Request) -> web.Response:
     """``GET /receipt/{job_id}``: how the result of a completed job was made."""
-    job = await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    job = await request.app[SERVICE].jobs.get(job_id_of(request), client_of(request).owner)
     if job.state is not JobState.COMPLETED:
         raise WrongStateError(f"The job is {job.state.value}; only a completed job has a receipt.")
     return json_response({"job_id": job.id, **job.receipt})

@@ -81,6 +81,6 @@ async def _speed_of(service: Service, model: Model) -> list[dict[str, object]]:
 
 async def health(request: web.Request) -> web.Response:
     """``GET /health``: 200 if pictures can be upscaled here, else 503."""
-    told = await request.app[SERVICE].health()
+    told = await request.app[SERVICE].reports.health()
     content = {"status": told["status"], "version": __version__, "time": int(time.time())}
     return json_response({**content, **told}, status=200 if told["status"] == "ok" else 503)

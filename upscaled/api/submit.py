@@ -118,7 +118,7 @@ async def submit_file(request: web.Request) -> web.StreamResponse:
 async def retry(request: web.Request) -> web.StreamResponse:
     """``POST /jobs/{job_id}/retry``: a new job with the picture and the fields of an ended one."""
     service, client = request.app[SERVICE], client_of(request)
-    earlier = await service.job(job_id_of(request), client.owner)
+    earlier = await service.jobs.get(job_id_of(request), client.owner)
     rate_headers = request.app[SUBMISSION_RATE].check(client.key)
     base = request.app[LINK_BASE].of(request)
     job = await service.submissions.again(earlier, client, links_base=base)
@@ -201,8 +201,8 @@ async def _answer(
     timed_out = job.state not in TERMINAL
     if timed_out and (wishes.cancel_on_disconnect if gone else wishes.cancel_on_timeout):
         with contextlib.suppress(WrongStateError):  # it has ended meanwhile
-            await request.app[SERVICE].cancel(job.id, client_of(request).owner)
-        job = await request.app[SERVICE].job(job.id, client_of(request).owner)
+            await request.app[SERVICE].jobs.cancel(job.id, client_of(request).owner)
+        job = await request.app[SERVICE].jobs.get(job.id, client_of(request).owner)
     if gone:
         raise ConnectionResetError("the caller went away while it waited")
     links = request.app[LINK_BASE].links(request, job.id)
@@ -219,7 +219,7 @@ async def _answer(
             request, _original_headers(reason, {"Location": links.status, **headers})
         )
     if job.state not in TERMINAL or not wishes.wait.seconds:
-        quicker = await request.app[SERVICE].quicker(job)
+        quicker = await request.app[SERVICE].jobs.quicker(job)
         return json_response(
             {**_accepted(links), **quicker_json(quicker)},
             status=202,

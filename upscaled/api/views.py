@@ -68,7 +68,7 @@ def _described(picture: ViewedPicture) -> dict[str, int]:
 
 
 async def _job(request: web.Request) -> Job:
-    return await request.app[SERVICE].job(job_id_of(request), client_of(request).owner)
+    return await request.app[SERVICE].jobs.get(job_id_of(request), client_of(request).owner)
 
 
 async def _picture(request: web.Request, side: str) -> ViewedPicture:

@@ -93,10 +93,10 @@ async def wait_for_end(request: web.Request, job: Job, wait: Wait) -> Job:
     if not wait.seconds or job.state in TERMINAL:
         return job
     service = request.app[SERVICE]
-    ended = asyncio.create_task(service.wait(job.id), name=f"wait-{job.id}")
+    ended = asyncio.create_task(service.jobs.wait(job.id), name=f"wait-{job.id}")
     assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
     await request.protocol.wait(ended, wait.seconds)
-    return await service.job(job.id, client_of(request).owner)
+    return await service.jobs.get(job.id, client_of(request).owner)
 
 
 def is_connected(request: web.Request) -> bool:

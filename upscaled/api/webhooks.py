@@ -18,7 +18,7 @@ from upscaled.outgoing.destination import origin_of
 async def deliveries(request: web.Request) -> web.Response:
     """``GET /webhooks/{job_id}``: the messages about a job, and what became of each."""
     service, owner = request.app[SERVICE], client_of(request).owner
-    job, messages = await service.messages(job_id_of(request), owner)
+    job, messages = await service.jobs.messages(job_id_of(request), owner)
     content: dict[str, Any] = {"job_id": job.id}
     if job.callback is not None:
         # Path and query often hold a secret, and without tokens everybody sees every job.

@@ -66,7 +66,7 @@ class LocalUpscaler:
     async def __aenter__(self) -> Self:
         await self._service.start()
         try:
-            for job in await self._service.jobs(JobFilter(LOCAL.owner), None, _LEFT):
+            for job in await self._service.jobs.page(JobFilter(LOCAL.owner), None, _LEFT):
                 if job.client_ref and job.state not in _USELESS and job.result_gone is None:
                     self._left[job.client_ref] = job
                 else:
@@ -96,10 +96,10 @@ class LocalUpscaler:
 
     async def _forget(self, job_id: str) -> None:
         with contextlib.suppress(UnknownJobError):
-            job = await self._service.job(job_id)
+            job = await self._service.jobs.get(job_id)
             if job.state not in TERMINAL:
-                await self._service.cancel(job_id)
-            await self._service.delete(job_id)
+                await self._service.jobs.cancel(job_id)
+            await self._service.jobs.delete(job_id)
 
     @property
     def parallel(self) -> int:
@@ -128,7 +128,7 @@ class LocalUpscaler:
         if job.state is not JobState.COMPLETED:
             await self._forget(job.id)
             raise EngineError(job.error or f"The job was {job.state}.")
-        result = await self._service.result(job.id)
+        result = await self._service.jobs.result(job.id)
         with as_sentence(task.target, OutputError):
             await asyncio.to_thread(place, result.path, task.target)
         self._placed[task.target] = job.id
@@ -164,12 +164,12 @@ class LocalUpscaler:
     async def _ended(self, job: Job, on_percent: OnPercent) -> Job:
         """Wait until the job has ended and return it; report its percentage meanwhile."""
         shown = -1
-        async with self._service.subscribe(job.id) as updates:
+        async with self._service.jobs.subscribe(job.id) as updates:
             async for update in updates:
                 if update.job.progress != shown:
                     shown = update.job.progress
                     on_percent(shown)
-        return await self._service.job(job.id)
+        return await self._service.jobs.get(job.id)
 
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         """Return the size of a result, and the seconds it adds to a run; see `Upscaler`."""

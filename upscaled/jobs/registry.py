@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
 
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.arrivals import Arrivals
+from upscaled.jobs.ended_jobs import NO_SUCH_JOB, EndedJobs, Tidy
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.jobs.messages import Message
 from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
@@ -20,16 +19,7 @@ from upscaled.jobs.updates import JobUpdate, Stage, Subscription, Updates
 
 log = logging.getLogger(__name__)
 
-NO_SUCH_JOB = "There is no job of this id; it may have been forgotten by now."
 _RECORD_AGAIN_SECONDS = 1.0
-_REMEMBERED = 512
-"""Ended jobs kept in memory; older ones are read from the store when they are requested. Reading
-one takes two thread switches, more time than the rest of a status request."""
-_UNTIDY = 1024
-"""Ended jobs whose files must still be deleted. Any beyond this number are left to the next
-start."""
-
-_Tidy = Callable[[], Awaitable[object]]
 
 
 MessageWriter = Callable[[Job], Sequence[Message]]
@@ -60,13 +50,10 @@ class JobRegistry:
         self._active: dict[str, Job] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._recording: set[asyncio.Task[None]] = set()
-        self._unrecorded: dict[str, Job] = {}
         self._untold: set[str] = set()
         """Active jobs whose state is being recorded; nothing about them is reported until then."""
-        self._untidy: OrderedDict[str, _Tidy] = OrderedDict()
-        self._ended: OrderedDict[str, Job] = OrderedDict()
-        self._rewritten: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._updates = Updates()
+        self.ended = EndedJobs(store, self._updates, self._put)
         self.arrivals = Arrivals()
 
     async def load(self) -> list[Job]:
@@ -129,7 +116,7 @@ class JobRegistry:
         Raises:
             UnknownJobError: there is none of this id.
         """
-        job = self._active.get(job_id) or self._unrecorded.get(job_id) or self._ended.get(job_id)
+        job = self._active.get(job_id) or self.ended.peek(job_id)
         if job is None and is_job_id(job_id):
             job = await self._store.get(job_id)
         if job is None:
@@ -144,7 +131,7 @@ class JobRegistry:
         job_id: str,
         state: JobState,
         *,
-        tidy: Callable[[], Awaitable[object]] | None = None,
+        tidy: Tidy | None = None,
         **changes: Any,
     ) -> Job:
         """Bring an active job into its next state.
@@ -157,7 +144,7 @@ class JobRegistry:
             state: its next state.
             tidy: deletes files that the ended job does not need. It runs after the end is on the
                 disk, so that a crash loses nothing, and before callers see it. When it fails, the
-                end stands, and `tidy_again` repeats it.
+                end stands, and `EndedJobs.tidy_again` repeats it.
             changes: further fields of the job.
 
         Raises:
@@ -251,7 +238,7 @@ class JobRegistry:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.delete(job.id))
             raise
-        self._remember(job)
+        self.ended.remember(job)
         self._updates.tell(job, state=True)
         self._updates.forget(job.id)
 
@@ -283,18 +270,16 @@ class JobRegistry:
             if job_id not in self._untold:
                 self._updates.tell(shown, state=shown.state is not job.state)
 
-    async def _end(self, job: Job, tidy: _Tidy | None) -> None:
+    async def _end(self, job: Job, tidy: Tidy | None) -> None:
         await self._put(job)
         # The end is on disk and can't be undone: memory follows the disk.
         try:
-            if tidy is not None and not await _succeeds(tidy, job.id):
-                self._untidy[job.id] = tidy
-                if len(self._untidy) > _UNTIDY:
-                    self._untidy.popitem(last=False)
+            if tidy is not None:
+                await self.ended.tidy(job.id, tidy)
         finally:
             self._drop(job.id)
             self._untold.discard(job.id)
-            self._remember(job)
+            self.ended.remember(job)
             self._updates.set_stage(job, None)
             self._updates.set_position(job, None)
             self._updates.tell(job, state=True)
@@ -303,12 +288,6 @@ class JobRegistry:
     def _drop(self, job_id: str) -> None:
         self._active.pop(job_id, None)
         self.arrivals.forget(job_id)
-
-    async def tidy_again(self) -> None:
-        """Retry deleting files of ended jobs."""
-        for job_id, tidy in list(self._untidy.items()):
-            if await _succeeds(tidy, job_id):
-                self._untidy.pop(job_id, None)
 
     async def still_under_way(self, job_id: str) -> bool:
         """Wait for an end that has begun; return whether the job is still active after it."""
@@ -450,67 +429,6 @@ class JobRegistry:
                 job = update.job
         return job
 
-    def _rewriting(self, job_id: str) -> asyncio.Lock:
-        """Return the lock that changes of an ended job's record take.
-
-        Without it, a record that is deleted while its result is marked as gone is written again.
-        """
-        lock = self._rewritten.get(job_id)
-        if lock is None:
-            lock = self._rewritten[job_id] = asyncio.Lock()
-        return lock
-
-    async def mark_result_gone(self, job: Job, why: str) -> Job:
-        """Record that the result of a completed job was deleted, and why.
-
-        Callers see it at once, even while the disk is too full to record it. The first reason
-        stands.
-
-        Raises:
-            UnknownJobError: the job was deleted meanwhile.
-            NoSpaceError: it is; `unrecorded` has the job until this is done again.
-        """
-        async with self._rewriting(job.id):
-            why = (
-                self._unrecorded.setdefault(job.id, replace(job, result_gone=why)).result_gone
-                or why
-            )
-            recorded = self._ended.get(job.id) or await self._store.get(job.id)
-            if recorded is None or recorded.result_gone is not None:
-                # Deleted, or marked by somebody else, since the caller looked it up.
-                del self._unrecorded[job.id]
-                if recorded is None:
-                    raise UnknownJobError(NO_SUCH_JOB)
-                return recorded
-            job = self._unrecorded[job.id] = replace(recorded, result_gone=why)
-            await self._put(job)
-            self._remember(job)
-            self._unrecorded.pop(job.id, None)
-            self._updates.tell(job)
-            self._updates.forget(job.id)
-        return job
-
-    async def mark_delivered(self, job_id: str, moment: float) -> None:
-        """Record when a proxy had received the whole result of a completed job.
-
-        Raises:
-            UnknownJobError: there is none of this id.
-            NoSpaceError: it can't be recorded.
-        """
-        async with self._rewriting(job_id):
-            job = replace(await self.get(job_id), delivered=moment)
-            if job.result_gone is None:
-                await self._store.put(job)
-                self._remember(job)
-
-    async def forget(self, job_id: str) -> None:
-        """Delete an ended job's record."""
-        async with self._rewriting(job_id):
-            await self._store.delete(job_id)
-            self._ended.pop(job_id, None)
-            self._unrecorded.pop(job_id, None)
-            self._untidy.pop(job_id, None)
-
     async def page(
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
     ) -> list[Job]:
@@ -518,7 +436,7 @@ class JobRegistry:
         if wanted.state in ACTIVE:  # the store's records are behind, see `begin` and `mirror`
             return self._active_page(wanted, after, limit)
         found = await self._store.page(wanted, after, limit)
-        return [self._active.get(j.id) or self._unrecorded.get(j.id) or j for j in found]
+        return [self._active.get(j.id) or self.ended.unrecorded(j.id) or j for j in found]
 
     def _active_page(
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
@@ -532,23 +450,3 @@ class JobRegistry:
             and not (job.id in self._untold and job.state is JobState.QUEUED)
         ]
         return sorted(found, key=lambda job: (job.created, job.id), reverse=True)[:limit]
-
-    def _remember(self, job: Job) -> None:
-        """Keep an ended job in memory, since its caller will ask for it soon."""
-        self._ended[job.id] = job
-        self._ended.move_to_end(job.id)
-        if len(self._ended) > _REMEMBERED:
-            self._ended.popitem(last=False)
-
-    def unrecorded(self) -> list[Job]:
-        """Return jobs whose results are gone, but could not be recorded yet."""
-        return list(self._unrecorded.values())
-
-
-async def _succeeds(tidy: _Tidy, job_id: str) -> bool:
-    try:
-        await tidy()
-    except Exception as error:
-        log.warning("job's files can't be tidied yet", extra={"job": job_id, "reason": str(error)})
-        return False
-    return True

@@ -18,7 +18,7 @@ async def current(service: Service, sent_bytes: int) -> list[Metric]:
         service: what is looked at.
         sent_bytes: of results, in total.
     """
-    health, figures = await service.health(), service.figures()
+    health, figures = await service.reports.health(), service.reports.figures()
     jobs = GaugeMetricFamily(
         "upscaled_jobs", "Jobs that wait or are worked on, by state.", labels=("state",)
     )

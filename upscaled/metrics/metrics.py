@@ -70,7 +70,7 @@ class Metrics:
         """Count the ends of jobs, none twice."""
         after: int | None = None
         while True:
-            subscribed = self._service.subscribe_all(after=after, states_only=True)
+            subscribed = self._service.jobs.subscribe_all(after=after, states_only=True)
             with contextlib.suppress(LaggedError):
                 async with subscribed as updates:
                     async for update in updates:

@@ -113,13 +113,13 @@ class Cleaner:
 
     async def clean(self, now: float) -> None:
         """Delete everything that is too old at ``now`` (seconds since the epoch)."""
-        await self._registry.tidy_again()
+        await self._registry.ended.tidy_again()
         await self._workspace.remove_leftovers()
-        for job in self._registry.unrecorded():
+        for job in self._registry.ended.all_unrecorded():
             await self.let_go(job, job.result_gone or "lost")
         for job_id in self.grace.over():
             await self._end_grace(job_id)
-        gone = {job.id for job in self._registry.unrecorded()}
+        gone = {job.id for job in self._registry.ended.all_unrecorded()}
         for job in await self._store.finished_before(
             now - self._result_ttl - self._jumps.within(self._result_ttl), with_result=True
         ):
@@ -131,7 +131,7 @@ class Cleaner:
         ):
             await self._workspace.remove(job.id)
             await self._job_views.forget(job)
-            await self._registry.forget(job.id)
+            await self._registry.ended.forget(job.id)
         await self._cache.expire(now)
         await self._store.forget_keys(now - _KEY_SECONDS - self._jumps.within(_KEY_SECONDS))
 
@@ -164,7 +164,7 @@ class Cleaner:
             return
         self.grace.begin(job.id)
         try:
-            await self._registry.mark_delivered(job.id, time.time())
+            await self._registry.ended.mark_delivered(job.id, time.time())
         except UnknownJobError:
             self.grace.forget(job.id)
         except NoSpaceError as error:
@@ -221,13 +221,13 @@ class Cleaner:
         """
         self.grace.forget(job.id)
         try:
-            await self._registry.mark_result_gone(job, why)
+            await self._registry.ended.mark_result_gone(job, why)
         except UnknownJobError:
             return
         except NoSpaceError:
             await self._workspace.remove(job.id)
             try:
-                await self._registry.mark_result_gone(job, why)
+                await self._registry.ended.mark_result_gone(job, why)
             except NoSpaceError:
                 log.error("job's result is deleted, which can't be recorded yet",
                           extra={"job": job.id})  # fmt: skip

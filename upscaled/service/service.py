@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,57 +19,45 @@ from upscaled.engines.selection import (
 )
 from upscaled.errors import (
     ConfigError,
-    UnknownJobError,
-    UnknownModelError,
     UpscaledError,
-    WrongStateError,
 )
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import Imaging
-from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.jobs.messages import Message
+from upscaled.jobs.job import JobState
 from upscaled.jobs.order import make_order
 from upscaled.jobs.queue import JobQueue
-from upscaled.jobs.registry import NO_SUCH_JOB, JobRegistry
+from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
-from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.sqlite_store import SqliteJobStore
-from upscaled.jobs.store import JobFilter
-from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import OutgoingClient
-from upscaled.outgoing.signatures import keys_of
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
-from upscaled.service.figures import Figures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
+from upscaled.service.job_access import JobAccess
 from upscaled.service.job_views import JobViews
 from upscaled.service.positions import report_positions
 from upscaled.service.previews import Previews
 from upscaled.service.recovery import Recovery
+from upscaled.service.reports import Reports
 from upscaled.service.self_test import SelfTest
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.service.views import Views
-from upscaled.timing.forecast import Outlook
-from upscaled.timing.speeds import ModelSpeed, Quicker, Speeds
+from upscaled.timing.speeds import ModelSpeed, Speeds
 from upscaled.timing.timing import JobTiming, make_job_timing
 from upscaled.webhooks.callbacks import Callbacks
-from upscaled.webhooks.deliveries import Deliveries
+from upscaled.webhooks.deliveries import make_deliveries
 from upscaled.webhooks.events import messages_of
-from upscaled.webhooks.retries import Retries
 
 log = logging.getLogger(__name__)
-
-_DISK_SECONDS = 1.0
-_CPU_ID = -1  # in upscaler.gpu_ids
 
 
 @dataclass(frozen=True)
@@ -86,8 +72,9 @@ class _Started:
     health: Health
     pool: EnginePool
     shared: SharedWork
-    verifications: Mapping[str, int]
     previews: Previews
+    jobs: JobAccess
+    reports: Reports
 
 
 class Service:
@@ -114,21 +101,11 @@ class Service:
             config.storage.result_cache_mb << 20,
             config.storage.result_cache_hours * 3600,
         )
-        self._imaging = Imaging(
-            workers=2,
-            formats=config.features.input_formats,
-            memory_limit_mb=config.limits.imaging_memory_mb,
-            max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
-        )
+        limits = config.limits
+        self._imaging = _imaging(config, config.features.input_formats, limits.max_input_megapixels)
         # Their own processes, so that nobody's job or upload waits for someone's looking.
-        self._looking = Imaging(
-            workers=2,
-            formats=frozenset(INPUT_NAMES),
-            memory_limit_mb=config.limits.imaging_memory_mb,
-            max_pixels=int(
-                max(config.limits.max_input_megapixels, config.limits.max_output_megapixels)
-                * 1_000_000
-            ),
+        self._looking = _imaging(
+            config, INPUT_NAMES, max(limits.max_input_megapixels, limits.max_output_megapixels)
         )
         self.views = Views(
             self._looking,
@@ -152,9 +129,7 @@ class Service:
         )
         self._workspace.make_room = self._cleaner.make_room
         self._deletions = Uninterrupted()
-        self._free_disk = 0
         self._started: _Started | None = None
-        self._webhooks: Deliveries | None = None
         self._closing = contextlib.AsyncExitStack()
 
     @property
@@ -182,6 +157,16 @@ class Service:
         """Upscales parts of pictures; available after `start`."""
         return self._running.previews
 
+    @property
+    def jobs(self) -> JobAccess:
+        """Jobs as their callers use them; available after `start`."""
+        return self._running.jobs
+
+    @property
+    def reports(self) -> Reports:
+        """Health and figures; available after `start`."""
+        return self._running.reports
+
     async def start(self) -> None:
         """Start everything, and queue the jobs that an earlier run left.
 
@@ -191,8 +176,7 @@ class Service:
         async with contextlib.AsyncExitStack() as closing:
             await self._workspace.open()
             closing.callback(self._workspace.close)
-            await self._open_cache()
-            await self._open_views()
+            await self._open_caches()
             closing.push_async_callback(self._looking.close)
             closing.push_async_callback(self.views.close)
             await self._store.open()
@@ -270,12 +254,39 @@ class Service:
                 shared,
             )
             previews = Previews(self.config, self.models, self._looking, pool, self._workspace)
+            jobs = JobAccess(
+                self._registry,
+                self._store,
+                self._workspace,
+                self._cleaner,
+                dispatcher,
+                timing=timing,
+                shared=shared,
+                result_cache=self.result_cache,
+                job_views=self.job_views,
+                deletions=self._deletions,
+            )
+            deliveries = make_deliveries(self.config, self._store, self.outgoing)
+            reports = Reports(
+                self.config.upscaler.gpu_ids,
+                choice,
+                pool,
+                self._registry,
+                self._workspace,
+                health,
+                submissions=submissions,
+                dispatcher=dispatcher,
+                cleaner=self._cleaner,
+                shared=shared,
+                result_cache=self.result_cache,
+                verifications=pipeline.verifications,
+                webhooks=deliveries,
+            )
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool, shared,
-                pipeline.verifications, previews,
+                previews, jobs, reports,
             )  # fmt: skip
-            if self.config.features.webhooks:
-                deliveries = self._webhooks = self._deliveries()
+            if deliveries is not None:
                 self._registry.on_messages = deliveries.notice
                 sending = asyncio.create_task(deliveries.run(), name="webhooks")
                 closing.push_async_callback(_end_task, sending)
@@ -300,35 +311,18 @@ class Service:
             closing.push_async_callback(_end_task, cleaner)
             self._closing = closing.pop_all()
 
-    def _deliveries(self) -> Deliveries:
-        settings = self.config.webhooks
-        keys = {name: keys_of(text) for name, text in settings.secrets}
-        unnamed = keys_of(settings.secret)
-        return Deliveries(
-            self._store,
-            self.outgoing,
-            lambda owner: keys.get(owner, ()) if owner else unnamed,
-            Retries(settings.retry_seconds),
-            settings.timeout_seconds,
-        )
-
-    async def _open_cache(self) -> None:
-        try:
-            await self.result_cache.open()
-        except OSError as error:
-            raise ConfigError(
-                f"The cached results in {self.config.data_dir / 'cache'} can't be used "
-                f"({error.strerror}); delete that folder."
-            ) from None
-
-    async def _open_views(self) -> None:
-        try:
-            await self.views.open()
-        except OSError as error:
-            raise ConfigError(
-                f"The views in {self.config.data_dir / 'views'} can't be used "
-                f"({error.strerror}); delete that folder."
-            ) from None
+    async def _open_caches(self) -> None:
+        for cache, what, folder in (
+            (self.result_cache, "cached results", "cache"),
+            (self.views, "views", "views"),
+        ):
+            try:
+                await cache.open()
+            except OSError as error:
+                raise ConfigError(
+                    f"The {what} in {self.config.data_dir / folder} can't be used "
+                    f"({error.strerror}); delete that folder."
+                ) from None
 
     @property
     def jobs_joined(self) -> int:
@@ -377,19 +371,6 @@ class Service:
                 f"an installed model: {', '.join(names)}."
             )
 
-    # --- what callers use ---------------------------------------------------------------------
-
-    async def job(self, job_id: str, owner: str | None = None) -> Job:
-        """Return a job; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-        """
-        job = await self._registry.get(job_id)
-        if owner is not None and job.owner != owner:
-            raise UnknownJobError(NO_SUCH_JOB)
-        return job
-
     async def _log_speed(self, speeds: Speeds) -> None:
         """Say how quick the default model is here, and what is quicker."""
         name = self.config.upscaler.default_model
@@ -405,141 +386,6 @@ class Service:
             UnknownModelError: a file of it is gone.
         """
         return await self._running.timing.speeds.of(model)
-
-    async def quicker(self, job: Job) -> Quicker | None:
-        """Return a model that would take far less time for ``job``, if there is one."""
-        with contextlib.suppress(UnknownModelError):
-            return await self._running.timing.quicker(job)
-        return None
-
-    def outlook(self, job_id: str) -> Outlook | None:
-        """Return when a job will be ready; None if it is not active."""
-        return self._running.timing.outlook(self._running.shared.leader_of(job_id))
-
-    @contextlib.asynccontextmanager
-    async def subscribe(
-        self, job_id: str, owner: str | None = None, *, after: int | None = None
-    ) -> AsyncIterator[Subscription]:
-        """Listen to a job, see `JobRegistry.subscribe`; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-        """
-        await self.job(job_id, owner)
-        async with self._registry.subscribe(job_id, after=after) as updates:
-            yield updates
-
-    def subscribe_all(
-        self, owner: str | None = None, *, after: int | None = None, states_only: bool = False
-    ) -> AbstractAsyncContextManager[Subscription]:
-        """Listen to all jobs of ``owner``, see `JobRegistry.subscribe_all`."""
-        return self._registry.subscribe_all(owner, after=after, states_only=states_only)
-
-    async def wait(self, job_id: str) -> Job:
-        """Wait until a job has ended and return it.
-
-        Raises:
-            UnknownJobError: there is none of this id.
-        """
-        return await self._registry.settled(job_id)
-
-    async def cancel(self, job_id: str, owner: str | None = None) -> Job:
-        """Cancel a job; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-            WrongStateError: it has ended.
-        """
-        await self.job(job_id, owner)
-        return await self._running.dispatcher.cancel(job_id)
-
-    async def jobs(
-        self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
-    ) -> list[Job]:
-        """Return jobs, newest first, see `JobStore.page`."""
-        return await self._registry.page(wanted, after, limit)
-
-    async def delete(self, job_id: str, owner: str | None = None) -> None:
-        """Delete an ended job's record and files; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-            WrongStateError: it has not ended.
-        """
-        job = await self.job(job_id, owner)
-        if job.state not in TERMINAL:
-            raise WrongStateError(f"The job is {job.state.value}; cancel it before you delete it.")
-        await self._deletions.run(self._delete(job), f"delete-{job_id}")
-
-    async def _delete(self, job: Job) -> None:
-        await self._registry.forget(job.id)
-        self._cleaner.grace.forget(job.id)
-        await self._workspace.remove(job.id)
-        await self.job_views.forget(job)
-        await self.result_cache.drop(job.work)
-        log.info("job deleted", extra={"job": job.id})
-
-    async def messages(self, job_id: str, owner: str | None = None) -> tuple[Job, list[Message]]:
-        """Return a job and its webhook messages; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-        """
-        job = await self.job(job_id, owner)
-        return job, await self._store.messages_of(job_id)
-
-    async def result(self, job_id: str, owner: str | None = None) -> ResultFile:
-        """Return the file of a job's result; ``owner``: only if it is theirs.
-
-        Raises:
-            UnknownJobError: there is none of this id, or it is somebody else's.
-            WrongStateError: the job is not completed.
-            ResultGoneError: its result was downloaded or expired.
-        """
-        job = await self.job(job_id, owner)
-        return result_of(job, self._workspace.folder(job.id))
-
-    def downloading(self, job_id: str) -> AbstractContextManager[None]:
-        """Return a block in which the end of a grace period does not delete the job's result."""
-        return self._cleaner.grace.downloading(job_id)
-
-    async def delivered(self, job_id: str, *, to_proxy: bool = False) -> None:
-        """Delete a result after every byte of it has arrived, if the settings say so.
-
-        Args:
-            job_id: its job, which may have been deleted meanwhile.
-            to_proxy: at a proxy, which may still be passing the result on.
-        """
-        with contextlib.suppress(UnknownJobError):
-            job = await self._registry.get(job_id)
-            if job.result_gone is None:
-                delivered = self._cleaner.delivered(job, to_proxy=to_proxy)
-                await self._deletions.run(delivered, f"delivered-{job_id}")
-
-    def figures(self) -> Figures:
-        """Return the state of the service in numbers."""
-        running, webhooks, cache = self._running, self._webhooks, self.result_cache
-        waiting = [job.created for job in self._registry.active() if job.state is JobState.QUEUED]
-        return Figures(
-            queued=len(waiting),
-            processing=self._registry.count(JobState.PROCESSING),
-            oldest_seconds=max(0.0, time.time() - min(waiting)) if waiting else 0.0,
-            slots=running.pool.most_at_once,
-            busy_seconds=running.pool.busy_seconds(),
-            verifications=dict(running.verifications),
-            uploads=running.submissions.uploading,
-            received_bytes=running.submissions.received_bytes,
-            cache_answers={
-                "hit": cache.hits,
-                "miss": cache.misses,
-                "corrupted": cache.corrupted,
-                "joined": running.shared.joined,
-            },
-            cache_bytes=cache.bytes,
-            in_grace=len(self._cleaner.grace),
-            webhook_jobs=len(webhooks) if webhooks is not None else 0,
-            webhook_attempts=dict(webhooks.attempts) if webhooks is not None else {},
-        )
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""
@@ -562,53 +408,6 @@ class Service:
         """Wait for the end of the first self-test; return the state."""
         return await self._running.health.known()
 
-    async def health(self) -> Mapping[str, object]:
-        """Return the health of the service; ``status`` is a `HealthState`.
-
-        Answers within a second even if the disk does not respond.
-        """
-        choice, health = self.choice, self._running.health
-        with contextlib.suppress(TimeoutError):  # the last known value is good enough
-            async with asyncio.timeout(_DISK_SECONDS):
-                self._free_disk = await self._workspace.free_bytes()
-        unusable = {place.device.id: why for place, why in self._running.pool.unusable.items()}
-        place = health.place
-        on_cpu = place.is_cpu if place else all(d.index is None for d in choice.devices)
-        return {
-            "status": health.state.value if self.submissions.open else "draining",
-            **({"reason": health.reason} if health.reason else {}),
-            "engine": choice.engine,
-            "devices": [device.name for device in choice.devices],
-            "gpu": any(device.is_gpu for device in choice.devices),
-            **({"device": place.device.id} if place else {}),
-            **({"unusable": unusable} if unusable else {}),
-            "cpu_fallback": on_cpu and _CPU_ID not in self.config.upscaler.gpu_ids,
-            "queue_length": self._registry.count(JobState.QUEUED),
-            "processing": self._registry.count(JobState.PROCESSING),
-            "free_disk_mb": self._free_disk >> 20,
-            **self._disk_waiters(),
-        }
-
-    def _disk_waiters(self) -> Mapping[str, object]:
-        """Return how many jobs wait for room on the disk, and what lets them go on; {} if none."""
-        needs = self._running.dispatcher.waiting_for_disk.values()
-        if not needs:
-            return {}
-        jobs = "1 job waits" if len(needs) == 1 else f"{len(needs)} jobs wait"
-        return {
-            "waiting_for_disk": {
-                "jobs": len(needs),
-                "reason": f"{jobs} for room on the disk of the data folder. The smallest needs "
-                f"{_mib(min(needs))} MiB; {self._free_disk >> 20} MiB are free, of which running "
-                "jobs may need a part. Make room there; the jobs go on by themselves.",
-            }
-        }
-
-
-def _mib(count: int) -> int:
-    """Return bytes as MiB, rounded up."""
-    return -(-count >> 20)
-
 
 async def _end_task(task: asyncio.Task[None]) -> None:
     task.cancel()
@@ -616,4 +415,10 @@ async def _end_task(task: asyncio.Task[None]) -> None:
         await task
 
 
-__all__ = ["ResultFile", "Service"]
+def _imaging(config: Config, formats: Collection[str], max_megapixels: float) -> Imaging:
+    return Imaging(
+        workers=2,
+        formats=frozenset(formats),
+        memory_limit_mb=config.limits.imaging_memory_mb,
+        max_pixels=int(max_megapixels * 1_000_000),
+    )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
+from upscaled.config.settings import Config
 from upscaled.jobs.job import Job
 from upscaled.jobs.messages import Message, MessageState
 from upscaled.jobs.store import JobStore
@@ -239,3 +240,18 @@ def _report(message: Message, receiver: str) -> None:
         log.warning("webhook ended by its receiver", extra=more)
     else:
         log.error("webhook given up", extra=more)
+
+
+def make_deliveries(config: Config, store: JobStore, client: OutgoingClient) -> Deliveries | None:
+    """Return the deliveries that the settings ask for; None: webhooks are off."""
+    if not config.features.webhooks:
+        return None
+    keys = {name: signatures.keys_of(text) for name, text in config.webhooks.secrets}
+    unnamed = signatures.keys_of(config.webhooks.secret)
+    return Deliveries(
+        store,
+        client,
+        lambda owner: keys.get(owner, ()) if owner else unnamed,
+        Retries(config.webhooks.retry_seconds),
+        config.webhooks.timeout_seconds,
+    )
