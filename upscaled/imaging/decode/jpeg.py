@@ -107,7 +107,7 @@ def has_profile_part(path: Path) -> bool:
     return False
 
 
-def missing_scans(path: Path) -> bool:
+def missing_scans(content: bytes) -> bool:
     """Tell whether a file with an end marker lacks scans that add detail.
 
     libjpeg only warns of what a scan or the file lacks, and Pillow drops its warnings.
@@ -116,7 +116,7 @@ def missing_scans(path: Path) -> bool:
         UnusablePictureError: restart markers are missing or out of order, so that pixels are
             at the wrong place; or a component has no pixels at all.
     """
-    scans = _scans_of(path.read_bytes())
+    scans = _scans_of(content)
     if scans is None or not scans.seen:
         return False
     if not scans.in_order:
@@ -126,9 +126,8 @@ def missing_scans(path: Path) -> bool:
     return any(scans.pending.values())
 
 
-def has_end(path: Path) -> bool:
+def has_end(content: bytes) -> bool:
     """Tell whether an end marker follows the last scan."""
-    content = path.read_bytes()
     return content.rfind(END) > content.rfind(_SCAN)
 
 
@@ -140,7 +139,7 @@ def without_end(path: Path) -> Image.Image | None:
     missing. Restart intervals and scans that are missing entirely are found by counting.
     """
     content = path.read_bytes()
-    if content.rfind(END) > content.rfind(_SCAN) or not _has_all_scans(content):
+    if has_end(content) or not _has_all_scans(content):
         return None
     start = content.removesuffix(b"\xff")
     plain, filled = (_decoded(start + middle + END) for middle in (b"", _FILLER))

@@ -20,6 +20,7 @@ from upscaled.imaging.decode.jpeg import (
     missing_scans,
     without_end,
 )
+from upscaled.imaging.decode.jpeg_damage import check_coded_pixels
 from upscaled.imaging.decode.png import check_pixels, low_bytes, read_chunks, without
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
@@ -136,10 +137,19 @@ class Opened:
             check_pixels(self.path, self.coded_bytes)
             self._check_palette()
             self._apply_deep_key()
-        elif self.format is JPEG and not has_end(self.path):
+        elif self.format is JPEG:
+            self._look_at_scans()
+
+    def _look_at_scans(self) -> None:
+        """Note what Pillow does not say about a JPEG."""
+        content = self.path.read_bytes()
+        if not has_end(content):
             self.lost.append("the end marker (FF D9), which the file lacks; all pixels are there")
-        elif self.format is JPEG and missing_scans(self.path):
+            return
+        if missing_scans(content):
             self.lost.append("details, since the file lacks its last scans")
+        if note := check_coded_pixels(content):
+            self.lost.append(note)
 
     def _check_palette(self) -> None:
         highest = self.image.getextrema()[1] if self.image.mode == "P" else 0
