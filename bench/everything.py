@@ -44,6 +44,7 @@ BENCHES = (
     Bench("small_pictures"),
     Bench("folders", by_name=True),
     Bench("runtimes"),
+    Bench("choice"),
     Bench("huge", ("--killed",), ("--quick", "--killed")),
     Bench("tiles"),
     Bench("gigapixel", ("--side", "10000"), module="huge", by_name=True),

@@ -72,6 +72,8 @@ class ServerProcess:
             "upscaler.gpu_ids": [-1],
             "storage.data_dir": str(self.data_dir),
             "logging.format": "json",
+            # What is measured and timed here must have the processor for itself.
+            "upscaler.calibrate": False,
             **(settings or {}),
         }
         for name, value in merged.items():

@@ -29,6 +29,7 @@ def make_config(data_dir: Path, models_dir: Path, **flags: str) -> Config:
             "upscaler.models_path": str(models_dir),
             "upscaler.engine": "builtin",
             "features.web": "false",
+            "upscaler.calibrate": "false",
             **named,
         },
     )

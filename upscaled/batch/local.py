@@ -59,7 +59,9 @@ class LocalUpscaler:
         self._config = dataclasses.replace(
             config, storage=storage, server=server, limits=limits, features=features
         )
-        self._service = Service(self._config, models_cache=config.models_cache)
+        self._service = Service(
+            self._config, models_cache=config.models_cache, ways_file=config.ways_file
+        )
         self._left: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}
 

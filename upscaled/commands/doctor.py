@@ -13,12 +13,14 @@ from pathlib import Path
 from PIL import Image
 
 from upscaled import __version__
+from upscaled.commands.bench import known_tables, lines_of
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import Config
+from upscaled.engines.builtin.choice import Table
 from upscaled.engines.devices import list_devices
 from upscaled.engines.engine import DeviceKind
 from upscaled.engines.native.program import find_program, probe
-from upscaled.engines.selection import choose
+from upscaled.engines.selection import choose, open_ways
 from upscaled.errors import UpscaledError
 from upscaled.imaging import Imaging
 from upscaled.models.catalog import ModelCatalog
@@ -72,6 +74,8 @@ class Report:
     engine_reason: str | None = None
     cpu_library: str | None = None
     """The library that runs networks on the processor, with its version."""
+    ways: tuple[Table, ...] = ()
+    """What was measured of the ways to run the installed networks on the processor."""
     models_dir: str = ""
     models: tuple[FoundModel, ...] = ()
     rejected_models: tuple[RejectedModel, ...] = ()
@@ -134,6 +138,8 @@ async def _check_engine(config: Config, report: Report) -> None:
     report.engine_devices = tuple(f"{device.id} ({device.name})" for device in choice.devices)
     report.engine_reason = choice.reason
     report.cpu_library = await asyncio.to_thread(choice.library.with_version)
+    ways = await open_ways(config, choice, config.ways_file)
+    report.ways = tuple(await known_tables(config, ways))
 
 
 async def _check_models(config: Config, report: Report) -> None:
@@ -227,6 +233,9 @@ def as_text(report: Report) -> str:
         lines.append(f"  {report.engine} on {', '.join(report.engine_devices)}")
         lines.append(f"  because: {report.engine_reason}")
         lines.append(f"  on the processor: {report.cpu_library}")
+        if report.ways:
+            lines.append("Measured ways on the processor (upscaled bench measures more)")
+            lines += [f"  {line}" for table in report.ways for line in lines_of(table)]
     else:
         lines.append("  none")
     lines.append(f"Models in {report.models_dir}")

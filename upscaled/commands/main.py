@@ -162,6 +162,12 @@ async def _doctor(options: argparse.Namespace, config: Config) -> int:
     return 1 if report.problems else 0
 
 
+async def _bench(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.bench import bench  # noqa: PLC0415
+
+    return await bench(options, config)
+
+
 async def _setup(options: argparse.Namespace, config: Config) -> int:
     if options.photo_fast:
         from upscaled.commands.photo_fast import install_photo_fast  # noqa: PLC0415
@@ -253,6 +259,13 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = _command(commands, "doctor", _doctor, "Check whether this machine can upscale.")
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    bench = _command(
+        commands, "bench", _bench, "Measure how networks run quickest on this processor."
+    )
+    bench.add_argument("model", nargs="*", metavar="MODEL", help="models; all without a name")
+    bench.add_argument("--again", action="store_true", help="also measure what was measured before")
+    bench.add_argument("--json", action="store_true", help="print the tables as JSON")
 
     token = _command(commands, "token", _token, "Make a token for one caller.")
     token.add_argument("name", metavar="NAME", help="the caller's name: letters, digits, . _ -")

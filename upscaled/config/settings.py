@@ -64,10 +64,15 @@ class UpscalerSettings:
     )
     cpu_library: str = _setting(
         "auto",
-        "Library and precision of the builtin engine on the CPU. auto: openvino where it is "
-        "installed and the processor has AVX-512, in bfloat16 where it has AMX, else ncnn. On "
-        "GPUs ncnn is always used.",
+        "Library and precision of the builtin engine on the CPU. auto: the quickest, as measured "
+        "(calibrate); until then openvino where it is installed and the processor has AVX-512, in "
+        "bfloat16 where it has AMX, else ncnn. On GPUs ncnn is always used.",
         choices=("auto", "ncnn", "openvino", "openvino-bf16"),
+    )
+    calibrate: bool = _setting(
+        True,
+        "Measure, while the server is idle, which library, precision and tiles are quickest on "
+        "this processor for the models in use, and use those where cpu_library is auto.",
     )
     job_timeout_seconds: int = _setting(
         86_400,
@@ -355,6 +360,11 @@ class Config:
     def models_cache(self) -> Path:
         """Absolute file that keeps what was measured of the models."""
         return self.data_dir / "models.json"
+
+    @property
+    def ways_file(self) -> Path:
+        """Absolute file that keeps what was measured of ways to run networks."""
+        return self.data_dir / "ways.json"
 
 
 def warnings(config: Config) -> list[str]:

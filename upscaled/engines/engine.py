@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from upscaled.engines.traits import EngineTraits
+from upscaled.engines.way import Way
 from upscaled.pictures import RawImage, Size
 
 _SMALL_PIXELS = 128 * 128
@@ -108,6 +109,8 @@ class UpscaleTask:
     """An existing folder of this job for the engine's temporary files."""
     shares: int = 1
     """How many tasks may run on the engine at once, this one included."""
+    way: Way | None = None
+    """How to run the network on the CPU; None: by the engine's rule."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,10 @@ class Progress:
     """The tile size in use, in source pixels; 0 if unknown."""
     library: str | None = None
     """Name and version of the library that runs the network, if the engine tells."""
+    tiles_at_once: int = 0
+    """Tiles that are computed side by side; 0 if unknown."""
+    threads_per_tile: int = 0
+    """0 if unknown."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -8,12 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from upscaled.config.settings import Config
 from upscaled.engines import devices, memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.memory_budget import MemoryBudget, TooLittleMemoryError
+from upscaled.engines.builtin.ways import Ways, this_machine
 from upscaled.engines.engine import CPU, Device, Engine, ModelFiles
 from upscaled.engines.native import program as native_program
 from upscaled.engines.native.engine import BinaryEngine
@@ -184,6 +186,33 @@ def check_memory(config: Config, choice: EngineChoice, model: ModelFiles) -> Non
         raise NoMemoryError(str(error)) from None
 
 
+def cpu_threads(config: Config) -> int:
+    """Return how many threads the builtin engine uses on the CPU."""
+    return config.upscaler.threads or len(os.sched_getaffinity(0))
+
+
+async def open_ways(config: Config, choice: EngineChoice, file: Path) -> Ways:
+    """Return what was measured of ways to run networks, if the configuration leaves the choice.
+
+    Args:
+        config: the settings.
+        choice: the engine and its devices.
+        file: where measurements are kept.
+    """
+    settings = config.upscaler
+    if not (
+        settings.calibrate
+        and settings.cpu_library == "auto"
+        and choice.traits.has_memory_limit
+        and CPU in choice.devices
+    ):
+        return Ways()
+    machine = await asyncio.to_thread(this_machine, cpu_threads(config), settings.memory_limit_mb)
+    found = Ways(file, machine)
+    await found.load()
+    return found
+
+
 def _has_spare(config: Config, choice: EngineChoice) -> bool:
     return CPU not in choice.devices and config.upscaler.fallback == "cpu"
 
@@ -192,7 +221,7 @@ def _cpu_shares(config: Config) -> int:
     """Return how many small pictures may run on the CPU at once."""
     if config.limits.max_concurrent_jobs:
         return 1
-    return config.upscaler.threads or len(os.sched_getaffinity(0))
+    return cpu_threads(config)
 
 
 def _maker(

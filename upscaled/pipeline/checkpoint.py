@@ -13,6 +13,7 @@ from pathlib import Path
 
 from upscaled import __version__, files, serial
 from upscaled.engines.pool import Place
+from upscaled.engines.way import Way
 from upscaled.imaging import PART, Finished, Piece, Written
 
 _NAME = "checkpoint"
@@ -37,6 +38,8 @@ class Checkpoint:
     """Where the last band was made."""
     program_sha256: str | None = None
     """Of the native program that made it."""
+    way: Way | None = None
+    """How the network runs; a later run goes on in the same way. None: by the engine's rule."""
 
 
 def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:

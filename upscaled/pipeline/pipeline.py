@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.pool import EnginePool
+from upscaled.engines.way import Way
 from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
@@ -19,9 +21,14 @@ class Pipeline:
     """Makes the runs of jobs and owns what they share. Knows nothing of job states."""
 
     def __init__(
-        self, imaging: Imaging, pool: EnginePool, models: ModelCatalog, workspace: Workspace
+        self,
+        imaging: Imaging,
+        pool: EnginePool,
+        models: ModelCatalog,
+        workspace: Workspace,
+        ways: Ways | None = None,
     ) -> None:
-        self._shared = SharedParts(imaging, pool, models, workspace)
+        self._shared = SharedParts(imaging, pool, models, workspace, ways or Ways())
 
     @property
     def verifications(self) -> Mapping[str, int]:
@@ -37,6 +44,14 @@ class Pipeline:
     async def identify(self, job: Job) -> IdentifiedModel:
         """Return the network that does a job's work; see `SharedParts.identify`."""
         return await self._shared.identify(job)
+
+    def way_of(self, job: Job, model: IdentifiedModel) -> Way | None:
+        """Return the way in which the network will be run for a new job; None: by the rule."""
+        return self._shared.ways.of(model.files, job.input_size)
+
+    async def meet_default(self, name: str, scale: float) -> None:
+        """Let the ways to run networks know that of a model; see `SharedParts.meet`."""
+        await self._shared.meet(self._shared.models.get(name).files_for(scale))
 
     async def digest(self, path: Path) -> str:
         """Return the SHA-256 of a program; see `SharedParts.digest`."""

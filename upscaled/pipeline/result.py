@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import Place
+from upscaled.engines.way import Way
 from upscaled.imaging import Finished
 from upscaled.jobs.job import Attempt
 
@@ -72,5 +73,11 @@ class RunResult:
     """Names and versions of the builtin engine's libraries that ran the network."""
     engine_seconds: float
     """Engine time, as `UpscaleOutcome` counts it."""
+    way: Way | None
+    """The measured way in which the network was run; None: by the engine's rule."""
+    tiles_at_once: int
+    """0: unknown."""
+    threads_per_tile: int
+    """0: unknown."""
     resumed: bool
     """Whether an earlier run of the server did part of the work."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
 from upscaled.engines.pool import Place, Slot
+from upscaled.engines.way import Way
 from upscaled.errors import (
     OUT_OF_SPACE,
     EngineError,
@@ -94,6 +95,8 @@ class PipelineRun:
         self._resumed_rows = 0
         """Source rows that an earlier run finished."""
         self._libraries: tuple[str, ...] = ()
+        self._way: Way | None = None
+        self._tiles_at_once = self._threads_per_tile = 0
         self._program_sha256: str | None = None
         self._place: Place | None = None
         """Where the last band was made."""
@@ -157,6 +160,7 @@ class PipelineRun:
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
         )
         earlier = await checkpoint.load(self._folder, self._work, result_name(self._job))
+        self._way = self._shared.ways.of(self._model.files, self._source.size)
         if earlier is not None:
             await self._take_up(earlier)
         if self._written.finished is None:
@@ -168,7 +172,7 @@ class PipelineRun:
         self._written, self._tile_size = earlier.written, earlier.tile_size
         self._resumed_rows = earlier.written.source_rows
         self._libraries, self._program_sha256 = earlier.libraries, earlier.program_sha256
-        self._place = earlier.place
+        self._place, self._way = earlier.place, earlier.way
         self._seconds.stages["resumed"] = earlier.seconds
         log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
         if earlier.written.finished is None:
@@ -253,7 +257,7 @@ class PipelineRun:
         for top, bottom in task_rows(bands.top, bands.end, most, tile_size):
 
             def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
-                self._note_library(progress.library)
+                self._note(progress)
                 bands.reached(top + progress.rows, progress.tile_size)
                 self._report(top + progress.share * (bottom - top))
 
@@ -267,6 +271,7 @@ class PipelineRun:
                 tta=self._job.request.tta,
                 workdir=self._folder,
                 shares=slot.shares,
+                way=self._way,
             )
             outcome = await slot.engine.upscale(task, on_progress)
             self._engine_seconds += outcome.seconds
@@ -389,6 +394,9 @@ class PipelineRun:
             seconds=self._seconds,
             libraries=self._libraries,
             engine_seconds=self._engine_seconds,
+            way=self._way,
+            tiles_at_once=self._tiles_at_once,
+            threads_per_tile=self._threads_per_tile,
             resumed=self._resumed_rows > 0,
         )
 
@@ -402,6 +410,7 @@ class PipelineRun:
             self._seconds.total,
             self._place,
             self._program_sha256,
+            self._way,
         )
 
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
@@ -416,9 +425,13 @@ class PipelineRun:
                 self._bands.tile_size or plan.tile_size,
             )
 
-    def _note_library(self, library: str | None) -> None:
+    def _note(self, progress: Progress) -> None:
+        """Note how the network is run."""
+        library = progress.library
         if library is not None and library not in self._libraries:
             self._libraries = (*self._libraries, library)
+        self._tiles_at_once = progress.tiles_at_once or self._tiles_at_once
+        self._threads_per_tile = progress.threads_per_tile or self._threads_per_tile
 
     def _report(self, rows: float) -> None:
         """Report the progress of a job with this many finished source rows."""

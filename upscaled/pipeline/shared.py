@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.digests import Digests
+from upscaled.engines.builtin.ways import Ways, key_of
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError
@@ -48,6 +49,7 @@ class SharedParts:
     pool: EnginePool
     models: ModelCatalog
     workspace: Workspace
+    ways: Ways = field(default_factory=Ways)
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
     verifications: Counter[str] = field(default_factory=Counter)
@@ -62,12 +64,18 @@ class SharedParts:
         """
         model = self.models.get(job.request.model_name)
         files = model.files_for(job.factor)
-        return IdentifiedModel(
-            files,
-            await self.digest(files.param),
-            await self.digest(files.bin),
-            model.card.license,
-        )
+        param, weights = await self.meet(files)
+        return IdentifiedModel(files, param, weights, model.card.license)
+
+    async def meet(self, files: ModelFiles) -> tuple[str, str]:
+        """Return the SHA-256 of a network's files; from then on `ways` knows the network.
+
+        Raises:
+            EngineError: they can't be read.
+        """
+        param, weights = await self.digest(files.param), await self.digest(files.bin)
+        self.ways.meet(files, key_of(param, weights))
+        return param, weights
 
     async def digest(self, path: Path) -> str:
         """Return the SHA-256 of a network's file or a program, in hexadecimal.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
+from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool
 from upscaled.errors import BadRequestError, QueueFullError
@@ -61,13 +62,20 @@ class Previews:
         imaging: Imaging,
         pool: EnginePool,
         workspace: Workspace,
+        ways: Ways,
     ) -> None:
         self._config = config
         self._models = models
         self._imaging = imaging
         self._pool = pool
         self._workspace = workspace
+        self._ways = ways
         self._callers: Counter[str] = Counter()
+
+    @property
+    def being_made(self) -> int:
+        """How many previews are being made, or wait for it."""
+        return self._callers.total()
 
     async def make(self, fields: Mapping[str, str], upload: Path, client: Caller) -> Preview:
         """Return the preview of ``upload`` that ``fields`` ask for.
@@ -139,7 +147,10 @@ class Previews:
         source, files = prepared.source, model.files_for(scale)
         native = RawImage(folder / "native.rgb", source.size.times(files.native_scale))
         await claim(native.path, native.total_bytes, keep=False)
-        task = UpscaleTask(source, native, files, top=0, bottom=source.size.height, workdir=folder)
+        task = UpscaleTask(
+            source, native, files, top=0, bottom=source.size.height, workdir=folder,
+            way=self._ways.of(files, source.size),
+        )  # fmt: skip
         async with self._pool.slot_beside() as slot:
             began = time.monotonic()
             try:

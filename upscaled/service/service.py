@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
@@ -15,6 +16,7 @@ from upscaled.engines.selection import (
     EngineChoice,
     choose,
     make_pool,
+    open_ways,
     worker_memory_mb,
 )
 from upscaled.errors import (
@@ -36,6 +38,7 @@ from upscaled.outgoing.client import OutgoingClient
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
+from upscaled.service.calibrator import make_calibrator
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.health import Health, HealthState
@@ -83,10 +86,15 @@ class Service:
     Args:
         config: the settings.
         models_cache: file with measurements of the models; None: the data folder's own.
+        ways_file: file with measurements of ways to run networks, to which none is added; None: the
+            data folder's own, and more are measured while the service is idle.
     """
 
-    def __init__(self, config: Config, *, models_cache: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, *, models_cache: Path | None = None, ways_file: Path | None = None
+    ) -> None:
         self.config = config
+        self._ways_file = ways_file
         self.models = ModelCatalog(
             config.models_dir,
             cache_file=models_cache or config.models_cache,
@@ -197,13 +205,14 @@ class Service:
                 self.config.upscaler.default_model,
             )
             health = Health(trial.run, lambda: not self._registry.active())
-            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace)
+            ways = await open_ways(self.config, choice, self._ways_file or self.config.ways_file)
+            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace, ways)
             queue = JobQueue(make_order(self.config.limits.scheduling, choice.traits.models_kept))
             timing = await make_job_timing(
                 self.models, pool, queue, self._registry, self._store,
                 threads=self.config.upscaler.threads,
                 engine_memory_mb=worker_memory_mb(self.config, choice),
-                library=choice.library,
+                library=choice.library, ways=ways,
             )  # fmt: skip
             closing.push_async_callback(timing.close)
             shared = SharedWork(
@@ -253,7 +262,9 @@ class Service:
                 IdempotencyKeys(self._store),
                 shared,
             )
-            previews = Previews(self.config, self.models, self._looking, pool, self._workspace)
+            previews = Previews(
+                self.config, self.models, self._looking, pool, self._workspace, ways
+            )
             jobs = JobAccess(
                 self._registry,
                 self._store,
@@ -288,27 +299,26 @@ class Service:
             )  # fmt: skip
             if deliveries is not None:
                 self._registry.on_messages = deliveries.notice
-                sending = asyncio.create_task(deliveries.run(), name="webhooks")
-                closing.push_async_callback(_end_task, sending)
+                _run_beside(closing, deliveries.run(), "webhooks")
             closing.push_async_callback(recovery.end)
             await recovery.begin()
             dispatcher.start()
             closing.push_async_callback(self.drain)
-            keeper = asyncio.create_task(timing.run(), name="timing")
-            closing.push_async_callback(_end_task, keeper)
-            positions = asyncio.create_task(
-                report_positions(
-                    self._registry,
-                    queue,
-                    lambda: shared.with_followers(timing.forecaster.positions()),
-                    timing.forecaster,
-                ),
-                name="positions",
+            _run_beside(closing, timing.run(), "timing")
+            positions = report_positions(
+                self._registry,
+                queue,
+                lambda: shared.with_followers(timing.forecaster.positions()),
+                timing.forecaster,
             )
-            closing.push_async_callback(_end_task, positions)
+            _run_beside(closing, positions, "positions")
             await self._log_speed(timing.speeds)
-            cleaner = asyncio.create_task(self._cleaner.run(), name="cleanup")
-            closing.push_async_callback(_end_task, cleaner)
+            _run_beside(closing, self._cleaner.run(), "cleanup")
+            if ways.used and self._ways_file is None:
+                calibrator = await make_calibrator(
+                    self.config, choice, ways, pipeline, submissions, previews, self._registry
+                )
+                _run_beside(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()
 
     async def _open_caches(self) -> None:
@@ -407,6 +417,13 @@ class Service:
     async def health_known(self) -> HealthState:
         """Wait for the end of the first self-test; return the state."""
         return await self._running.health.known()
+
+
+def _run_beside(
+    closing: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
+) -> None:
+    """Run ``work`` until ``closing`` is closed."""
+    closing.push_async_callback(_end_task, asyncio.create_task(work, name=name))
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:

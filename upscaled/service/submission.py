@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +69,8 @@ class Submissions:
         self._admitting: Counter[str] = Counter()
         self._uploads = UploadsInProgress(workspace, limits.max_queue_size, DISK_RESERVE)
         self._open = True
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Called when a picture begins to come in."""
 
     @property
     def open(self) -> bool:
@@ -84,6 +86,11 @@ class Submissions:
     def uploading(self) -> int:
         """How many uploads are in progress."""
         return len(self._uploads)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no picture is coming in or being looked at."""
+        return not len(self._uploads) and not self._admitting.total()
 
     def close(self) -> None:
         """Accept nothing more."""
@@ -129,6 +136,7 @@ class Submissions:
         """
         if queues:
             self.check(client)
+        self.on_arrival()
         return await self._uploads.begin(client, length, queues=queues)
 
     def reserve_upload(self) -> Path:
@@ -175,6 +183,7 @@ class Submissions:
         try:
             self.check(client)
             self._admitting[client.key] += 1
+            self.on_arrival()
             try:
                 sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
                 admitted, place = await self._look_at(

@@ -14,6 +14,7 @@ from typing import Protocol
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
+from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.engine import PADDING, SMALLEST_TILE, TTA_RUNS, ModelFiles, is_small
 from upscaled.engines.pool import Place
 from upscaled.engines.tile_progress import (
@@ -93,7 +94,8 @@ class Estimator:
         engine_memory: bytes that a process of the builtin engine may hold.
         store: keeps the rates.
         shares: how many small pictures the place processes at the same time.
-        library: what runs networks on the CPU, where it can.
+        library: what runs networks on the CPU, where nothing was measured.
+        ways: what was measured.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class Estimator:
         *,
         shares: int = 1,
         library: CpuLibrary = CpuLibrary.NCNN,
+        ways: Ways | None = None,
     ) -> None:
         self._library = library
+        self._ways = ways or Ways()
         self._shares = shares
         self._place = place
         self._cores = cores
@@ -164,7 +168,7 @@ class Estimator:
     def estimate(self, work: Work) -> Estimate:
         """Return how long ``work`` will take at the best place."""
         place = self._place
-        upscale = self._of(self._upscale_key(place, work.model), self._guess(place, work.model))
+        upscale = self._of(self._upscale_key(place, work), self._guess(place, work.model))
         seconds = upscale.line.seconds(self._padded(work, place, work.tile_size))
         load = self._of(_load_key(place, work.model), self._load_guess(work.model))
         return Estimate(
@@ -193,7 +197,7 @@ class Estimator:
                         seconds["prepare"])  # fmt: skip
         self._learn(f"finish {work.format}", _FINISH, _finished(work),
                     seconds.get("finish", 0.0))  # fmt: skip
-        key, guess = self._upscale_key(place, work.model), self._guess(place, work.model)
+        key, guess = self._upscale_key(place, work), self._guess(place, work.model)
         amount, taken = self._padded(work, place, tile_size), seconds.get("upscale", 0.0)
         cold = place.traits.keeps_models and key not in self._warm
         self._warm.add(key)
@@ -215,10 +219,14 @@ class Estimator:
             rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
         return rate
 
-    def _upscale_key(self, place: Place, model: ModelFiles) -> str:
-        key = f"upscale {place.engine} {place.device.id} {place.device.name} {model.stem}"
+    def _upscale_key(self, place: Place, work: Work) -> str:
+        key = f"upscale {place.engine} {place.device.id} {place.device.name} {work.model.stem}"
         # Rates measured with another library do not apply.
-        return f"{key} {self._library}" if place.is_cpu else key
+        return f"{key} {self._library_of(work)}" if place.is_cpu else key
+
+    def _library_of(self, work: Work) -> CpuLibrary:
+        way = self._ways.of(work.model, work.source)
+        return self._library if way is None else CpuLibrary(way.library)
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
         speed = CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else GPU_WEIGHTS_PER_SECOND
@@ -248,7 +256,8 @@ class Estimator:
                 threads=self._cores,
                 limit=self._engine_memory,
                 shares=self._shares if is_small(source) else 1,
-                library=self._library,
+                library=self._library_of(work),
+                way=self._ways.of(model, source),
             )
         except TooLittleMemoryError:  # the engine will report it; until then assume the minimum
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from upscaled.engines import memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
 from upscaled.jobs.arrivals import Arrivals
@@ -179,7 +180,7 @@ class JobTiming:
 async def make_job_timing(
     models: ModelCatalog, pool: EnginePool, queue: JobQueue, registry: JobRegistry,
     store: RateStore, *,
-    threads: int, engine_memory_mb: int | None, library: CpuLibrary,
+    threads: int, engine_memory_mb: int | None, library: CpuLibrary, ways: Ways | None = None,
 ) -> JobTiming:  # fmt: skip
     """Build the timing of a service, with what earlier runs have learned.
 
@@ -192,7 +193,8 @@ async def make_job_timing(
         threads: CPU threads of the engine; 0: one a core.
         engine_memory_mb: MiB that a process of the builtin engine may hold; None: half of the
             machine's.
-        library: what runs networks on the CPU.
+        library: what runs networks on the CPU, where nothing was measured.
+        ways: what was measured.
     """
     shares = pool.shares(pool.places[0])
     estimator = Estimator(
@@ -202,6 +204,7 @@ async def make_job_timing(
         store,
         shares=shares,
         library=library,
+        ways=ways,
     )
     await estimator.load()
     forecaster = Forecaster(

@@ -271,6 +271,7 @@ def plain_env(**extra: str) -> dict[str, str]:
         "NVIDIA_DRIVER_CAPABILITIES",
         "MESA_VK_DEVICE_SELECT",
         "DRI_PRIME",
+        "ONEDNN_MAX_CPU_ISA",
     )
     env = {name: os.environ[name] for name in names if name in os.environ}
     env |= {name: value for name, value in os.environ.items() if name.startswith("VK_")}

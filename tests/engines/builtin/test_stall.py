@@ -62,7 +62,8 @@ class _OneAtATime:
     ) -> Message:
         async with self._room:
             on_event({"begun": True})
-            tile = {"of": 15, "rows": 0, "tile": 32, "library": "none", "running": 1, "seconds": 1}
+            tile = {"of": 15, "rows": 0, "tile": 32, "library": "none", "running": 1, "seconds": 1,
+                    "at_once": 1, "threads": 2}  # fmt: skip
             for done in range(1, 16):
                 await asyncio.sleep(0.1)
                 on_event({**tile, "done": done})

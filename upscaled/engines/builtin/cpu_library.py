@@ -7,6 +7,7 @@ import importlib.metadata
 from enum import StrEnum
 from pathlib import Path
 
+from upscaled.engines.builtin import processor
 from upscaled.errors import ConfigError
 
 
@@ -34,13 +35,13 @@ class CpuLibrary(StrEnum):
         return _with_version(self)
 
 
-def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLibrary:
+def choose_library(wanted: str, cpuinfo: Path = processor.CPUINFO) -> CpuLibrary:
     """Return the library for the setting ``upscaler.cpu_library`` on this machine.
 
-    ``auto`` selects OpenVINO where it is installed and the processor has AVX-512, where it was
-    measured to be faster (docs/engines.md). Elsewhere it selects ncnn, whose Winograd convolutions
-    need fewer multiplications and which is optimised for ARM. bfloat16 needs AMX: with AVX-512
-    alone it was measured to be slower than 32 bits.
+    ``auto`` is a rule that holds until the network was measured here (`upscaled.engines.builtin.
+    choice`): OpenVINO where it is installed and the processor has AVX-512, else ncnn, whose
+    Winograd convolutions need fewer multiplications and which is optimised for ARM; bfloat16 with
+    AMX.
 
     Args:
         wanted: the setting's value.
@@ -59,10 +60,31 @@ def choose_library(wanted: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuLib
                 "upscaler.cpu_library to auto."
             )
         return library
-    flags = _flags(cpuinfo)
+    flags = processor.flags(cpuinfo)
     if not installed or "avx512f" not in flags:
         return CpuLibrary.NCNN
     return CpuLibrary.OPENVINO_BF16 if "amx_bf16" in flags else CpuLibrary.OPENVINO
+
+
+def possible_libraries(cpuinfo: Path = processor.CPUINFO) -> tuple[CpuLibrary, ...]:
+    """Return the libraries that can run networks on this machine; blocking.
+
+    bfloat16 is left out where the processor would only emulate it.
+    """
+    libraries = [CpuLibrary.NCNN]
+    if _is_installed("openvino"):
+        libraries.append(CpuLibrary.OPENVINO)
+        if processor.flags(cpuinfo) & {"avx512_bf16", "amx_bf16"}:
+            libraries.append(CpuLibrary.OPENVINO_BF16)
+    return tuple(libraries)
+
+
+def versions() -> tuple[str, ...]:
+    """Return the names and versions of the libraries that are installed; blocking."""
+    names = ("ncnn", "openvino")
+    return tuple(
+        f"{name} {importlib.metadata.version(name)}" for name in names if _is_installed(name)
+    )
 
 
 @functools.cache  # a library that is loaded stays, whatever is installed later
@@ -78,13 +100,3 @@ def _is_installed(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _flags(cpuinfo: Path) -> frozenset[str]:
-    try:
-        lines = cpuinfo.read_text("ascii", "replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(
-        flag for line in lines if line.startswith("flags") for flag in line.split()[2:]
-    )

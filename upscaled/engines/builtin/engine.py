@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
@@ -113,7 +114,7 @@ class BuiltinEngine:
         state = Progress(0.0, 0, 0)
 
         def report(share: float) -> None:
-            on_progress(Progress(share, state.rows, state.tile_size, state.library))
+            on_progress(replace(state, share=share))
 
         progress = TileProgress(report)
 
@@ -135,7 +136,14 @@ class BuiltinEngine:
                 timer.start()
                 return
             share = event["done"] / event["of"]
-            state = Progress(share, event["rows"], event["tile"], event["library"])
+            state = Progress(
+                share,
+                event["rows"],
+                event["tile"],
+                event["library"],
+                event["at_once"],
+                event["threads"],
+            )
             progress.step(share, event["running"] / event["of"], event["seconds"])
 
         try:

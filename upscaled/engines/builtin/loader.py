@@ -31,12 +31,12 @@ _PROBE = (12 + 2 * PADDING, 10 + 2 * PADDING)
 
 
 _BF16_MIN_PSNR_DB = 53.0
-"""Least agreement of bfloat16 with ncnn. x4plus in 32 bits is 53 dB from the native program; a
-second error of 53 dB leaves 50 dB together, which is `MIN_PSNR_DB`."""
+"""Least agreement of bfloat16 with ncnn on the two test tiles, which are easy: pictures with text
+have 3 dB less."""
 _MAX_CONVOLUTIONS = 300
 """bfloat16 is not tried with more convolutions than this, since each amplifies earlier errors:
 x4plus has 351 and gives gradients that are 45 dB from those in 32 bits. Testing it would add 2 s to
-every worker's first picture."""
+every worker's first picture. Where calibration compared more pictures, that decides."""
 
 
 class LibraryRejectedError(Exception):
@@ -56,26 +56,45 @@ class Loader:
         self._device = device
         self._threads = threads
         self._library = library
-        self._chosen: dict[Identity, CpuLibrary] = {}
-        self._verified: set[Identity] = set()
+        self._chosen: dict[tuple[Identity, CpuLibrary | None], CpuLibrary] = {}
+        self._verified: set[tuple[Identity, CpuLibrary]] = set()
 
-    def library_for(self, identity: Identity) -> CpuLibrary:
-        """Return the library for a network, as far as known; may read its ``.param``."""
-        best = self._chosen.get(identity)
+    def library_for(self, identity: Identity, measured: CpuLibrary | None = None) -> CpuLibrary:
+        """Return the library for a network, as far as known; may read its ``.param``.
+
+        Args:
+            identity: the network.
+            measured: the library that was measured to be best for it; None: by the rule.
+        """
+        best = self._chosen.get((identity, measured))
         if best is None:
-            best = self._library
+            best = measured or self._library
             if (
-                best is CpuLibrary.OPENVINO_BF16
+                measured is None
+                and best is CpuLibrary.OPENVINO_BF16
                 and _depth(Path(identity[0][0])) > _MAX_CONVOLUTIONS
             ):
                 best = best.fallback
-            self._chosen[identity] = best
+            self._chosen[identity, measured] = best
         return best
 
     def load(
-        self, files: NetworkFiles, identity: Identity, plan: TilePlan, *, threads: int
+        self,
+        files: NetworkFiles,
+        identity: Identity,
+        plan: TilePlan,
+        *,
+        threads: int,
+        measured: CpuLibrary | None = None,
     ) -> Network:
         """Load a network as planned, for ``threads`` threads a tile.
+
+        Args:
+            files: of the network.
+            identity: of the network.
+            plan: of the task.
+            threads: that work on one tile.
+            measured: see `library_for`.
 
         Raises:
             LibraryRejectedError: the task must be planned again, with another library.
@@ -83,7 +102,7 @@ class Loader:
         """
         if plan.library is CpuLibrary.NCNN:
             return NcnnNetwork(files, device=self._device, threads=threads, lean=plan.lean)
-        best = self.library_for(identity)
+        best = self.library_for(identity, measured)
         if best is not plan.library:
             raise LibraryRejectedError(f"{_name(best)} is used for {files.param.name}.")
         try:
@@ -91,7 +110,7 @@ class Loader:
         except _RejectedError as error:
             # If precision is not the cause, 32-bit fails too.
             best = plan.library.fallback if error.by_precision else CpuLibrary.NCNN
-            self._chosen[identity] = best
+            self._chosen[identity, measured] = best
             raise LibraryRejectedError(
                 f"{error} {_name(best)} is used for {files.param.name}."
             ) from None
@@ -104,7 +123,7 @@ class Loader:
         except ImportError as error:
             raise _RejectedError(f"OpenVINO can't be loaded ({error}).") from None
         # Done before OpenVINO loads the network: both together may exceed the limit.
-        expected = [] if identity in self._verified else self._expected(files)
+        expected = [] if (identity, library) in self._verified else self._expected(files)
         bf16 = library is CpuLibrary.OPENVINO_BF16
         try:
             network = OpenvinoNetwork(files, cores=self._threads, threads=threads, bf16=bf16)
@@ -114,7 +133,7 @@ class Loader:
             raise _RejectedError(str(error)) from None
         except InferenceError as error:
             raise _RejectedError(str(error), by_precision=bf16) from None
-        self._verified.add(identity)
+        self._verified.add((identity, library))
         return network
 
     def _expected(self, files: NetworkFiles) -> list[tuple[Pixels, Pixels]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from upscaled import serial
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.engine import Device, UpscaleTask
+from upscaled.engines.engine import Device, ModelFiles, UpscaleTask
 from upscaled.workers import processes
 from upscaled.workers.server import Message
 
@@ -32,6 +32,18 @@ class Findings:
     native_scale: int
     bytes_per_pixel: int
     """Peak memory in bytes for each pixel of a padded tile."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to run a network, to be measured."""
+
+    model: ModelFiles
+    library: CpuLibrary
+    threads: int
+    """That work on one tile; the other cores work on other tiles."""
+    compare: bool
+    """Compare its pictures with those of ncnn in 32 bits."""
 
 
 def worker_arguments(
@@ -79,3 +91,13 @@ def encode_task(task: UpscaleTask) -> dict[str, Any]:
 def decode_task(message: Message) -> UpscaleTask:
     """Return the task of an ``upscale`` request."""
     return serial.convert(message["task"], UpscaleTask)
+
+
+def encode_trial(trial: Trial) -> dict[str, Any]:
+    """Return the ``measure`` request for ``trial``."""
+    return {"op": "measure", "trial": serial.plain(trial)}
+
+
+def decode_trial(message: Message) -> Trial:
+    """Return the trial of a ``measure`` request."""
+    return serial.convert(message["trial"], Trial)

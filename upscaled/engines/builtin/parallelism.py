@@ -16,10 +16,10 @@ LARGEST_TILE = 400
 MEMORY_PER_CORE = 2 << 30
 """Upper limit in bytes, for each core, for all tiles that run at once."""
 
-_DOUBLING = 1.19
+DOUBLING = 1.19
 """Processor time of a tile with twice the threads, which wait for each other at every layer.
 Measured with animevideov3-x4 at tile 400: 8.3 µs a pixel with two threads on one tile, 7.0 µs with
-one thread on each of two tiles."""
+one thread on each of two tiles. Where `Way.doubling` was measured, that counts instead."""
 _COUNTED = 16
 """With more tiles than this for each worker, the distribution of the last ones hardly matters."""
 
@@ -39,11 +39,18 @@ class Resources:
     cores: int
     memory: int
     """Bytes for all tiles that run at once."""
+    largest_tile: int = LARGEST_TILE
+    doubling: float = DOUBLING
 
 
-def speedup(threads: int) -> float:
-    """Return how many times faster one tile is with ``threads`` threads than with one."""
-    return threads / math.pow(_DOUBLING, math.log2(threads))
+def speedup(threads: int, doubling: float = DOUBLING) -> float:
+    """Return how many times faster one tile is with ``threads`` threads than with one.
+
+    Args:
+        threads: that work on the tile.
+        doubling: processor time of a tile with twice the threads, as a multiple.
+    """
+    return threads / math.pow(doubling, math.log2(threads))
 
 
 def parallelism_for(
@@ -71,7 +78,7 @@ def choose_tile(picture: Size, bytes_per_pixel: int, resources: Resources, free:
         free: bytes that are free now.
     """
     best, least = SMALLEST_TILE, math.inf
-    for side in sorted(_sides(picture)):
+    for side in sorted(_sides(picture, resources.largest_tile)):
         parallelism, time = _fastest(picture, side, bytes_per_pixel, resources)
         needed = parallelism.workers * tile_bytes(picture, side, bytes_per_pixel)
         if needed <= min(free, resources.memory) and time < least:
@@ -91,9 +98,12 @@ def _fastest(
     """Return the fastest parallelism whose tiles fit, and its time for the picture."""
     most = resources.memory // max(1, tile_bytes(picture, tile, bytes_per_pixel))
     best = Parallelism(1, resources.cores)
-    least = _time(picture, tile, best)
+    least = _time(picture, tile, best, resources.doubling)
     for parallelism in _candidates(resources.cores):
-        if parallelism.workers <= most and (time := _time(picture, tile, parallelism)) < least:
+        if (
+            parallelism.workers <= most
+            and (time := _time(picture, tile, parallelism, resources.doubling)) < least
+        ):
             best, least = parallelism, time
     return best, least
 
@@ -105,25 +115,25 @@ def _candidates(cores: int) -> Iterator[Parallelism]:
         threads //= 2
 
 
-def _sides(picture: Size) -> set[int]:
+def _sides(picture: Size, largest: int) -> set[int]:
     """Return the sides to consider: those that give equal parts, and some between."""
-    sides = {SMALLEST_TILE, LARGEST_TILE}
+    sides = {SMALLEST_TILE, largest}
     for length in (picture.width, picture.height):
-        fewest = math.ceil(length / LARGEST_TILE)
+        fewest = math.ceil(length / largest)
         for parts in range(fewest, max(fewest, min(length // SMALLEST_TILE, 4 * fewest + 16)) + 1):
             sides.add(math.ceil(length / parts))
-    sides |= set(range(SMALLEST_TILE, LARGEST_TILE, 8))
+    sides |= set(range(SMALLEST_TILE, largest, 8))
     longest = max(picture.width, picture.height, SMALLEST_TILE)
-    return {side for side in sides if SMALLEST_TILE <= side <= min(LARGEST_TILE, longest)}
+    return {side for side in sides if SMALLEST_TILE <= side <= min(largest, longest)}
 
 
-def _time(picture: Size, tile: int, parallelism: Parallelism) -> float:
+def _time(picture: Size, tile: int, parallelism: Parallelism, doubling: float) -> float:
     """Return the time for the picture, in units of one pixel on one thread.
 
     Padding counts in full, although the last layers skip it. This overestimates the smallest tiles
     by up to a fifth.
     """
-    pace = speedup(parallelism.threads)
+    pace = speedup(parallelism.threads, doubling)
     columns, rows = math.ceil(picture.width / tile), math.ceil(picture.height / tile)
     work = (picture.width + 2 * PADDING * columns) * (picture.height + 2 * PADDING * rows)
     if parallelism.workers == 1 or columns * rows > _COUNTED * parallelism.workers:

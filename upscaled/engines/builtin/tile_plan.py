@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.memory_budget import MemoryBudget
 from upscaled.engines.builtin.parallelism import (
+    DOUBLING,
+    LARGEST_TILE,
     MEMORY_PER_CORE,
     Parallelism,
     Resources,
@@ -16,6 +18,7 @@ from upscaled.engines.builtin.parallelism import (
     tile_bytes,
 )
 from upscaled.engines.engine import ModelFiles
+from upscaled.engines.way import Way
 from upscaled.pictures import Size
 
 _PACKED = 0.9
@@ -57,6 +60,7 @@ def plan_on_cpu(
     free: int | None = None,
     shares: int = 1,
     library: CpuLibrary = CpuLibrary.NCNN,
+    way: Way | None = None,
 ) -> TilePlan:
     """Plan a task on the CPU; the worker and the estimator use the same plan.
 
@@ -72,6 +76,7 @@ def plan_on_cpu(
             admits so few tasks that cores would idle, each gets all threads. `MemoryGate` keeps
             their tiles together within ``tile_memory_limit``.
         library: the preferred library; another one is planned if memory does not suffice.
+        way: the measured one, as far as it goes beyond the library; it applies to that one only.
 
     Raises:
         TooLittleMemoryError: not even the smallest tile fits into the limit.
@@ -79,11 +84,14 @@ def plan_on_cpu(
     budget = MemoryBudget(model, stored, limit, library)
     most = min(MEMORY_PER_CORE * threads, int(budget.for_tiles * _PACKED))
     whole = tile_bytes(picture, max(picture.width, picture.height), budget.bytes_per_pixel)
+    largest, doubling = LARGEST_TILE, DOUBLING
+    if way is not None and budget.variant.library == way.library:
+        largest, doubling = way.tile or largest, way.doubling or doubling
     # If memory admits few tasks, one thread each would leave cores idle. More threads than cores
     # cost less than idle cores.
-    if min(shares, most // max(1, whole)) < speedup(threads):
+    if min(shares, most // max(1, whole)) < speedup(threads, doubling):
         shares = 1
-    resources = Resources(max(1, threads // shares), most)
+    resources = Resources(max(1, threads // shares), most, largest, doubling)
     free = most if free is None else free // shares  # other tasks may be planned at the same time
     tile = tile or choose_tile(picture, budget.bytes_per_pixel, resources, free)
     parallelism = parallelism_for(picture, tile, budget.bytes_per_pixel, resources)

@@ -3,7 +3,8 @@
     python -m upscaled.engines.builtin.worker PARENT_PID --device cpu|INDEX --threads N
 
 Requests, by their ``op``: ``upscale`` (a task; sends an event after each tile), ``inspect`` (a
-network) and ``devices`` (lists the Vulkan devices). `messages` encodes and decodes them.
+network), ``measure`` (a way to run a network) and ``devices`` (lists the Vulkan devices).
+`messages` encodes and decodes them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from typing import Any
 
 import ncnn
 
+from upscaled import serial
 from upscaled.engines import memory
-from upscaled.engines.builtin import inspection, upscaling
+from upscaled.engines.builtin import inspection, measuring, upscaling
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.loader import Identity, LibraryRejectedError, Loader
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
-from upscaled.engines.builtin.messages import NetworkFiles, decode_network, decode_task
+from upscaled.engines.builtin.messages import (
+    NetworkFiles,
+    decode_network,
+    decode_task,
+    decode_trial,
+)
 from upscaled.engines.builtin.network import InferenceError, Network
 from upscaled.engines.builtin.parallelism import Parallelism, speedup
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
@@ -104,6 +111,8 @@ class Worker:
                     return self._upscale(decode_task(message), send)
                 case "inspect":
                     return self._inspect(message)
+                case "measure":
+                    return self._measure(message)
                 case "devices":
                     return {"devices": _devices()}
                 case other:
@@ -122,6 +131,11 @@ class Worker:
     def _inspect(self, message: Message) -> Message:
         findings = inspection.inspect(decode_network(message), threads=self._threads)
         return dataclasses.asdict(findings)
+
+    def _measure(self, message: Message) -> Message:
+        found = measuring.measure(decode_trial(message), self._threads, self._limit)
+        reply: Message = serial.plain(found)
+        return reply
 
     def _upscale(self, task: UpscaleTask, send: Callable[[Message], None]) -> Message:
         if self._device is not None and self._device >= ncnn.get_gpu_count():
@@ -152,13 +166,15 @@ class Worker:
         ) as reserved:
             send({"begun": True})
             with self._loading:
-                loaded = self._load(task.model, reserved, plan)
+                loaded = self._load(task, reserved, plan)
             try:
                 upscaling.upscale(
                     loaded.network,
                     task,
                     plan.tile,
-                    lambda tiles: send(_progress(tiles, loaded, plan, task)),
+                    lambda tiles: send(
+                        _progress(tiles, loaded, plan, task) | {"threads": reserved.network.threads}
+                    ),
                     workers=plan.parallelism.workers,
                 )
             finally:
@@ -181,12 +197,13 @@ class Worker:
             limit=self._limit,
             free=free,
             shares=task.shares,
-            library=self._loader.library_for(files),
+            library=self._loader.library_for(files, _measured(task)),
+            way=task.way,
         )
 
-    def _load(self, model: ModelFiles, need: MemoryNeed[_Key], plan: TilePlan) -> _Loaded:
+    def _load(self, task: UpscaleTask, need: MemoryNeed[_Key], plan: TilePlan) -> _Loaded:
         """Return the loaded network; unload others if memory or `models_kept` demands it."""
-        key = need.network
+        key, model = need.network, task.model
         in_use = self._gate.networks_in_use()
         for other in [other for other in self._networks if other not in in_use]:
             models = {known.files for known in [*self._networks, key]}
@@ -199,7 +216,9 @@ class Worker:
         loaded = self._networks.get(key)
         if loaded is None:
             files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
-            network = self._loader.load(files, key.files, plan, threads=key.threads)
+            network = self._loader.load(
+                files, key.files, plan, threads=key.threads, measured=_measured(task)
+            )
             guess = guess_seconds(files.bin.stat().st_size, 1, self._weights_per_second(key))
             loaded = self._networks[key] = _Loaded(network, need.weights, guess)
         self._networks.move_to_end(key)
@@ -241,9 +260,14 @@ def _progress(
         "rows": tiles.rows,
         "tile": plan.tile,
         "library": plan.library.with_version(),
+        "at_once": plan.parallelism.workers,
         "running": min(plan.parallelism.workers, tiles.total - tiles.done),
         "seconds": seconds,
     }
+
+
+def _measured(task: UpscaleTask) -> CpuLibrary | None:
+    return None if task.way is None else CpuLibrary(task.way.library)
 
 
 def _identity(model: ModelFiles) -> Identity:

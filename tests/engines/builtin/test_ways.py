@@ -1,0 +1,131 @@
+"""What was measured of ways to run networks is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from testkit.networks import write_repeater
+from upscaled.engines.builtin import ways as ways_module
+from upscaled.engines.builtin.choice import Pace, Table
+from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.ways import Ways, this_machine
+from upscaled.engines.engine import ModelFiles
+from upscaled.engines.way import Way
+from upscaled.pictures import Size
+
+SMALL, LARGE = Size(100, 100), Size(1000, 1000)
+TABLE = Table(
+    "n",
+    (
+        Pace(CpuLibrary.NCNN, 1, 2, 64, 1e-6, 90),
+        Pace(CpuLibrary.NCNN, 1, 2, 400, 9e-6, 90),
+        Pace(CpuLibrary.OPENVINO, 1, 2, 64, 2e-6, 90),
+        Pace(CpuLibrary.OPENVINO, 1, 2, 400, 1e-7, 90),
+    ),
+    {CpuLibrary.OPENVINO: {"slope": 80.0}},
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFiles:
+    return write_repeater(tmp_path, "n", 2)
+
+
+async def opened(file: Path, threads: int = 2) -> Ways:
+    ways = Ways(file, await asyncio.to_thread(this_machine, threads, 0))
+    await ways.load()
+    return ways
+
+
+async def test_a_network_is_wanted_until_it_is_measured_then_its_way_is_known(
+    tmp_path: Path, model: ModelFiles
+) -> None:
+    ways = await opened(tmp_path / "data" / "ways.json")
+    assert ways.of(model, LARGE) is None
+    ways.meet(model, "key")
+    assert dict(ways.wanted) == {"key": model}
+    await ways.put("key", TABLE)
+    assert not ways.wanted
+    assert ways.of(model, LARGE) == Way("openvino")
+    assert ways.of(model, SMALL) == Way("ncnn")
+    again = await opened(tmp_path / "data" / "ways.json")
+    assert again.of(model, LARGE) is None  # which files are that network is not known yet
+    again.meet(model, "key")
+    assert not again.wanted
+    assert again.of(model, LARGE) == Way("openvino")
+    assert again.tables == {"key": TABLE}
+    again.meet(model, "replaced")
+    assert again.of(model, LARGE) is None
+    assert list(again.wanted) == ["replaced"]
+
+
+async def test_on_another_machine_nothing_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "ways.json"
+    await (await opened(file)).put("key", TABLE)
+    assert (await opened(file)).tables
+    assert not (await opened(file, threads=3)).tables
+    machine = await asyncio.to_thread(this_machine, 2, 0)
+    for other in (
+        dataclasses.replace(machine, processor="another"),
+        dataclasses.replace(machine, flags="avx2"),
+        dataclasses.replace(machine, libraries=("ncnn 0.9",)),
+        dataclasses.replace(machine, memory_gib=machine.memory_gib + 8),
+        dataclasses.replace(machine, memory_limit_mb=900),
+    ):
+        ways = Ways(file, other)
+        await ways.load()
+        assert not ways.tables
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', bytes(50)])
+async def test_a_damaged_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "ways.json"
+    file.write_bytes(content)
+    ways = await opened(file)
+    assert not ways.tables
+    await ways.put("key", TABLE)
+    assert (await opened(file)).tables == {"key": TABLE}
+
+
+async def test_a_file_of_another_format_counts_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ways.json"
+    await (await opened(file)).put("key", TABLE)
+    monkeypatch.setattr(ways_module, "_FORMAT", 99)
+    assert not (await opened(file)).tables
+
+
+async def test_the_file_and_the_list_of_wanted_networks_are_bounded(
+    tmp_path: Path, model: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways_module, "_TABLES", 3)
+    monkeypatch.setattr(ways_module, "_WANTED", 3)
+    ways = await opened(tmp_path / "ways.json")
+    for number in range(5):
+        ways.meet(model, f"wanted {number}")
+        await ways.put(f"key {number}", TABLE)
+    assert list(ways.tables) == ["key 2", "key 3", "key 4"]
+    assert len(ways.wanted) == 3
+    assert list((await opened(tmp_path / "ways.json")).tables) == ["key 2", "key 3", "key 4"]
+
+
+async def test_a_folder_that_cannot_be_written_is_no_error(
+    tmp_path: Path, model: ModelFiles
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    ways = await opened(tmp_path / "file" / "ways.json")
+    ways.meet(model, "key")
+    await ways.put("key", TABLE)
+    assert ways.of(model, LARGE) == Way("openvino")
+
+
+def test_where_a_setting_forces_a_way_nothing_is_wanted(model: ModelFiles) -> None:
+    ways = Ways()
+    ways.meet(model, "key")
+    assert not ways.wanted
+    assert ways.of(model, LARGE) is None

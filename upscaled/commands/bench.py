@@ -1,0 +1,102 @@
+"""``upscaled bench``: measures the ways to run networks on this processor, and shows them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+
+from upscaled import serial
+from upscaled.config.settings import Config
+from upscaled.digests import Digests
+from upscaled.engines.builtin import choice
+from upscaled.engines.builtin.calibration import Calibration
+from upscaled.engines.builtin.choice import Table
+from upscaled.engines.builtin.cpu_library import possible_libraries
+from upscaled.engines.builtin.ways import Ways, key_of
+from upscaled.engines.engine import ModelFiles
+from upscaled.engines.selection import choose, cpu_threads, open_ways, worker_memory_mb
+from upscaled.errors import ConfigError, UnknownModelError
+from upscaled.models.catalog import ModelCatalog
+
+
+async def bench(options: argparse.Namespace, config: Config) -> int:
+    """Measure the networks of the named models and print the tables."""
+    selected = await choose(config)
+    ways = await open_ways(config, selected, config.ways_file)
+    if not ways.used:
+        raise ConfigError(
+            "There is nothing to measure: upscaler.cpu_library forces a library, "
+            "upscaler.calibrate is false, or no network runs on the CPU."
+        )
+    memory_mb = worker_memory_mb(config, selected)
+    libraries = await asyncio.to_thread(possible_libraries)
+    tables = []
+    for model, key in await _networks(options.model, config):
+        table = ways.tables.get(key)
+        if table is None or options.again:
+            print(f"Measuring {model.stem} …", file=sys.stderr, flush=True)
+            table = await Calibration(model, libraries, cpu_threads(config), memory_mb).run()
+            await ways.put(key, table)
+        tables.append(table)
+    if options.json:
+        print(json.dumps([serial.plain(table) for table in tables]))
+    else:
+        print("\n\n".join("\n".join(lines_of(table)) for table in tables))
+    return 0
+
+
+async def _networks(names: list[str], config: Config) -> list[tuple[ModelFiles, str]]:
+    """Return the networks of the named models, or of all, with their keys.
+
+    Raises:
+        UnknownModelError: a name is not that of a model.
+    """
+    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await catalog.rescan()
+    models = [catalog.get(name) for name in names] if names else list(catalog.models)
+    if not models:
+        raise UnknownModelError(
+            "There is no model; `upscaled models install` puts them into the models folder."
+        )
+    digests = Digests()
+    files = [one for model in models for one in model.files.values()]
+    return [(one, key_of(await digests.of(one.param), await digests.of(one.bin))) for one in files]
+
+
+async def known_tables(config: Config, ways: Ways) -> list[Table]:
+    """Return what was measured of the installed networks, without measuring."""
+    try:
+        networks = await _networks([], config)
+    except UnknownModelError:
+        return []
+    return [ways.tables[key] for _, key in networks if key in ways.tables]
+
+
+def lines_of(table: Table) -> Iterator[str]:
+    """Yield the lines of a table for people: the network, then its ways."""
+    way, small = choice.choose(table), choice.choose_for_small(table)
+    yield table.name
+    yield "  way                                    s/MP     dB   MiB"
+    for pace in sorted(table.paces, key=lambda pace: pace.seconds_per_megapixel):
+        least = table.least_db(pace.library)
+        shown = "32 bits" if least is None else f"{least:.1f}"
+        at_once = (
+            f"{pace.at_once} × {pace.threads} threads"
+            if pace.at_once > 1
+            else (f"{pace.threads} threads")
+        )
+        name = f"{pace.library.value}, tile {pace.side}, {at_once}"
+        bad = "" if table.holds(pace.library) else "  not like enough"
+        yield (
+            f"  {name:<36} {pace.seconds_per_megapixel:>6.2f} {shown:>7} {pace.memory_mb:>5}{bad}"
+        )
+    for library, reason in table.failures.items():
+        yield f"  {library.value}: {reason}"
+    if way is None or small is None:
+        yield "  chosen: nothing, since no way works; the rule of cpu_library applies"
+        return
+    cap = f", tiles up to {way.tile}" if way.tile else ""
+    yield f"  chosen: {way.library}{cap}; for small pictures {small.library}"

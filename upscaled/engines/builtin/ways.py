@@ -1,0 +1,164 @@
+"""The measured ways to run networks on this machine, remembered across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upscaled import files, serial
+from upscaled.engines import memory
+from upscaled.engines.builtin import choice, cpu_library, processor
+from upscaled.engines.builtin.choice import Table
+from upscaled.engines.engine import ModelFiles, is_small
+from upscaled.engines.way import Way
+from upscaled.pictures import Size
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+"""Increase it when measurements change; older files are then ignored."""
+_TABLES = 64
+"""Networks whose measurements are kept; the one measured longest ago goes first."""
+_WANTED = 16
+"""Networks that wait to be measured; more are left until they are used again."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What measurements depend on: on another machine they are made again."""
+
+    processor: str
+    flags: str
+    """Those that decide which libraries can be used."""
+    cores: int
+    memory_gib: int
+    libraries: tuple[str, ...]
+    """With their versions."""
+    memory_limit_mb: int
+    """The setting; 0: none."""
+
+
+def this_machine(threads: int, memory_limit_mb: int) -> Machine:
+    """Return the description of this machine; blocking.
+
+    Args:
+        threads: of the engine.
+        memory_limit_mb: the setting.
+    """
+    usable = {"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16"}
+    return Machine(
+        processor.name(),
+        " ".join(sorted(processor.flags() & usable)),
+        threads,
+        round(memory.ceiling(None) / (1 << 29)),  # the ceiling is half of the memory
+        cpu_library.versions(),
+        memory_limit_mb,
+    )
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The content of the file."""
+
+    format: int
+    machine: Machine
+    networks: dict[str, Table] = field(default_factory=dict)
+
+
+class Ways:
+    """Knows the best way to run each network that was measured.
+
+    Args:
+        file: where measurements are kept; None: nowhere.
+        machine: this one; None: nothing is measured or chosen, the engine's rule holds.
+    """
+
+    def __init__(self, file: Path | None = None, machine: Machine | None = None) -> None:
+        self._file = file
+        self._machine = machine
+        self._tables: OrderedDict[str, Table] = OrderedDict()
+        self._chosen: dict[str, tuple[Way | None, Way | None]] = {}
+        self._keys: dict[Path, str] = {}
+        self.wanted: OrderedDict[str, ModelFiles] = OrderedDict()
+        """Networks that were used and are not measured, by key."""
+
+    @property
+    def used(self) -> bool:
+        """Whether ways are chosen at all."""
+        return self._machine is not None
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """What was measured, by the network's key."""
+        return self._tables
+
+    async def load(self) -> None:
+        """Read the file; one that is unreadable or of another machine counts as empty."""
+        if self._file is not None and self._machine is not None:
+            found = await asyncio.to_thread(_read, self._file, self._machine)
+            self._tables = OrderedDict(found)
+            self._chosen = {key: _choices(table) for key, table in found.items()}
+
+    def meet(self, model: ModelFiles, key: str) -> None:
+        """Note the key of a network's files, and that it is wanted if it was not measured."""
+        if self._machine is None:
+            return
+        self._keys[model.param] = key
+        if key not in self._tables and (key in self.wanted or len(self.wanted) < _WANTED):
+            self.wanted[key] = model
+
+    def of(self, model: ModelFiles, picture: Size) -> Way | None:
+        """Return the best way to run a network that was met; None: not measured."""
+        large, small = self._chosen.get(self._keys.get(model.param, ""), (None, None))
+        return small if is_small(picture) else large
+
+    def best(self, key: str) -> Way | None:
+        """Return the best way to run a measured network on large pictures."""
+        return self._chosen.get(key, (None, None))[0]
+
+    async def put(self, key: str, table: Table) -> None:
+        """Remember the measurements of a network."""
+        self._tables[key] = table
+        self._tables.move_to_end(key)
+        while len(self._tables) > _TABLES:
+            self._chosen.pop(self._tables.popitem(last=False)[0], None)
+        self._chosen[key] = _choices(table)
+        self.wanted.pop(key, None)
+        if self._file is not None and self._machine is not None:
+            document = _Document(_FORMAT, self._machine, dict(self._tables))
+            await asyncio.to_thread(_write, self._file, document)
+
+
+def key_of(param_sha256: str, bin_sha256: str) -> str:
+    """Return the key of a network."""
+    return f"{param_sha256} {bin_sha256}"
+
+
+def _choices(table: Table) -> tuple[Way | None, Way | None]:
+    return choice.choose(table), choice.choose_for_small(table)
+
+
+def _read(file: Path, machine: Machine) -> dict[str, Table]:
+    try:
+        document = serial.decode(file.read_bytes(), _Document)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be read (%s); networks are measured again.", file, error)
+        return {}
+    if document.format != _FORMAT or document.machine != machine:
+        return {}
+    return document.networks
+
+
+def _write(file: Path, document: _Document) -> None:
+    try:
+        files.make_folder(file.parent)
+        files.replace(file, serial.encode(document))
+    except OSError as error:
+        # Without it the next start measures again; nothing else is lost.
+        log.warning("%s can't be written: %s.", file, error.strerror)
