@@ -9,8 +9,10 @@ from aiohttp import web
 
 from upscaled.api import page, routes
 from upscaled.api.auth import Authenticator
+from upscaled.api.broadcasts import Broadcasts
 from upscaled.api.connections import Connections
 from upscaled.api.context import (
+    BROADCASTS,
     CONNECTIONS,
     DELIVERY_TRACKER,
     EVENT_STREAMS,
@@ -87,7 +89,9 @@ def make_app(service: Service) -> web.Application:
         settings.max_connections, settings.header_timeout_seconds, settings.send_timeout_seconds
     )
     app[DELIVERY_TRACKER] = DeliveryTracker()
-    app[EVENT_STREAMS] = EventStreams(settings.max_connections, settings.send_timeout_seconds)
+    streams = EventStreams(settings.max_connections, settings.send_timeout_seconds)
+    app[EVENT_STREAMS] = streams
+    app[BROADCASTS] = Broadcasts(streams)
     app[LINK_BASE] = LinkBase(prefix, settings.public_url, proxies)
     app[PREVIEW_RATE] = RateLimit(service.config.limits.previews_per_minute, "previews")
     app[SENDING] = Sending()

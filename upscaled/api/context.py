@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from upscaled.api.broadcasts import Broadcasts
     from upscaled.api.connections import Connections
     from upscaled.api.delivery import DeliveryTracker
     from upscaled.api.event_streams import EventStreams
@@ -23,6 +24,7 @@ SERVICE: web.AppKey[Service] = web.AppKey("service")
 METRICS: web.AppKey[Metrics | None] = web.AppKey("metrics")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
+BROADCASTS: web.AppKey[Broadcasts] = web.AppKey("broadcasts")
 EVENT_STREAMS: web.AppKey[EventStreams] = web.AppKey("event_streams")
 LINK_BASE: web.AppKey[LinkBase] = web.AppKey("link_base")
 PREVIEW_RATE: web.AppKey[RateLimit] = web.AppKey("preview_rate")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aiohttp import web
 
 from upscaled.api.auth import client_of
+from upscaled.api.broadcasts import Encode, Listener
 from upscaled.api.connections import Connection
-from upscaled.api.context import EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
+from upscaled.api.context import BROADCASTS, EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.jobs import job_id_of
 from upscaled.api.status_json import StatusRenderer
+from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import TERMINAL, JobState
 from upscaled.jobs.updates import JobUpdate, LaggedError, Subscription
 
@@ -32,19 +36,42 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     if last is not None and _is_end(last) and job.state in TERMINAL:
         return web.Response(status=204)  # tells an EventSource not to connect again
     after = None if last is None else _sequence(last)
-    return await _stream(
-        request, service.jobs.subscribe(job.id, owner, after=after), f"job-{job.id}"
-    )
+    base = request.app[LINK_BASE].of(request)
+    encode = functools.partial(event_of, renderer=request.app[STATUS_RENDERER], base=base)
+
+    async def send(_response: web.StreamResponse) -> None:
+        listener = Listener(request, after or 0)
+        async with service.jobs.subscribe(job.id, owner, after=after) as updates:
+            while not updates.empty:
+                update = await anext(updates)
+                listener.send(encode(update))
+                listener.last = update.sequence
+                if update.ended:
+                    return
+        await request.app[BROADCASTS].listen(
+            (job.id, base),
+            listener,
+            functools.partial(service.jobs.subscribe, job.id),
+            encode,
+            _HEARTBEAT_SECONDS,
+        )
+
+    return await _stream(request, send, f"job-{job.id}")
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:
     """``GET /events``: the caller's active jobs, then each change of any of its jobs."""
     last = _last_event_id(request)
     after = None if last is None else _sequence(last)
-    owner = client_of(request).owner
-    return await _stream(
-        request, request.app[SERVICE].jobs.subscribe_all(owner, after=after), "all"
-    )
+    jobs, owner = request.app[SERVICE].jobs, client_of(request).owner
+    base, streams = request.app[LINK_BASE].of(request), request.app[EVENT_STREAMS]
+    encode = functools.partial(event_of, renderer=request.app[STATUS_RENDERER], base=base)
+
+    async def send(response: web.StreamResponse) -> None:
+        async with jobs.subscribe_all(owner, after=after) as updates:
+            await _send(response, updates, encode, streams)
+
+    return await _stream(request, send, "all")
 
 
 def _last_event_id(request: web.Request) -> int | None:
@@ -87,9 +114,9 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
 
 
 async def _stream(
-    request: web.Request, subscribed: AbstractAsyncContextManager[Subscription], name: str
+    request: web.Request, send: Callable[[web.StreamResponse], Coroutine[Any, Any, None]], name: str
 ) -> web.StreamResponse:
-    """Send updates while the caller is connected and the server is not stopping."""
+    """Let ``send`` send updates while the caller is connected and the server is not stopping."""
     streams = request.app[EVENT_STREAMS]
     with streams.opened():
         response = web.StreamResponse(
@@ -103,37 +130,30 @@ async def _stream(
         if request.method == "HEAD":
             await response.prepare(request)
             return response
-        async with subscribed as updates:
-            streams.bound(request.transport)
-            await response.prepare(request)
-            renderer, base = request.app[STATUS_RENDERER], request.app[LINK_BASE].of(request)
-            sending = asyncio.create_task(
-                _send(response, updates, renderer, base, streams), name=f"events-{name}"
-            )
-            assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-            await request.protocol.wait(sending, None)
+        streams.bound(request.transport)
+        await response.prepare(request)
+        await response.write(b"retry: %d\n\n" % _RETRY_MILLISECONDS)
+        sending = asyncio.create_task(send(response), name=f"events-{name}")
+        assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
+        await request.protocol.wait(sending, None)
         if not sending.cancelled():
-            sending.result()
+            with contextlib.suppress(UnknownJobError):  # it was deleted a moment ago
+                sending.result()
         return response
 
 
 async def _send(
-    response: web.StreamResponse,
-    updates: Subscription,
-    renderer: StatusRenderer,
-    base: str,
-    streams: EventStreams,
+    response: web.StreamResponse, updates: Subscription, encode: Encode, streams: EventStreams
 ) -> None:
-    """Send updates until the job's end.
+    """Send updates of all jobs.
 
-    A listener to all jobs who falls too far behind is cut off: it connects again with the id of
-    its last event and misses nothing.
+    A listener who falls too far behind is cut off: it connects again with the id of its last event
+    and misses nothing.
 
     Raises:
         ConnectionError: the caller is gone.
     """
-    await response.write(b"retry: %d\n\n" % _RETRY_MILLISECONDS)
-    with contextlib.suppress(LaggedError, StopAsyncIteration):
+    with contextlib.suppress(LaggedError):
         while True:
             try:
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
@@ -141,6 +161,6 @@ async def _send(
             except TimeoutError:
                 await response.write(b":\n\n")
                 continue
-            await response.write(event_of(update, renderer, base))
-            if updates.empty and not update.ended:
+            await response.write(encode(update))
+            if updates.empty:
                 await updates.gather(streams.pause)
