@@ -4,9 +4,10 @@
 
 The listeners run in a separate process, each with a connection of its own to
 ``GET /events/{job_id}``. They share the machine with the server, so their own work slows the job
-too. Before and after each job with listeners, a job runs without; its time is compared with the
-mean of those two. A listener that does not see the end of the job, or sees two events with one id
-or ids that fall, counts as an error.
+too; their processor time and what they add to the server's are shown apart. Before and after each
+job with listeners, a job runs without; its time is compared with the mean of those two. A listener
+that does not see the end of the job, or sees two events with one id or ids that fall, counts as an
+error.
 """
 
 from __future__ import annotations
@@ -81,17 +82,34 @@ def memory_mib(server: ServerProcess) -> float:
     return float(psutil.Process(server.pid).memory_info().rss) / 2**20
 
 
-async def seconds_of(client: Client, job_id: str) -> float:
-    """Wait for a job's end, fetch its result, return its seconds."""
+def processor_seconds(server: ServerProcess) -> float:
+    """Return the processor time that the server process has used, without its children."""
+    times = psutil.Process(server.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+@dataclass
+class Took:
+    """What one job took."""
+
+    seconds: float
+    processor: float
+    """Processor time of the server process meanwhile, in seconds."""
+
+
+async def took(client: Client, server: ServerProcess, job_id: str) -> Took:
+    """Wait for the end of a job that is next in the queue, fetch its result."""
+    before = processor_seconds(server)
     status = await client.until(job_id)
+    used = processor_seconds(server) - before
     await client.download(job_id)
-    return float(status["duration_seconds"])
+    return Took(float(status["duration_seconds"]), used)
 
 
 async def followed(
     client: Client, server: ServerProcess, picture: bytes, listeners: int
-) -> tuple[float, float, Heard]:
-    """Run a job with listeners; return its seconds, the added MiB of memory, and what was heard."""
+) -> tuple[Took, float, Heard]:
+    """Run a job with listeners; return what it took, the added MiB of memory, what was heard."""
     before = memory_mib(server)
     blocker = await client.submit(picture, FIELDS)  # the job waits until the listeners are there
     job_id = await client.submit(picture, FIELDS)
@@ -103,14 +121,14 @@ async def followed(
     try:
         await asyncio.to_thread(ours.recv)
         added = memory_mib(server) - before
-        await seconds_of(client, blocker)
-        seconds = await seconds_of(client, job_id)
+        await took(client, server, blocker)
+        job = await took(client, server, job_id)
         heard: Heard = await asyncio.to_thread(ours.recv)
         process.join(_ENDED_SECONDS)
     finally:
         process.kill()
         process.join()
-    return seconds, added, heard
+    return job, added, heard
 
 
 async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
@@ -118,22 +136,28 @@ async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report
     width, height = (1200, 900) if options.quick else (2400, 1800)
     picture = photos.png(photos.photo(width, height))
     settings = {**setup.settings, "server.max_connections": 2 * options.listeners + 100}
-    slowed, alone, added, heard = [], [], [], []
+    slowed, spent, alone, added, heard = [], [], [], [], []
     async with (
         server_process(setup.folder / "server", setup.models, settings) as server,
         connect(server) as client,
     ):
 
-        async def left_alone() -> float:
-            alone.append(await seconds_of(client, await client.submit(picture, FIELDS)))
-            return alone[-1]
+        async def left_alone() -> Took:
+            # Like the job with listeners it follows another one, during which it is decoded.
+            blocker = await client.submit(picture, FIELDS)
+            job_id = await client.submit(picture, FIELDS)
+            await took(client, server, blocker)
+            job = await took(client, server, job_id)
+            alone.append(job.seconds)
+            return job
 
         await left_alone()  # starts the engine
         for _ in range(options.rounds):
             before = await left_alone()
-            seconds, memory, told = await followed(client, server, picture, options.listeners)
+            job, memory, told = await followed(client, server, picture, options.listeners)
             after = await left_alone()
-            slowed.append(2 * seconds / (before + after))
+            slowed.append(2 * job.seconds / (before.seconds + after.seconds))
+            spent.append(job.processor - (before.processor + after.processor) / 2)
             added.append(memory)
             heard.append(told)
     who = f"{options.listeners:,} listeners"
@@ -142,11 +166,12 @@ async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report
     report.add(f"{who}: errors", len(errors), target=0, note=f"of {events:,} events")
     report.add(f"{who}: the job is slowed by", 100 * (statistics.median(slowed) - 1), "%",
                target=None if report.quick else SLOWED_BY, sense="under")  # fmt: skip
+    report.add(f"{who}: server's processor time added", statistics.median(spent), "s")
     report.add(f"{who}: server memory added", statistics.median(added), "MiB")
     report.add(f"{who}: their own processor time",
                statistics.median(one.processor for one in heard), "s")  # fmt: skip
     report.add("the job alone", statistics.median(alone), "s")
-    report.details = {"slowed": slowed, "errors": errors[:10]}
+    report.details = {"slowed": slowed, "spent": spent, "errors": errors[:10]}
 
 
 def main() -> None:

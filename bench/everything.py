@@ -53,6 +53,7 @@ BENCHES = (
     Bench("upload"),
     Bench("pollers"),
     Bench("http"),
+    Bench("events"),
     Bench("submit"),
     Bench("cache"),
     Bench("scheduling"),

@@ -255,6 +255,44 @@ async def test_a_listener_who_never_reads_is_cut_off(
         await streams_there_are(server, 0)  # while the listener is still connected
 
 
+async def test_a_listener_who_reads_nothing_of_a_job_holds_up_nobody(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.0001)
+    server = serve(server__send_timeout_seconds="1")
+    async with Caller(server) as api:
+        job_id = await api.accepted(a_picture(300, 300), **SLOW)
+        path = f"/api/v1/events/{job_id}"
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(deaf, ("127.0.0.1", server.port))
+            await loop.sock_sendall(deaf, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await streams_there_are(server, 1)
+            async with listening(server, f"/events/{job_id}") as stream:
+                await streams_there_are(server, 2)
+                await streams_there_are(server, 1)  # the deaf one is cut off
+                assert (await api.post(f"/cancel/{job_id}")).status == 200
+                assert (await stream.rest())[-1].data["status"] == "cancelled"
+    await streams_there_are(server, 0)
+    await until_in(server, lambda: not tasks_named("broadcast-"))
+
+
+async def test_an_old_client_gets_events_without_chunks(api: Caller) -> None:
+    job_id = await api.accepted(a_picture(300, 300), **SLOW)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    writer.write(f"GET /api/v1/events/{job_id} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    await reader.readuntil(b"data: ")
+    assert (await api.post(f"/cancel/{job_id}")).status == 200
+    rest = await reader.read(-1)
+    writer.close()
+    lines = (b"data: " + rest).splitlines()
+    assert {line.partition(b":")[0] for line in lines if line} <= {b"id", b"event", b"data", b""}
+    told = [json.loads(line[6:]) for line in lines if line.startswith(b"data: ")]
+    assert told[-1]["status"] == "cancelled"
+
+
 async def test_many_listeners_hear_of_the_end(serve: Callable[..., Server]) -> None:
     server = serve(server__max_connections="400")
     async with Caller(server) as api, contextlib.AsyncExitStack() as stack:
