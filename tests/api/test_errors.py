@@ -204,6 +204,29 @@ async def test_a_full_queue_says_when_to_come_back(serve: Callable[..., Server])
             await api.post(f"/cancel/{job_id}")
 
 
+async def test_a_full_queue_still_answers_from_the_cache(serve: Callable[..., Server]) -> None:
+    full = serve(limits__max_queue_size="1", storage__result_cache_mb="10")
+    known = {"model_name": FAST_MODEL, "wait": "30"}
+    async with Caller(full) as api:
+        first = await api.upscale(a_picture(), known)
+        assert (first.status, first.json["status"]) == (200, "completed")
+        jobs = [await api.accepted(a_picture(300, 300), model_name="realesrgan-x4plus")]
+        while (answer := await api.upscale(a_picture(310, 300))).status == 202:
+            jobs.append(answer.json["job_id"])
+            assert len(jobs) <= 3
+        assert (answer.status, answer.json["code"]) == (503, "queue_full")
+        again = await api.upscale(a_picture(), known)
+        assert (again.status, again.json["status"]) == (200, "completed")
+        assert (await api.get(f"/receipt/{again.json['job_id']}")).json["cached"] is True
+        other = await api.upscale(a_picture(), {**known, "scale": "3"})
+        assert (other.status, other.json["code"]) == (503, "queue_full")
+        assert int(other.headers["retry-after"]) >= 1
+        folders = {path.name for path in (full.data_dir / "jobs").iterdir()}
+        assert folders <= {*jobs, first.json["job_id"], again.json["job_id"]}
+        for job_id in jobs:
+            await api.post(f"/cancel/{job_id}")
+
+
 async def test_submissions_beyond_the_rate_are_told_to_wait(serve: Callable[..., Server]) -> None:
     strict = serve(limits__rate_limit_per_minute="2")
     async with Caller(strict) as api:

@@ -155,6 +155,15 @@ class Admission:
         await self._workspace.flush(job.id)
         return prepared
 
+    async def probe(self, upload: Path, client: Caller) -> Probe:
+        """Return size and format of an upload without decoding it.
+
+        Raises:
+            NotAPictureError: the upload is of no format we take.
+            UnusablePictureError: it can't be upscaled.
+        """
+        return await self._imaging.probe(upload, caller=client.key)
+
     async def _look_at(self, job_id: str, caller: str) -> tuple[Probe, Prepared | None]:
         upload, folder = self._workspace.upload_of(job_id), self._workspace.folder(job_id)
         return await self._imaging.receive(upload, folder, caller=caller)
@@ -181,7 +190,7 @@ class Admission:
         if upload is not None:
             if given:
                 raise BadRequestError("Give either image or input_width and input_height.")
-            probe = await self._imaging.probe(upload, caller=client.key)
+            probe = await self.probe(upload, client)
             size, format_ = probe.size, probe.format
         else:
             size, format_ = self._source_size(fields), INPUT_NAMES[0]

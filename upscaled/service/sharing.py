@@ -155,6 +155,12 @@ class SharedWork:
             if key not in self.cache:
                 return self.join(key, job.id)
 
+    async def cached_work(self, job: Job) -> CachedWork | None:
+        """Put the cached result of a new job into its folder; None if there is none."""
+        key = await self.key_of(job)
+        found = None if key is None else await self.cached(key, job)
+        return None if key is None or found is None else CachedWork(key, found)
+
     async def cached(self, key: str, job: Job) -> CachedResult | None:
         """Put the cached result of ``key`` into the job's folder; None if there is none.
 

@@ -115,6 +115,21 @@ class Submissions:
             if own >= self._limits.max_queue_per_client:
                 raise self._full(f"You have {own} jobs in the queue, as many as one client may")
 
+    def _full_for(self, client: Caller) -> QueueFullError | None:
+        """Return why only the result cache can answer the client; None: the queue has a place.
+
+        Raises:
+            ShuttingDownError: the server is stopping.
+            QueueFullError: the queue is full, and the cache empty.
+        """
+        try:
+            self.check(client)
+        except QueueFullError as error:
+            if not self._shared.cache.bytes:
+                raise
+            return error
+        return None
+
     def _full(self, why: str) -> QueueFullError:
         seconds = self._timing.retry_after()
         return QueueFullError(
@@ -135,7 +150,8 @@ class Submissions:
             NoSpaceError: the disk has no room for it.
         """
         if queues:
-            self.check(client)
+            # What the cache answers takes no place, but whether it does shows after the upload.
+            queues = self._full_for(client) is None
         self.on_arrival()
         return await self._uploads.begin(client, length, queues=queues)
 
@@ -181,13 +197,13 @@ class Submissions:
             UpscaledError: the refusal, see `Admission.admit` and `check`.
         """
         try:
-            self.check(client)
+            full = self._full_for(client)
             self._admitting[client.key] += 1
             self.on_arrival()
             try:
                 sha256 = sha256 or await asyncio.to_thread(sha256_of, upload)
                 admitted, place = await self._look_at(
-                    fields, upload, filename, client, sha256, links_base, size
+                    fields, upload, filename, client, sha256, links_base, size, full
                 )
                 key = (
                     claim.record(fingerprint(identity or sha256, fields), admitted.job.id)
@@ -215,7 +231,6 @@ class Submissions:
             raise WrongStateError(
                 f"The job is {earlier.state.value}; it can be tried again when it has ended."
             )
-        self.check(client)
         upload = self._workspace.new_upload()
         try:
             await asyncio.to_thread(os.link, self._workspace.upload_of(earlier.id), upload)
@@ -268,20 +283,31 @@ class Submissions:
         sha256: str,
         links_base: str,
         size: Size | None,
+        full: QueueFullError | None,
     ) -> tuple[Admitted, WorkGroup | CachedWork | None]:
         """Turn an upload into a job; find out who does its work.
 
         Returns:
             The job, and its group, or the result that the cache has. None: it is not known what
             decides about its work, so it shares it with nobody.
+
+        Raises:
+            QueueFullError: ``full``, unless the cache has the result.
         """
         async with self._shared.turn(client.owner, sha256):
+            known = self._shared.probe_of(client.owner, sha256)
+            if known is None and full is not None:  # decoding is for those who may stay
+                known = await self._admission.probe(upload, client)
             admitted = await self._admission.admit(
                 fields, upload, filename, client,
-                sha256=sha256, links_base=links_base, size=size,
-                known=self._shared.probe_of(client.owner, sha256),
+                sha256=sha256, links_base=links_base, size=size, known=known,
             )  # fmt: skip
             try:
+                if full is not None:
+                    found = await self._shared.cached_work(admitted.job)
+                    if found is None:
+                        raise full
+                    return admitted, found
                 self._shared.remember(client.owner, sha256, admitted.probe)
                 return admitted, await self._shared.place_of(admitted.job)
             except BaseException:
