@@ -245,7 +245,7 @@ async def test_an_unexpected_failure_is_logged_and_not_shown(
     async def fails(*_: Any) -> Any:
         raise RuntimeError("the secret reason")
 
-    monkeypatch.setattr(broken.service, "health", fails)
+    monkeypatch.setattr(broken.service.reports, "health", fails)
     async with Caller(broken) as api:
         answer = await api.get("/health")
     assert (answer.status, answer.json["code"]) == (500, "internal_error")
