@@ -32,8 +32,13 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
         "device": "cpu",
         "device_name": "CPU",
         "tile_size": receipt["engine"]["tile_size"],
+        "tiles_at_once": receipt["engine"]["tiles_at_once"],
+        "threads_per_tile": receipt["engine"]["threads_per_tile"],
+        "measured": False,
         "tta": False,
     }
+    assert receipt["engine"]["tiles_at_once"] > 0
+    assert receipt["engine"]["threads_per_tile"] > 0
     assert receipt["engine"]["tile_size"] > 0
     assert receipt["engine"]["library"].startswith(("ncnn 1", "OpenVINO 2"))
     assert set(receipt["seconds"]) == {"wait", "upscale", "finish"}  # decoded on arrival

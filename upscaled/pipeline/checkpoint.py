@@ -40,6 +40,10 @@ class Checkpoint:
     """Of the native program that made it."""
     way: Way | None = None
     """How the network runs; a later run goes on in the same way. None: by the engine's rule."""
+    tiles_at_once: int = 0
+    """Tiles that the last band's network worked on side by side; 0: unknown."""
+    threads_per_tile: int = 0
+    """Threads on each of them; 0: unknown."""
 
 
 def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:

@@ -173,6 +173,8 @@ class PipelineRun:
         self._resumed_rows = earlier.written.source_rows
         self._libraries, self._program_sha256 = earlier.libraries, earlier.program_sha256
         self._place, self._way = earlier.place, earlier.way
+        self._tiles_at_once = earlier.tiles_at_once
+        self._threads_per_tile = earlier.threads_per_tile
         self._seconds.stages["resumed"] = earlier.seconds
         log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
         if earlier.written.finished is None:
@@ -411,6 +413,8 @@ class PipelineRun:
             self._place,
             self._program_sha256,
             self._way,
+            self._tiles_at_once,
+            self._threads_per_tile,
         )
 
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
