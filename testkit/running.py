@@ -112,7 +112,7 @@ class Server:
         return path
 
 
-class Caller:
+class Api:
     """Calls a server; every answer is checked against the contract."""
 
     def __init__(self, server: Server, token: str | None = None) -> None:
@@ -120,7 +120,7 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Caller:
+    async def __aenter__(self) -> Api:
         self._session = aiohttp.ClientSession(headers=self._headers)
         return self
 

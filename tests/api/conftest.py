@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit.running import Caller, Server, configured
+from testkit.running import Api, Server, configured
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-async def api(server: Server) -> AsyncIterator[Caller]:
+async def api(server: Server) -> AsyncIterator[Api]:
     """A caller of the shared server."""
-    async with Caller(server) as caller:
+    async with Api(server) as caller:
         yield caller

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.api.auth import WRONG_TOKENS_PER_MINUTE
 from upscaled.api.rate_limit import RateLimit
 
@@ -27,7 +27,7 @@ async def test_without_the_token_only_health_and_the_contract_are_open(
     serve: Callable[..., Server],
 ) -> None:
     guarded = serve(server__auth_token=TOKEN)
-    async with Caller(guarded) as api:
+    async with Api(guarded) as api:
         assert (await api.get("/health")).json["status"] == "starting"  # it is not tested
         for path in ("/openapi.yaml", "/docs", "/docs/docs.js"):
             assert (await api.get(path)).status == 200
@@ -58,7 +58,7 @@ async def test_without_the_token_only_health_and_the_contract_are_open(
 async def test_the_token_is_taken_from_either_header(
     serve: Callable[..., Server], headers: dict[str, str], status: int
 ) -> None:
-    async with Caller(serve(server__auth_token=TOKEN)) as api:
+    async with Api(serve(server__auth_token=TOKEN)) as api:
         assert (await api.get("/models", headers=headers)).status == status
 
 
@@ -66,7 +66,7 @@ async def test_wrong_tokens_are_limited_and_the_right_one_is_not(
     serve: Callable[..., Server],
 ) -> None:
     guarded = serve(server__auth_token=TOKEN)
-    async with Caller(guarded, TOKEN) as friend, Caller(guarded, "wrong") as stranger:
+    async with Api(guarded, TOKEN) as friend, Api(guarded, "wrong") as stranger:
         statuses = [(await stranger.get("/models")).status for _ in range(15)]
         assert statuses == [401] * WRONG_TOKENS_PER_MINUTE + [429] * 5
         refused = await stranger.post("/upscale")
@@ -75,7 +75,7 @@ async def test_wrong_tokens_are_limited_and_the_right_one_is_not(
         assert refused.json["error"].startswith("More than 10 wrong tokens in a minute;")
         assert (await friend.get("/models")).status == 200
         assert (await stranger.get("/health")).json["status"] == "starting"
-    async with Caller(guarded) as nobody:
+    async with Api(guarded) as nobody:
         assert (await nobody.get("/models")).status == 401
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from testkit.contract import Answer, validate
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from testkit.waiting import until
 from upscaled.api.responses import SECURITY_HEADERS
 
@@ -47,7 +47,7 @@ async def test_more_connections_than_allowed_are_told_so(serve: Callable[..., Se
                 refused = await answer_of(reader)
                 assert (refused.status, refused.json["code"]) == (503, "too_many_connections")
                 assert refused.headers["retry-after"] == "1"
-    async with Caller(small) as api:
+    async with Api(small) as api:
         for _ in range(5):
             with contextlib.suppress(AssertionError):  # until the two have gone
                 answer = await api.get("/models")
@@ -147,7 +147,7 @@ async def test_an_upload_that_the_disk_would_not_hold_is_refused_before_it_comes
     full = serve()
     usage = SimpleNamespace(total=1 << 30, used=1 << 30, free=(64 << 20) + 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    async with Caller(full) as api:
+    async with Api(full) as api:
         refused = await api.upscale(a_picture())
         assert (refused.status, refused.json["code"]) == (507, "insufficient_storage")
         assert refused.json["error"].startswith("The server's disk has 0 MiB free for uploads")
@@ -160,7 +160,7 @@ async def test_an_upload_that_the_disk_would_not_hold_is_refused_before_it_comes
 async def test_health_says_that_a_stopping_server_is_draining(serve: Callable[..., Server]) -> None:
     stopping = serve()
     stopping.service.submissions.close()
-    async with Caller(stopping) as api:
+    async with Api(stopping) as api:
         health = await api.get("/health")
         assert (health.status, health.json["status"]) == (503, "draining")
         assert (await api.upscale(a_picture())).json["code"] == "shutting_down"

@@ -9,10 +9,10 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from testkit import contract
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 
 
-async def test_the_served_contract_is_the_file_itself(api: Caller) -> None:
+async def test_the_served_contract_is_the_file_itself(api: Api) -> None:
     answer = await api.get("/openapi.yaml")
     assert answer.body == contract.FILE.read_bytes()
     assert answer.headers["content-type"] == "application/yaml"
@@ -21,7 +21,7 @@ async def test_the_served_contract_is_the_file_itself(api: Caller) -> None:
 async def test_the_served_contract_names_the_prefix_the_server_has(
     serve: Callable[..., Server],
 ) -> None:
-    async with Caller(serve(server__api_prefix="/pictures/v9")) as api:
+    async with Api(serve(server__api_prefix="/pictures/v9")) as api:
         served = yaml.safe_load((await api.get("/openapi.yaml")).body)
     assert served["servers"] == [{"url": "/pictures/v9"}]
     assert served["paths"] == contract.document()["paths"]
@@ -56,7 +56,7 @@ def test_the_examples_of_a_status_fit_their_schema() -> None:
         contract.validate(example["value"], "/components/schemas/JobStatus")
 
 
-async def test_the_page_loads_only_what_this_server_has(api: Caller) -> None:
+async def test_the_page_loads_only_what_this_server_has(api: Api) -> None:
     page = await api.get("/docs")
     text = page.body.decode()
     assert "//" not in text.replace("<!doctype html>", "")
@@ -72,7 +72,7 @@ async def test_the_page_loads_only_what_this_server_has(api: Caller) -> None:
     assert page.headers["x-frame-options"] == "DENY"
 
 
-async def test_only_the_files_of_the_page_are_served(api: Caller) -> None:
+async def test_only_the_files_of_the_page_are_served(api: Api) -> None:
     for name in ("..%2f__init__.py", "index.html", "VERSION", "%2e%2e"):
         assert (await api.get(f"/docs/{name}")).status == 404
 
@@ -81,7 +81,7 @@ async def test_the_page_can_be_switched_off_and_the_contract_stays(
     serve: Callable[..., Server],
 ) -> None:
     plain = serve(features__docs="false")
-    async with Caller(plain) as api:
+    async with Api(plain) as api:
         assert (await api.get("/openapi.yaml")).status == 200
         for path in ("/docs/docs.js", "/docs/swagger-ui.css"):
             assert (await api.get(path)).status == 404

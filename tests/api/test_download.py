@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from testkit.curl import curl
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until_in
 from upscaled.api.context import DELIVERY_TRACKER
 from upscaled.api.download import disposition
 
 
-async def big_result(server: Server, api: Caller) -> tuple[str, bytes]:
+async def big_result(server: Server, api: Api) -> tuple[str, bytes]:
     """Return the id of a completed job and its result, several MB long.
 
     No fast model makes that much of a small picture, so the file is replaced by a longer one.
@@ -50,7 +50,7 @@ async def read_a_little(server: Server, job_id: str, headers: str = "") -> bytes
 
 
 async def test_a_broken_download_deletes_nothing_and_can_be_begun_again(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id, content = await big_result(server, api)
     for _ in range(3):
@@ -63,7 +63,7 @@ async def test_a_broken_download_deletes_nothing_and_can_be_begun_again(
     assert not server.result_file(job_id).exists()
 
 
-async def test_segments_after_a_broken_download_are_all_needed(api: Caller, server: Server) -> None:
+async def test_segments_after_a_broken_download_are_all_needed(api: Api, server: Server) -> None:
     job_id, content = await big_result(server, api)
     await read_a_little(server, job_id)
     size = len(content)
@@ -76,7 +76,7 @@ async def test_segments_after_a_broken_download_are_all_needed(api: Caller, serv
 
 
 async def test_curl_completes_a_broken_download_to_the_same_bytes(
-    api: Caller, server: Server, tmp_path: Path
+    api: Api, server: Server, tmp_path: Path
 ) -> None:
     job_id, content = await big_result(server, api)
     target = tmp_path / "result.png"
@@ -88,7 +88,7 @@ async def test_curl_completes_a_broken_download_to_the_same_bytes(
 
 
 async def test_a_result_goes_when_the_last_of_its_ranges_was_fetched(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id = await api.completed()
     path = f"/download/{job_id}"
@@ -107,9 +107,7 @@ async def test_a_result_goes_when_the_last_of_its_ranges_was_fetched(
     assert (await api.get(path)).status == 410
 
 
-async def test_asking_for_the_head_or_for_nothing_deletes_nothing(
-    api: Caller, server: Server
-) -> None:
+async def test_asking_for_the_head_or_for_nothing_deletes_nothing(api: Api, server: Server) -> None:
     job_id = await api.completed()
     path = f"/download/{job_id}"
     size = int((await api.call("HEAD", path)).headers["content-length"])
@@ -119,7 +117,7 @@ async def test_asking_for_the_head_or_for_nothing_deletes_nothing(
     assert server.result_file(job_id).exists()
 
 
-async def test_every_answer_carries_the_digest_of_the_whole(api: Caller, server: Server) -> None:
+async def test_every_answer_carries_the_digest_of_the_whole(api: Api, server: Server) -> None:
     job_id = await api.completed()
     path = f"/download/{job_id}"
     content = await asyncio.to_thread(server.result_file(job_id).read_bytes)
@@ -129,7 +127,7 @@ async def test_every_answer_carries_the_digest_of_the_whole(api: Caller, server:
         assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
 
 
-async def test_a_range_of_another_version_is_answered_with_the_whole(api: Caller) -> None:
+async def test_a_range_of_another_version_is_answered_with_the_whole(api: Api) -> None:
     job_id = await api.completed()
     other = {"Range": "bytes=10-", "If-Range": '"another"'}
     answer = await api.get(f"/download/{job_id}", headers=other)
@@ -139,14 +137,14 @@ async def test_a_range_of_another_version_is_answered_with_the_whole(api: Caller
 
 async def test_results_stay_where_the_settings_say_so(serve: Callable[..., Server]) -> None:
     keeping = serve(storage__delete_after_download="false")
-    async with Caller(keeping) as api:
+    async with Api(keeping) as api:
         job_id = await api.completed()
         first = await api.get(f"/download/{job_id}")
         assert (await api.get(f"/download/{job_id}")).body == first.body
 
 
 async def test_of_many_callers_at_once_one_at_least_gets_it_and_none_gets_half(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id, content = await big_result(server, api)
     answers = await asyncio.gather(*(api.get(f"/download/{job_id}") for _ in range(8)))
@@ -160,7 +158,7 @@ async def test_a_result_that_vanished_from_the_disk_breaks_no_server(
     serve: Callable[..., Server],
 ) -> None:
     damaged = serve()
-    async with Caller(damaged) as api:
+    async with Api(damaged) as api:
         job_id = await api.completed()
         damaged.result_file(job_id).unlink()
         gone = await api.get(f"/download/{job_id}")
@@ -171,7 +169,7 @@ async def test_a_result_that_vanished_from_the_disk_breaks_no_server(
 
 @pytest.mark.parametrize("name", ["Größe 😀.png", "a b'c.png", "..\\..\\x.png", 'q"u.png'])
 async def test_curl_saves_the_result_under_the_name_of_the_upload(
-    api: Caller, server: Server, tmp_path: Path, name: str
+    api: Api, server: Server, tmp_path: Path, name: str
 ) -> None:
     job_id = await api.completed(a_picture(), filename=name)
     done = await curl("-sS", "-OJ", f"{server.url}/download/{job_id}", cwd=tmp_path)
@@ -186,7 +184,7 @@ async def test_curl_saves_the_result_under_the_name_of_the_upload(
     [("x" * 251 + ".png", "x" * 200 + "_2x.png"), ("é" * 4000 + ".png", "é" * 100 + "_2x.png")],
 )
 async def test_a_name_too_long_to_be_saved_is_cut(
-    api: Caller, server: Server, name: str, saved_as: str
+    api: Api, server: Server, name: str, saved_as: str
 ) -> None:
     head = f'Content-Disposition: form-data; name="image"; filename="{name}"'
     model = f'Content-Disposition: form-data; name="model_name"\r\n\r\n{FAST_MODEL}'
@@ -206,7 +204,7 @@ async def test_a_name_too_long_to_be_saved_is_cut(
 
 
 async def test_a_shortage_of_open_files_delays_a_download_and_is_no_fault(
-    api: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+    api: Api, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id, whole = await big_result(server, api)
 

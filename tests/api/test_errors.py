@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from testkit import contract
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from upscaled.api.submit import FIELD_NAMES
 
 NOBODYS = "1234567890123456789"
@@ -48,7 +48,7 @@ REFUSALS: list[tuple[str, str, int, str]] = [
 
 @pytest.mark.parametrize(("method", "path", "status", "code"), REFUSALS)
 async def test_every_endpoint_refuses_in_the_one_shape(
-    api: Caller, method: str, path: str, status: int, code: str
+    api: Api, method: str, path: str, status: int, code: str
 ) -> None:
     # The shape itself is asserted by the caller, for every answer in these tests.
     answer = await api.call(method, path)
@@ -60,7 +60,7 @@ def test_every_documented_path_is_refused_somewhere_above() -> None:
     assert {path.split("/")[1] for path in contract.document()["paths"]} <= refused
 
 
-async def test_a_wrong_method_names_the_right_ones(api: Caller) -> None:
+async def test_a_wrong_method_names_the_right_ones(api: Api) -> None:
     answer = await api.call("DELETE", "/upscale")
     assert answer.headers["allow"] == "POST, PUT"
     assert answer.json["error"] == "DELETE is not allowed here; allowed: POST, PUT."
@@ -82,7 +82,7 @@ BAD_FIELDS: list[tuple[dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("fields", "sentence"), BAD_FIELDS)
 async def test_a_bad_field_is_named_with_what_is_allowed(
-    api: Caller, fields: dict[str, str], sentence: str
+    api: Api, fields: dict[str, str], sentence: str
 ) -> None:
     answer = await api.upscale(a_picture(), fields)
     assert answer.status == 400
@@ -94,7 +94,7 @@ def test_the_contract_has_the_fields_that_the_service_takes() -> None:
     assert set(described) == {"image", *FIELD_NAMES}
 
 
-async def test_an_unknown_model_is_refused_by_its_own_code(api: Caller) -> None:
+async def test_an_unknown_model_is_refused_by_its_own_code(api: Api) -> None:
     answer = await api.upscale(a_picture(), {"model_name": "nobody"})
     assert (answer.status, answer.json["code"]) == (400, "unknown_model")
     assert "realesrgan-x4plus" in answer.json["error"]
@@ -110,7 +110,7 @@ PICTURES: list[tuple[bytes | None, int, str]] = [
 
 @pytest.mark.parametrize(("picture", "status", "sentence"), PICTURES)
 async def test_a_missing_or_unusable_picture_is_refused(
-    api: Caller, server: Server, picture: bytes | None, status: int, sentence: str
+    api: Api, server: Server, picture: bytes | None, status: int, sentence: str
 ) -> None:
     answer = await api.upscale(picture)
     assert answer.status == status
@@ -118,7 +118,7 @@ async def test_a_missing_or_unusable_picture_is_refused(
     assert server.uploads() == []
 
 
-async def test_a_request_that_is_no_multipart_is_told_what_to_send(api: Caller) -> None:
+async def test_a_request_that_is_no_multipart_is_told_what_to_send(api: Api) -> None:
     text = {"data": a_picture(), "headers": {"Content-Type": "text/plain"}}
     for options in ({"json": {"image": "x"}}, text):
         answer = await api.post("/upscale", **options)
@@ -153,7 +153,7 @@ BROKEN_BODIES: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("parameters", "body", "sentence"), BROKEN_BODIES)
 async def test_a_broken_body_is_a_bad_request(
-    api: Caller, server: Server, parameters: str, body: bytes, sentence: str
+    api: Api, server: Server, parameters: str, body: bytes, sentence: str
 ) -> None:
     headers = {"Content-Type": "multipart/form-data" + parameters}
     answer = await api.post("/upscale", data=body, headers=headers)
@@ -163,7 +163,7 @@ async def test_a_broken_body_is_a_bad_request(
 
 
 @pytest.mark.parametrize("twice", ["image", "scale"])
-async def test_a_doubled_field_is_refused(api: Caller, server: Server, twice: str) -> None:
+async def test_a_doubled_field_is_refused(api: Api, server: Server, twice: str) -> None:
     form = aiohttp.FormData(default_to_multipart=True)
     for _ in range(2):
         form.add_field("image", a_picture(), filename="a.png") if twice == "image" else (
@@ -177,7 +177,7 @@ async def test_a_doubled_field_is_refused(api: Caller, server: Server, twice: st
 
 @pytest.mark.parametrize("image_first", [True, False])
 async def test_the_fields_may_come_in_any_order(
-    api: Caller, server: Server, image_first: bool
+    api: Api, server: Server, image_first: bool
 ) -> None:
     form = aiohttp.FormData(default_to_multipart=True)
     if image_first:
@@ -193,7 +193,7 @@ async def test_the_fields_may_come_in_any_order(
 
 async def test_a_full_queue_says_when_to_come_back(serve: Callable[..., Server]) -> None:
     full = serve(limits__max_queue_size="1")
-    async with Caller(full) as api:
+    async with Api(full) as api:
         jobs = [await api.accepted(a_picture(300, 300), model_name="realesrgan-x4plus")]
         while (answer := await api.upscale(a_picture())).status == 202:
             jobs.append(answer.json["job_id"])
@@ -207,7 +207,7 @@ async def test_a_full_queue_says_when_to_come_back(serve: Callable[..., Server])
 async def test_a_full_queue_still_answers_from_the_cache(serve: Callable[..., Server]) -> None:
     full = serve(limits__max_queue_size="1", storage__result_cache_mb="10")
     known = {"model_name": FAST_MODEL, "wait": "30"}
-    async with Caller(full) as api:
+    async with Api(full) as api:
         first = await api.upscale(a_picture(), known)
         assert (first.status, first.json["status"]) == (200, "completed")
         jobs = [await api.accepted(a_picture(300, 300), model_name="realesrgan-x4plus")]
@@ -229,7 +229,7 @@ async def test_a_full_queue_still_answers_from_the_cache(serve: Callable[..., Se
 
 async def test_submissions_beyond_the_rate_are_told_to_wait(serve: Callable[..., Server]) -> None:
     strict = serve(limits__rate_limit_per_minute="2")
-    async with Caller(strict) as api:
+    async with Api(strict) as api:
         assert [(await api.upscale(b"x")).status for _ in range(3)] == [415, 415, 429]
         answer = await api.upscale(b"x")
         assert answer.json["code"] == "rate_limited"
@@ -246,7 +246,7 @@ async def test_an_unexpected_failure_is_logged_and_not_shown(
         raise RuntimeError("the secret reason")
 
     monkeypatch.setattr(broken.service.reports, "health", fails)
-    async with Caller(broken) as api:
+    async with Api(broken) as api:
         answer = await api.get("/health")
     assert (answer.status, answer.json["code"]) == (500, "internal_error")
     assert "secret" not in answer.json["error"]

@@ -2,10 +2,10 @@ import aiohttp
 import pytest
 
 from testkit.contract import Answer
-from testkit.running import FAST_MODEL, Caller, a_picture
+from testkit.running import FAST_MODEL, Api, a_picture
 
 
-async def estimated(api: Caller, picture: bytes | None = None, **fields: str) -> Answer:
+async def estimated(api: Api, picture: bytes | None = None, **fields: str) -> Answer:
     form = aiohttp.FormData(default_to_multipart=True)
     for name, value in {"model_name": FAST_MODEL, **fields}.items():
         form.add_field(name, value)
@@ -14,7 +14,7 @@ async def estimated(api: Caller, picture: bytes | None = None, **fields: str) ->
     return await api.post("/estimate", data=form)
 
 
-async def test_a_size_alone_is_enough(api: Caller) -> None:
+async def test_a_size_alone_is_enough(api: Api) -> None:
     answer = await estimated(api, input_width="3000", input_height="2000", scale="2", format="jpg")
     assert answer.status == 200
     told = answer.json
@@ -26,7 +26,7 @@ async def test_a_size_alone_is_enough(api: Caller) -> None:
     assert smaller["memory_bytes"] < told["memory_bytes"]
 
 
-async def test_a_picture_is_looked_at_and_not_kept(api: Caller) -> None:
+async def test_a_picture_is_looked_at_and_not_kept(api: Api) -> None:
     answer = await estimated(api, a_picture(24, 16, "WEBP"), width="48")
     assert answer.json["input_size"] == {"width": 24, "height": 16}
     assert answer.json["output_size"] == {"width": 48, "height": 32}
@@ -35,7 +35,7 @@ async def test_a_picture_is_looked_at_and_not_kept(api: Caller) -> None:
     assert (await api.get("/health")).json["queue_length"] == 0
 
 
-async def test_after_a_job_the_estimate_is_a_measured_one(api: Caller) -> None:
+async def test_after_a_job_the_estimate_is_a_measured_one(api: Api) -> None:
     await api.completed()
     told = (await estimated(api, a_picture(), scale="2")).json
     assert told["measured"]
@@ -54,20 +54,20 @@ async def test_after_a_job_the_estimate_is_a_measured_one(api: Caller) -> None:
     ],
 )
 async def test_what_would_be_refused_is_refused(
-    api: Caller, fields: dict[str, str], status: int, words: str
+    api: Api, fields: dict[str, str], status: int, words: str
 ) -> None:
     answer = await estimated(api, None, **fields)
     assert answer.status == status, answer
     assert words in answer.json["error"]
 
 
-async def test_a_picture_and_a_size_contradict_each_other(api: Caller) -> None:
+async def test_a_picture_and_a_size_contradict_each_other(api: Api) -> None:
     answer = await estimated(api, a_picture(), input_width="24", input_height="16")
     assert answer.status == 400
     assert "either image or input_width" in answer.json["error"]
 
 
-async def test_a_job_that_waits_is_told_its_place_and_when_it_is_ready(api: Caller) -> None:
+async def test_a_job_that_waits_is_told_its_place_and_when_it_is_ready(api: Api) -> None:
     jobs = [await api.accepted(a_picture(300, 200 + number)) for number in range(6)]
     told = (await api.get(f"/status/{jobs[-1]}")).json
     assert told["status"] == "queued"

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from testkit.waiting import until
 from upscaled import logs
 from upscaled.config.settings import LoggingSettings
@@ -52,14 +52,14 @@ def _hostile(picture: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("given", ["abc-123", "0f4b6f1e-6c1d-4e53-9a3c-2b0f5f9e3a11", "a" * 128])
-async def test_a_sane_request_id_comes_back(api: Caller, given: str) -> None:
+async def test_a_sane_request_id_comes_back(api: Api, given: str) -> None:
     for path in ("/models", "/nothing", "/status/1000000000000000000", "/docs"):
         answer = await api.get(path, headers={"X-Request-ID": given})
         assert answer.headers["x-request-id"] == given
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "-x", "a" * 129, 'a"b', "ä", "a\tb", "<b>"])
-async def test_any_other_request_gets_an_id_of_our_own(api: Caller, given: str | None) -> None:
+async def test_any_other_request_gets_an_id_of_our_own(api: Api, given: str | None) -> None:
     headers = {} if given is None else {"X-Request-ID": given}
     ids = set()
     for _ in range(2):
@@ -74,7 +74,7 @@ async def test_the_life_of_a_job_is_a_line_an_event(
 ) -> None:
     picture = a_picture()
     server = serve(server__auth_token=TOKEN)
-    async with Caller(server, TOKEN) as api:
+    async with Api(server, TOKEN) as api:
         answer = await api.post("/upscale", data=_hostile(picture), headers=_MULTIPART)
         assert answer.status == 202, answer
         job_id = answer.json["job_id"]
@@ -86,7 +86,7 @@ async def test_the_life_of_a_job_is_a_line_an_event(
         )
         assert refused.status == 400
         await api.get("/nothing%0Ahere")
-    async with Caller(server, "s3cret-but-wrong") as stranger:
+    async with Api(server, "s3cret-but-wrong") as stranger:
         assert (await stranger.get("/models")).status == 401
     text = written.getvalue()
     lines = text.removesuffix("\n").split("\n")
@@ -121,7 +121,7 @@ async def test_a_cancelled_and_a_failed_job_are_events_too(
     serve: Callable[..., Server], written: io.StringIO
 ) -> None:
     server = serve()
-    async with Caller(server) as api:
+    async with Api(server) as api:
         cancelled = await api.accepted(a_picture(600, 500), scale="4")
         await api.post(f"/cancel/{cancelled}")
         broken = await api.upscale(a_picture(64, 64)[:-200], {"model_name": "realesr-animevideov3"})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit.running import Caller, Server, configured
+from testkit.running import Api, Server, configured
 
 PROXIED = {"X-Forwarded-For": "203.0.113.7"}
 
@@ -27,7 +27,7 @@ async def until_gone(server: Server, job_id: str) -> str:
     "headers", [PROXIED, {"Via": "1.1 varnish"}, {"Forwarded": "for=203.0.113.7"}]
 )
 async def test_after_a_proxy_has_it_all_it_can_be_continued_and_repeated(
-    api: Caller, server: Server, headers: dict[str, str]
+    api: Api, server: Server, headers: dict[str, str]
 ) -> None:
     job_id = await api.completed()
     whole = await api.get(f"/download/{job_id}", headers=headers)
@@ -43,7 +43,7 @@ async def test_after_a_proxy_has_it_all_it_can_be_continued_and_repeated(
 
 
 async def test_a_direct_download_deletes_at_once_even_in_the_grace_period(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id = await api.completed()
     assert (await api.get(f"/download/{job_id}", headers=PROXIED)).status == 200
@@ -54,7 +54,7 @@ async def test_a_direct_download_deletes_at_once_even_in_the_grace_period(
 
 
 async def test_a_part_that_went_through_a_proxy_makes_the_whole_careful(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id = await api.completed()
     first = await api.get(f"/download/{job_id}", headers={**PROXIED, "Range": "bytes=0-9"})
@@ -63,7 +63,7 @@ async def test_a_part_that_went_through_a_proxy_makes_the_whole_careful(
     assert again.body == first.body + rest.body
 
 
-async def test_http_1_0_counts_as_a_proxy(api: Caller, server: Server) -> None:
+async def test_http_1_0_counts_as_a_proxy(api: Api, server: Server) -> None:
     job_id = await api.completed()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(f"GET /api/v1/download/{job_id} HTTP/1.0\r\n\r\n".encode())
@@ -73,7 +73,7 @@ async def test_http_1_0_counts_as_a_proxy(api: Caller, server: Server) -> None:
     assert (await api.get(f"/download/{job_id}")).status == 200
 
 
-async def test_keep_leaves_the_deletion_to_the_caller(api: Caller, server: Server) -> None:
+async def test_keep_leaves_the_deletion_to_the_caller(api: Api, server: Server) -> None:
     job_id = await api.completed()
     for _ in range(2):
         assert (await api.get(f"/download/{job_id}?keep=true")).status == 200
@@ -86,7 +86,7 @@ async def test_keep_leaves_the_deletion_to_the_caller(api: Caller, server: Serve
 
 async def test_without_grace_a_proxy_is_like_anybody(serve: Callable[..., Server]) -> None:
     strict = serve(storage__grace_minutes="0")
-    async with Caller(strict) as api:
+    async with Api(strict) as api:
         job_id = await api.completed()
         assert (await api.get(f"/download/{job_id}", headers=PROXIED)).status == 200
         assert (await api.get(f"/download/{job_id}", headers=PROXIED)).status == 410
@@ -94,7 +94,7 @@ async def test_without_grace_a_proxy_is_like_anybody(serve: Callable[..., Server
 
 async def test_the_grace_period_ends_and_says_downloaded(serve: Callable[..., Server]) -> None:
     brief = serve(storage__grace_minutes="0.005")
-    async with Caller(brief) as api:
+    async with Api(brief) as api:
         job_id = await api.completed()
         gone = brief.call(until_gone(brief, job_id))
         assert (await api.get(f"/download/{job_id}", headers=PROXIED)).status == 200
@@ -107,7 +107,7 @@ async def test_a_restart_continues_the_grace_period(
     serve: Callable[..., Server], models_dir: Path
 ) -> None:
     first = serve()
-    async with Caller(first) as api:
+    async with Api(first) as api:
         fresh, old = await api.completed(), await api.completed()
         for job_id in (fresh, old):
             assert (await api.get(f"/download/{job_id}", headers=PROXIED)).status == 200
@@ -116,7 +116,7 @@ async def test_a_restart_continues_the_grace_period(
     second = Server(first.config)
     await asyncio.to_thread(second.start)
     try:
-        async with Caller(second) as api:
+        async with Api(second) as api:
             assert (await api.get(f"/download/{fresh}", headers=PROXIED)).status == 200
     finally:
         await asyncio.to_thread(second.stop)
@@ -125,7 +125,7 @@ async def test_a_restart_continues_the_grace_period(
     await asyncio.to_thread(third.start)
     try:
         await asyncio.wrap_future(third.call(third.service._cleaner.clean(time.time())))
-        async with Caller(third) as api:
+        async with Api(third) as api:
             answer = await api.get(f"/download/{old}", headers=PROXIED)
             assert (answer.status, answer.json["code"]) == (410, "already_downloaded")
         assert not third.result_file(old).exists()

@@ -9,11 +9,11 @@ import time
 import pytest
 from PIL import Image
 
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from upscaled import __version__
 
 
-async def test_a_picture_goes_the_whole_way(api: Caller, server: Server) -> None:
+async def test_a_picture_goes_the_whole_way(api: Api, server: Server) -> None:
     picture = a_picture(20, 12)
     fields = {"scale": "4", "model_name": FAST_MODEL, "format": "webp", "tile_size": "0"}
     answer = await api.upscale(picture, fields, filename="Ein Foto.png")
@@ -51,7 +51,7 @@ async def test_a_picture_goes_the_whole_way(api: Caller, server: Server) -> None
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")])
-async def test_the_result_has_the_format_of_the_upload(api: Caller, kind: str, suffix: str) -> None:
+async def test_the_result_has_the_format_of_the_upload(api: Api, kind: str, suffix: str) -> None:
     job_id = await api.completed(a_picture(kind=kind), filename=f"photo.{suffix}")
     download = await api.get(f"/download/{job_id}")
     with Image.open(io.BytesIO(download.body)) as result:
@@ -59,7 +59,7 @@ async def test_the_result_has_the_format_of_the_upload(api: Caller, kind: str, s
     assert f"_2x.{suffix}" in download.headers["content-disposition"]
 
 
-async def test_the_default_is_scale_4_with_the_general_model(api: Caller, server: Server) -> None:
+async def test_the_default_is_scale_4_with_the_general_model(api: Api, server: Server) -> None:
     answer = await api.upscale(a_picture(12, 8))
     await server.ended(answer.json["job_id"])
     told = (await api.get(f"/status/{answer.json['job_id']}")).json
@@ -68,7 +68,7 @@ async def test_the_default_is_scale_4_with_the_general_model(api: Caller, server
 
 
 async def test_a_waiting_and_a_running_job_tell_their_progress_and_can_be_cancelled(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     # Large enough to be still at it while the second waits.
     running = await api.accepted(a_picture(400, 400), model_name="realesrgan-x4plus")
@@ -94,7 +94,7 @@ async def test_a_waiting_and_a_running_job_tell_their_progress_and_can_be_cancel
 
 
 async def test_a_picture_that_breaks_off_fails_or_is_refused_with_a_sentence(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     whole = a_picture(64, 64)
     answer = await api.upscale(whole[: len(whole) // 2], {"model_name": FAST_MODEL})
@@ -107,7 +107,7 @@ async def test_a_picture_that_breaks_off_fails_or_is_refused_with_a_sentence(
         assert answer.status == 422
 
 
-async def test_models_are_listed_and_filtered_by_scale(api: Caller) -> None:
+async def test_models_are_listed_and_filtered_by_scale(api: Api) -> None:
     told = (await api.get("/models")).json
     assert told["version"] == __version__
     scales = {model["name"]: model["supported_scales"] for model in told["models"]}
@@ -124,13 +124,13 @@ async def test_models_are_listed_and_filtered_by_scale(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("query", ["scale=0", "scale=x", "scale=2.5", "scale=2&scale=3"])
-async def test_a_scale_that_is_none_is_refused(api: Caller, query: str) -> None:
+async def test_a_scale_that_is_none_is_refused(api: Api, query: str) -> None:
     answer = await api.get(f"/models?{query}")
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert answer.json["error"].startswith("scale is ")
 
 
-async def test_health_tells_status_version_and_time(api: Caller) -> None:
+async def test_health_tells_status_version_and_time(api: Api) -> None:
     told = (await api.get("/health")).json
     assert list(told)[:3] == ["status", "version", "time"]
     assert (told["status"], told["version"]) == ("ok", __version__)
@@ -139,7 +139,7 @@ async def test_health_tells_status_version_and_time(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/models", "/docs", "/openapi.yaml"])
-async def test_what_can_be_got_has_a_head(api: Caller, path: str) -> None:
+async def test_what_can_be_got_has_a_head(api: Api, path: str) -> None:
     answer = await api.call("HEAD", path)
     assert answer.status == 200
     assert answer.body == b""

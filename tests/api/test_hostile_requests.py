@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from upscaled.api import docs, download
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -37,7 +37,7 @@ BODY = (
     ],
 )
 async def test_a_compressed_body_is_refused(
-    api: Caller, server: Server, path: str, encoding: str, body: bytes
+    api: Api, server: Server, path: str, encoding: str, body: bytes
 ) -> None:
     answer = await api.post(path, data=body, headers={**FORM, "Content-Encoding": encoding})
     assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
@@ -48,7 +48,7 @@ async def test_a_compressed_body_is_refused(
     assert server.uploads() == []
 
 
-async def test_an_identity_encoding_is_no_compression(api: Caller) -> None:
+async def test_an_identity_encoding_is_no_compression(api: Api) -> None:
     answer = await api.post(
         "/estimate", data=BODY, headers={**FORM, "Content-Encoding": "identity"}
     )
@@ -66,21 +66,21 @@ async def test_an_identity_encoding_is_no_compression(api: Caller) -> None:
         "boundary*=utf-8''b",
     ],
 )
-async def test_a_codec_that_a_boundary_names_is_not_looked_up(api: Caller, parameter: str) -> None:
+async def test_a_codec_that_a_boundary_names_is_not_looked_up(api: Api, parameter: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; {parameter}"}
     answer = await api.post("/upscale", data=BODY, headers=headers)
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert "names no usable boundary" in answer.json["error"]
 
 
-async def test_addresses_that_do_not_exist_are_not_remembered(api: Caller) -> None:
+async def test_addresses_that_do_not_exist_are_not_remembered(api: Api) -> None:
     for number in range(50):
         assert (await api.get(f"/docs/{number}-{'x' * 1000}")).status == 404
     assert docs._asset.cache_info().currsize <= len(docs._NAMES)
 
 
 async def test_a_failure_after_the_answer_began_ends_the_connection(
-    api: Caller,
+    api: Api,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -118,7 +118,7 @@ EMPTY = ["scale", "format", "tile_size", "width", "height", "tta", "quality", "l
 
 
 @pytest.mark.parametrize("blank", ["", " "])
-async def test_an_empty_field_counts_as_not_given(api: Caller, server: Server, blank: str) -> None:
+async def test_an_empty_field_counts_as_not_given(api: Api, server: Server, blank: str) -> None:
     answer = await api.upscale(
         a_picture(), {"model_name": FAST_MODEL, **dict.fromkeys(EMPTY, blank)}
     )
@@ -127,14 +127,14 @@ async def test_an_empty_field_counts_as_not_given(api: Caller, server: Server, b
     assert (job.request.scale, job.request.format) == (4, "png")
 
 
-async def test_an_empty_field_that_is_not_known_is_still_refused(api: Caller) -> None:
+async def test_an_empty_field_that_is_not_known_is_still_refused(api: Api) -> None:
     answer = await api.upscale(a_picture(), {"sclae": ""})
     assert answer.status == 400
     answer = await api.upscale(None, {"scale": ""})
     assert "The field `image` is missing" in answer.json["error"]
 
 
-async def test_a_blank_file_input_is_no_picture_in_an_estimate(api: Caller) -> None:
+async def test_a_blank_file_input_is_no_picture_in_an_estimate(api: Api) -> None:
     form = aiohttp.FormData(default_to_multipart=True)
     form.add_field("image", b"", filename="", content_type="application/octet-stream")
     form.add_field("input_width", "30")
@@ -150,7 +150,7 @@ async def test_the_page_is_found_with_a_slash_too(
     server: Server, serve: Callable[..., Server], prefix: str
 ) -> None:
     running = server if prefix == "/api/v1" else serve(server__api_prefix=prefix)
-    async with Caller(running) as api:
+    async with Api(running) as api:
         answer = await api.call("GET", "/docs/", allow_redirects=False)
         assert (answer.status, answer.headers["location"]) == (301, "../docs")
         assert b"swagger-ui" in (await api.get("/docs/../docs")).body

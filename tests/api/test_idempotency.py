@@ -12,7 +12,7 @@ import pytest
 
 from testkit.contract import Answer
 from testkit.curl import curl
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.server_process import server_process
 from testkit.waiting import SLOW, until
 from upscaled.callers import hash_of
@@ -22,19 +22,19 @@ QUERY = f"?model_name={FAST_MODEL}&scale=2"
 RAW = {"Content-Type": "image/png"}
 
 
-async def sent(api: Caller, key: str, picture: bytes | None = None, **fields: str) -> Answer:
+async def sent(api: Api, key: str, picture: bytes | None = None, **fields: str) -> Answer:
     """Submit a picture with a key."""
     headers = {"Idempotency-Key": key}
     return await api.upscale(picture or a_picture(), {**FAST, **fields}, headers=headers)
 
 
-async def jobs_of(api: Caller, ref: str) -> list[str]:
+async def jobs_of(api: Api, ref: str) -> list[str]:
     """Return the ids of the jobs with a label."""
     listed = (await api.get(f"/jobs?client_ref={ref}")).json["jobs"]
     return [job["job_id"] for job in listed]
 
 
-async def test_a_repetition_gets_the_first_ones_answer_and_makes_no_job(api: Caller) -> None:
+async def test_a_repetition_gets_the_first_ones_answer_and_makes_no_job(api: Api) -> None:
     first = await sent(api, "first", client_ref="repeated")
     assert first.status == 202
     assert "idempotent-replayed" not in first.headers
@@ -49,7 +49,7 @@ async def test_a_repetition_gets_the_first_ones_answer_and_makes_no_job(api: Cal
     assert not api.server.uploads()
 
 
-async def test_form_and_body_and_put_are_one_request(api: Caller) -> None:
+async def test_form_and_body_and_put_are_one_request(api: Api) -> None:
     first = await sent(api, "any way")
     headers = {"Idempotency-Key": "any way", **RAW}
     posted = await api.post("/upscale" + QUERY, data=a_picture(), headers=headers)
@@ -57,7 +57,7 @@ async def test_form_and_body_and_put_are_one_request(api: Caller) -> None:
     assert first.body == posted.body == put.body
 
 
-async def test_a_repetition_may_wait_and_gets_the_picture(api: Caller) -> None:
+async def test_a_repetition_may_wait_and_gets_the_picture(api: Api) -> None:
     first = await sent(api, "waits")
     form = {"Idempotency-Key": "waits", "Accept": "image/*"}
     again = await api.upscale(a_picture(), FAST, query="?wait=45", headers=form)
@@ -72,7 +72,7 @@ async def test_a_repetition_may_wait_and_gets_the_picture(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("change", ["picture", "field", "more", "less"])
-async def test_another_request_with_the_same_key_is_refused(api: Caller, change: str) -> None:
+async def test_another_request_with_the_same_key_is_refused(api: Api, change: str) -> None:
     key = f"reused {change}"
     assert (await sent(api, key, client_ref="a")).status == 202
     picture = a_picture(25, 16) if change == "picture" else None
@@ -88,7 +88,7 @@ async def test_another_request_with_the_same_key_is_refused(api: Caller, change:
     assert not api.server.uploads()
 
 
-async def test_a_request_is_refused_while_the_first_is_being_taken_in(api: Caller) -> None:
+async def test_a_request_is_refused_while_the_first_is_being_taken_in(api: Api) -> None:
     arrived = asyncio.Event()
 
     async def slowly() -> object:
@@ -97,7 +97,7 @@ async def test_a_request_is_refused_while_the_first_is_being_taken_in(api: Calle
         yield a_picture()[100:]
 
     headers = {"Idempotency-Key": "slow", **RAW}
-    async with Caller(api.server) as other:
+    async with Api(api.server) as other:
         first = asyncio.create_task(other.post("/upscale" + QUERY, data=slowly(), headers=headers))
         await until(lambda: api.server.service.submissions.uploading)
         second = await sent(api, "slow")
@@ -108,7 +108,7 @@ async def test_a_request_is_refused_while_the_first_is_being_taken_in(api: Calle
     assert (await sent(api, "slow")).body == (await first).body
 
 
-async def test_fifty_at_once_make_one_job(api: Caller) -> None:
+async def test_fifty_at_once_make_one_job(api: Api) -> None:
     answers = await asyncio.gather(*(sent(api, "fifty", client_ref="fifty") for _ in range(50)))
     assert {answer.status for answer in answers} <= {202, 409}
     accepted = {answer.body for answer in answers if answer.status == 202}
@@ -116,7 +116,7 @@ async def test_fifty_at_once_make_one_job(api: Caller) -> None:
     assert len(await jobs_of(api, "fifty")) == 1
 
 
-async def test_a_refused_request_may_be_sent_again(api: Caller) -> None:
+async def test_a_refused_request_may_be_sent_again(api: Api) -> None:
     refused = await sent(api, "refused", b"no picture")
     assert refused.status == 415
     wrong = await sent(api, "refused", scale="5")
@@ -124,7 +124,7 @@ async def test_a_refused_request_may_be_sent_again(api: Caller) -> None:
     assert (await sent(api, "refused")).status == 202
 
 
-async def test_a_deleted_job_frees_its_key(api: Caller) -> None:
+async def test_a_deleted_job_frees_its_key(api: Api) -> None:
     first = (await sent(api, "deleted")).json["job_id"]
     await api.server.ended(first)
     assert (await api.call("DELETE", f"/jobs/{first}")).status == 204
@@ -134,14 +134,14 @@ async def test_a_deleted_job_frees_its_key(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "a\tb", "ä"])
-async def test_a_key_that_is_none_is_refused(api: Caller, key: str) -> None:
+async def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
     answer = await sent(api, key)
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert "Idempotency-Key" in answer.json["error"]
     assert (await sent(api, "x" * 255)).status == 202
 
 
-async def test_two_keys_in_one_request_are_refused(api: Caller) -> None:
+async def test_two_keys_in_one_request_are_refused(api: Api) -> None:
     done = await curl(
         *("-sS", "-F", "image=@-;filename=a.png", api.server.url + "/upscale"),
         *("-H", "Idempotency-Key: a", "-H", "Idempotency-Key: b"),
@@ -152,7 +152,7 @@ async def test_two_keys_in_one_request_are_refused(api: Caller) -> None:
 
 async def test_owners_have_keys_of_their_own(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=f"mine={hash_of('m')},yours={hash_of('y')}")
-    async with Caller(shared, "m") as mine, Caller(shared, "y") as yours:
+    async with Api(shared, "m") as mine, Api(shared, "y") as yours:
         first = await sent(mine, "same")
         other = await sent(yours, "same", a_picture(30, 30))
         assert (first.status, other.status) == (202, 202)
@@ -161,7 +161,7 @@ async def test_owners_have_keys_of_their_own(serve: Callable[..., Server]) -> No
 
 async def test_a_repetition_takes_no_place_in_a_full_queue(serve: Callable[..., Server]) -> None:
     small = serve(limits__max_queue_size="1")
-    async with Caller(small) as api:
+    async with Api(small) as api:
         running = await api.upscale(a_picture(300, 300), SLOW)
         await until(lambda: small.service.jobs_running)
         first = await sent(api, "full")
@@ -175,7 +175,7 @@ async def test_who_asked_for_the_original_gets_it_from_a_full_queue(
     serve: Callable[..., Server],
 ) -> None:
     small = serve(limits__max_queue_size="1", limits__rate_limit_per_minute="4")
-    async with Caller(small) as api:
+    async with Api(small) as api:
         jobs = [await api.upscale(a_picture(300, 300), SLOW)]
         await until(lambda: small.service.jobs_running)
         jobs.append(await api.upscale(a_picture(300, 301), SLOW))

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from testkit.receiver import Received, Receiver, receiving
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until
 
 FIELDS = {"model_name": FAST_MODEL, "scale": "2"}
@@ -61,7 +61,7 @@ def fetching(serve: Callable[..., Server]) -> Server:
 
 
 async def test_a_picture_is_fetched_and_upscaled(fetching: Server, source: Receiver) -> None:
-    async with Caller(fetching) as caller:
+    async with Api(fetching) as caller:
         for path in ("/album/my%20photo.png?x=1", "/moved"):
             answer = await caller.upscale(None, {**FIELDS, "image_url": base(source) + path})
             assert answer.status == 202, answer
@@ -74,7 +74,7 @@ async def test_a_picture_is_fetched_and_upscaled(fetching: Server, source: Recei
 
 
 async def test_the_result_is_named_after_the_address(fetching: Server, source: Receiver) -> None:
-    async with Caller(fetching) as caller:
+    async with Api(fetching) as caller:
         url = base(source) + "/album/my%20photo.png?signature=abc"
         query = f"?scale=2&model_name={FAST_MODEL}&wait=45"
         answer = await caller.upscale(None, {"image_url": url}, query=query)
@@ -84,12 +84,12 @@ async def test_the_result_is_named_after_the_address(fetching: Server, source: R
 
 
 async def test_in_the_query_it_needs_no_body(fetching: Server, source: Receiver) -> None:
-    async with Caller(fetching) as caller:
+    async with Api(fetching) as caller:
         query = f"?image_url={base(source)}/moved&scale=2&model_name={FAST_MODEL}"
         assert (await caller.post("/upscale" + query)).status == 202
 
 
-async def test_it_is_off_by_default(api: Caller, source: Receiver) -> None:
+async def test_it_is_off_by_default(api: Api, source: Receiver) -> None:
     answer = await api.upscale(None, {"image_url": base(source) + "/moved"})
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert "features.image_url" in answer.json["error"]
@@ -119,7 +119,7 @@ async def test_what_cannot_be_fetched_is_told(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = address.format(base=base(source), closed=free.getsockname()[1])
-        async with Caller(fetching) as caller:
+        async with Api(fetching) as caller:
             answer = await caller.upscale(None, {**FIELDS, "image_url": url})
     assert (answer.status, answer.json["code"]) == (status, code), answer
     assert told in answer.json["error"]
@@ -127,7 +127,7 @@ async def test_what_cannot_be_fetched_is_told(
 
 
 async def test_picture_and_address_exclude_each_other(fetching: Server, source: Receiver) -> None:
-    async with Caller(fetching) as caller:
+    async with Api(fetching) as caller:
         answer = await caller.upscale(PICTURE, {"image_url": base(source) + "/moved"})
         assert (answer.status, "not both" in answer.json["error"]) == (400, True)
         assert (await caller.upscale(None, {})).status == 400
@@ -141,7 +141,7 @@ async def test_a_source_that_is_silent_or_slow_is_given_up(
 ) -> None:
     server = serve(**{**ON, "outgoing__timeout_seconds": "0.3"})
     source.hold = asyncio.Event()
-    async with Caller(server) as caller:
+    async with Api(server) as caller:
         answer = await caller.upscale(None, {**FIELDS, "image_url": base(source) + "/moved"})
         assert (answer.status, answer.json["code"]) == (504, "image_url_timeout")
         assert await until(lambda: not server.service.submissions.uploading) is True
@@ -150,7 +150,7 @@ async def test_a_source_that_is_silent_or_slow_is_given_up(
 async def test_a_repetition_gets_its_job_though_the_address_has_expired(
     fetching: Server, source: Receiver
 ) -> None:
-    async with Caller(fetching) as caller:
+    async with Api(fetching) as caller:
         fields = {**FIELDS, "image_url": base(source) + "/moved"}
         headers = {"Idempotency-Key": "a-key"}
         first = await caller.upscale(None, fields, headers=headers)
@@ -165,7 +165,7 @@ async def test_the_original_is_the_fetched_picture(
     serve: Callable[..., Server], source: Receiver
 ) -> None:
     server = serve(**ON, limits__max_output_megapixels="0.01")
-    async with Caller(server) as caller:
+    async with Api(server) as caller:
         source.answer = lambda _: web.Response(body=a_picture(100, 100))
         answer = await caller.upscale(
             None, {**FIELDS, "image_url": base(source) + "/x.png", "on_timeout": "original"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.callers import hash_of
 
 MINE, YOURS = "my secret", "your secret"
@@ -14,7 +14,7 @@ MINE, YOURS = "my secret", "your secret"
 
 async def test_own_jobs_are_listed_found_and_deleted(serve: Callable[..., Server]) -> None:
     server = serve(server__tokens=f"mine={hash_of(MINE)},yours={hash_of(YOURS)}")
-    async with Caller(server, MINE) as mine, Caller(server, YOURS) as yours:
+    async with Api(server, MINE) as mine, Api(server, YOURS) as yours:
         await yours.completed()
         made = [await mine.completed(client_ref=f"ref {number % 2}") for number in range(5)]
         pages, query = [], "?limit=2"
@@ -40,7 +40,7 @@ async def test_own_jobs_are_listed_found_and_deleted(serve: Callable[..., Server
         assert len((await mine.get("/jobs")).json["jobs"]) == 4
 
 
-async def test_an_active_job_is_listed_as_it_is_and_not_deleted(api: Caller) -> None:
+async def test_an_active_job_is_listed_as_it_is_and_not_deleted(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), model_name="realesrgan-x4plus", scale="4")
     (job,) = (await api.get("/jobs?limit=1")).json["jobs"]
     assert (job["job_id"], job["status"] in {"queued", "processing"}) == (job_id, True)
@@ -55,13 +55,13 @@ async def test_an_active_job_is_listed_as_it_is_and_not_deleted(api: Caller) -> 
     ["state=done", "limit=0", "limit=201", "limit=x", "created_after=now", "cursor=x",
      "cursor=e_1000000000000000000", "limit=1&limit=2"],
 )  # fmt: skip
-async def test_a_filter_that_makes_no_sense_is_refused(api: Caller, query: str) -> None:
+async def test_a_filter_that_makes_no_sense_is_refused(api: Api, query: str) -> None:
     answer = await api.get(f"/jobs?{query}")
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize(("label", "status"), [("x" * 200, 202), ("x" * 201, 400), ("a\tb", 400)])
-async def test_a_label_has_bounds(api: Caller, label: str, status: int) -> None:
+async def test_a_label_has_bounds(api: Api, label: str, status: int) -> None:
     answer = await api.upscale(
         a_picture(), {"model_name": "realesr-animevideov3", "client_ref": label}
     )

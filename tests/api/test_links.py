@@ -12,12 +12,12 @@ import yaml
 from PIL import Image
 
 from testkit.curl import curl
-from testkit.running import FAST_MODEL, Caller, Server, a_picture, configured
+from testkit.running import FAST_MODEL, Api, Server, a_picture, configured
 
 FORM = ("-F", "image=@photo.png", "-F", f"model_name={FAST_MODEL}", "-F", "scale=2")
 
 
-async def submitted(api: Caller, **headers: str) -> dict[str, str]:
+async def submitted(api: Api, **headers: str) -> dict[str, str]:
     """Submit a picture with more headers; return the addresses in the answer by name."""
     answer = await api.upscale(a_picture(), {"model_name": FAST_MODEL}, headers=headers)
     assert answer.status == 202, answer
@@ -26,7 +26,7 @@ async def submitted(api: Caller, **headers: str) -> dict[str, str]:
     return {key: url for key, url in answer.json.items() if key.endswith("_url")}
 
 
-async def test_a_submission_is_answered_with_the_addresses_of_its_job(api: Caller) -> None:
+async def test_a_submission_is_answered_with_the_addresses_of_its_job(api: Api) -> None:
     answer = await api.upscale(a_picture(), {"model_name": FAST_MODEL})
     job_id = answer.json["job_id"]
     assert list(answer.json.items()) == [
@@ -52,7 +52,7 @@ async def test_a_client_that_gets_the_result_at_once_gets_it(
         assert result.size == (48, 32)
 
 
-async def test_a_download_waits_for_the_end_and_no_longer_than_asked(api: Caller) -> None:
+async def test_a_download_waits_for_the_end_and_no_longer_than_asked(api: Api) -> None:
     slow = await api.accepted(a_picture(300, 300), model_name="realesrgan-x4plus", scale="4")
     waited = await api.get(f"/download/{slow}?wait=1")
     assert (waited.status, waited.json["code"]) == (409, "wrong_state")
@@ -93,7 +93,7 @@ async def test_the_path_that_a_trusted_proxy_strips_is_in_every_address(
     proxied: Server, header: str, path: str
 ) -> None:
     sent = {"X-Forwarded-Prefix": header}
-    async with Caller(proxied) as api:
+    async with Api(proxied) as api:
         urls = await submitted(api, **sent)
         job_id = urls["status_url"].rpartition("/")[2]
         assert urls == {
@@ -111,7 +111,7 @@ async def test_the_path_that_a_trusted_proxy_strips_is_in_every_address(
         assert contract["servers"] == [{"url": f"{path}/api/v1"}]
 
 
-async def test_nobody_else_can_put_a_path_into_addresses(api: Caller) -> None:
+async def test_nobody_else_can_put_a_path_into_addresses(api: Api) -> None:
     urls = await submitted(api, **{"X-Forwarded-Prefix": "/upscaled"})
     assert urls["status_url"].startswith("/api/v1/status/")
 
@@ -124,7 +124,7 @@ async def test_the_public_address_of_the_settings_is_in_every_address(
 ) -> None:
     server = serve(server__public_url=public)
     base = public.removesuffix("/") + "/api/v1"
-    async with Caller(server) as api:
+    async with Api(server) as api:
         urls = await submitted(api)
         assert all(url.startswith(base + "/") for url in urls.values())
         contract = yaml.safe_load((await api.get("/openapi.yaml")).body)

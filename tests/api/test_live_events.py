@@ -16,7 +16,7 @@ import pytest
 from testkit import contract
 from testkit.contract import Answer
 from testkit.jobs import make_job
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from testkit.waiting import tasks_named, until_in
 from upscaled.api import events
 from upscaled.api.event_streams import EventStreams
@@ -106,7 +106,7 @@ async def streams_there_are(server: Server, count: int) -> None:
     await until_in(server, lambda: len(tasks_named("events-")) == count)
 
 
-async def test_a_job_is_told_from_the_queue_to_its_end(api: Caller) -> None:
+async def test_a_job_is_told_from_the_queue_to_its_end(api: Api) -> None:
     job_id = await api.accepted(a_picture(200, 160))
     async with listening(api.server, f"/events/{job_id}") as stream:
         told = await stream.rest()
@@ -122,7 +122,7 @@ async def test_a_job_is_told_from_the_queue_to_its_end(api: Caller) -> None:
     assert {data.get("stage") for data in working} <= {"preparing", "upscaling", "finishing", None}
 
 
-async def test_who_comes_back_is_told_what_is_new_and_nothing_twice(api: Caller) -> None:
+async def test_who_comes_back_is_told_what_is_new_and_nothing_twice(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     path = f"/events/{job_id}"
     async with listening(api.server, path) as stream:
@@ -145,7 +145,7 @@ async def test_an_end_that_was_told_is_known_after_a_restart(
     serve: Callable[..., Server],
 ) -> None:
     server = serve()
-    async with Caller(server) as api:
+    async with Api(server) as api:
         job_id = await api.completed()
     async with listening(server, f"/events/{job_id}") as stream:
         (end,) = await stream.rest()
@@ -153,7 +153,7 @@ async def test_an_end_that_was_told_is_known_after_a_restart(
     again = Server(server.config)
     await asyncio.to_thread(again.start)
     try:
-        async with Caller(again) as api:
+        async with Api(again) as api:
             path = f"/events/{job_id}"
             answer = await api.get(path, headers={"Last-Event-ID": str(end.id)})
             assert answer.status == 204
@@ -168,7 +168,7 @@ async def test_all_own_jobs_are_told_and_ends_that_were_missed(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(server__tokens=f"mine={hash_of(MINE)},yours={hash_of(YOURS)}")
-    async with Caller(server, MINE) as mine, Caller(server, YOURS) as yours:
+    async with Api(server, MINE) as mine, Api(server, YOURS) as yours:
         async with listening(server, "/events", token=MINE) as stream:
             others = await yours.completed()
             first = await mine.completed()
@@ -190,13 +190,13 @@ async def test_all_own_jobs_are_told_and_ends_that_were_missed(
         for job_id in (others, "1" * 19):
             assert (await mine.get(f"/events/{job_id}")).status == 404
         await mine.post(f"/cancel/{running}")
-    async with Caller(server) as nobody:
+    async with Api(server) as nobody:
         assert (await nobody.get("/events")).status == 401
 
 
 async def test_lists_of_jobs_can_be_switched_off(serve: Callable[..., Server]) -> None:
     server = serve(features__job_lists="false")
-    async with Caller(server) as api:
+    async with Api(server) as api:
         job_id = await api.completed()
         assert (await api.get("/events")).status == 404
     async with listening(server, f"/events/{job_id}") as stream:
@@ -208,7 +208,7 @@ async def test_a_silent_stream_has_heartbeats(
 ) -> None:
     monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.05)
     server = serve()
-    async with Caller(server) as api, listening(server, "/events") as stream:
+    async with Api(server) as api, listening(server, "/events") as stream:
         async with asyncio.timeout(30):
             while stream.comments < 3:
                 line = await stream.response.content.readline()
@@ -234,7 +234,7 @@ async def test_streams_leave_connections_to_other_requests(serve: Callable[..., 
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
             await stack.enter_async_context(listening(server, "/events"))
-        async with Caller(server) as api:
+        async with Api(server) as api:
             refused = await api.get("/events")
             assert (refused.status, refused.json["code"]) == (503, "too_many_connections")
             assert (await api.get("/models")).status == 200
@@ -260,7 +260,7 @@ async def test_a_listener_who_reads_nothing_of_a_job_holds_up_nobody(
 ) -> None:
     monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.0001)
     server = serve(server__send_timeout_seconds="1")
-    async with Caller(server) as api:
+    async with Api(server) as api:
         job_id = await api.accepted(a_picture(300, 300), **SLOW)
         path = f"/api/v1/events/{job_id}"
         with socket.socket() as deaf:
@@ -279,7 +279,7 @@ async def test_a_listener_who_reads_nothing_of_a_job_holds_up_nobody(
     await until_in(server, lambda: not tasks_named("broadcast-"))
 
 
-async def test_an_old_client_gets_events_without_chunks(api: Caller) -> None:
+async def test_an_old_client_gets_events_without_chunks(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
     writer.write(f"GET /api/v1/events/{job_id} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
@@ -295,7 +295,7 @@ async def test_an_old_client_gets_events_without_chunks(api: Caller) -> None:
 
 async def test_many_listeners_hear_of_the_end(serve: Callable[..., Server]) -> None:
     server = serve(server__max_connections="400")
-    async with Caller(server) as api, contextlib.AsyncExitStack() as stack:
+    async with Api(server) as api, contextlib.AsyncExitStack() as stack:
         job_id = await api.accepted(a_picture(200, 160))
         streams = [
             await stack.enter_async_context(listening(server, f"/events/{job_id}"))

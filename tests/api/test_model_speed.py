@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 
 SLOW, FAST = "realesrgan-x4plus", "realesr-animevideov3"
 
 
-async def test_the_list_of_models_says_how_quick_each_network_is(api: Caller) -> None:
+async def test_the_list_of_models_says_how_quick_each_network_is(api: Api) -> None:
     models = {model["name"]: model for model in (await api.get("/models")).json["models"]}
     (slow,) = models[SLOW]["speed"]
     assert slow["scale"] == 4
@@ -17,7 +17,7 @@ async def test_the_list_of_models_says_how_quick_each_network_is(api: Caller) ->
     assert set(slow) == {"scale", "seconds_per_megapixel", "measured"}
 
 
-async def test_a_speed_is_measured_once_the_network_has_run(api: Caller, server: Server) -> None:
+async def test_a_speed_is_measured_once_the_network_has_run(api: Api, server: Server) -> None:
     for _ in range(2):  # the first time counts as loading too
         job = await api.accepted(a_picture(64, 64), model_name=FAST, scale="2")
         await server.ended(job)
@@ -26,7 +26,7 @@ async def test_a_speed_is_measured_once_the_network_has_run(api: Caller, server:
     assert measured[2]
 
 
-async def test_an_estimate_and_a_submission_name_a_much_quicker_model(api: Caller) -> None:
+async def test_an_estimate_and_a_submission_name_a_much_quicker_model(api: Api) -> None:
     wanted = {"input_width": "2000", "input_height": "1500", "model_name": SLOW}
     told = (await api.post("/estimate", params={**wanted, "scale": "4"})).json
     assert told["quicker"]["model_name"] == FAST

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.api import multipart
 from upscaled.api.multipart import Part
 from upscaled.errors import BadRequestError
@@ -121,7 +121,7 @@ async def test_the_server_answers_every_body(server: Server, body: bytes, length
     ],
 )
 async def test_a_body_that_is_wrong_in_a_known_way_gets_its_sentence(
-    api: Caller, server: Server, body: bytes, told: str
+    api: Api, server: Server, body: bytes, told: str
 ) -> None:
     type_ = f"multipart/form-data; boundary={BOUNDARY.decode()}"
     answer = await api.post("/upscale", data=body, headers={"Content-Type": type_})
@@ -130,7 +130,7 @@ async def test_a_body_that_is_wrong_in_a_known_way_gets_its_sentence(
     assert server.uploads() == []
 
 
-async def test_a_picture_without_a_file_name_is_a_picture(api: Caller, server: Server) -> None:
+async def test_a_picture_without_a_file_name_is_a_picture(api: Api, server: Server) -> None:
     body = part("image", a_picture()) + part("model_name", b"realesr-animevideov3")
     answer = await api.post(
         "/upscale",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from testkit.contract import Answer
 from testkit.curl import curl
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import SLOW, tasks_named, until_in, until_waited_for
 from upscaled.errors import UnusablePictureError
 
@@ -24,7 +24,7 @@ QUERY = f"model_name={FAST_MODEL}&scale=2"
 WANTS_PICTURE = {"Accept": "image/*"}
 
 
-async def sent(api: Caller, query: str, fields: Mapping[str, str] = FAST, **headers: str) -> Answer:
+async def sent(api: Api, query: str, fields: Mapping[str, str] = FAST, **headers: str) -> Answer:
     """Submit a picture with a query."""
     return await api.upscale(a_picture(), fields, query=query, headers=headers)
 
@@ -58,7 +58,7 @@ async def test_one_curl_turns_a_picture_into_a_larger_one(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "image/*;q=0"])
-async def test_whoever_wants_no_picture_gets_the_completed_job(api: Caller, accept: str) -> None:
+async def test_whoever_wants_no_picture_gets_the_completed_job(api: Api, accept: str) -> None:
     answer = await sent(api, "?wait=45", Accept=accept)
     told = answer.json
     assert answer.status == 200
@@ -68,13 +68,13 @@ async def test_whoever_wants_no_picture_gets_the_completed_job(api: Caller, acce
     assert (await api.get(f"/download/{told['job_id']}")).status == 200
 
 
-async def test_a_preference_waits_too_and_is_acknowledged(api: Caller) -> None:
+async def test_a_preference_waits_too_and_is_acknowledged(api: Api) -> None:
     answer = await sent(api, "", Prefer="wait=45")
     assert (answer.status, answer.json["status"]) == (200, "completed")
     assert answer.headers["preference-applied"] == "wait=45"
 
 
-async def test_a_job_that_takes_longer_is_answered_as_usual(api: Caller) -> None:
+async def test_a_job_that_takes_longer_is_answered_as_usual(api: Api) -> None:
     answer = await api.upscale(a_picture(300, 300), SLOW, query="?wait=1", headers=WANTS_PICTURE)
     assert (answer.status, answer.json["success"]) == (202, True)
     job_id = answer.json["job_id"]
@@ -83,7 +83,7 @@ async def test_a_job_that_takes_longer_is_answered_as_usual(api: Caller) -> None
 
 
 async def test_a_failed_job_is_an_error_with_its_status(
-    api: Caller, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("upscaled.pipeline.run.PipelineRun.prepare", failing)
     answer = await sent(api, "?wait=45", Accept="image/*")
@@ -98,9 +98,9 @@ async def failing(_: object) -> None:
 
 
 @pytest.mark.parametrize("cancels", [True, False])
-async def test_who_hangs_up_cancels_only_if_that_was_asked(api: Caller, cancels: bool) -> None:
+async def test_who_hangs_up_cancels_only_if_that_was_asked(api: Api, cancels: bool) -> None:
     query = f"?wait=45&cancel_on_disconnect={str(cancels).lower()}"
-    async with Caller(api.server) as other:
+    async with Api(api.server) as other:
         waiting = asyncio.create_task(other.upscale(a_picture(300, 300), SLOW, query=query))
         job_id = await waited_for(api.server)
         waiting.cancel()
@@ -120,7 +120,7 @@ async def waited_for(server: Server) -> str:
 
 
 @pytest.mark.parametrize("cancels", ["true", "false"])
-async def test_a_reader_gets_its_own_picture_when_time_is_over(api: Caller, cancels: str) -> None:
+async def test_a_reader_gets_its_own_picture_when_time_is_over(api: Api, cancels: str) -> None:
     own = a_picture(300, 300)
     query = f"?on_timeout=original&wait=1&cancel_on_timeout={cancels}"
     answer = await api.upscale(own, SLOW, query=query)
@@ -133,7 +133,7 @@ async def test_a_reader_gets_its_own_picture_when_time_is_over(api: Caller, canc
         await api.post("/cancel/" + answer.headers["location"].rpartition("/")[2])
 
 
-async def test_five_pages_at_once_come_out_larger(api: Caller) -> None:
+async def test_five_pages_at_once_come_out_larger(api: Api) -> None:
     pages = [api.upscale(a_picture(), FAST, query="?on_timeout=original") for _ in range(5)]
     for answer in await asyncio.gather(*pages):
         assert answer.headers["upscaled-result"] == "upscaled"
@@ -141,7 +141,7 @@ async def test_five_pages_at_once_come_out_larger(api: Caller) -> None:
 
 
 async def test_a_reader_gets_its_own_picture_when_the_job_fails(
-    api: Caller, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("upscaled.pipeline.run.PipelineRun.prepare", failing)
     answer = await sent(api, "?on_timeout=original")
@@ -149,7 +149,7 @@ async def test_a_reader_gets_its_own_picture_when_the_job_fails(
     assert answer.headers["upscaled-result"] == "original; reason=failed"
 
 
-async def test_a_reader_gets_its_own_picture_when_that_is_refused(api: Caller) -> None:
+async def test_a_reader_gets_its_own_picture_when_that_is_refused(api: Api) -> None:
     answer = await api.upscale(b"GIF89a no picture", FAST, query="?on_timeout=original")
     assert (answer.status, answer.body) == (200, b"GIF89a no picture")
     assert answer.headers["upscaled-result"] == "original; reason=refused"
@@ -213,7 +213,7 @@ async def test_curls_default_type_is_refused_with_the_header_to_send(
     ],
 )
 async def test_fields_in_the_query_are_checked_like_those_of_the_form(
-    api: Caller, query: str, fields: dict[str, str], sentence: str
+    api: Api, query: str, fields: dict[str, str], sentence: str
 ) -> None:
     answer = await api.upscale(a_picture(), fields, query=query)
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
@@ -221,7 +221,7 @@ async def test_fields_in_the_query_are_checked_like_those_of_the_form(
     assert api.server.uploads() == []
 
 
-async def test_an_estimate_takes_its_fields_from_the_query_too(api: Caller) -> None:
+async def test_an_estimate_takes_its_fields_from_the_query_too(api: Api) -> None:
     picture = {"data": a_picture(), "headers": {"Content-Type": "image/png"}}
     answer = await api.post("/estimate?scale=3", **picture)
     assert answer.json["output_size"] == {"width": 72, "height": 48}

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 
 PAGE = "https://photos.example"
 
 
 async def test_pages_of_other_sites_get_nothing_unless_they_are_listed(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     answer = await api.get("/models", headers={"Origin": PAGE})
     assert not [name for name in answer.headers if name.startswith("access-control")]
@@ -38,7 +38,7 @@ async def test_a_listed_page_may_ask_first_and_then_call(serve: Callable[..., Se
         assert answer.status == 204
         assert answer.headers["Access-Control-Allow-Origin"] == PAGE
         assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
-    async with Caller(open_, "secret") as api:
+    async with Api(open_, "secret") as api:
         page = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
         models = await api.get("/models", headers=page)
         assert models.headers["access-control-allow-origin"] == PAGE
@@ -46,7 +46,7 @@ async def test_a_listed_page_may_ask_first_and_then_call(serve: Callable[..., Se
         assert (await api.post("/upscale", headers=page)).status == 415
         other = await api.get("/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
-    async with Caller(open_) as stranger:
+    async with Api(open_) as stranger:
         refused = await stranger.get("/models", headers=page)
         assert refused.status == 401, "being listed is no token"
         assert refused.headers["access-control-allow-origin"] == PAGE
@@ -85,7 +85,7 @@ NOBODYS = "/cancel/1234567890123456789"
     ],
 )
 async def test_only_the_servers_own_pages_may_change_something(
-    api: Caller, server: Server, headers: dict[str, str], allowed: bool
+    api: Api, server: Server, headers: dict[str, str], allowed: bool
 ) -> None:
     sent = {n: v.format(host="127.0.0.1", port=server.port) for n, v in headers.items()}
     answer = await api.post(NOBODYS, headers=sent)
@@ -117,9 +117,7 @@ async def test_only_the_servers_own_pages_may_change_something(
         ("x." * 2000 + "example", False),
     ],
 )
-async def test_only_the_servers_own_names_are_answered(
-    api: Caller, host: str, allowed: bool
-) -> None:
+async def test_only_the_servers_own_names_are_answered(api: Api, host: str, allowed: bool) -> None:
     for method, path in (("GET", "/models"), ("GET", "/health"), ("POST", NOBODYS)):
         answer = await api.call(method, path, headers={"Host": host})
         assert (answer.status != 403) == allowed, answer
@@ -130,7 +128,7 @@ async def test_only_the_servers_own_names_are_answered(
 
 async def test_listed_names_are_answered(serve: Callable[..., Server]) -> None:
     server = serve(server__allowed_hosts="photos.example,*.lan.example")
-    async with Caller(server) as api:
+    async with Api(server) as api:
         for host, status in (
             ("photos.example", 200),
             ("PHOTOS.example.:443", 200),
@@ -150,9 +148,9 @@ async def test_any_name_may_be_listed_and_a_token_makes_names_harmless(
     serve: Callable[..., Server],
 ) -> None:
     evil = {"Host": "evil.example"}
-    async with Caller(serve(server__allowed_hosts="*")) as api:
+    async with Api(serve(server__allowed_hosts="*")) as api:
         assert (await api.get("/models", headers=evil)).status == 200
-    async with Caller(serve(server__auth_token="secret"), "secret") as api:
+    async with Api(serve(server__auth_token="secret"), "secret") as api:
         assert (await api.get("/models", headers=evil)).status == 200
 
 
@@ -172,5 +170,5 @@ async def test_any_name_may_be_listed_and_a_token_makes_names_harmless(
 async def test_a_trusted_proxy_tells_the_public_name(
     serve: Callable[..., Server], trusted: str, headers: dict[str, str], status: int
 ) -> None:
-    async with Caller(serve(server__trusted_proxies=trusted)) as api:
+    async with Api(serve(server__trusted_proxies=trusted)) as api:
         assert (await api.post(NOBODYS, headers=headers)).status == status

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.callers import hash_of
 
 MINE, YOURS, MAIN = "my secret", "your secret", "the one secret"
@@ -18,9 +18,9 @@ TOKENS = f"mine={hash_of(MINE)},yours={hash_of(YOURS)}"
 async def test_anothers_job_looks_like_none(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=TOKENS, server__auth_token=MAIN)
     async with (
-        Caller(shared, MINE) as mine,
-        Caller(shared, YOURS) as yours,
-        Caller(shared, MAIN) as main,
+        Api(shared, MINE) as mine,
+        Api(shared, YOURS) as yours,
+        Api(shared, MAIN) as main,
     ):
         job_id = await mine.completed()
         nobodys = await yours.get("/status/1234567890123456789")
@@ -44,7 +44,7 @@ async def test_whose_a_job_is_survives_a_restart_and_is_shown_to_nobody(
     serve: Callable[..., Server],
 ) -> None:
     shared = serve(server__tokens=TOKENS)
-    async with Caller(shared, MINE) as mine:
+    async with Api(shared, MINE) as mine:
         job_id = await mine.completed()
         shown = json.dumps((await mine.get(f"/status/{job_id}")).json)
         assert "mine" not in shown
@@ -56,7 +56,7 @@ async def test_a_client_gets_its_share_of_the_queue_and_others_theirs(
     serve: Callable[..., Server],
 ) -> None:
     shared = serve(server__tokens=TOKENS, limits__max_queue_per_client="2")
-    async with Caller(shared, MINE) as mine, Caller(shared, YOURS) as yours:
+    async with Api(shared, MINE) as mine, Api(shared, YOURS) as yours:
         slow = {"model_name": "realesrgan-x4plus", "scale": "4"}
         jobs = [await mine.accepted(a_picture(300, 300), **slow) for _ in range(2)]
         refused = await mine.upscale(a_picture())
@@ -72,7 +72,7 @@ async def test_a_client_gets_its_share_of_the_queue_and_others_theirs(
 
 async def test_the_rate_is_counted_by_token(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=TOKENS, limits__rate_limit_per_minute="2")
-    async with Caller(shared, MINE) as mine, Caller(shared, YOURS) as yours:
+    async with Api(shared, MINE) as mine, Api(shared, YOURS) as yours:
         first = await mine.upscale(a_picture(), {"model_name": "realesr-animevideov3"})
         assert first.headers["ratelimit-policy"] == '"submissions";q=2;w=60'
         assert first.headers["ratelimit"].startswith('"submissions";r=1;t=')
@@ -88,7 +88,7 @@ async def test_the_rate_is_counted_by_the_address_that_a_trusted_proxy_names(
     serve: Callable[..., Server], trusted: str, statuses: list[int]
 ) -> None:
     proxied = serve(limits__rate_limit_per_minute="1", server__trusted_proxies=trusted)
-    async with Caller(proxied) as api:
+    async with Api(proxied) as api:
         answers = [
             await api.post(
                 "/upscale",

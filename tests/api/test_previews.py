@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from testkit.contract import Answer
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until
 
 PNG = {"Content-Type": "image/png"}
 
 
-async def preview(api: Caller, picture: bytes, query: str = "", **options: Any) -> Answer:
+async def preview(api: Api, picture: bytes, query: str = "", **options: Any) -> Answer:
     """Ask for a preview, with the picture as the body."""
     options.setdefault("headers", PNG)
     path = f"/preview?model_name={FAST_MODEL}{query}"
@@ -29,7 +29,7 @@ def folders(server: Server) -> list[str]:
     return [path.name for path in (server.data_dir / "jobs").iterdir()]
 
 
-async def test_a_preview_is_what_a_job_makes_of_that_part(api: Caller) -> None:
+async def test_a_preview_is_what_a_job_makes_of_that_part(api: Api) -> None:
     picture = a_picture(60, 40)
     answer = await preview(api, picture, "&scale=2")
     assert answer.status == 200, answer
@@ -50,14 +50,14 @@ async def test_a_preview_is_what_a_job_makes_of_that_part(api: Caller) -> None:
 
 async def test_the_middle_of_a_large_picture(serve: Callable[..., Server]) -> None:
     shared = serve(limits__preview_pixels="1024")
-    async with Caller(shared) as api:
+    async with Api(shared) as api:
         answer = await preview(api, a_picture(300, 200), "&scale=2")
         assert Image.open(io.BytesIO(answer.body)).size == (64, 64)
         told = (await preview(api, a_picture(300, 200), "&width=100&height=100")).json
         assert told["error"] == "The part has 10000 pixels; at most 1024 are allowed."
 
 
-async def test_wrong_fields_are_refused_and_nothing_is_left(api: Caller, server: Server) -> None:
+async def test_wrong_fields_are_refused_and_nothing_is_left(api: Api, server: Server) -> None:
     before = folders(server)
     for query in ("&x=50&width=20&height=20", "&scale=5", "&width=0", "&x=-1"):
         answer = await preview(api, a_picture(60, 40), query)
@@ -68,7 +68,7 @@ async def test_wrong_fields_are_refused_and_nothing_is_left(api: Caller, server:
     assert not server.uploads()
 
 
-async def test_a_preview_does_not_wait_for_a_large_job(api: Caller, server: Server) -> None:
+async def test_a_preview_does_not_wait_for_a_large_job(api: Api, server: Server) -> None:
     job_id = await api.accepted(a_picture(900, 900), model_name="realesrgan-x4plus", scale="4")
     await until(lambda: server.service.jobs_running == 1, 60)
     answer = await preview(api, a_picture(), "&scale=2")
@@ -79,7 +79,7 @@ async def test_a_preview_does_not_wait_for_a_large_job(api: Caller, server: Serv
 
 async def test_the_rate_of_previews_is_limited(serve: Callable[..., Server]) -> None:
     shared = serve(limits__previews_per_minute="2", limits__rate_limit_per_minute="1")
-    async with Caller(shared) as api:
+    async with Api(shared) as api:
         for _ in range(2):
             assert (await preview(api, a_picture(), "&scale=2")).status == 200
         refused = await preview(api, a_picture(), "&scale=2")
@@ -88,7 +88,7 @@ async def test_the_rate_of_previews_is_limited(serve: Callable[..., Server]) -> 
         await api.accepted()  # another limit
 
 
-async def test_a_caller_who_hangs_up_ends_the_work(api: Caller, server: Server) -> None:
+async def test_a_caller_who_hangs_up_ends_the_work(api: Api, server: Server) -> None:
     before = folders(server)
     url = f"{server.url}/preview?model_name=realesrgan-x4plus&scale=4"
     async with aiohttp.ClientSession() as session:
@@ -102,6 +102,6 @@ async def test_a_caller_who_hangs_up_ends_the_work(api: Caller, server: Server) 
 
 
 async def test_previews_can_be_switched_off(serve: Callable[..., Server]) -> None:
-    async with Caller(serve(limits__preview_pixels="0")) as api:
+    async with Api(serve(limits__preview_pixels="0")) as api:
         answer = await preview(api, a_picture())
     assert (answer.status, answer.json["code"]) == (400, "bad_request")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 
 
 async def test_a_receipt_tells_what_happened_and_outlives_the_file(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     picture = a_picture(20, 12)
     answer = await api.upscale(picture, {"scale": "3", "model_name": FAST_MODEL})
@@ -44,7 +44,7 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
     assert set(receipt["seconds"]) == {"wait", "upscale", "finish"}  # decoded on arrival
 
 
-async def test_a_cancelled_job_has_no_receipt(api: Caller) -> None:
+async def test_a_cancelled_job_has_no_receipt(api: Api) -> None:
     answer = await api.upscale(
         a_picture(400, 400), {"scale": "4", "model_name": "realesrgan-x4plus"}
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from testkit.contract import Answer
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.server_process import ServerProcess, server_process
 from testkit.waiting import until
 from upscaled.callers import hash_of
@@ -20,7 +20,7 @@ WANTS_PICTURE = {"Accept": "image/*"}
 CACHE = {"storage.result_cache_mb": 50}
 
 
-async def completed(api: Caller, picture: bytes | None = None, **fields: str) -> Answer:
+async def completed(api: Api, picture: bytes | None = None, **fields: str) -> Answer:
     """Submit a picture and wait for the completed job."""
     answer = await api.upscale(picture or a_picture(), {**FAST, **fields}, query="?wait=45")
     assert answer.status == 200, answer
@@ -29,7 +29,7 @@ async def completed(api: Caller, picture: bytes | None = None, **fields: str) ->
 
 async def test_a_repeated_request_is_answered_from_the_cache(serve: Callable[..., Server]) -> None:
     server = serve(storage__result_cache_mb="10")
-    async with Caller(server) as api:
+    async with Api(server) as api:
         first = (await completed(api)).json
         assert "cached" not in first
         result = await api.get(f"/download/{first['job_id']}")
@@ -57,7 +57,7 @@ async def test_a_repeated_request_is_answered_from_the_cache(serve: Callable[...
 async def test_owners_do_not_see_each_others_results(serve: Callable[..., Server]) -> None:
     tokens = f"mine={hash_of('m')},yours={hash_of('y')}"
     shared = serve(server__tokens=tokens, storage__result_cache_mb="10")
-    async with Caller(shared, "m") as mine, Caller(shared, "y") as yours:
+    async with Api(shared, "m") as mine, Api(shared, "y") as yours:
         assert "cached" not in (await completed(mine)).json
         assert "cached" not in (await completed(yours)).json
         assert (await completed(yours)).json["cached"] is True
@@ -68,7 +68,7 @@ async def test_events_of_a_joined_job_tell_the_progress_of_the_work(
 ) -> None:
     server = serve()
     picture, fields = a_picture(300, 300), {"model_name": FAST_MODEL, "scale": "4"}
-    async with Caller(server) as api:
+    async with Api(server) as api:
         first = (await api.upscale(picture, fields)).json["job_id"]
         joined = (await api.upscale(picture, fields)).json["job_id"]
         told = (await api.get(f"/events/{joined}")).body.decode()

@@ -8,13 +8,13 @@ import io
 import zipfile
 from collections.abc import Callable
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.api.zip_stream import unique_names
 from upscaled.callers import hash_of
 
 
 async def test_an_archive_has_the_pictures_and_counts_as_their_download(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     jobs = [
         await api.completed(a_picture(20 + n, 16), filename=name)
@@ -35,7 +35,7 @@ async def test_an_archive_has_the_pictures_and_counts_as_their_download(
         assert (await api.get(f"/download/{job_id}")).status == 410
 
 
-async def test_one_without_a_result_refuses_the_whole(api: Caller, server: Server) -> None:
+async def test_one_without_a_result_refuses_the_whole(api: Api, server: Server) -> None:
     done = await api.completed()
     working = await api.accepted(a_picture(800, 600), model_name="realesrgan-x4plus")
     answer = await api.get(f"/results?job_ids={done},{working}")
@@ -47,7 +47,7 @@ async def test_one_without_a_result_refuses_the_whole(api: Caller, server: Serve
     assert server.result_file(done).exists()
 
 
-async def test_an_archive_that_breaks_off_deletes_nothing(api: Caller, server: Server) -> None:
+async def test_an_archive_that_breaks_off_deletes_nothing(api: Api, server: Server) -> None:
     jobs = [await api.completed() for _ in range(2)]
     big = b"".join(hashlib.sha256(n.to_bytes(4)).digest() for n in range(2**17))
     for job_id in jobs:
@@ -67,7 +67,7 @@ async def test_an_archive_that_breaks_off_deletes_nothing(api: Caller, server: S
 
 async def test_anothers_results_are_not_there(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=f"mine={hash_of('my')},yours={hash_of('your')}")
-    async with Caller(shared, "my") as mine, Caller(shared, "your") as yours:
+    async with Api(shared, "my") as mine, Api(shared, "your") as yours:
         job_id = await mine.completed()
         assert (await yours.get(f"/results?job_ids={job_id}")).status == 404
 

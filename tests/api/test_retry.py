@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.callers import hash_of
 
 
-async def test_a_cancelled_job_is_tried_again_with_its_fields(api: Caller, server: Server) -> None:
+async def test_a_cancelled_job_is_tried_again_with_its_fields(api: Api, server: Server) -> None:
     fields = {"format": "webp", "quality": "80", "client_ref": "holiday", "scale": "4"}
     first = await api.accepted(a_picture(800, 600), model_name="realesrgan-x4plus", **fields)
     early = await api.post(f"/jobs/{first}/retry")
@@ -29,7 +29,7 @@ async def test_a_cancelled_job_is_tried_again_with_its_fields(api: Caller, serve
     assert not (server.data_dir / "jobs" / first).exists()
 
 
-async def test_a_result_of_an_exact_size_has_it_again(api: Caller, server: Server) -> None:
+async def test_a_result_of_an_exact_size_has_it_again(api: Api, server: Server) -> None:
     answer = await api.upscale(a_picture(33, 100), {"height": "251"})
     first = answer.json["job_id"]
     old = await server.ended(first)
@@ -39,7 +39,7 @@ async def test_a_result_of_an_exact_size_has_it_again(api: Caller, server: Serve
     assert new.receipt["output"]["sha256"] == old.receipt["output"]["sha256"]
 
 
-async def test_without_the_upload_it_is_told_why(api: Caller) -> None:
+async def test_without_the_upload_it_is_told_why(api: Api) -> None:
     job_id = await api.completed()
     assert (await api.get(f"/download/{job_id}")).status == 200
     assert (await api.get(f"/download/{job_id}")).status == 410
@@ -50,7 +50,7 @@ async def test_without_the_upload_it_is_told_why(api: Caller) -> None:
 
 async def test_nobody_tries_anothers_job_again(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=f"mine={hash_of('my')},yours={hash_of('your')}")
-    async with Caller(shared, "my") as mine, Caller(shared, "your") as yours:
+    async with Api(shared, "my") as mine, Api(shared, "your") as yours:
         job_id = await mine.completed()
         assert (await yours.post(f"/jobs/{job_id}/retry")).status == 404
         assert (await mine.post(f"/jobs/{job_id}/retry")).status == 202
@@ -60,7 +60,7 @@ async def test_uploads_of_failed_jobs_are_kept_over_a_restart_and_then_deleted(
     serve: Callable[..., Server],
 ) -> None:
     shared = serve(storage__result_ttl_hours="0.001")  # 3.6 s
-    async with Caller(shared) as api:
+    async with Api(shared) as api:
         job_id = await api.accepted(a_picture(800, 600), model_name="realesrgan-x4plus")
         await api.post(f"/cancel/{job_id}")
         folder = shared.data_dir / "jobs" / job_id

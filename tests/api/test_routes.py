@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from testkit import contract
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from upscaled.api.routes import ROUTES, Route
 from upscaled.api.submit import FIELD_NAMES_OF_FILE
 
@@ -47,7 +47,7 @@ def test_the_contract_has_every_route_with_its_query_parameters() -> None:
 @pytest.mark.parametrize(
     "route", [r for r in ROUTES if r.query is not None], ids=lambda r: f"{r.method} {r.path}"
 )
-async def test_an_unknown_query_parameter_is_refused(api: Caller, route: Route) -> None:
+async def test_an_unknown_query_parameter_is_refused(api: Api, route: Route) -> None:
     method, path = route.method, route.path.format(**PLACES)
     for query in ("scael=3", "z", "_=17", "%77ait2=1"):
         answer = await api.call(method, f"{path}?{query}")
@@ -55,7 +55,7 @@ async def test_an_unknown_query_parameter_is_refused(api: Caller, route: Route) 
         assert answer.json["error"].startswith("There is no query parameter '")
 
 
-async def test_the_refusal_names_what_is_allowed(api: Caller) -> None:
+async def test_the_refusal_names_what_is_allowed(api: Api) -> None:
     told = (await api.get(f"/status/{NOBODYS}?wait=3&wiat=3")).json["error"]
     assert told == "There is no query parameter 'wiat' here; allowed is wait."
     told = (await api.post(f"/cancel/{NOBODYS}?now=1")).json["error"]
@@ -69,7 +69,7 @@ def with_empty(path: str, **given: str) -> str:
     return f"{path}?" + urlencode({**dict.fromkeys(route.query, ""), **given})
 
 
-async def test_an_empty_query_parameter_counts_as_not_given(api: Caller, server: Server) -> None:
+async def test_an_empty_query_parameter_counts_as_not_given(api: Api, server: Server) -> None:
     fields = {"model_name": FAST_MODEL, "wait": "45"}
     empty = "&".join(f"{name}=" for name in FIELD_NAMES_OF_FILE if name not in fields)
     answer = await api.call("PUT", f"/upscale?{urlencode(fields)}&{empty}", data=a_picture())
@@ -94,7 +94,7 @@ async def test_an_empty_query_parameter_counts_as_not_given(api: Caller, server:
     assert (await api.get(with_empty(f"/download/{job_id}"))).status == 410
 
 
-async def test_an_empty_query_parameter_hides_no_other_value(api: Caller) -> None:
+async def test_an_empty_query_parameter_hides_no_other_value(api: Api) -> None:
     assert (await api.get("/models?scale=&scale=2")).json == (await api.get("/models?scale=2")).json
     for path in ("/models?scale=x&scale=", "/jobs?limit=&limit=0", "/results?job_ids="):
         assert (await api.get(path)).status == 400, path
@@ -103,7 +103,7 @@ async def test_an_empty_query_parameter_hides_no_other_value(api: Caller) -> Non
 
 
 async def test_unknown_paths_and_the_pages_files_take_any_query(
-    api: Caller, serve: Callable[..., Server]
+    api: Api, serve: Callable[..., Server]
 ) -> None:
     assert (await api.get("/nowhere?x=1")).status == 404
     assert (await api.call("DELETE", "/upscale?x=1")).status == 405

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until
 from upscaled.api import connections
 
@@ -56,7 +56,7 @@ async def test_callers_who_never_read_make_room_for_others(
     async with never_reading(small, 5):
         async with asyncio.timeout(30):
             while True:
-                async with Caller(small) as api:
+                async with Api(small) as api:
                     with contextlib.suppress(AssertionError):  # 503 until they count as stalled
                         assert (await api.get("/models")).status == 200
                         break
@@ -88,7 +88,7 @@ async def test_idle_connections_make_room_for_new_ones(
 ) -> None:
     monkeypatch.setattr(connections, "_REPLACED_AFTER_SECONDS", 0.0)
     small = serve(server__max_connections="1")
-    async with Caller(small) as first, Caller(small) as second:
+    async with Api(small) as first, Api(small) as second:
         for _ in range(3):
             assert (await first.get("/models")).status == 200
             assert (await second.get("/models")).status == 200
@@ -131,7 +131,7 @@ async def test_a_chunked_upload_ends_where_the_disk_does(
     writer.transport.abort()
     await until(lambda: not server.uploads())
     monkeypatch.undo()
-    async with Caller(server) as api:
+    async with Api(server) as api:
         assert (await api.upscale(a_picture(), {"model_name": FAST_MODEL})).status == 202
 
 
@@ -147,7 +147,7 @@ async def test_uploads_in_progress_count_for_the_disk_before_they_have_come(
         b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" % (149 << 20) + PART
     )
     await writer.drain()
-    async with asyncio.timeout(20), Caller(server) as api:
+    async with asyncio.timeout(20), Api(server) as api:
         await until(lambda: server.service.submissions.uploading)
         answer = await api.upscale(a_picture(), {"model_name": FAST_MODEL})
         assert (answer.status, answer.json["code"]) == (507, "insufficient_storage")
@@ -167,7 +167,7 @@ async def test_one_client_leaves_places_for_others(
     for _ in range(5):
         _, writer = await chunked_upload(server)
         held.append(writer)
-    async with Caller(server) as api:
+    async with Api(server) as api:
         async with asyncio.timeout(20):
             while (answer := await api.upscale(a_picture())).status == 202:
                 await api.post(f"/cancel/{answer.json['job_id']}")

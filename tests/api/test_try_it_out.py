@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Locator, Page
 
 from testkit.browser import browser_page
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def test_a_picture_is_submitted_by_choosing_it_and_pressing_execute(
     assert status == 202, body
 
 
-async def test_execute_downloads_the_whole_result(page: Page, api: Caller) -> None:
+async def test_execute_downloads_the_whole_result(page: Page, api: Api) -> None:
     job_id = await api.completed()
     size = (await api.get(f"/status/{job_id}")).json["file_size_bytes"]
     status, _ = await executed(page, "download", "**/download/*", {"job_id": job_id})
@@ -69,6 +69,6 @@ async def test_execute_downloads_the_whole_result(page: Page, api: Caller) -> No
     assert (await (await saved.value).path()).stat().st_size == size
 
 
-async def test_the_list_of_models_is_not_filtered_unless_asked(page: Page, api: Caller) -> None:
+async def test_the_list_of_models_is_not_filtered_unless_asked(page: Page, api: Api) -> None:
     everything = (await api.get("/models")).body
     assert await executed(page, "models", "**/models*") == (200, everything)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from testkit.waiting import until
 from upscaled.api.multipart import Part, boundary_of, parts
 from upscaled.errors import BadRequestError
@@ -136,7 +136,7 @@ async def send_half(server: Server) -> asyncio.StreamWriter:
 
 
 async def test_an_upload_whose_caller_goes_away_is_removed(
-    api: Caller, server: Server, caplog: pytest.LogCaptureFixture
+    api: Api, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = await send_half(server)
     await until(lambda: len(server.uploads()) == 1)
@@ -158,7 +158,7 @@ async def test_a_stopping_server_removes_uploads_in_progress(
 
 
 async def test_many_parts_are_refused_at_the_first_that_is_not_wanted(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     body = encoded([b"x"] * 10_000)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -169,7 +169,7 @@ async def test_many_parts_are_refused_at_the_first_that_is_not_wanted(
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing(
-    api: Caller, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Api, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = tmp_path / "upload"
     full.symlink_to("/dev/full")  # every write to it fails as on a full disk
@@ -181,9 +181,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     assert await api.completed()
 
 
-async def test_a_disk_that_fills_up_within_the_last_bytes_is_told(
-    api: Caller, server: Server
-) -> None:
+async def test_a_disk_that_fills_up_within_the_last_bytes_is_told(api: Api, server: Server) -> None:
     # As on a full disk, what still fits is written, and only the next write fails.
     picture = a_picture() + bytes(900 << 10)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -199,7 +197,7 @@ async def test_a_disk_that_fills_up_within_the_last_bytes_is_told(
 async def test_a_stopping_server_takes_nothing_new(serve: Callable[..., Server]) -> None:
     server = serve()
     await asyncio.wrap_future(server.call(server.service.stop()))
-    async with Caller(server) as api:
+    async with Api(server) as api:
         answer = await api.upscale(a_picture())
         assert (answer.status, answer.json["code"]) == (503, "shutting_down")
         assert int(answer.headers["retry-after"]) > 0

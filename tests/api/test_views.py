@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from testkit.contract import Answer
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from upscaled.callers import hash_of
 
 MINE, YOURS = "my secret", "your secret"
@@ -23,7 +23,7 @@ def opened(answer: Answer) -> Image.Image:
     return Image.open(io.BytesIO(answer.body))
 
 
-async def seen(api: Caller, path: str) -> Image.Image:
+async def seen(api: Api, path: str) -> Image.Image:
     """Return a view once it is made, as a client does: it asks again when it is told to."""
     async with asyncio.timeout(60):
         while True:
@@ -34,7 +34,7 @@ async def seen(api: Caller, path: str) -> Image.Image:
             await asyncio.sleep(int(answer.headers["retry-after"]))
 
 
-async def whole(api: Caller, job_id: str, side: str) -> Image.Image:
+async def whole(api: Api, job_id: str, side: str) -> Image.Image:
     """Return a picture put together from its tiles of level 0."""
     told = (await api.get(f"/tiles/{job_id}")).json
     size, step = told[side], told["tile_size"]
@@ -48,7 +48,7 @@ async def whole(api: Caller, job_id: str, side: str) -> Image.Image:
 
 async def test_limits_are_told_to_everybody(serve: Callable[..., Server]) -> None:
     shared = serve(server__auth_token="secret", limits__preview_pixels="0")
-    async with Caller(shared) as stranger:
+    async with Api(shared) as stranger:
         told = (await stranger.get("/limits")).json
     assert told["token_required"] is True
     assert told["preview"] is None
@@ -60,7 +60,7 @@ async def test_limits_are_told_to_everybody(serve: Callable[..., Server]) -> Non
 
 
 async def test_tiles_of_level_0_are_the_result_and_looking_deletes_nothing(
-    api: Caller, server: Server
+    api: Api, server: Server
 ) -> None:
     job_id = await api.completed(a_picture(300, 280))
     told = (await api.get(f"/tiles/{job_id}")).json
@@ -76,7 +76,7 @@ async def test_tiles_of_level_0_are_the_result_and_looking_deletes_nothing(
     assert np.abs(np.asarray(small.convert("RGB")).astype(int) - mean).mean() < 6
 
 
-async def test_views_are_gone_with_the_result_and_its_source(api: Caller, server: Server) -> None:
+async def test_views_are_gone_with_the_result_and_its_source(api: Api, server: Server) -> None:
     job_id = await api.completed(a_picture(31, 17))
     await whole(api, job_id, "source")
     await seen(api, f"/thumbnail/{job_id}")
@@ -101,7 +101,7 @@ async def test_views_are_gone_with_the_result_and_its_source(api: Caller, server
 
 async def test_views_leave_no_file_behind(serve: Callable[..., Server]) -> None:
     shared = serve()
-    async with Caller(shared) as api:
+    async with Api(shared) as api:
         job_id = await api.completed()
         await whole(api, job_id, "source")
         await seen(api, f"/thumbnail/{job_id}")
@@ -114,7 +114,7 @@ async def test_views_leave_no_file_behind(serve: Callable[..., Server]) -> None:
         assert not await asyncio.to_thread(lambda: list(views.iterdir()))
 
 
-async def test_a_thumbnail_is_small_and_is_not_sent_twice(api: Caller) -> None:
+async def test_a_thumbnail_is_small_and_is_not_sent_twice(api: Api) -> None:
     job_id = await api.completed(a_picture(400, 100), scale="2")
     answer = await api.get(f"/thumbnail/{job_id}")
     assert opened(answer).size == (256, 64)
@@ -125,7 +125,7 @@ async def test_a_thumbnail_is_small_and_is_not_sent_twice(api: Caller) -> None:
     assert (await api.get(f"/thumbnail/{job_id}?side=both")).status == 400
 
 
-async def test_transparency_is_shown_and_a_turned_tiff_too(api: Caller) -> None:
+async def test_transparency_is_shown_and_a_turned_tiff_too(api: Api) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(a_picture(40, 30)))).copy()
     alpha = np.full((30, 40, 1), 255, np.uint8)
     alpha[:, 20:] = 0
@@ -147,7 +147,7 @@ async def test_transparency_is_shown_and_a_turned_tiff_too(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("place", ["0/1/0", "0/0/1", "1/0/0", "999999/0/0", "0/0/x", "0/0/-1"])
-async def test_there_is_no_tile_beyond_the_picture(api: Caller, place: str) -> None:
+async def test_there_is_no_tile_beyond_the_picture(api: Api, place: str) -> None:
     job_id = await api.completed()
     answer = await api.get(f"/tiles/{job_id}/result/{place}")
     assert (answer.status, answer.json["code"]) == (404, "no_view")
@@ -156,7 +156,7 @@ async def test_there_is_no_tile_beyond_the_picture(api: Caller, place: str) -> N
 
 async def test_another_owners_pictures_look_like_none(serve: Callable[..., Server]) -> None:
     shared = serve(server__tokens=f"mine={hash_of(MINE)},yours={hash_of(YOURS)}")
-    async with Caller(shared, MINE) as mine, Caller(shared, YOURS) as yours:
+    async with Api(shared, MINE) as mine, Api(shared, YOURS) as yours:
         job_id = await mine.completed()
         nobodys = await yours.get("/status/1234567890123456789")
         await whole(mine, job_id, "result")
@@ -167,7 +167,7 @@ async def test_another_owners_pictures_look_like_none(serve: Callable[..., Serve
 
 async def test_without_the_page_no_source_is_kept(serve: Callable[..., Server]) -> None:
     shared = serve(features__web="false")
-    async with Caller(shared) as api:
+    async with Api(shared) as api:
         job_id = await api.completed()
         assert [path.name for path in (shared.data_dir / "jobs" / job_id).iterdir()] == [
             "result.png"
@@ -177,9 +177,7 @@ async def test_without_the_page_no_source_is_kept(serve: Callable[..., Server]) 
     assert told["result"] is not None
 
 
-async def test_a_result_that_is_no_picture_any_more_is_told_once(
-    api: Caller, server: Server
-) -> None:
+async def test_a_result_that_is_no_picture_any_more_is_told_once(api: Api, server: Server) -> None:
     job_id = await api.completed(a_picture(50, 20))
     await asyncio.to_thread(server.result_file(job_id).write_bytes, b"\x89PNG\r\n\x1a\n nonsense")
     answer = await api.get(f"/tiles/{job_id}/result/0/0/0")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture
+from testkit.running import Api, Server, a_picture
 from testkit.waiting import SLOW, until_waited_for
 from upscaled.api.connections import Connection
 
 
-async def test_one_question_is_answered_when_the_job_has_ended(api: Caller) -> None:
+async def test_one_question_is_answered_when_the_job_has_ended(api: Api) -> None:
     job_id = await api.accepted(a_picture(64, 64))
     told = (await api.get(f"/status/{job_id}?wait=60")).json
     assert (told["status"], told["progress"]) == ("completed", 100)
@@ -21,7 +21,7 @@ async def test_one_question_is_answered_when_the_job_has_ended(api: Caller) -> N
     assert again == told
 
 
-async def test_a_cancelled_job_ends_the_wait(api: Caller) -> None:
+async def test_a_cancelled_job_ends_the_wait(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     waiting = asyncio.create_task(api.get(f"/status/{job_id}?wait=60"))
     await until_waited_for(api.server, job_id, wanted=True)
@@ -29,7 +29,7 @@ async def test_a_cancelled_job_ends_the_wait(api: Caller) -> None:
     assert (await waiting).json["status"] == "cancelled"
 
 
-async def test_when_the_seconds_are_over_the_answer_says_how_the_job_stands(api: Caller) -> None:
+async def test_when_the_seconds_are_over_the_answer_says_how_the_job_stands(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     for query in ("?wait=0", "?wait=1", ""):
         answer = await api.get(f"/status/{job_id}{query}")
@@ -37,9 +37,9 @@ async def test_when_the_seconds_are_over_the_answer_says_how_the_job_stands(api:
     await api.post(f"/cancel/{job_id}")
 
 
-async def test_nothing_waits_for_a_caller_who_has_gone(api: Caller) -> None:
+async def test_nothing_waits_for_a_caller_who_has_gone(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
-    async with Caller(api.server) as other:
+    async with Api(api.server) as other:
         waiting = asyncio.create_task(other.get(f"/status/{job_id}?wait=60"))
         await until_waited_for(api.server, job_id, wanted=True)
         waiting.cancel()
@@ -51,7 +51,7 @@ async def test_nothing_waits_for_a_caller_who_has_gone(api: Caller) -> None:
 
 async def test_a_server_that_stops_answers_those_who_wait(serve: Callable[..., Server]) -> None:
     server = serve()
-    async with Caller(server) as api:
+    async with Api(server) as api:
         job_id = await api.accepted(a_picture(300, 300), **SLOW)
         waiting = asyncio.create_task(api.get(f"/status/{job_id}?wait=60"))
         await until_waited_for(server, job_id, wanted=True)
@@ -61,7 +61,7 @@ async def test_a_server_that_stops_answers_those_who_wait(serve: Callable[..., S
 
 
 @pytest.mark.parametrize("query", ["61", "-1", "1.5", "long", "5&wait=6", "٣"])
-async def test_a_wait_that_is_no_number_of_seconds_is_refused(api: Caller, query: str) -> None:
+async def test_a_wait_that_is_no_number_of_seconds_is_refused(api: Api, query: str) -> None:
     job_id = await api.accepted()
     answer = await api.get(f"/status/{job_id}?wait={query}")
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
@@ -86,7 +86,7 @@ async def test_a_wait_that_is_no_number_of_seconds_is_refused(api: Caller, query
     ],
 )
 async def test_a_preference_is_followed_and_acknowledged(
-    api: Caller, prefer: str, applied: str | None
+    api: Api, prefer: str, applied: str | None
 ) -> None:
     job_id = await api.accepted()
     answer = await api.get(f"/status/{job_id}", headers={"Prefer": prefer})
@@ -95,7 +95,7 @@ async def test_a_preference_is_followed_and_acknowledged(
         assert answer.json["status"] == "completed"
 
 
-async def test_the_querys_wait_takes_precedence(api: Caller) -> None:
+async def test_the_querys_wait_takes_precedence(api: Api) -> None:
     job_id = await api.accepted(a_picture(300, 300), **SLOW)
     answer = await api.get(f"/status/{job_id}?wait=0", headers={"Prefer": "wait=45"})
     assert answer.json["status"] != "completed"
@@ -104,7 +104,7 @@ async def test_the_querys_wait_takes_precedence(api: Caller) -> None:
 
 
 async def test_every_answer_comes_before_proxies_close_the_connection(
-    api: Caller, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
 

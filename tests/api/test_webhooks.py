@@ -17,7 +17,7 @@ from testkit import contract
 from testkit.curl import curl
 from testkit.paths import DATA, ROOT
 from testkit.receiver import receiving
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 from testkit.waiting import until
 from upscaled.callers import hash_of
 from upscaled.outgoing import signatures
@@ -31,7 +31,7 @@ async def test_a_receiver_is_told_of_a_job_and_the_message_fits_the_contract(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(**LOCAL, webhooks__secret=SECRET, server__public_url="https://up.example/x")
-    async with receiving() as receiver, Caller(server) as caller:
+    async with receiving() as receiver, Api(server) as caller:
         job_id = await caller.completed(
             callback_url=receiver.url + "?token=hidden", callback_events="started, completed"
         )
@@ -66,10 +66,10 @@ async def test_each_token_has_its_own_secrets(serve: Callable[..., Server]) -> N
     )
     async with receiving() as receiver:
         for token in ("a", "b", "main"):
-            async with Caller(server, token) as caller:
+            async with Api(server, token) as caller:
                 job_id = await caller.completed(callback_url=receiver.url)
             await receiver.until(lambda: any(job_id in r.id for r in receiver.taken))  # noqa: B023
-        async with Caller(server, "b") as caller:
+        async with Api(server, "b") as caller:
             assert (await caller.get(f"/webhooks/{job_id}")).status == 404, "main's"
     keys = [len(request.headers.get("webhook-signature", "").split()) for request in receiver.taken]
     assert keys == [2, 0, 1]
@@ -91,14 +91,14 @@ async def test_each_token_has_its_own_secrets(serve: Callable[..., Server]) -> N
         ({"callback_url": "https://x.example/" + 4096 * "x"}, "longer than 4096 bytes"),
     ],
 )
-async def test_wrong_fields_are_refused(api: Caller, fields: dict[str, str], told: str) -> None:
+async def test_wrong_fields_are_refused(api: Api, fields: dict[str, str], told: str) -> None:
     answer = await api.upscale(b"not looked at", fields)
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert told in answer.json["error"]
 
 
 async def test_webhooks_can_be_switched_off(serve: Callable[..., Server]) -> None:
-    async with Caller(serve(features__webhooks="false")) as caller:
+    async with Api(serve(features__webhooks="false")) as caller:
         answer = await caller.upscale(b"x", {"callback_url": "https://93.184.216.34/"})
         assert (answer.status, "features.webhooks" in answer.json["error"]) == (400, True)
 
@@ -106,7 +106,7 @@ async def test_webhooks_can_be_switched_off(serve: Callable[..., Server]) -> Non
 async def test_the_outbox_is_bounded(serve: Callable[..., Server]) -> None:
     server = serve(**LOCAL, webhooks__max_pending="2")
     refusing = receiving(lambda _: web.Response(status=500, headers={"Retry-After": "9"}))
-    async with refusing as receiver, Caller(server) as caller:
+    async with refusing as receiver, Api(server) as caller:
         for _ in range(2):
             await caller.completed(callback_url=receiver.url)
         answer = await caller.upscale(None, {"callback_url": receiver.url})
@@ -116,7 +116,7 @@ async def test_the_outbox_is_bounded(serve: Callable[..., Server]) -> None:
         await caller.completed()
 
 
-async def test_a_job_without_a_receiver_has_no_messages(api: Caller) -> None:
+async def test_a_job_without_a_receiver_has_no_messages(api: Api) -> None:
     job_id = await api.completed()
     assert (await api.get(f"/webhooks/{job_id}")).json == {"job_id": job_id, "messages": []}
 
@@ -127,7 +127,7 @@ async def test_failures_are_shown_and_the_address_is_not_logged(
     caplog.set_level("INFO")
     server = serve(**LOCAL)
     refusing = receiving(lambda _: web.Response(status=500, headers={"Retry-After": "60"}))
-    async with refusing as receiver, Caller(server) as caller:
+    async with refusing as receiver, Api(server) as caller:
         job_id = await caller.completed(callback_url=receiver.url + "?token=hidden")
 
         def records() -> list[str]:
@@ -189,7 +189,7 @@ def test_the_table_of_pauses_is_the_setting() -> None:
 
 async def test_jobs_that_share_work_are_each_told(serve: Callable[..., Server]) -> None:
     server = serve(**LOCAL, storage__result_cache_mb="10")
-    async with receiving() as receiver, Caller(server) as caller:
+    async with receiving() as receiver, Api(server) as caller:
         fields = {"callback_url": receiver.url, "callback_events": "started,completed"}
         together = await asyncio.gather(*(caller.accepted(None, **fields) for _ in range(2)))
         for job_id in together:

@@ -110,4 +110,4 @@ async def test_hostile_pictures_of_one_caller_hold_up_nobody_else(
     for task in greedy:
         task.cancel()
     await asyncio.gather(*greedy, return_exceptions=True)
-    assert imaging._places.free == 2
+    assert imaging._pool._places.free == 2

@@ -49,7 +49,7 @@ def children_of(pid: int) -> list[int]:
 
 def at_work(imaging: Imaging) -> tuple[int, int] | None:
     """Return the ids of a process that works on a request, and of its child."""
-    for worker in imaging._workers:
+    for worker in imaging._pool._workers:
         if worker.pid is not None and (children := children_of(worker.pid)):
             return worker.pid, children[0]
     return None

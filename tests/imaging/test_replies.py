@@ -289,7 +289,7 @@ async def test_a_request_that_cannot_be_confined_is_done_by_another_process(
     with pytest.raises(EngineError, match="cannot be confined") as caught:
         await imaging.probe(folder.upload)
     assert caught.value.retryable
-    assert {required for _, required in asked} == {json.dumps(list(imaging._required or ()))}
+    assert {required for _, required in asked} == {json.dumps(list(imaging._pool._required or ()))}
 
 
 async def test_the_place_is_free_again_after_any_lie(
@@ -299,6 +299,6 @@ async def test_the_place_is_free_again_after_any_lie(
     for _ in range(5):
         with pytest.raises(WrongReplyError):
             await imaging.probe(folder.upload)
-    assert imaging._places.free == 2
-    async with imaging._worker(Kind.JOB, ""):
-        assert imaging._places.free == 1
+    assert imaging._pool._places.free == 2
+    async with imaging._pool.hold(Kind.JOB, ""):
+        assert imaging._pool._places.free == 1

@@ -227,7 +227,7 @@ async def test_a_worker_has_no_descriptor_but_its_pipes(confined: Imaging, tmp_p
         os.set_inheritable(secret.fileno(), True)
         os.set_inheritable(one.fileno(), True)
         await confined.warm()
-        (pid,) = [worker.pid for worker in confined._workers if worker.pid]
+        (pid,) = [worker.pid for worker in confined._pool._workers if worker.pid]
         opened = await asyncio.to_thread(_descriptors, pid)
     # From 3.5 on, libffi (below ctypes) keeps its own file open, for reading.
     opened = [what for what in opened if not re.search(r"/libffi\.so\.[0-9.]+$", what)]
@@ -240,8 +240,8 @@ async def test_a_header_is_read_while_every_encoder_is_busy(
 ) -> None:
     upload = tmp_path / "incoming" / "upload"
     Image.new("RGB", (8, 6)).save(upload, "PNG")
-    async with confined._worker(Kind.JOB, ""), asyncio.timeout(30):
-        assert confined._places.free == 1
+    async with confined._pool.hold(Kind.JOB, ""), asyncio.timeout(30):
+        assert confined._pool._places.free == 1
         assert (await confined.probe(upload)).size == Size(8, 6)
 
 
@@ -346,8 +346,8 @@ def _shown_to_a_child(path: Path, own: Path) -> str:
 async def test_what_breaks_a_request_breaks_no_other(confined: Imaging, tmp_path: Path) -> None:
     nothing = RawImage(tmp_path / "nothing", Size(0, 0))
     await confined.warm()
-    before = [worker.pid for worker in confined._workers]
+    before = [worker.pid for worker in confined._pool._workers]
     with pytest.raises(EngineError, match="processing broke off: ZeroDivisionError"):
         await confined.check(nothing, nothing, 0, 1)
     assert (await confined.warm()).active is not None
-    assert [worker.pid for worker in confined._workers] == before
+    assert [worker.pid for worker in confined._pool._workers] == before

@@ -21,7 +21,8 @@ MEMORY = 400 << 20
 
 def _resident(imaging: Imaging) -> int:
     """Return the resident memory of the imaging processes."""
-    running = [psutil.Process(worker.pid) for worker in imaging._workers if worker.pid is not None]
+    pids = [worker.pid for worker in imaging._pool._workers if worker.pid is not None]
+    running = [psutil.Process(pid) for pid in pids]
     family = [*running, *(child for process in running for child in process.children())]
     assert family
     return sum(process.memory_info().rss for process in family)

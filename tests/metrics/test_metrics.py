@@ -18,7 +18,7 @@ from testkit.jobs import make_job
 from testkit.paths import ROOT
 from testkit.ports import free_port
 from testkit.proxies import server_program
-from testkit.running import Caller, Server, configured
+from testkit.running import Api, Server, configured
 from testkit.server_process import ServerProcess
 from upscaled.callers import hash_of
 from upscaled.jobs.job import Attempt, JobState
@@ -39,8 +39,8 @@ def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-async def api(server: Server) -> AsyncIterator[Caller]:
-    async with Caller(server) as caller:
+async def api(server: Server) -> AsyncIterator[Api]:
+    async with Api(server) as caller:
         yield caller
 
 
@@ -65,7 +65,7 @@ async def samples(server: Server) -> Samples:
     return found
 
 
-async def test_a_job_from_upload_to_download_is_counted(server: Server, api: Caller) -> None:
+async def test_a_job_from_upload_to_download_is_counted(server: Server, api: Api) -> None:
     before = await samples(server)
     job_id = await api.completed()
     whole = await api.get(f"/download/{job_id}")
@@ -98,7 +98,7 @@ async def test_a_job_from_upload_to_download_is_counted(server: Server, api: Cal
     assert after["process_resident_memory_bytes"] > 0
 
 
-async def test_jobs_that_do_not_complete_are_counted_too(server: Server, api: Caller) -> None:
+async def test_jobs_that_do_not_complete_are_counted_too(server: Server, api: Api) -> None:
     before = await samples(server)
     big = await api.accepted(scale="4", model_name="realesrgan-x4plus")
     await api.post(f"/cancel/{big}")
@@ -120,7 +120,7 @@ def test_the_reasons_of_failures_are_a_few_words(changes: dict[str, object], rea
     assert failure_reason(make_job(**changes)) == reason
 
 
-async def test_paths_that_callers_make_up_make_no_new_series(server: Server, api: Caller) -> None:
+async def test_paths_that_callers_make_up_make_no_new_series(server: Server, api: Api) -> None:
     async with aiohttp.ClientSession() as session:
         for n in range(20):
             async with session.request("GET", f"{server.url}/made-up-{n}"):
@@ -165,7 +165,7 @@ async def test_other_machines_need_the_token_of_the_metrics(
     for token, status in (("a-long-secret", 200), ("another-secret", 401)):
         headers = {**elsewhere, "Authorization": f"Bearer {token}"}
         assert (await asked(server, headers=headers))[0] == status
-    async with Caller(server, "a-long-secret") as scraper:
+    async with Api(server, "a-long-secret") as scraper:
         assert (await scraper.get("/jobs")).status == 401, "it opens nothing else"
 
 
@@ -231,9 +231,7 @@ def promtool(*arguments: str | Path, text: str = "") -> str:
     return done.stdout
 
 
-async def test_promtool_finds_nothing_wrong_with_names_and_types(
-    server: Server, api: Caller
-) -> None:
+async def test_promtool_finds_nothing_wrong_with_names_and_types(server: Server, api: Api) -> None:
     await api.completed()
     _, text = await asked(server)
     assert await asyncio.to_thread(promtool, "check", "metrics", text=text) == ""
@@ -255,7 +253,7 @@ def names_in(expression: str) -> set[str]:
 
 
 async def test_dashboard_and_alerts_use_metrics_and_labels_that_exist(
-    server: Server, api: Caller
+    server: Server, api: Api
 ) -> None:
     await api.completed()
     await api.get("/status/1111111111111111111")
@@ -313,7 +311,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
     ],
 )
 async def test_a_trace_id_becomes_the_id_of_the_request(
-    api: Caller, headers: dict[str, str], taken: str | None
+    api: Api, headers: dict[str, str], taken: str | None
 ) -> None:
     answer = await api.get("/health", headers=headers)
     given = answer.headers["x-request-id"]

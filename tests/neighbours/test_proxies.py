@@ -16,7 +16,7 @@ import pytest
 
 from testkit.curl import curl
 from testkit.proxies import KINDS, Proxy
-from testkit.running import FAST_MODEL, Caller, Server, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
 
 ALL = pytest.mark.parametrize("name", KINDS)
 API = "/api/v1"
@@ -47,8 +47,8 @@ def server_said(*messages: str) -> Iterator[asyncio.Event]:
 
 
 @pytest.fixture
-async def api(server: Server) -> AsyncIterator[Caller]:
-    async with Caller(server) as caller:
+async def api(server: Server) -> AsyncIterator[Api]:
+    async with Api(server) as caller:
         yield caller
 
 
@@ -149,7 +149,7 @@ async def read_a_little(url: str) -> bytes:
 
 @ALL
 async def test_a_download_that_breaks_off_behind_the_proxy_can_be_continued_and_repeated(
-    proxy: Callable[[str], Proxy], name: str, server: Server, api: Caller, tmp_path: Path
+    proxy: Callable[[str], Proxy], name: str, server: Server, api: Api, tmp_path: Path
 ) -> None:
     front = proxy(name)
     job_id = await api.completed()
@@ -188,7 +188,7 @@ async def first_event(url: str) -> AsyncIterator[bytes]:
 
 
 async def test_60_mb_go_up_events_come_at_once_and_answers_may_wait_45_seconds(
-    proxy: Callable[[str], Proxy], server: Server, api: Caller, large_upload: Path
+    proxy: Callable[[str], Proxy], server: Server, api: Api, large_upload: Path
 ) -> None:
     """All proxies at the same time, since the wait takes its 45 seconds."""
     roots = [f"http://127.0.0.1:{server.port}", *(proxy(name).root for name in KINDS)]

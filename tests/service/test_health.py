@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit.running import Caller, Server, a_picture, configured
+from testkit.running import Api, Server, a_picture, configured
 from testkit.services import make_config, running, submit, until_processing
 from testkit.waiting import until
 from upscaled.engines.builtin.engine import BuiltinEngine
@@ -257,7 +257,7 @@ async def test_without_models_health_is_503_and_says_so(tmp_path: Path) -> None:
     server = Server(configured(tmp_path / "data", tmp_path / "models"), self_test=True)
     await asyncio.to_thread(server.start)
     try:
-        async with Caller(server) as api:
+        async with Api(server) as api:
             answer = await api.get("/health")
     finally:
         await asyncio.to_thread(server.stop)
@@ -273,7 +273,7 @@ async def test_health_answers_while_a_job_uses_every_core(tmp_path: Path, models
     server = Server(config, self_test=True)
     await asyncio.to_thread(server.start)
     try:
-        async with Caller(server) as api, asyncio.timeout(60):
+        async with Api(server) as api, asyncio.timeout(60):
             job_id = await api.accepted(a_picture(1000, 800), scale="4")
             until = server.call(until_processing(server.service, job_id))
             await asyncio.wrap_future(until)

@@ -11,7 +11,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, FileChooser, Page, expect
 
 from testkit.job_records import multiply_job
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 from testkit.web_page import WebPage, web_page
 
 THEMES = ("light", "dark")
@@ -117,7 +117,7 @@ async def test_two_thousand_jobs_scroll_smoothly(
     browser: Browser, serve: Callable[..., Server]
 ) -> None:
     server = serve()
-    async with Caller(server) as api:
+    async with Api(server) as api:
         await api.completed(filename="many.png")
     multiply_job(server.data_dir, JOBS)
     async with web_page(browser, root(server)) as web:

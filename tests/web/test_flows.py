@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.async_api import Browser, Locator, expect
 
 from testkit.paths import DATA
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 from testkit.server_process import server_process
 from testkit.web_page import SLOW_LABEL, WebPage, web_page
 
@@ -158,7 +158,7 @@ async def test_a_full_queue_delays_a_picture_and_says_so(
     browser: Browser, serve: Callable[..., Server], large_photo: Path, photo: Path
 ) -> None:
     server = serve(limits__max_queue_size="1", limits__max_concurrent_jobs="1")
-    async with web_page(browser, root(server)) as web, Caller(server) as api:
+    async with web_page(browser, root(server)) as web, Api(server) as api:
         await web.open()
         picture, slow = large_photo.read_bytes(), []
         for scale in ("3", "4"):  # another scale is another work, which does not join the first
@@ -179,7 +179,7 @@ async def test_a_picture_sent_offline_arrives_once_when_the_network_is_back(
     browser: Browser, serve: Callable[..., Server], photo: Path
 ) -> None:
     server = serve()
-    async with web_page(browser, root(server)) as web, Caller(server) as api:
+    async with web_page(browser, root(server)) as web, Api(server) as api:
         await web.open()
         await web.page.context.set_offline(True)
         await web.send(photo)
@@ -190,7 +190,7 @@ async def test_a_picture_sent_offline_arrives_once_when_the_network_is_back(
 
 
 async def test_jobs_that_others_send_and_delete_show_at_once(web: WebPage, server: Server) -> None:
-    async with Caller(server) as api:
+    async with Api(server) as api:
         job_id = await api.completed(filename="elsewhere.png")
         await seen(web.row("elsewhere.png", "completed"))
         await api.call("DELETE", f"/jobs/{job_id}")
@@ -204,7 +204,7 @@ async def test_without_job_lists_the_page_knows_what_this_browser_sent(
     browser: Browser, serve: Callable[..., Server], photo: Path
 ) -> None:
     server = serve(features__job_lists="false")
-    async with web_page(browser, root(server)) as web, Caller(server) as api:
+    async with web_page(browser, root(server)) as web, Api(server) as api:
         await api.completed(filename="foreign.png")
         await web.open()
         await web.send(photo)

@@ -14,7 +14,7 @@ from PIL import Image, ImageStat
 from playwright.async_api import Browser, Page, expect
 
 from testkit.paths import DATA
-from testkit.running import Caller, Server
+from testkit.running import Api, Server
 from testkit.web_page import SLOW_LABEL, WebPage, web_page
 
 MOST_MEMORY = 500e6
@@ -155,7 +155,7 @@ async def test_all_results_are_saved_as_one_archive(
     browser: Browser, serve: Callable[..., Server], photo: Path, tmp_path: Path
 ) -> None:
     server = serve()
-    async with web_page(browser, root(server)) as web, Caller(server) as api:
+    async with web_page(browser, root(server)) as web, Api(server) as api:
         await api.completed(filename="one.png")
         await api.completed(filename="two.png")
         await web.open()
@@ -186,7 +186,7 @@ async def test_a_hundred_megapixels_are_looked_at_to_their_pixels_in_little_memo
     with Image.open(DATA / "coffee.jpg") as picture:
         picture.resize((640, 640)).save(source)
     server = serve()
-    async with web_page(browser, root(server)) as web, Caller(server) as api:
+    async with web_page(browser, root(server)) as web, Api(server) as api:
         await api.completed(source.read_bytes(), filename="huge.png", scale="", width="10240")
         await web.open()
         await compared(web, "huge.png")

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
-from msgspec.structs import replace
-
-from upscaled import serial
-from upscaled.errors import (
-    BadRequestError,
-    EngineError,
-    NoMemoryError,
-    NoSpaceError,
-    NotAPictureError,
-    ShortageError,
-    UnusablePictureError,
-    UpscaledError,
-    WorkerFailedError,
-)
+from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import messages, replies
-from upscaled.imaging.fair_places import FairPlaces, Kind
-from upscaled.imaging.messages import Request
+from upscaled.imaging.fair_places import Kind
 from upscaled.imaging.prepared import Prepared, Probe
 from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Written
 from upscaled.imaging.sandbox.sandbox import Confinement
-from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT, UnlikeError
+from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT
 from upscaled.imaging.view.box import Box
+from upscaled.imaging.worker_pool import WorkerPool
 from upscaled.pictures import RawImage, Size
-from upscaled.workers import deaths
-from upscaled.workers.client import WorkerClient
-from upscaled.workers.errors import WorkerError, WorkerRefusedError, WorkerShortageError
-from upscaled.workers.processes import plain_env
-
-log = logging.getLogger(__name__)
 
 DEFAULT_MEMORY_MB = 4096
 """Default address space of one imaging process in MiB."""
@@ -55,32 +32,6 @@ _SMALL_PIXELS = 1 << 20
 """Results up to this many pixels are written faster than a process starts."""
 _MOST_THREADS = 4
 """Threads that write one result; with more, the disk limits the speed."""
-_WALL_PER_CPU = 10
-"""On a busy machine, a request may take this many times its processor time."""
-_MAX_MESSAGE = 1000
-"""Longest error message accepted from a process, in characters."""
-_UNCONFINED = "unconfined"
-
-_LOST: dict[str, Callable[[str], UpscaledError]] = {
-    "killed": NoMemoryError,
-    "crashed": UnusablePictureError,
-    "died": lambda message: EngineError(message, retryable=False),
-}
-"""What it means if a request's process ends that way each time."""
-
-_ERRORS: dict[str, type[UpscaledError]] = {
-    "bad_request": BadRequestError,
-    "not_a_picture": NotAPictureError,
-    "unusable": UnusablePictureError,
-    "unlike": UnlikeError,
-    "engine": EngineError,
-    "no_memory": NoMemoryError,
-    "no_space": NoSpaceError,
-    "shortage": ShortageError,
-}
-
-_Reply = TypeVar("_Reply", bound=messages.Reply)
-_Value = TypeVar("_Value")
 
 
 class Imaging:
@@ -116,40 +67,15 @@ class Imaging:
         self._formats = frozenset(formats)
         self._max_pixels = max_pixels
         self._cpu_seconds = cpu_seconds
-        # Thread pools that nobody needs would take the bounded address space.
-        env = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
-        self._workers = [
-            WorkerClient(
-                "upscaled.imaging.worker",
-                name="imaging",
-                arguments=[serial.encode(settings).decode()],
-                env=env,
-            )
-            for _ in range(workers + 1)
-        ]
-        self._places = FairPlaces(len(self._workers))
-        self._idle = list(self._workers)
-        self._required: tuple[str, ...] | None = None
-        self._first = asyncio.Lock()
+        self._pool = WorkerPool(workers + 1, settings, cpu_seconds)
 
     async def warm(self) -> Confinement:
         """Start one process so that the first picture need not wait; return its confinement.
 
-        From then on, no request runs with weaker confinement than this process had.
-
         Raises:
             EngineError: no such process can be started, or it can be confined less than before.
         """
-        required = self._required or ()
-        reply = await self._repeated(
-            messages.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
-            messages.PingReply,
-            Kind.LOOK,
-            "",
-        )
-        if self._required is None:
-            self._required = reply.active
-        return Confinement(reply.active, reply.lacking)
+        return await self._pool.warm()
 
     async def probe(self, upload: Path, *, caller: str = "") -> Probe:
         """Read the header of ``upload``.
@@ -164,7 +90,7 @@ class Imaging:
                 its header takes more time than one may.
         """
         request = messages.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
-        reply = await self._request(request, messages.ProbeReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.ProbeReply, Kind.LOOK, caller)
         return replies.probe_of(reply, self._formats, self._max_pixels)
 
     async def receive(
@@ -191,7 +117,7 @@ class Imaging:
             cpu_seconds=_LOOK_SECONDS,
         )
         try:
-            reply = await self._request(request, messages.ProbeReply, Kind.LOOK, caller)
+            reply = await self._pool.request(request, messages.ProbeReply, Kind.LOOK, caller)
         except NotAPictureError:
             raise
         except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
@@ -222,7 +148,7 @@ class Imaging:
         request = messages.PrepareRequest(
             upload=_absolute(upload), workdir=_absolute(workdir), cpu_seconds=self._cpu_seconds
         )
-        reply = await self._request(request, messages.PrepareReply, Kind.JOB)
+        reply = await self._pool.request(request, messages.PrepareReply, Kind.JOB)
         return await self._prepared(reply.prepared, workdir, expected)
 
     async def check(
@@ -252,7 +178,7 @@ class Imaging:
             band=Band(top, bottom, limit),
             cpu_seconds=self._writing_seconds(native.size.pixels),
         )
-        return (await self._request(request, messages.CheckReply, Kind.LOOK)).score
+        return (await self._pool.request(request, messages.CheckReply, Kind.LOOK)).score
 
     async def finish(
         self,
@@ -292,7 +218,7 @@ class Imaging:
             small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),
         )
-        reply = await self._request(request, messages.FinishReply, Kind.JOB)
+        reply = await self._pool.request(request, messages.FinishReply, Kind.JOB)
         return await asyncio.to_thread(replies.written_of, reply, request)
 
     async def view(
@@ -322,7 +248,7 @@ class Imaging:
             tiles=tiles,
             cpu_seconds=self._writing_seconds(size.pixels),
         )
-        reply = await self._request(request, messages.ViewReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.ViewReply, Kind.LOOK, caller)
         return await asyncio.to_thread(replies.view_of, reply, request, size)
 
     async def crop(self, upload: Path, workdir: Path, box: Box, *, caller: str) -> Prepared:
@@ -340,14 +266,14 @@ class Imaging:
             box=box,
             cpu_seconds=self._cpu_seconds,
         )
-        reply = await self._request(request, messages.PrepareReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.PrepareReply, Kind.LOOK, caller)
         if reply.prepared.width * reply.prepared.height > box.most_pixels:
             raise replies.WrongReplyError("a part that is too large")
         return await self._prepared(reply.prepared, workdir, None)
 
     async def close(self) -> None:
         """End every process after its current request."""
-        await asyncio.gather(*(worker.close() for worker in self._workers))
+        await self._pool.close()
 
     def _writing_seconds(self, pixels: int) -> int:
         return self._cpu_seconds + int(pixels * _CPU_SECONDS_PER_PIXEL)
@@ -360,98 +286,6 @@ class Imaging:
             replies.prepared_of, reply, folder, self._max_pixels, expected
         )
 
-    async def _request(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
-    ) -> _Reply:
-        """Send ``request`` to a free process that is confined like the first one.
-
-        Raises:
-            EngineError: no process could do it, or its reply is not a ``reply_type``.
-            UpscaledError: the process refused.
-        """
-        async with self._first:
-            if self._required is None:
-                await self.warm()
-        request = replace(request, required=self._required)
-        try:
-            return await self._repeated(request, reply_type, kind, caller)
-        except _UnconfinedError:
-            return await self._repeated(request, reply_type, kind, caller)
-
-    async def _repeated(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str
-    ) -> _Reply:
-        """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
-        first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
-        for left in reversed(
-            range(1 if first_look else deaths.TRIES)
-        ):  # `probe` follows a first look
-            try:
-                return await self._ask(request, reply_type, kind, caller)
-            except _LostError as lost:
-                if not left:
-                    raise lost.meaning from lost
-                log.warning(
-                    "imaging process lost; its request is repeated",
-                    extra={"reason": lost.meaning.message},
-                )
-            await asyncio.sleep(deaths.PAUSE_SECONDS)
-        raise AssertionError("TRIES is positive")
-
-    async def _ask(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
-    ) -> _Reply:
-        wall_seconds = request.cpu_seconds * _WALL_PER_CPU
-        async with self._worker(kind, caller) as worker:
-            try:
-                reply = await worker.request(serial.plain(request), timeout=wall_seconds)
-                return serial.convert(reply, reply_type)
-            except WorkerRefusedError as error:
-                if error.kind == _UNCONFINED:
-                    await worker.close()  # the next one starts afresh
-                    raise _UnconfinedError(_sentence(error.message)) from error
-                if error.kind in _LOST:
-                    raise _LostError(_LOST[error.kind](_sentence(error.message))) from error
-                raise _ERRORS.get(error.kind, EngineError)(_sentence(error.message)) from error
-            except msgspec.ValidationError as error:
-                raise replies.WrongReplyError(_sentence(str(error))) from error
-            except TimeoutError as error:
-                raise EngineError(
-                    f"The imaging process gave no answer within {wall_seconds} s."
-                ) from error
-            except WorkerShortageError as error:
-                raise ShortageError(f"While a picture was being handled, {error}.") from error
-            except WorkerError as error:
-                sentence = f"While a picture was being handled, {error}."
-                raise _LostError(WorkerFailedError(sentence, retryable=False)) from error
-
-    @asynccontextmanager
-    async def _worker(self, kind: Kind, caller: str) -> AsyncIterator[WorkerClient]:
-        async with self._places.hold(kind, caller):
-            # The worker used last is taken first: its memory is warm, the others need not start.
-            worker = self._idle.pop()
-            try:
-                yield worker
-            finally:
-                self._idle.append(worker)
-
-
-class _LostError(UpscaledError):
-    """A process ended in the middle of a request; ``meaning`` is the error if it always does."""
-
-    def __init__(self, meaning: UpscaledError) -> None:
-        super().__init__(meaning.message)
-        self.meaning = meaning
-
-
-class _UnconfinedError(EngineError):
-    """A process could not be confined like the first one, and did no work."""
-
 
 def _absolute(path: Path) -> Path:
     return path.absolute()
-
-
-def _sentence(text: str) -> str:
-    """Return a process's message without control characters, shortened."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_MESSAGE])

@@ -47,6 +47,23 @@ class Alternatives:
         self._pool = pool
         self._models = models
 
+    async def refusal(
+        self, error: UnlikeError, refused: Refused, factor: float, rank: float
+    ) -> UnlikeError:
+        """Return the final error for a band that its model gets wrong, naming those that do not."""
+        better = await self.better(refused, factor, rank)
+        if better:
+            advice = f"Use model_name={' or model_name='.join(better)}, which passes there."
+        elif better is not None:
+            advice = "The other installed models that were tried do not pass there either."
+        else:
+            advice = "Use another model."
+        return UnlikeError(
+            f"{error.message} {refused.model_name} makes the same of it each time, so it is not "
+            f"tried again. {advice}",
+            retryable=False,
+        )
+
     async def better(self, refused: Refused, factor: float, rank: float) -> list[str] | None:
         """Return the names of the models that pass where this one fails; None if none was tried.
 

@@ -15,6 +15,7 @@ from upscaled import __version__, files, serial
 from upscaled.engines.pool import Place
 from upscaled.engines.way import Way
 from upscaled.imaging import PART, Finished, Piece, Written
+from upscaled.pipeline.execution import Execution
 
 _NAME = "checkpoint"
 _BLOCK = 1 << 20
@@ -31,19 +32,44 @@ class Checkpoint:
     began: int = 0
     """Source rows that were done when this run began."""
     libraries: tuple[str, ...] = ()
-    """Names and versions of the libraries that ran the network, as far as known."""
     seconds: float = 0.0
     """Time of this run and earlier ones so far."""
+    # The fields of `Execution` are side by side with the others, as in earlier checkpoints.
     place: Place | None = None
-    """Where the last band was made."""
     program_sha256: str | None = None
-    """Of the native program that made it."""
     way: Way | None = None
-    """How the network runs; a later run goes on in the same way. None: by the engine's rule."""
     tiles_at_once: int = 0
-    """Tiles that the last band's network worked on side by side; 0: unknown."""
     threads_per_tile: int = 0
-    """Threads on each of them; 0: unknown."""
+
+    @classmethod
+    def of(
+        cls, work: str, tile_size: int, written: Written, began: int, seconds: float, how: Execution
+    ) -> Checkpoint:
+        return cls(
+            work,
+            tile_size,
+            written,
+            began,
+            how.libraries,
+            seconds,
+            how.place,
+            how.program_sha256,
+            how.way,
+            how.tiles_at_once,
+            how.threads_per_tile,
+        )
+
+    @property
+    def execution(self) -> Execution:
+        """How the work was done; a later run goes on in the same way."""
+        return Execution(
+            self.place,
+            self.program_sha256,
+            self.libraries,
+            self.way,
+            self.tiles_at_once,
+            self.threads_per_tile,
+        )
 
 
 def work_key(param_sha256: str, bin_sha256: str, native_scale: int, *, grey: bool = False) -> str:

@@ -15,6 +15,7 @@ from upscaled.pipeline.result import RunResult
 async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, Any]:
     """Return the receipt as plain data; sizes in pixels and bytes, times in seconds."""
     finished, place, model = result.finished, result.place, result.model
+    how = result.execution
     return {
         "version": __version__,
         "input": {
@@ -39,14 +40,14 @@ async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, 
         },
         "engine": {
             "name": place.engine,
-            "binary_sha256": result.program_sha256,
-            "library": " and ".join(result.libraries) or None,
+            "binary_sha256": how.program_sha256,
+            "library": " and ".join(how.libraries) or None,
             "device": place.device.id,
             "device_name": place.device.name,
             "tile_size": result.tile_size,
-            "tiles_at_once": result.tiles_at_once or None,
-            "threads_per_tile": result.threads_per_tile or None,
-            "measured": result.way is not None,
+            "tiles_at_once": how.tiles_at_once or None,
+            "threads_per_tile": how.threads_per_tile or None,
+            "measured": how.way is not None,
             "tta": job.request.tta,
         },
         "seconds": {stage: round(s, 4) for stage, s in result.seconds.stages.items()},

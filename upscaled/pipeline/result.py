@@ -9,9 +9,9 @@ from pathlib import Path
 
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import Place
-from upscaled.engines.way import Way
 from upscaled.imaging import Finished
 from upscaled.jobs.job import Attempt
+from upscaled.pipeline.execution import Execution
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,10 @@ class RunResult:
     finished: Finished
     model: IdentifiedModel
     place: Place
-    program_sha256: str | None
-    """SHA-256 of the native program, if that was the engine."""
+    execution: Execution
     tile_size: int
     seconds: StageSeconds
-    libraries: tuple[str, ...]
-    """Names and versions of the builtin engine's libraries that ran the network."""
     engine_seconds: float
     """Engine time, as `UpscaleOutcome` counts it."""
-    way: Way | None
-    """The measured way in which the network was run; None: by the engine's rule."""
-    tiles_at_once: int
-    """0: unknown."""
-    threads_per_tile: int
-    """0: unknown."""
     resumed: bool
     """Whether an earlier run of the server did part of the work."""

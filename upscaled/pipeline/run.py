@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
 from upscaled.engines.pool import Place, Slot
-from upscaled.engines.way import Way
 from upscaled.errors import (
     OUT_OF_SPACE,
     EngineError,
@@ -36,6 +35,7 @@ from upscaled.pipeline.alternatives import Refused
 from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
+from upscaled.pipeline.execution import Execution
 from upscaled.pipeline.result import RunResult, StageSeconds, Watch
 from upscaled.pipeline.retries import AttemptPlan, Retries
 from upscaled.pipeline.shared import SharedParts
@@ -94,12 +94,7 @@ class PipelineRun:
         """Tile size of the finished bands."""
         self._resumed_rows = 0
         """Source rows that an earlier run finished."""
-        self._libraries: tuple[str, ...] = ()
-        self._way: Way | None = None
-        self._tiles_at_once = self._threads_per_tile = 0
-        self._program_sha256: str | None = None
-        self._place: Place | None = None
-        """Where the last band was made."""
+        self._execution = Execution()
         self._retries: Retries | None = None
         self._bands: BandFinisher | None = None
         self._failed = False
@@ -160,9 +155,11 @@ class PipelineRun:
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
         )
         earlier = await checkpoint.load(self._folder, self._work, result_name(self._job))
-        self._way = self._shared.ways.of(self._model.files, self._source.size)
         if earlier is not None:
             await self._take_up(earlier)
+        else:
+            way = self._shared.ways.of(self._model.files, self._source.size)
+            self._execution = Execution(way=way)
         if self._written.finished is None:
             await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)
         self._report(self._written.source_rows)
@@ -171,10 +168,7 @@ class PipelineRun:
         """Continue where an earlier run ended."""
         self._written, self._tile_size = earlier.written, earlier.tile_size
         self._resumed_rows = earlier.written.source_rows
-        self._libraries, self._program_sha256 = earlier.libraries, earlier.program_sha256
-        self._place, self._way = earlier.place, earlier.way
-        self._tiles_at_once = earlier.tiles_at_once
-        self._threads_per_tile = earlier.threads_per_tile
+        self._execution = earlier.execution
         self._seconds.stages["resumed"] = earlier.seconds
         log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
         if earlier.written.finished is None:
@@ -210,14 +204,14 @@ class PipelineRun:
     async def _take(self, slot: Slot) -> AttemptPlan:
         """Make the slot's engine ready and return the plan of the attempt."""
         self._watch.started(slot.place)
-        self._place = slot.place
         if self._retries is None:
             self._retries = self._plan_retries(slot.place)
         elif self._failed:
             await slot.engine.reset()
         # Before the work: a program that replaces this one later took no part.
         program = slot.engine.program
-        self._program_sha256 = None if program is None else await self._shared.digest(program)
+        digest = None if program is None else await self._shared.digest(program)
+        self._execution = replace(self._execution, place=slot.place, program_sha256=digest)
         return self._retries.plan
 
     def _plan_retries(self, first: Place) -> Retries:
@@ -259,7 +253,7 @@ class PipelineRun:
         for top, bottom in task_rows(bands.top, bands.end, most, tile_size):
 
             def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
-                self._note(progress)
+                self._execution = self._execution.after(progress)
                 bands.reached(top + progress.rows, progress.tile_size)
                 self._report(top + progress.share * (bottom - top))
 
@@ -273,7 +267,7 @@ class PipelineRun:
                 tta=self._job.request.tta,
                 workdir=self._folder,
                 shares=slot.shares,
-                way=self._way,
+                way=self._execution.way,
             )
             outcome = await slot.engine.upscale(task, on_progress)
             self._engine_seconds += outcome.seconds
@@ -339,7 +333,13 @@ class PipelineRun:
             self._shared.verifications["refused"] += 1
             step = await self._confirmation.refused(plan.place, used, bands.band)
             if step is Next.NOTHING:
-                raise await self._final_refusal(error, plan.place, bands.band) from error
+                name = self._job.request.model_name
+                refused = Refused(
+                    self._source, self._native, bands.band, name, plan.place, self._folder
+                )
+                raise await self._shared.alternatives.refusal(
+                    error, refused, self._job.factor, self._rank
+                ) from error
         if step is Next.SAME_AGAIN:
             self._one_band_at_a_time = True
             self._retries.repeat(used)
@@ -349,23 +349,6 @@ class PipelineRun:
             else self._retries.next_place()
         ):
             raise error
-
-    async def _final_refusal(self, error: UnlikeError, place: Place, band: Band) -> UnlikeError:
-        """Return the error for a band that the network gets wrong, naming models that do not."""
-        name = self._job.request.model_name
-        refused = Refused(self._source, self._native, band, name, place, self._folder)
-        better = await self._shared.alternatives.better(refused, self._job.factor, self._rank)
-        if better:
-            advice = f"Use model_name={' or model_name='.join(better)}, which passes there."
-        elif better is not None:
-            advice = "The other installed models that were tried do not pass there either."
-        else:
-            advice = "Use another model."
-        return UnlikeError(
-            f"{error.message} {name} makes the same of it each time, so it is not tried again. "
-            f"{advice}",
-            retryable=False,
-        )
 
     async def _save(self) -> None:
         """Write the checkpoint.
@@ -382,7 +365,7 @@ class PipelineRun:
         Raises:
             NoSpaceError: the disk is full.
         """
-        finished, place = self._written.finished, self._place
+        finished, place = self._written.finished, self._execution.place
         assert finished is not None and place is not None  # noqa: S101 - all is done
         with _full_disk_told():
             path = await checkpoint.seal(self._folder, self._checkpoint(), result_name(self._job))
@@ -391,30 +374,21 @@ class PipelineRun:
             finished=finished,
             model=self._model,
             place=place,
-            program_sha256=self._program_sha256,
+            execution=self._execution,
             tile_size=self._tile_size,
             seconds=self._seconds,
-            libraries=self._libraries,
             engine_seconds=self._engine_seconds,
-            way=self._way,
-            tiles_at_once=self._tiles_at_once,
-            threads_per_tile=self._threads_per_tile,
             resumed=self._resumed_rows > 0,
         )
 
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(
+        return Checkpoint.of(
             self._work,
             self._tile_size,
             self._written,
             self._resumed_rows,
-            self._libraries,
             self._seconds.total,
-            self._place,
-            self._program_sha256,
-            self._way,
-            self._tiles_at_once,
-            self._threads_per_tile,
+            self._execution,
         )
 
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
@@ -428,14 +402,6 @@ class PipelineRun:
                 self._source.size.pixels,
                 self._bands.tile_size or plan.tile_size,
             )
-
-    def _note(self, progress: Progress) -> None:
-        """Note how the network is run."""
-        library = progress.library
-        if library is not None and library not in self._libraries:
-            self._libraries = (*self._libraries, library)
-        self._tiles_at_once = progress.tiles_at_once or self._tiles_at_once
-        self._threads_per_tile = progress.threads_per_tile or self._threads_per_tile
 
     def _report(self, rows: float) -> None:
         """Report the progress of a job with this many finished source rows."""

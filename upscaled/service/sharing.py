@@ -217,7 +217,8 @@ class SharedWork:
         Returns:
             The digest of the work that was done.
         """
-        key = work_digest(job, result.model, self._choice, result.program_sha256, result.way)
+        how = result.execution
+        key = work_digest(job, result.model, self._choice, how.program_sha256, how.way)
         if job.input_sha256:
             await self.cache.store(key, result.path, receipt)
         group = self._of_job.get(job.id)
