@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from blockbuster import BlockBuster
 from numpy.typing import NDArray
 
 from testkit import checkpoints
@@ -16,7 +20,8 @@ from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, ModelFiles, UpscaleTask
 from upscaled.models.card import read_card
 from upscaled.models.catalog import ModelCatalog
-from upscaled.models.conversion.check import check, decibels, expectations, sample
+from upscaled.models.conversion.check import check
+from upscaled.models.conversion.definition import decibels, expectations, sample
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.importing import ImportRequest, import_model
 from upscaled.models.conversion.layers import write_pair
@@ -144,9 +149,10 @@ async def test_a_wrong_conversion_is_noticed(tmp_path: Path, folder: Path) -> No
     other = recognise(checkpoints.compact("prelu", seed=2))
     param, weights = folder / "x.param", folder / "x.bin"
     await asyncio.to_thread(write_pair, other.layers(), param, weights, half=False)
+    expected = await asyncio.to_thread(expectations, network)
     with pytest.raises(ConversionError, match="makes another picture than the original"):
         await check(
-            network, expectations(network), param, weights, tmp_path,
+            network.scale, expected, param, weights, tmp_path,
             libraries=(CpuLibrary.NCNN,), looks_like_source=False,
         )  # fmt: skip
 
@@ -177,3 +183,65 @@ async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path)
     source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
     with pytest.raises(ConversionError, match="cannot be a model's name"):
         await import_model(ImportRequest(source, name="../evil"), folder)
+
+
+async def test_a_file_is_read_in_a_confined_process(
+    tmp_path: Path, folder: Path, no_blocking_calls: BlockBuster
+) -> None:
+    no_blocking_calls.deactivate()  # the process is looked at while it works
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+    seen: list[str] = []
+
+    def look(step: str) -> None:
+        if step == "computing what it must make":
+            (worker,) = [
+                child
+                for child in psutil.Process().children()
+                if "upscaled.models.conversion.worker" in child.cmdline()
+            ]
+            status = Path(f"/proc/{worker.pid}/status").read_text("utf-8")
+            seen.extend(line for line in status.splitlines() if line.startswith("Seccomp:"))
+            assert worker.nice() == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+            assert worker.rlimit(psutil.RLIMIT_AS)[0] < 8 << 30
+
+    await import_model(ImportRequest(source), folder, on_step=look, looks_like_source=False)
+    assert seen == ["Seccomp:\t2"]
+
+
+async def test_an_import_that_is_cancelled_leaves_nothing(tmp_path: Path, folder: Path) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+    begun = asyncio.Event()
+    task = asyncio.create_task(
+        import_model(ImportRequest(source), folder, on_step=lambda _: begun.set())
+    )
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(folder.iterdir()) == []
+    assert not [
+        child
+        for child in psutil.Process().children()
+        if "upscaled.models.conversion.worker" in child.cmdline()
+    ]
+
+
+async def test_what_a_killed_import_left_goes_away_with_the_next(
+    tmp_path: Path, folder: Path
+) -> None:
+    left, in_use, young = (folder / f".import-{name}" for name in ("left", "used", "young"))
+    for made in (left, in_use, young):
+        made.mkdir()
+        (made / "half.bin").write_bytes(b"x")
+    for made in (left, in_use):
+        os.utime(made, (1, 1))
+    lock = os.open(in_use, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+        await import_model(ImportRequest(source), folder, looks_like_source=False)
+    finally:
+        os.close(lock)
+    assert not left.exists()
+    assert in_use.exists()
+    assert young.exists()

@@ -166,6 +166,15 @@ def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
         read_weights(written(tmp_path, b"\x80\x02" + b"]" * (8 << 20) + b"."))
 
 
+def test_tensors_that_share_their_data_cannot_fill_the_memory(tmp_path: Path) -> None:
+    one = _tensor_of(b"(M\x00\x01M\x00\x01t", b"(K\x01M\x00\x01t", count=1 << 16)
+    tensor = one[one.index(b"ctorch._utils") : -2]
+    items = b"".join(b"X\x04\x00\x00\x00" + b"%04d" % number + tensor for number in range(1000))
+    data = {"data/0": bytes(4 << 16)}
+    with pytest.raises(ConversionError, match="made to fill the memory"):
+        read_weights(written(tmp_path, archive(b"\x80\x02}(" + items + b"u.", **data)))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

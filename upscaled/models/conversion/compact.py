@@ -102,7 +102,7 @@ def recognise(weights: Weights, activation: str | None = None) -> CompactNetwork
         if activation not in {"relu", "leakyrelu"}:
             raise ConversionError(
                 "The file does not tell which activation this Compact network has. Name it: "
-                "--activation relu, or --activation leakyrelu."
+                "--activation relu, or --activation leakyrelu; the API has the field activation."
             )
         slope = 0.0 if activation == "relu" else _LEAKY_SLOPE
         found = tuple(np.array([slope], np.float32) for _ in range(count - 1))

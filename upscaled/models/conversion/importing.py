@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,10 @@ from pathlib import Path
 from upscaled import files
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.models.card import ModelCard, card_path, write_card
-from upscaled.models.conversion.check import Agreement, DisagreementError, check, expectations
+from upscaled.models.conversion import work_folders
+from upscaled.models.conversion.check import Agreement, DisagreementError, check
+from upscaled.models.conversion.converting import EXACT, HALF, converted, read_expectations
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.layers import fits_half, write_pair
-from upscaled.models.conversion.network import SourceNetwork
-from upscaled.models.conversion.recognition import recognise
-from upscaled.models.conversion.weights import read_weights
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -39,6 +35,14 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class Words:
+    """How messages tell what to change, in the words of whoever asks."""
+
+    name: str = "give one with --name"
+    taken: str = "give another --name, or --force to replace it"
+
+
+@dataclass(frozen=True)
 class ImportRequest:
     """What is to be imported, and what is known of it."""
 
@@ -55,6 +59,14 @@ class ImportRequest:
     """``relu`` or ``leakyrelu``, for Compact networks whose file does not tell."""
     replace: bool = False
     """A model of the same name may be replaced."""
+    file: str | None = None
+    """Name of the file as its owner knows it; None: that of ``source``."""
+    words: Words = Words()
+
+    @property
+    def file_name(self) -> str:
+        """Return the file's name for messages."""
+        return self.source.name if self.file is None else self.file
 
 
 async def import_model(
@@ -78,48 +90,49 @@ async def import_model(
         ConversionError: the file cannot be used; the message says why.
         OSError: a file cannot be read or written.
     """
-    name = _checked_name(request)
-    on_step("reading")
-    await asyncio.to_thread(_check_free, request, models_dir / f"{name}.param")
-    digest, network, parameters = await asyncio.to_thread(_read, request)
-    on_step("computing what it must make")
-    expected = await asyncio.to_thread(expectations, network)
-    libraries = await asyncio.to_thread(_libraries)
-    workdir = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".import-", dir=models_dir))
-    try:
-        param, weights = workdir / "network.param", workdir / "network.bin"
-        layers = network.layers()
+    name = checked_name(request)
+    await asyncio.to_thread(check_free, request, models_dir, name)
+    async with work_folders.opened(models_dir) as workdir:
+        made = await converted(
+            request.source, workdir, name=request.file_name, activation=request.activation,
+            on_step=on_step,
+        )  # fmt: skip
+        expected = await asyncio.to_thread(read_expectations, workdir, made.scale)
+        libraries = await asyncio.to_thread(_libraries)
         # 16 bits where they keep the picture, as in the official networks; else 32.
-        for half in (True, False) if fits_half(layers) else (False,):
-            on_step(f"converting to {16 if half else 32} bits")
-            await asyncio.to_thread(write_pair, layers, param, weights, half=half)
+        for stem in (HALF, EXACT) if made.fits_half else (EXACT,):
+            on_step(f"checking with {16 if stem == HALF else 32} bits")
+            param, weights = (workdir / f"{stem}.{ending}" for ending in ("param", "bin"))
             try:
                 agreement = await check(
-                    network, expected, param, weights, workdir, libraries=libraries,
+                    made.scale, expected, param, weights, workdir, libraries=libraries,
                     looks_like_source=looks_like_source, on_step=on_step,
                 )  # fmt: skip
                 break
             except DisagreementError:
-                if not half:
+                if stem == EXACT:
                     raise
         card = ModelCard(
             license=request.license, author=request.author, description=request.description,
-            source=request.origin, architecture=network.architecture, size=network.size,
-            parameters=parameters, original_sha256=digest,
+            source=request.origin, architecture=made.architecture, size=made.size,
+            parameters=made.parameters, original_sha256=made.sha256,
         )  # fmt: skip
+        await asyncio.to_thread(check_free, request, models_dir, name)
         await asyncio.to_thread(_put, param, weights, card, models_dir, name)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
     return Imported(
-        name, network.architecture, network.size, network.scale, parameters, half, agreement
+        name, made.architecture, made.size, made.scale, made.parameters, stem == HALF, agreement
     )
 
 
-def _check_free(request: ImportRequest, param: Path) -> None:
-    if not request.replace and param.exists():
-        raise ConversionError(
-            f"There is a model {param.stem} already; give another --name, or --force to replace it."
-        )
+def check_free(request: ImportRequest, models_dir: Path, name: str) -> None:
+    """Refuse a name that is taken, unless the model may be replaced; blocking.
+
+    Raises:
+        ConversionError: it is taken.
+    """
+    taken = any((models_dir / f"{name}{ending}").exists() for ending in (".param", ".bin"))
+    if taken and not request.replace:
+        raise ConversionError(f"There is a model {name} already; {request.words.taken}.")
 
 
 def _libraries() -> tuple[CpuLibrary, ...]:
@@ -132,23 +145,22 @@ def _libraries() -> tuple[CpuLibrary, ...]:
     return tuple(dict.fromkeys([CpuLibrary.NCNN, exact]))
 
 
-def _checked_name(request: ImportRequest) -> str:
+def checked_name(request: ImportRequest) -> str:
+    """Return the name that the model gets.
+
+    Raises:
+        ConversionError: it is not allowed.
+    """
     name = request.name
     if name is None:
-        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", request.source.stem).strip("-._+")[:100]
+        stem = Path(request.file_name).stem
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", stem).strip("-._+")[:100]
     if not _NAME.fullmatch(name):
         raise ConversionError(
             f"{name!r} cannot be a model's name: it starts with a letter or digit and goes on with "
-            "letters, digits and ._+- only, 100 in all; give one with --name."
+            f"letters, digits and ._+- only, 100 in all; {request.words.name}."
         )
     return name
-
-
-def _read(request: ImportRequest) -> tuple[str, SourceNetwork, int]:
-    digest = files.sha256_of(request.source)
-    weights = read_weights(request.source)
-    network = recognise(weights, request.activation)
-    return digest, network, sum(value.size for value in weights.values())
 
 
 def _put(param: Path, weights: Path, card: ModelCard, models_dir: Path, name: str) -> None:

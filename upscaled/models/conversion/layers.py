@@ -174,19 +174,3 @@ def fits_half(layers: tuple[Layer, ...]) -> bool:
         for layer in layers
         if layer.kind == "Convolution"
     )
-
-
-def halved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Return the layers with kernels as 16 bits hold them."""
-    return tuple(
-        Layer(
-            layer.kind,
-            layer.inputs,
-            layer.outputs,
-            layer.values,
-            (layer.weights[0].astype(np.float16).astype(np.float32), *layer.weights[1:]),
-        )
-        if layer.kind == "Convolution"
-        else layer
-        for layer in layers
-    )

@@ -19,6 +19,28 @@ _MOST_DIMENSIONS = 8
 BFLOAT16 = "bfloat16"
 
 
+class Allowance:
+    """How many numbers the tensors of a file may have in all.
+
+    A file holds at least a byte for each of its numbers. Tensors that share their data could have
+    any number of them, and fill the memory.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = file_bytes
+
+    def take(self, count: int) -> None:
+        """Note that a tensor has ``count`` numbers.
+
+        Raises:
+            ConversionError: they are more than are left.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise ConversionError("The file's tensors are far larger than their data; it is made "
+                                  "to fill the memory.")  # fmt: skip
+
+
 def width_of(kind: str) -> int:
     return 2 if kind == BFLOAT16 else np.dtype(kind).itemsize
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.tensors import BFLOAT16, checked_shape, whole
+from upscaled.models.conversion.tensors import BFLOAT16, Allowance, checked_shape, whole
 
 LARGEST_PICKLE = 4 << 20
 """Bytes of a pickle of names and shapes; the weights lie outside it. Some hundred bytes a tensor:
@@ -48,6 +48,7 @@ class Storage(NamedTuple):
     """Numbers that tensors are views of; ``load`` returns them flat."""
 
     load: Callable[[], NDArray[np.float32]]
+    allowance: Allowance
 
 
 class _RebuildTensor:
@@ -62,6 +63,7 @@ class _RebuildTensor:
             raise ConversionError("A tensor of the file has no storage.")
         shape, strides = checked_shape(size), checked_shape(stride)
         start, count = whole(offset), math.prod(shape)
+        storage.allowance.take(count)
         numbers = storage.load()
         if len(strides) != len(shape):
             raise ConversionError("A tensor of the file has a shape that makes no sense.")

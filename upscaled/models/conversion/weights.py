@@ -26,6 +26,7 @@ from upscaled.models.conversion.tensors import (
     BFLOAT16,
     LARGEST_FILE,
     MOST_TENSORS,
+    Allowance,
     Weights,
     checked_shape,
     numbers_of,
@@ -51,21 +52,26 @@ _SAFE_KINDS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, *, name: str | None = None) -> Weights:
     """Return the tensors of a file; blocking.
 
     Of a file that holds several sets of weights, the averaged one (``params_ema``) is taken.
+
+    Args:
+        path: the file.
+        name: what messages call it; None: its own name.
 
     Raises:
         ConversionError: it is none of the formats, is damaged, or holds anything but tensors.
         OSError: it can't be read.
     """
+    name = path.name if name is None else name
     if path.stat().st_size > LARGEST_FILE:
         raise ConversionError(
-            f"{path.name} has more than {LARGEST_FILE >> 20} MiB, which no upscaling network has."
+            f"{name} has more than {LARGEST_FILE >> 20} MiB, which no upscaling network has."
         )
     try:
-        document = _read(path)
+        document = _read(path, name)
     except ConversionError:
         raise
     except (
@@ -73,36 +79,37 @@ def read_weights(path: Path) -> Weights:
         NotImplementedError, RecursionError, TypeError, ValueError, pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:  # fmt: skip
-        raise ConversionError(f"{path.name} is damaged and cannot be read ({error}).") from error
-    found = _tensors(document, path.name)
+        raise ConversionError(f"{name} is damaged and cannot be read ({error}).") from error
+    found = _tensors(document, name)
     if not found:
-        raise ConversionError(f"{path.name} holds no weights.")
+        raise ConversionError(f"{name} holds no weights.")
     return found
 
 
-def _read(path: Path) -> object:
+def _read(path: Path, name: str) -> object:
     with path.open("rb") as file:
         start = file.read(9)
         if start[:4] == _ZIP_MARK:
-            return _read_archive(path)
+            return _read_archive(path, name)
         if start[8:9] == b"{":
-            return _read_safetensors(path)
+            return _read_safetensors(path, name)
         if start[:1] == b"\x80":
             file.seek(0)
             return _read_legacy(file)
     raise ConversionError(
-        f"{path.name} is no .pth, .pt or .safetensors file; send the file as it was published."
+        f"{name} is no .pth, .pt or .safetensors file; send the file as it was published."
     )
 
 
-def _read_safetensors(path: Path) -> object:
+def _read_safetensors(path: Path, name: str) -> object:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     if length > min(_LARGEST_HEADER, len(content) - 8):
-        raise ConversionError(f"{path.name} is cut off: its header is longer than the file.")
+        raise ConversionError(f"{name} is cut off: its header is longer than the file.")
     header = json.loads(content[8 : 8 + length])
     data = memoryview(content)[8 + length :]
     found: dict[str, object] = {}
+    allowance = Allowance(len(data))
     for key, entry in header.items():
         if key == "__metadata__":
             continue
@@ -110,29 +117,31 @@ def _read_safetensors(path: Path) -> object:
         shape = checked_shape(entry["shape"])
         kind = _SAFE_KINDS.get(entry["dtype"])
         if kind is None:
-            raise ConversionError(f"{path.name} has weights of the type {entry['dtype']!s:.20}.")
+            raise ConversionError(f"{name} has weights of the type {entry['dtype']!s:.20}.")
         if not 0 <= begin <= end <= len(data):
-            raise ConversionError(f"{path.name} is cut off: {key!s:.60} lies beyond its end.")
+            raise ConversionError(f"{name} is cut off: {key!s:.60} lies beyond its end.")
+        allowance.take(math.prod(shape))
         found[key] = numbers_of(data[begin:end], kind, math.prod(shape)).reshape(shape)
     return found
 
 
-def _read_archive(path: Path) -> object:
+def _read_archive(path: Path, name: str) -> object:
     """Read what ``torch.save`` has written since PyTorch 1.6."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+        pickles = [one for one in names if one.count("/") == 1 and one.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ConversionError(f"{path.name} is a ZIP archive without PyTorch's data.pkl.")
+            raise ConversionError(f"{name} is a ZIP archive without PyTorch's data.pkl.")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in names:
             raise ConversionError(
-                f"{path.name} is a TorchScript program. Ask its author for the state_dict "
+                f"{name} is a TorchScript program. Ask its author for the state_dict "
                 "(.pth or .safetensors)."
             )
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-            raise ConversionError(f"{path.name} was saved on a big-endian machine.")
+            raise ConversionError(f"{name} was saved on a big-endian machine.")
         loaded: dict[str, NDArray[np.float32]] = {}
+        allowance = Allowance(path.stat().st_size)
 
         def storage(pid: tuple[Any, ...]) -> Storage:
             kind, key, count = pid[1].kind, str(pid[2]), whole(pid[4])
@@ -143,7 +152,7 @@ def _read_archive(path: Path) -> object:
                     loaded[key] = numbers_of(content, kind, count)
                 return loaded[key]
 
-            return Storage(load)
+            return Storage(load, allowance)
 
         content = _member(archive, pickles[0], LARGEST_PICKLE, exact=False)
         return TensorUnpickler(next_pickle(io.BytesIO(content)), storage).load()
@@ -168,13 +177,14 @@ def _member(archive: zipfile.ZipFile, name: str, size: int, *, exact: bool = Tru
 def _read_legacy(file: io.BufferedReader) -> object:
     """Read what ``torch.save`` wrote before PyTorch 1.6: pickles, then the storages in a row."""
     content = io.BytesIO(file.read())
+    allowance = Allowance(content.getbuffer().nbytes)
     views: dict[str, tuple[str, int]] = {}
     loaded: dict[str, NDArray[np.float32]] = {}
 
     def storage(pid: tuple[Any, ...]) -> Storage:
         key = str(pid[2])
         views[key] = (pid[1].kind, whole(pid[4]))
-        return Storage(lambda: loaded[key])
+        return Storage(lambda: loaded[key], allowance)
 
     def plain() -> object:
         return TensorUnpickler(next_pickle(content), storage).load()

@@ -1,0 +1,137 @@
+"""A file's conversion in a process of its own, which can reach that file and its work folder only.
+
+Whatever a hostile file does to its reader, it does there: it has no network, starts no program,
+and its memory and time are bounded. `worker` is the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from upscaled import serial
+from upscaled.errors import ShortageError
+from upscaled.models.conversion.definition import SIZE, TILES, Pixels
+from upscaled.models.conversion.errors import ConversionError
+from upscaled.workers.client import WorkerClient
+from upscaled.workers.errors import (
+    WorkerDiedError,
+    WorkerError,
+    WorkerRefusedError,
+    WorkerShortageError,
+)
+from upscaled.workers.processes import plain_env
+
+_WORKER_MODULE = "upscaled.models.conversion.worker"
+_SECONDS = 900.0
+"""Of a conversion; x4plus takes 8 s on two cores."""
+_MEMORY_MB = 3072
+"""Address space beside the weights; x4plus takes 0.7 GB with them."""
+_WEIGHTS_FACTOR = 8
+"""Address space for the weights, as a multiple of the file: 16 bits become 32, and some are held
+twice for a moment."""
+
+_MAX_MESSAGE = 1000
+"""Characters of an error message."""
+
+EXACT, HALF = "exact", "half"
+"""Stems of the pairs with weights in 32 and in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the process is asked."""
+
+    source: Path
+    workdir: Path
+    """An existing folder, in which it writes the pairs and the expected pictures."""
+    name: str
+    """Of the file, for messages."""
+    activation: str | None
+    memory_mb: int
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a file was made into; the pairs are in the work folder."""
+
+    sha256: str
+    architecture: str
+    size: str
+    """In the family's words: ``64 features, 23 blocks``."""
+    scale: int
+    parameters: int
+    fits_half: bool
+    """There is a pair with weights in 16 bits too."""
+
+
+def expected_path(workdir: Path, tile: int) -> Path:
+    """Return where the picture is that the definition makes in tiles of this size."""
+    return workdir / f"expected-{tile}.rgb"
+
+
+async def converted(
+    source: Path,
+    workdir: Path,
+    *,
+    name: str,
+    activation: str | None,
+    on_step: Callable[[str], None],
+    seconds: float = _SECONDS,
+) -> Converted:
+    """Read a file and write it as pairs, in a process of its own.
+
+    Raises:
+        ConversionError: the file cannot be used; the message says why.
+        OSError: it can't be read.
+        ShortageError: the system cannot start a process.
+    """
+    size = (await asyncio.to_thread(source.stat)).st_size
+    memory_mb = _MEMORY_MB + _WEIGHTS_FACTOR * (size >> 20)
+    request = Conversion(_absolute(source), _absolute(workdir), name, activation, memory_mb)
+    # One thread until the process is confined: running ones would stay free.
+    env = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
+    worker = WorkerClient(_WORKER_MODULE, name="conversion", env=env)
+    try:
+        reply = await worker.request(
+            serial.plain(request), on_event=lambda event: on_step(event["step"]), timeout=seconds
+        )
+    except WorkerRefusedError as error:
+        raise ConversionError(_sentence(error.message)) from None
+    except WorkerShortageError as error:
+        raise ShortageError(f"{error}.") from None
+    except WorkerDiedError as error:
+        words = _sentence(f"{name} breaks its reader ({error}); it is damaged.")
+        raise ConversionError(words) from None
+    except WorkerError as error:
+        raise ShortageError(f"{error}.") from None
+    except TimeoutError:
+        raise ConversionError(
+            f"{name} takes more than {seconds:g} seconds to convert, so its network would be far "
+            "too slow to use."
+        ) from None
+    finally:
+        await worker.close()
+    return serial.convert(reply, Converted)
+
+
+def read_expectations(workdir: Path, scale: int) -> dict[int, Pixels]:
+    """Return what the definition makes of the test picture, by tile size; blocking."""
+    shape = (SIZE.height * scale, SIZE.width * scale, 3)
+    return {
+        tile: np.frombuffer(expected_path(workdir, tile).read_bytes(), np.uint8).reshape(shape)
+        for tile in TILES
+    }
+
+
+def _absolute(path: Path) -> Path:
+    return path.absolute()
+
+
+def _sentence(text: str) -> str:
+    """Return a message that may hold names of the file's, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_MESSAGE])

@@ -1,0 +1,57 @@
+"""Folders in which imports work, beside the models; those of imports that were killed go away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+_PREFIX = ".import-"
+_YOUNG_SECONDS = 60.0
+"""A folder may be made but not locked yet."""
+
+
+@asynccontextmanager
+async def opened(models_dir: Path) -> AsyncIterator[Path]:
+    """Give a new folder for the length of the block; delete what killed imports left.
+
+    A folder in use is locked, so another process sees that it is no leftover.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    await asyncio.to_thread(sweep, models_dir)
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_PREFIX, dir=models_dir))
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        finally:
+            os.close(lock)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def sweep(models_dir: Path) -> list[Path]:
+    """Delete the folders of imports that ended without doing so; return them; blocking."""
+    gone = []
+    for folder in models_dir.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or just deleted
+            if time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
+                continue
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                gone.append(folder)
+            finally:
+                os.close(lock)
+    return gone
