@@ -52,6 +52,27 @@ class PingRequest(Request, frozen=True, kw_only=True, tag="ping"):
     """Report the measures that confine a request."""
 
 
+class _FolderRequest(Request, frozen=True, kw_only=True):
+    """A request that writes to a folder."""
+
+    workdir: Path
+
+    @property
+    def folder(self) -> Path | None:
+        return self.workdir
+
+
+class _UploadRequest(_FolderRequest, frozen=True, kw_only=True):
+    """A request that decodes an upload into a folder."""
+
+    upload: Path
+    decodes: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return (self.upload,)
+
+
 class ProbeRequest(Request, frozen=True, kw_only=True, tag="probe"):
     """Read a picture's header; decode it too if it is small and a folder is given."""
 
@@ -73,20 +94,8 @@ class ProbeRequest(Request, frozen=True, kw_only=True, tag="probe"):
         return 0 if self.workdir is None else 3 * self.max_pixels + _METADATA_BYTES
 
 
-class PrepareRequest(Request, frozen=True, kw_only=True, tag="prepare"):
+class PrepareRequest(_UploadRequest, frozen=True, kw_only=True, tag="prepare"):
     """Decode a picture into files."""
-
-    upload: Path
-    workdir: Path
-    decodes: ClassVar[bool] = True
-
-    @property
-    def reads(self) -> tuple[Path, ...]:
-        return (self.upload,)
-
-    @property
-    def folder(self) -> Path | None:
-        return self.workdir
 
     def file_bytes(self, max_pixels: int) -> int:
         return 3 * max_pixels + _METADATA_BYTES
@@ -104,12 +113,11 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag="check"):
         return (self.source.path, self.native.path)
 
 
-class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
+class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
     """Verify a band and write the rows it adds to the result."""
 
     prepared: Prepared
     native: RawImage
-    workdir: Path
     options: FinishOptions
     band: Band
     written: Written
@@ -123,10 +131,6 @@ class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
         files = (self.prepared.source.path, self.native.path, *beside)
         return tuple(path for path in files if path is not None)
 
-    @property
-    def folder(self) -> Path | None:
-        return self.workdir
-
     def file_bytes(self, max_pixels: int) -> int:
         return self.most_bytes
 
@@ -136,11 +140,10 @@ class FinishRequest(Request, frozen=True, kw_only=True, tag="finish"):
         return 5 * self.options.size.pixels + _METADATA_BYTES
 
 
-class ViewRequest(Request, frozen=True, kw_only=True, tag="view"):
+class ViewRequest(_FolderRequest, frozen=True, kw_only=True, tag="view"):
     """Write a thumbnail of a picture, or its tiles, to the file `VIEW`."""
 
     picture: Path
-    workdir: Path
     most_bytes: int
     """Longest file that may be written."""
     tiles: bool
@@ -151,29 +154,14 @@ class ViewRequest(Request, frozen=True, kw_only=True, tag="view"):
     def reads(self) -> tuple[Path, ...]:
         return (self.picture,)
 
-    @property
-    def folder(self) -> Path | None:
-        return self.workdir
-
     def file_bytes(self, max_pixels: int) -> int:
         return self.most_bytes
 
 
-class CropRequest(Request, frozen=True, kw_only=True, tag="crop"):
+class CropRequest(_UploadRequest, frozen=True, kw_only=True, tag="crop"):
     """Decode a part of a picture into files."""
 
-    upload: Path
-    workdir: Path
     box: Box
-    decodes: ClassVar[bool] = True
-
-    @property
-    def reads(self) -> tuple[Path, ...]:
-        return (self.upload,)
-
-    @property
-    def folder(self) -> Path | None:
-        return self.workdir
 
     def file_bytes(self, max_pixels: int) -> int:
         return 3 * self.box.most_pixels + _METADATA_BYTES

@@ -11,12 +11,12 @@ import os
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
 from upscaled import files
 from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError
-from upscaled.jobs.job import is_job_id
+from upscaled.jobs.job import is_job_id, new_job_id
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,17 @@ class Workspace:
         if not is_job_id(job_id):
             raise ValueError("not a job id")
         return self._jobs / job_id
+
+    @contextlib.asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[Path]:
+        """Provide a folder like a job's for the block; after a crash the next start deletes it."""
+        name = new_job_id()
+        folder = self.folder(name)
+        await asyncio.to_thread(folder.mkdir, mode=0o700)
+        try:
+            yield folder
+        finally:
+            await self.remove(name)
 
     def upload_of(self, job_id: str) -> Path:
         return self.folder(job_id) / UPLOAD

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool
 from upscaled.errors import BadRequestError, QueueFullError
 from upscaled.imaging import Band, Box, FinishOptions, Imaging, Prepared
-from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage
@@ -92,7 +91,7 @@ class Previews:
         scale, box = self._scale(fields), self._box(fields)
         model = await self._model(fields.get("model_name"))
         with self._counted(client.key):
-            async with self._folder() as folder:
+            async with self._workspace.borrowed() as folder:
                 prepared = await self._imaging.crop(upload, folder, box, caller=client.key)
                 return await self._upscaled(prepared, model, scale, folder)
 
@@ -129,17 +128,6 @@ class Previews:
         finally:
             self._callers[caller] -= 1
             self._callers += Counter()  # removes the zeros
-
-    @contextlib.asynccontextmanager
-    async def _folder(self) -> AsyncIterator[Path]:
-        """Provide a folder like a job's; after a crash the next start deletes it."""
-        name = new_job_id()
-        folder = self._workspace.folder(name)
-        await asyncio.to_thread(folder.mkdir, mode=0o700)
-        try:
-            yield folder
-        finally:
-            await self._workspace.remove(name)
 
     async def _upscaled(
         self, prepared: Prepared, model: Model, scale: int, folder: Path

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError, UpscaledError
 from upscaled.imaging import PLAUSIBLE_LIMIT, Imaging
-from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage, Size
@@ -59,7 +56,7 @@ class SelfTest:
             began = time.monotonic()
             where = {"device": place.device.id, "engine": place.engine}
             try:
-                async with self._folder() as folder:
+                async with self._workspace.borrowed() as folder:
                     await self._try(place, model, folder)
             except TimeoutError:
                 reason = f"no result within {_SECONDS:g} s"
@@ -82,17 +79,6 @@ class SelfTest:
         if not models:
             raise EngineError("There is no model; `upscaled models install` puts them there.")
         return models.get(self._default_model) or next(iter(models.values()))
-
-    @contextlib.asynccontextmanager
-    async def _folder(self) -> AsyncIterator[Path]:
-        """Provide a folder like a job's; after a crash the next start deletes it."""
-        name = new_job_id()
-        folder = self._workspace.folder(name)
-        await asyncio.to_thread(folder.mkdir, mode=0o700)
-        try:
-            yield folder
-        finally:
-            await self._workspace.remove(name)
 
     async def _try(self, place: Place, model: Model, folder: Path) -> None:
         size = Size(_SIDE, _SIDE)
