@@ -92,6 +92,27 @@ class ForbiddenMetricsError(UpscaledError):
     status = 403
 
 
+class ForbiddenChangeError(UpscaledError):
+    """Only an administrator may change which models there are."""
+
+    code = "forbidden_models"
+    status = 403
+
+
+class NoSuchModelError(UpscaledError):
+    """The address names a model that is not installed."""
+
+    code = "unknown_model"
+    status = 404
+
+
+class UnknownImportError(UpscaledError):
+    """No import of a model has this id."""
+
+    code = "unknown_import"
+    status = 404
+
+
 class RequestTimeoutError(UpscaledError):
     """The request came too slowly."""
 

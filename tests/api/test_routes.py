@@ -22,6 +22,8 @@ PLACES = {
     "level": "0",
     "column": "0",
     "row": "0",
+    "import_id": NOBODYS,
+    "name": "nothing",
 }
 
 
@@ -64,7 +66,13 @@ async def test_the_refusal_names_what_is_allowed(api: Api) -> None:
 
 def with_empty(path: str, **given: str) -> str:
     """Return ``path`` with all query parameters of its route: those that are not given, empty."""
-    (route,) = [r for r in ROUTES if r.path.split("/")[1] == path.split("/")[1] and r.query]
+    start = path.split("/")[1]
+    alike = [
+        r
+        for r in ROUTES
+        if r.path.split("/")[1] == start and r.path.count("/") == path.count("/") and r.query
+    ]
+    (route,) = [r for r in alike if r.method == "GET"] or alike
     assert route.query is not None
     return f"{path}?" + urlencode({**dict.fromkeys(route.query, ""), **given})
 

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from upscaled.api.multipart import Part
 from upscaled.errors import BadRequestError
 
 IMAGE = "image"
 """Name of the part that holds the picture."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a request brings beside its fields, in the words of messages."""
+
+    part: str
+    """Name of the part of a form that holds it."""
+    noun: str
+    example: str
+    """Name of a file."""
+    media_type: str
+    """That it may have as a body."""
+
+
+PICTURE = Payload(IMAGE, "picture", "photo.jpg", "image/jpeg")
+MODEL = Payload("file", "model", "model.pth", "application/octet-stream")
 
 MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
 _MAX_URL_BYTES = 4096  # of a field with an address; signed ones have about 1,500
@@ -23,13 +41,20 @@ class FormReader:
     Args:
         allowed: names of fields beside `IMAGE`.
         query: fields that the request's address has.
+        payload: what it brings beside them.
 
     Raises:
         BadRequestError: ``query`` has a field twice, or one that is too long.
     """
 
-    def __init__(self, allowed: Iterable[str], query: Iterable[tuple[str, str]]) -> None:
-        self.allowed = (IMAGE, *allowed)
+    def __init__(
+        self,
+        allowed: Iterable[str],
+        query: Iterable[tuple[str, str]],
+        payload: Payload = PICTURE,
+    ) -> None:
+        self._payload = payload
+        self.allowed = (payload.part, *allowed)
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self._seen: set[str] = set()
@@ -57,7 +82,7 @@ class FormReader:
         self._see(part.name)
         self._open = part.name
         self._text.clear()
-        if part.name == IMAGE:
+        if part.name == self._payload.part:
             self.filename = part.filename or ""
 
     def _see(self, name: str) -> None:
@@ -71,7 +96,7 @@ class FormReader:
         Raises:
             BadRequestError: its text is no UTF-8.
         """
-        if self._open is not None and self._open != IMAGE:
+        if self._open is not None and self._open != self._payload.part:
             try:
                 value = self._text.decode()
             except UnicodeDecodeError:
@@ -93,8 +118,8 @@ class FormReader:
 
     @property
     def in_image(self) -> bool:
-        """Tell whether the open part is the picture."""
-        return self._open == IMAGE
+        """Tell whether the open part is the payload."""
+        return self._open == self._payload.part
 
     def count_image(self, count: int) -> None:
         """Count bytes of the picture."""
@@ -116,7 +141,8 @@ class FormReader:
             return
         if self.filename is None:
             raise BadRequestError(
-                "The field `image` is missing; send the picture as a file under that name."
+                f"The field `{self._payload.part}` is missing; send the {self._payload.noun} as a "
+                "file under that name."
             )
         if not self._image_bytes:
-            raise BadRequestError("The file in the field `image` is empty.")
+            raise BadRequestError(f"The file in the field `{self._payload.part}` is empty.")

@@ -14,7 +14,7 @@ from aiohttp import web
 from upscaled.api import image_url, multipart
 from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE, SUBMISSION_RATE
-from upscaled.api.form_reader import IMAGE, IMAGE_URL, FormReader
+from upscaled.api.form_reader import IMAGE_URL, PICTURE, FormReader, Payload
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
 from upscaled.api.query import query_of
@@ -77,6 +77,7 @@ async def received(
     picture_needed: bool = True,
     read_anyway: bool = False,
     rate: web.AppKey[RateLimit] = SUBMISSION_RATE,
+    payload: Payload = PICTURE,
 ) -> AsyncGenerator[ReceivedForm]:
     """Receive a form or a picture, bounded by what queue, disk and rate allow.
 
@@ -91,6 +92,7 @@ async def received(
         read_anyway: read it even if the queue is full, the client's rate is used up or the server
             is stopping, since its caller gets the picture back.
         rate: how often the client may do this.
+        payload: what is sent, if not a picture.
 
     Raises:
         UpscaledError: the refusal.
@@ -101,8 +103,8 @@ async def received(
     query = query_of(request)
     # With the address of the picture in the query there need be no body.
     has_body = request.can_read_body or IMAGE_URL not in query
-    is_raw = has_body and check_head(request, max_bytes)
-    reader = FormReader(fields, query.items())
+    is_raw = has_body and check_head(request, max_bytes, payload)
+    reader = FormReader(fields, query.items(), payload)
     client = client_of(request)
     rate_headers: Mapping[str, str] = {}
     refusal: UpscaledError | None = None
@@ -122,7 +124,7 @@ async def received(
                 events = (
                     _nothing()
                     if not has_body
-                    else _raw(body, request.match_info.get("filename", ""))
+                    else _raw(body, payload.part, request.match_info.get("filename", ""))
                     if is_raw
                     else multipart.parts(
                         body, multipart.boundary_of(request.headers["Content-Type"])
@@ -147,7 +149,7 @@ async def received(
             await submissions.discard_upload(upload.path)
 
 
-def check_head(request: web.Request, max_bytes: int) -> bool:
+def check_head(request: web.Request, max_bytes: int, payload: Payload = PICTURE) -> bool:
     """Refuse a request for its headers, before its body is read.
 
     Returns:
@@ -173,14 +175,14 @@ def check_head(request: web.Request, max_bytes: int) -> bool:
     if media_type == "application/x-www-form-urlencoded":
         raise BodyTypeError(
             "The body came as application/x-www-form-urlencoded, which curl's --data-binary sends "
-            "by default; add the header `Content-Type: image/jpeg` (or "
-            "application/octet-stream), or send a form, as `curl -F image=@photo.jpg` does."
+            "by default; add the header `Content-Type: application/octet-stream`, or send a form, "
+            f"as `curl -F {payload.part}=@{payload.example}` does."
         )
     if not is_raw and media_type != _MULTIPART:
         raise BodyTypeError(
-            "Send the request as multipart/form-data with the picture as the file `image`, "
-            "as `curl -F image=@photo.jpg` does, or the picture alone with its Content-Type, "
-            "such as image/jpeg."
+            f"Send the request as multipart/form-data with the {payload.noun} as the file "
+            f"`{payload.part}`, as `curl -F {payload.part}=@{payload.example}` does, or the "
+            f"{payload.noun} alone with its Content-Type, such as {payload.media_type}."
         )
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
@@ -226,9 +228,11 @@ async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGe
         yield chunk
 
 
-async def _raw(body: AsyncIterator[bytes], filename: str) -> AsyncGenerator[Part | bytes]:
+async def _raw(
+    body: AsyncIterator[bytes], part: str, filename: str
+) -> AsyncGenerator[Part | bytes]:
     """Yield what a form with nothing but the picture would have."""
-    yield Part(IMAGE, filename)
+    yield Part(part, filename)
     async for chunk in body:
         yield chunk
 

@@ -316,6 +316,11 @@ class FeatureSettings:
     webhooks: bool = _setting(
         True, "Tell a receiver that a submission names (callback_url) of the job's events."
     )
+    model_imports: bool = _setting(
+        False,
+        "Let callers who send server.auth_token import models (POST /models) and delete imported "
+        "ones. Named tokens may not.",
+    )
     join_identical: bool = _setting(
         True,
         "Do the work once for identical requests of one token that come while it is under way.",
@@ -377,5 +382,10 @@ def warnings(config: Config) -> list[str]:
         found.append(
             f"The server listens on {config.server.host} without server.auth_token: everybody who "
             "reaches this address can use it. Set a token or listen on 127.0.0.1."
+        )
+    if config.features.model_imports and not config.server.auth_token:
+        found.append(
+            "features.model_imports is true, but nobody may import models: that needs "
+            "server.auth_token, which is not set."
         )
     return found

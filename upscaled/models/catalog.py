@@ -48,6 +48,11 @@ class Model:
     card: ModelCard = field(default_factory=ModelCard)
 
     @property
+    def imported(self) -> bool:
+        """Whether it was imported from a published file."""
+        return self.card.original_sha256 is not None
+
+    @property
     def supported_scales(self) -> tuple[int, ...]:
         """The native scales, ascending."""
         return tuple(self.files)

@@ -16,6 +16,7 @@ from upscaled.engines.selection import EngineChoice, cpu_threads, worker_memory_
 from upscaled.errors import UpscaledError
 from upscaled.jobs.registry import JobRegistry
 from upscaled.pipeline.pipeline import Pipeline
+from upscaled.service.model_imports import ModelImports
 from upscaled.service.previews import Previews
 from upscaled.service.submission import Submissions
 
@@ -123,12 +124,15 @@ async def make_calibrator(
     pipeline: Pipeline,
     submissions: Submissions,
     previews: Previews,
+    imports: ModelImports,
     registry: JobRegistry,
 ) -> Calibrator:
     """Return the calibrator of a service, which stops whatever it measures when a picture comes."""
 
     def is_idle() -> bool:
-        return submissions.is_idle and not previews.being_made and not registry.active()
+        return submissions.is_idle and not (
+            previews.being_made or imports.busy or registry.active()
+        )
 
     async def meet_default() -> None:
         await pipeline.meet_default(config.upscaler.default_model, config.upscaler.default_scale)

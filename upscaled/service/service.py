@@ -45,6 +45,7 @@ from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.job_access import JobAccess
 from upscaled.service.job_views import JobViews
+from upscaled.service.model_imports import ModelImports
 from upscaled.service.positions import report_positions
 from upscaled.service.previews import Previews
 from upscaled.service.recovery import Recovery
@@ -76,6 +77,7 @@ class _Started:
     pool: EnginePool
     shared: SharedWork
     previews: Previews
+    imports: ModelImports
     jobs: JobAccess
     reports: Reports
 
@@ -164,6 +166,11 @@ class Service:
     def previews(self) -> Previews:
         """Upscales parts of pictures; available after `start`."""
         return self._running.previews
+
+    @property
+    def imports(self) -> ModelImports:
+        """Imports and deletes models; available after `start`."""
+        return self._running.imports
 
     @property
     def jobs(self) -> JobAccess:
@@ -265,6 +272,12 @@ class Service:
             previews = Previews(
                 self.config, self.models, self._looking, pool, self._workspace, ways
             )
+            imports = ModelImports(
+                self.config,
+                self.models,
+                self._workspace,
+                lambda: {job.request.model_name for job in self._registry.active()},
+            )
             jobs = JobAccess(
                 self._registry,
                 self._store,
@@ -295,7 +308,7 @@ class Service:
             )
             self._started = _Started(
                 choice, submissions, dispatcher, recovery, timing, health, pool, shared,
-                previews, jobs, reports,
+                previews, imports, jobs, reports,
             )  # fmt: skip
             if deliveries is not None:
                 self._registry.on_messages = deliveries.notice
@@ -313,10 +326,18 @@ class Service:
             )
             _run_beside(closing, positions, "positions")
             await self._log_speed(timing.speeds)
-            _run_beside(closing, self._cleaner.run(), "cleanup")
+            for work, name in ((self._cleaner.run(), "cleanup"), (imports.run(), "model imports")):
+                _run_beside(closing, work, name)
             if ways.used and self._ways_file is None:
                 calibrator = await make_calibrator(
-                    self.config, choice, ways, pipeline, submissions, previews, self._registry
+                    self.config,
+                    choice,
+                    ways,
+                    pipeline,
+                    submissions,
+                    previews,
+                    imports,
+                    self._registry,
                 )
                 _run_beside(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()

@@ -1,0 +1,306 @@
+"""Imports of models that an administrator sends: one after the other, beside the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from upscaled.config.settings import Config
+from upscaled.errors import (
+    BadRequestError,
+    NoSuchModelError,
+    QueueFullError,
+    UnknownImportError,
+    UpscaledError,
+    WrongStateError,
+)
+from upscaled.jobs.job import new_job_id
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.card import UNKNOWN_LICENSE, ModelCard
+from upscaled.models.catalog import ModelCatalog
+from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.importing import (
+    Imported,
+    ImportRequest,
+    Words,
+    check_free,
+    checked_name,
+    import_model,
+)
+from upscaled.models.removal import remove_imported
+
+log = logging.getLogger(__name__)
+
+FIELD_NAMES = ("name", "license", "author", "description", "origin", "activation")
+_MOST_WAITING = 4
+"""Imports that wait or work; further ones are refused."""
+_KEPT = 50
+"""Ended imports whose outcome can still be asked for."""
+_LONGEST = 500
+"""Characters of a field."""
+_SIBLING = re.compile(r"-x(?:[1-9]|1[0-6])$")
+_ACTIVATIONS = ("relu", "leakyrelu")
+_WORDS = Words(
+    name="send another one in the field `name`", taken="send another name, or delete that model"
+)
+
+
+class ImportState(StrEnum):
+    """How far an import is."""
+
+    QUEUED = "queued"
+    IMPORTING = "importing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ImportStatus:
+    """An import."""
+
+    id: str
+    name: str
+    """That the model gets."""
+    state: ImportState = ImportState.QUEUED
+    step: str | None = None
+    """What is being done, while it works."""
+    made: Imported | None = None
+    offered_as: str | None = None
+    """Name of the model that it is a network of; None before the end."""
+    error: UpscaledError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in {ImportState.COMPLETED, ImportState.FAILED}
+
+
+class ModelImports:
+    """Takes files, converts them one by one, and removes what was imported.
+
+    Args:
+        config: the settings.
+        models: the catalog.
+        workspace: keeps the files until they are converted.
+        models_in_use: returns the names of the models that unfinished jobs want.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        models: ModelCatalog,
+        workspace: Workspace,
+        models_in_use: Callable[[], Collection[str]],
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._workspace = workspace
+        self._models_in_use = models_in_use
+        self._all: dict[str, ImportStatus] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        self._waiting: deque[tuple[str, ImportRequest]] = deque()
+        self._news = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Held while files of models change."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an import waits or works."""
+        return any(not one.ended for one in self._all.values())
+
+    def check_room(self) -> None:
+        """Refuse early, before a file is received.
+
+        Raises:
+            QueueFullError: too many imports wait.
+        """
+        if sum(not one.ended for one in self._all.values()) >= _MOST_WAITING:
+            raise QueueFullError(
+                f"{_MOST_WAITING} models are being imported; try again in a minute.",
+                headers={"Retry-After": "60"},
+            )
+
+    async def begin(
+        self, fields: Mapping[str, str], upload: Path, filename: str | None
+    ) -> ImportStatus:
+        """Take a file and queue its import.
+
+        Args:
+            fields: of `FIELD_NAMES`.
+            upload: the file; on success it is moved away.
+            filename: the sender's name for it.
+
+        Raises:
+            BadRequestError: a field cannot be used.
+            ConversionError: the name is not allowed or taken, or the licence rules it out.
+            QueueFullError: too many imports wait.
+        """
+        request = self._request(fields, upload, filename)
+        name = checked_name(request)
+        await self._models.rescan()
+        self._check_name(name)
+        await asyncio.to_thread(check_free, request, self._config.models_dir, name)
+        self.check_room()
+        status = ImportStatus(new_job_id(), name)
+        self._all[status.id] = status
+        self._ends[status.id] = asyncio.Event()
+        self._forget_old()
+        own = self._workspace.new_upload()
+        try:
+            await asyncio.to_thread(upload.rename, own)
+        except BaseException:
+            del self._all[status.id], self._ends[status.id]
+            raise
+        self._waiting.append((status.id, dataclasses.replace(request, source=own, name=name)))
+        self._news.set()
+        return status
+
+    def _request(
+        self, fields: Mapping[str, str], upload: Path, filename: str | None
+    ) -> ImportRequest:
+        for name, value in fields.items():
+            if len(value) > _LONGEST or not value.isprintable():
+                raise BadRequestError(
+                    f"The field {name!r} must be a line of up to {_LONGEST} characters."
+                )
+        if "name" not in fields and not filename:
+            raise BadRequestError(
+                "The field `name` is missing; send what to offer the model as, or the file's name."
+            )
+        activation = fields.get("activation")
+        if activation is not None and activation not in _ACTIVATIONS:
+            raise BadRequestError(
+                f"activation is {activation[:64]!r}; allowed is {' or '.join(_ACTIVATIONS)}."
+            )
+        card = ModelCard(license=fields.get("license"))
+        if self._config.upscaler.commercial_models_only and not card.commercial:
+            raise ConversionError(
+                f"The licence is {card.license or UNKNOWN_LICENSE}, and this server offers only "
+                "models whose licence is known to allow commercial use "
+                "(upscaler.commercial_models_only); name it in the field `license`."
+            )
+        return ImportRequest(
+            source=upload,
+            name=fields.get("name"),
+            license=card.license,
+            author=fields.get("author"),
+            description=fields.get("description"),
+            origin=fields.get("origin"),
+            activation=activation,
+            file=filename or fields.get("name"),
+            words=_WORDS,
+        )
+
+    def _check_name(self, name: str) -> None:
+        """Refuse a name that would hide an offered model, or add a network to a foreign one."""
+        family = _SIBLING.sub("", name)
+        for model in self._models.models:
+            taken = {model.name, *(files.stem for files in model.files.values())}
+            if name in taken or (family == model.name and not model.imported):
+                raise ConversionError(f"There is a model {model.name} already; {_WORDS.taken}.")
+
+    def get(self, import_id: str) -> ImportStatus:
+        """Return an import.
+
+        Raises:
+            UnknownImportError: there is none with this id, or it ended long ago.
+        """
+        try:
+            return self._all[import_id]
+        except KeyError:
+            raise UnknownImportError(
+                "There is no import with this id; a restart of the server forgets them."
+            ) from None
+
+    async def wait(self, import_id: str) -> None:
+        """Wait for the end of an import; at once if there is none."""
+        if (end := self._ends.get(import_id)) is not None:
+            await end.wait()
+
+    async def delete(self, name: str) -> None:
+        """Delete a model that was imported.
+
+        Raises:
+            NoSuchModelError: there is none of this name.
+            WrongStateError: it was not imported, it is the default, or a job wants it.
+        """
+        await self._models.rescan()
+        model = next((model for model in self._models.models if model.name == name), None)
+        if model is None:
+            raise NoSuchModelError(f"There is no model {name[:100]!r}; GET /models lists them.")
+        if name == self._config.upscaler.default_model:
+            raise WrongStateError(
+                f"{name} is upscaler.default_model; name another one there before it is deleted."
+            )
+        if name in self._models_in_use():
+            raise WrongStateError(
+                f"Jobs that are not finished use {name}; wait for them or cancel them."
+            )
+        try:
+            async with self._turn:
+                await asyncio.to_thread(remove_imported, self._config.models_dir, model)
+                await self._models.rescan()
+        except OSError as error:
+            raise UpscaledError(_unwritable(error)) from None
+        log.info("model deleted", extra={"model": name})
+
+    async def run(self) -> None:
+        """Import what waits; runs until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                import_id, request = self._waiting.popleft()
+                try:
+                    await self._import(import_id, request)
+                finally:
+                    await self._workspace.discard(request.source)
+
+    async def _import(self, import_id: str, request: ImportRequest) -> None:
+        self._change(import_id, state=ImportState.IMPORTING)
+        directory = self._config.models_dir
+        try:
+            async with self._turn:
+                made = await import_model(
+                    request, directory, on_step=lambda step: self._change(import_id, step=step)
+                )
+                await self._models.rescan()
+            offered = self._models.get(made.name).name
+        except UpscaledError as error:
+            self._fail(import_id, error)
+        except OSError as error:
+            self._fail(import_id, UpscaledError(_unwritable(error)))
+            log.error("an import failed", extra={"folder": str(directory), "reason": str(error)})
+        except Exception:
+            words = "Something went wrong in the server; its log tells what."
+            self._fail(import_id, UpscaledError(words))
+            log.exception("an import ended unexpectedly")
+        else:
+            log.info("model imported", extra={"model": offered, "license": request.license})
+            done = ImportState.COMPLETED
+            self._change(import_id, state=done, step=None, made=made, offered_as=offered)
+
+    def _fail(self, import_id: str, error: UpscaledError) -> None:
+        self._change(import_id, state=ImportState.FAILED, step=None, error=error)
+
+    def _change(self, import_id: str, **changes: object) -> None:
+        status = dataclasses.replace(self._all[import_id], **changes)  # type: ignore[arg-type]
+        self._all[import_id] = status
+        if status.ended:
+            self._ends[import_id].set()
+
+    def _forget_old(self) -> None:
+        ended = [one.id for one in self._all.values() if one.ended]
+        for import_id in ended[: max(0, len(ended) - _KEPT)]:
+            del self._all[import_id], self._ends[import_id]
+
+
+def _unwritable(error: OSError) -> str:
+    return f"The models folder cannot be written to: {error.strerror}."
