@@ -212,7 +212,7 @@ async def test_a_shortage_of_open_files_delays_a_download_and_is_no_fault(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("upscaled.api.download.opened", short)
+        patch.setattr("upscaled.jobs.content.FileContent._open", short)
         refused = await api.get(f"/download/{job_id}")
     assert refused.status == 503
     assert refused.headers["retry-after"] == "5"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -18,16 +17,15 @@ from upscaled.api.download import (
     SETTLE_SECONDS,
     disposition,
     keep_of,
-    opened,
     plain_name,
-    read,
 )
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.query import query_of
 from upscaled.api.zip_stream import ZipStream, unique_names
-from upscaled.errors import BadRequestError, UnknownJobError
+from upscaled.errors import BadRequestError, StoreUnavailableError, UnknownJobError
 from upscaled.jobs.job import is_job_id
 from upscaled.jobs.results import ResultFile, gone
+from upscaled.service.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ async def results(request: web.Request) -> web.StreamResponse:
     for job_id in job_ids:
         await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
         found.append(await service.jobs.result(job_id, owner))
-    if not await asyncio.to_thread(lambda: all(one.path.is_file() for one in found)):
+    if not await service.jobs.are_there(found):
         raise gone("lost")
     response = web.StreamResponse(
         headers={
@@ -97,11 +95,11 @@ async def _send(
     await response.prepare(request)
     acknowledgement = Acknowledgement(request.transport)
     try:
-        async for piece in _archive(found):
+        async for piece in _archive(request.app[SERVICE], found):
             await response.write(piece)
         await response.write_eof()
         await acknowledgement.wait(ACKNOWLEDGE_SECONDS)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, StoreUnavailableError) as error:
         log.info("archive broken off", extra={"reason": str(error)})
         response.force_close()
         if request.transport is not None:
@@ -112,7 +110,7 @@ async def _send(
     return True
 
 
-async def _archive(found: list[ResultFile]) -> AsyncIterator[bytes]:
+async def _archive(service: Service, found: list[ResultFile]) -> AsyncIterator[bytes]:
     """Yield the archive; one file is open at a time.
 
     Raises:
@@ -122,17 +120,17 @@ async def _archive(found: list[ResultFile]) -> AsyncIterator[bytes]:
     archive = ZipStream()
     names = unique_names([plain_name(one.download_name) for one in found])
     for one, name in zip(found, names, strict=True):
-        file, facts = await asyncio.to_thread(opened, one.path)
+        content = await service.jobs.open(one)
         try:
-            yield archive.begin(name, facts.st_size)
+            yield archive.begin(name, content.size)
             sent = 0
-            while sent < facts.st_size:
-                chunk = await read(file, sent, min(CHUNK, facts.st_size - sent))
+            while sent < content.size:
+                chunk = await content.read(sent, min(CHUNK, content.size - sent))
                 if not chunk:
-                    raise EOFError(f"a result ended {facts.st_size - sent} bytes early")
+                    raise EOFError(f"a result ended {content.size - sent} bytes early")
                 sent += len(chunk)
                 yield archive.add(chunk)
             yield archive.end_file()
         finally:
-            await asyncio.to_thread(file.close)
+            await content.close()
     yield archive.end()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
 from email.utils import formatdate
-from io import FileIO
-from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
@@ -24,7 +20,8 @@ from upscaled.api.jobs import job_id_of
 from upscaled.api.query import query_of
 from upscaled.api.responses import error_response
 from upscaled.api.waiting import wait_for_end, wait_of
-from upscaled.errors import BadRequestError
+from upscaled.errors import BadRequestError, StoreUnavailableError
+from upscaled.jobs.content import Content
 from upscaled.jobs.results import ResultFile, gone
 
 log = logging.getLogger(__name__)
@@ -141,7 +138,7 @@ async def deliver(
     await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
     result = await service.jobs.result(job_id, owner)
     try:
-        file, facts = await asyncio.to_thread(opened, result.path)
+        content = await service.jobs.open(result)
     except FileNotFoundError:
         # Deleted since the look-up above. Looking it up again says why, unless a person did it.
         await service.jobs.result(job_id, owner)
@@ -149,45 +146,24 @@ async def deliver(
     try:
         kind = result.media_type if as_picture else "application/octet-stream"
         return await _hand_over(
-            request, job_id, file, facts, result, {"Content-Type": kind, **headers}, keep=keep
+            request, job_id, content, result, {"Content-Type": kind, **headers}, keep=keep
         )
     finally:
-        await asyncio.to_thread(file.close)
-
-
-def opened(path: Path) -> tuple[FileIO, os.stat_result]:
-    """Open a result; blocking."""
-    file = FileIO(path)
-    return file, os.fstat(file.fileno())
-
-
-async def read(file: FileIO, start: int, count: int) -> bytes | memoryview:
-    """Return up to ``count`` bytes; at once if they are in the page cache, else by a thread.
-
-    Most results are fetched as soon as they are written, and a change of thread takes longer
-    than copying them.
-    """
-    buffer = bytearray(count)
-    try:
-        found = os.preadv(file.fileno(), [buffer], start, os.RWF_NOWAIT)
-    except OSError:  # it would block (EAGAIN), or the file system does not support the flag
-        return await asyncio.to_thread(os.pread, file.fileno(), count, start)
-    return memoryview(buffer)[:found]
+        await content.close()
 
 
 async def _hand_over(
     request: web.Request,
     job_id: str,
-    file: FileIO,
-    facts: os.stat_result,
+    content: Content,
     result: ResultFile,
     headers: Mapping[str, str],
     *,
     keep: bool,
 ) -> web.StreamResponse:
-    size = facts.st_size
-    modified = formatdate(facts.st_mtime, usegmt=True)
-    etag = f'"{facts.st_mtime_ns:x}-{size:x}"'
+    size = content.size
+    modified = formatdate(content.modified, usegmt=True)
+    etag = f'"{content.version}"'
     span: Span | None = None
     wanted = request.headers.get("Range", "") if request.method in {"GET", "HEAD"} else ""
     if wanted and request.headers.get("If-Range", etag) in {etag, modified}:
@@ -226,7 +202,7 @@ async def _hand_over(
     service, tracker = request.app[SERVICE], request.app[DELIVERY_TRACKER]
     if keep:
         with service.jobs.downloading(job_id):
-            await _send(request, response, file, span, Delivery(size))
+            await _send(request, response, content, span, Delivery(size))
         return response
     delivery = tracker.of(job_id, size)
     delivery.asked(rest_from(wanted, span) if partial else None)
@@ -234,7 +210,7 @@ async def _hand_over(
     delivery.through_proxy |= through_proxy
     try:
         with service.jobs.downloading(job_id):
-            complete = await _send(request, response, file, span, delivery)
+            complete = await _send(request, response, content, span, delivery)
         if complete:
             tracker.forget(job_id)
             whole = span == Span(0, size)
@@ -248,18 +224,18 @@ async def _hand_over(
 async def _send(
     request: web.Request,
     response: web.StreamResponse,
-    file: FileIO,
+    content: Content,
     span: Span,
     delivery: Delivery,
 ) -> bool:
-    """Send ``span`` of ``file``; return whether every byte of the file is delivered now."""
+    """Send ``span`` of ``content``; return whether every byte of the file is delivered now."""
     await response.prepare(request)
     acknowledgement = Acknowledgement(request.transport)
     sent = span.start
     arrived = False
     try:
         while sent < span.stop:
-            chunk = await read(file, sent, min(CHUNK, span.stop - sent))
+            chunk = await content.read(sent, min(CHUNK, span.stop - sent))
             if not chunk:
                 raise EOFError(f"a result ended {span.stop - sent} bytes early")
             sent += len(chunk)
@@ -269,7 +245,7 @@ async def _send(
         await response.write_eof()
         await acknowledgement.wait(ACKNOWLEDGE_SECONDS)
         arrived = True
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, StoreUnavailableError) as error:
         # The response has begun, so the connection is broken: the caller must not take what has
         # come for the whole file.
         log.info("download broken off", extra={"bytes": sent - span.start, "reason": str(error)})

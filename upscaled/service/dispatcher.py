@@ -38,7 +38,7 @@ from upscaled.service.health import Health
 from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
 from upscaled.service.set_aside import SetAside
-from upscaled.service.sharing import SharedWork
+from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.timing import JobTiming
 
@@ -150,6 +150,10 @@ class Dispatcher:
                 self._prepared[job.id] = prepared
             self._forecaster.expect(job.id, estimate, small=is_small(job.input_size))
             self._queue.put(waiting)
+
+    def follow(self, job: Job, group: WorkGroup) -> None:
+        """Let a job have the result of the one that leads its group."""
+        self.followers.add(job, group)
 
     async def _queue_again(self, job_id: str) -> bool:
         """Queue a job that was set aside; False if it has ended meanwhile."""

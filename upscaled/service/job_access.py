@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 from upscaled.errors import UnknownJobError, UnknownModelError, WrongStateError
+from upscaled.jobs.content import Content, FileContent
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB
 from upscaled.jobs.job import TERMINAL, Job
 from upscaled.jobs.messages import Message
@@ -18,8 +20,8 @@ from upscaled.jobs.store import JobFilter, JobStore
 from upscaled.jobs.updates import Subscription
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.job_views import JobViews
+from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import SharedWork
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.forecast import Outlook
@@ -41,7 +43,7 @@ class JobAccess:
         store: JobStore,
         workspace: Workspace,
         cleaner: Cleaner,
-        dispatcher: Dispatcher,
+        dispatcher: JobRunner,
         *,
         timing: JobTiming,
         shared: SharedWork,
@@ -134,6 +136,19 @@ class JobAccess:
         """
         job = await self.get(job_id, owner)
         return result_of(job, self._workspace.folder(job.id))
+
+    async def open(self, result: ResultFile) -> Content:
+        """Open a result, to send it; the caller closes it.
+
+        Raises:
+            FileNotFoundError: it is not there any more.
+            StoreUnavailableError: the store of files does not answer.
+        """
+        return await FileContent.open(result.path)
+
+    async def are_there(self, results: Collection[ResultFile]) -> bool:
+        """Tell whether all of these results can be opened."""
+        return await asyncio.to_thread(lambda: all(one.path.is_file() for one in results))
 
     def downloading(self, job_id: str) -> AbstractContextManager[None]:
         """Return a block in which the end of a grace period does not delete the job's result."""

@@ -14,9 +14,9 @@ from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.figures import Figures
 from upscaled.service.health import Health
+from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.webhooks.deliveries import Deliveries
@@ -44,7 +44,7 @@ class Reports:
         health: Health,
         *,
         submissions: Submissions,
-        dispatcher: Dispatcher,
+        dispatcher: JobRunner,
         cleaner: Cleaner,
         shared: SharedWork,
         result_cache: ResultCache,

@@ -5,20 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
-from upscaled.engines.selection import (
-    EngineChoice,
-    choose,
-    make_pool,
-    open_ways,
-    worker_memory_mb,
-)
+from upscaled.engines.selection import EngineChoice
 from upscaled.errors import (
     ConfigError,
     UpscaledError,
@@ -26,21 +20,16 @@ from upscaled.errors import (
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import Imaging
 from upscaled.jobs.job import JobState
-from upscaled.jobs.order import make_order
-from upscaled.jobs.queue import JobQueue
-from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.order import Order
 from upscaled.jobs.result_cache import ResultCache
-from upscaled.jobs.sqlite_store import SqliteJobStore
-from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import OutgoingClient
-from upscaled.pipeline.footprint import TimeLimit
-from upscaled.pipeline.pipeline import Pipeline
 from upscaled.service.admission import Admission
+from upscaled.service.beside import end_task, run_beside
 from upscaled.service.calibrator import make_calibrator
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.foundation import Foundation, on_one_machine
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.job_access import JobAccess
@@ -50,18 +39,26 @@ from upscaled.service.positions import report_positions
 from upscaled.service.previews import Previews
 from upscaled.service.recovery import Recovery
 from upscaled.service.reports import Reports
-from upscaled.service.self_test import SelfTest
+from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.service.views import Views
+from upscaled.service.workshop import Workshop, make_dispatcher, open_workshop
 from upscaled.timing.speeds import ModelSpeed, Speeds
-from upscaled.timing.timing import JobTiming, make_job_timing
+from upscaled.timing.timing import JobTiming
 from upscaled.webhooks.callbacks import Callbacks
-from upscaled.webhooks.deliveries import make_deliveries
-from upscaled.webhooks.events import messages_of
+from upscaled.webhooks.deliveries import Deliveries, make_deliveries
 
 log = logging.getLogger(__name__)
+
+
+class Taking(Protocol):
+    """Takes up the jobs that there are at the start."""
+
+    async def begin(self) -> None: ...
+
+    async def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ class _Started:
 
     choice: EngineChoice
     submissions: Submissions
-    dispatcher: Dispatcher
-    recovery: Recovery
+    runner: JobRunner
+    recovery: Taking
     timing: JobTiming
     health: Health
     pool: EnginePool
@@ -90,10 +87,16 @@ class Service:
         models_cache: file with measurements of the models; None: the data folder's own.
         ways_file: file with measurements of ways to run networks, to which none is added; None: the
             data folder's own, and more are measured while the service is idle.
+        foundation: where jobs are kept; None: on this machine.
     """
 
     def __init__(
-        self, config: Config, *, models_cache: Path | None = None, ways_file: Path | None = None
+        self,
+        config: Config,
+        *,
+        models_cache: Path | None = None,
+        ways_file: Path | None = None,
+        foundation: Foundation | None = None,
     ) -> None:
         self.config = config
         self._ways_file = ways_file
@@ -102,9 +105,8 @@ class Service:
             cache_file=models_cache or config.models_cache,
             commercial_only=config.upscaler.commercial_models_only,
         )
-        self._workspace = Workspace(config.data_dir, keeps_uploads=config.features.web)
-        self._store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
-        self._registry = JobRegistry(self._store, messages_of)
+        kept = foundation or on_one_machine(config)
+        self._workspace, self._store, self._registry = kept.workspace, kept.store, kept.registry
         self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
         self.result_cache = ResultCache(
             config.data_dir / "cache",
@@ -198,79 +200,33 @@ class Service:
             closing.push_async_callback(self._store.close)
             closing.push_async_callback(self._deletions.done)
             closing.push_async_callback(self._imaging.close)
-            choice = await choose(self.config)
-            log.info("Engine: %s (%s).", choice.engine, choice.reason)
-            await self.models.rescan()
-            self._check_default_model()
-            pool = make_pool(self.config, choice)
-            closing.push_async_callback(pool.close)
-            trial = SelfTest(
-                pool,
-                self.models,
-                self._imaging,
-                self._workspace,
-                self.config.upscaler.default_model,
+            shop = await open_workshop(
+                self.config,
+                closing,
+                models=self.models,
+                imaging=self._imaging,
+                workspace=self._workspace,
+                registry=self._registry,
+                rates=self._store,
+                cache=self.result_cache,
+                ways_file=self._ways_file,
+                order=self._make_order(),
             )
-            health = Health(trial.run, lambda: not self._registry.active())
-            ways = await open_ways(self.config, choice, self._ways_file or self.config.ways_file)
-            pipeline = Pipeline(self._imaging, pool, self.models, self._workspace, ways)
-            queue = JobQueue(make_order(self.config.limits.scheduling, choice.traits.models_kept))
-            timing = await make_job_timing(
-                self.models, pool, queue, self._registry, self._store,
-                threads=self.config.upscaler.threads,
-                engine_memory_mb=worker_memory_mb(self.config, choice),
-                library=choice.library, ways=ways,
-            )  # fmt: skip
-            closing.push_async_callback(timing.close)
-            shared = SharedWork(
-                self.result_cache,
-                self._workspace,
-                pipeline,
-                choice,
-                joins=self.config.features.join_identical,
-            )
-            dispatcher = Dispatcher(
-                self._registry,
-                queue,
-                pipeline,
-                self._workspace,
-                health,
-                timing=timing,
-                shared=shared,
-                slots=pool.most_at_once,
-                time_limit=TimeLimit(
-                    self.config.upscaler.job_timeout_seconds,
-                    self.config.upscaler.job_seconds_per_megapixel,
-                ),
-            )
-            recovery = Recovery(
-                self._registry,
-                self._store,
-                self._workspace,
-                self._cleaner,
-                dispatcher,
-                shared,
-                self.config.upscaler.max_attempts,
-            )
+            choice, pool, timing, shared = shop.choice, shop.pool, shop.timing, shop.shared
+            runner, recovery = self._make_runner(shop)
+            health = self._make_health(shop)
             submissions = Submissions(
                 self.config.limits,
-                Admission(
-                    self.config,
-                    self.models,
-                    self._imaging,
-                    self._workspace,
-                    choice,
-                    Callbacks(self.config, self.outgoing, self._store),
-                ),
+                self._make_admission(choice),
                 self._workspace,
                 self._registry,
-                dispatcher,
+                runner,
                 timing,
                 IdempotencyKeys(self._store),
                 shared,
             )
             previews = Previews(
-                self.config, self.models, self._looking, pool, self._workspace, ways
+                self.config, self.models, self._looking, pool, self._workspace, shop.ways
             )
             imports = ModelImports(
                 self.config,
@@ -283,7 +239,7 @@ class Service:
                 self._store,
                 self._workspace,
                 self._cleaner,
-                dispatcher,
+                runner,
                 timing=timing,
                 shared=shared,
                 result_cache=self.result_cache,
@@ -291,56 +247,99 @@ class Service:
                 deletions=self._deletions,
             )
             deliveries = make_deliveries(self.config, self._store, self.outgoing)
-            reports = Reports(
-                self.config.upscaler.gpu_ids,
-                choice,
-                pool,
-                self._registry,
-                self._workspace,
-                health,
-                submissions=submissions,
-                dispatcher=dispatcher,
-                cleaner=self._cleaner,
-                shared=shared,
-                result_cache=self.result_cache,
-                verifications=pipeline.verifications,
-                webhooks=deliveries,
-            )
+            reports = self._make_reports(shop, health, submissions, runner, deliveries)
             self._started = _Started(
-                choice, submissions, dispatcher, recovery, timing, health, pool, shared,
+                choice, submissions, runner, recovery, timing, health, pool, shared,
                 previews, imports, jobs, reports,
             )  # fmt: skip
             if deliveries is not None:
                 self._registry.on_messages = deliveries.notice
-                _run_beside(closing, deliveries.run(), "webhooks")
+                self._run_deliveries(closing, deliveries)
             closing.push_async_callback(recovery.end)
             await recovery.begin()
-            dispatcher.start()
+            runner.start()
             closing.push_async_callback(self.drain)
-            _run_beside(closing, timing.run(), "timing")
+            run_beside(closing, timing.run(), "timing")
             positions = report_positions(
                 self._registry,
-                queue,
+                shop.queue,
                 lambda: shared.with_followers(timing.forecaster.positions()),
                 timing.forecaster,
             )
-            _run_beside(closing, positions, "positions")
+            run_beside(closing, positions, "positions")
             await self._log_speed(timing.speeds)
-            for work, name in ((self._cleaner.run(), "cleanup"), (imports.run(), "model imports")):
-                _run_beside(closing, work, name)
-            if ways.used and self._ways_file is None:
+            self._run_cleaner(closing)
+            run_beside(closing, imports.run(), "model imports")
+            if shop.ways.used and self._ways_file is None:
                 calibrator = await make_calibrator(
-                    self.config,
-                    choice,
-                    ways,
-                    pipeline,
-                    submissions,
-                    previews,
-                    imports,
+                    self.config, choice, shop.ways, shop.pipeline, submissions, previews, imports,
                     self._registry,
-                )
-                _run_beside(closing, calibrator.run(), "calibration")
+                )  # fmt: skip
+                run_beside(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()
+
+    # What differs between one machine and several; `upscaled.cluster.service` has the other way.
+
+    def _make_order(self) -> Order | None:
+        """Return who is next; None: what the settings say."""
+        return None
+
+    def _make_runner(self, shop: Workshop) -> tuple[JobRunner, Taking]:
+        """Return what does the jobs, and what takes up those that there are at the start."""
+        dispatcher = make_dispatcher(self.config, shop, self._registry, self._workspace)
+        recovery = Recovery(
+            self._registry,
+            self._store,
+            self._workspace,
+            self._cleaner,
+            dispatcher,
+            shop.shared,
+            self.config.upscaler.max_attempts,
+        )
+        return dispatcher, recovery
+
+    def _make_health(self, shop: Workshop) -> Health:
+        return shop.health
+
+    def _make_admission(self, choice: EngineChoice) -> Admission:
+        return Admission(
+            self.config,
+            self.models,
+            self._imaging,
+            self._workspace,
+            choice,
+            Callbacks(self.config, self.outgoing, self._store),
+        )
+
+    def _make_reports(
+        self,
+        shop: Workshop,
+        health: Health,
+        submissions: Submissions,
+        runner: JobRunner,
+        deliveries: Deliveries | None,
+    ) -> Reports:
+        return Reports(
+            self.config.upscaler.gpu_ids,
+            shop.choice,
+            shop.pool,
+            self._registry,
+            self._workspace,
+            health,
+            submissions=submissions,
+            dispatcher=runner,
+            cleaner=self._cleaner,
+            shared=shop.shared,
+            result_cache=self.result_cache,
+            verifications=shop.pipeline.verifications,
+            webhooks=deliveries,
+        )
+
+    def _run_deliveries(self, closing: contextlib.AsyncExitStack, deliveries: Deliveries) -> None:
+        run_beside(closing, deliveries.run(), "webhooks")
+
+    def _run_cleaner(self, closing: contextlib.AsyncExitStack) -> None:
+        run_beside(closing, self._cleaner.run(), "cleanup")
 
     async def _open_caches(self) -> None:
         for cache, what, folder in (
@@ -369,7 +368,7 @@ class Service:
         running = self._running
         running.submissions.close()
         await running.recovery.end()  # first, so that no job ends while it is being put back
-        await running.dispatcher.stop(self.config.server.drain_seconds, hurry)
+        await running.runner.stop(self.config.server.drain_seconds, hurry)
 
     @property
     def jobs_running(self) -> int:
@@ -387,20 +386,7 @@ class Service:
     @property
     def alive(self) -> bool:
         """Whether jobs are being started, or are deliberately not started."""
-        return self._running.dispatcher.feeding or not self.submissions.open
-
-    def _check_default_model(self) -> None:
-        names = [model.name for model in self.models.models]
-        if not names:
-            log.warning(
-                "There is no model in %s; `upscaled models install` puts them there.",
-                self.config.models_dir,
-            )
-        elif self.config.upscaler.default_model not in names:
-            raise ConfigError(
-                f"upscaler.default_model is {self.config.upscaler.default_model!r}; allowed is "
-                f"an installed model: {', '.join(names)}."
-            )
+        return self._running.runner.feeding or not self.submissions.open
 
     async def _log_speed(self, speeds: Speeds) -> None:
         """Say how quick the default model is here, and what is quicker."""
@@ -421,7 +407,7 @@ class Service:
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""
         watch = asyncio.create_task(self._watch(self._running.health), name="health")
-        self._closing.push_async_callback(_end_task, watch)
+        self._closing.push_async_callback(end_task, watch)
 
     async def _watch(self, health: Health) -> None:
         try:
@@ -438,19 +424,6 @@ class Service:
     async def health_known(self) -> HealthState:
         """Wait for the end of the first self-test; return the state."""
         return await self._running.health.known()
-
-
-def _run_beside(
-    closing: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
-) -> None:
-    """Run ``work`` until ``closing`` is closed."""
-    closing.push_async_callback(_end_task, asyncio.create_task(work, name=name))
-
-
-async def _end_task(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def _imaging(config: Config, formats: Collection[str], max_megapixels: float) -> Imaging:

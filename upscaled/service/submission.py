@@ -22,9 +22,9 @@ from upscaled.jobs.store import KeyTakenError, SubmissionKey
 from upscaled.jobs.workspace import Workspace
 from upscaled.pictures import Size
 from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
-from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
+from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
 from upscaled.service.uploads import Upload, UploadsInProgress
 from upscaled.service.wishes import fields_of
@@ -53,7 +53,7 @@ class Submissions:
         admission: Admission,
         workspace: Workspace,
         registry: JobRegistry,
-        dispatcher: Dispatcher,
+        dispatcher: JobRunner,
         timing: JobTiming,
         keys: IdempotencyKeys,
         shared: SharedWork,
@@ -344,7 +344,7 @@ class Submissions:
         """Let a recorded job be worked on, or follow the one that does its work."""
         self._shared.recorded(job.id)
         if isinstance(place, WorkGroup) and place.leader != job.id:
-            self._dispatcher.followers.add(job, place)
+            self._dispatcher.follow(job, place)
         elif job.state is JobState.QUEUED:
             await self._dispatcher.enqueue(job, prepared)
         log.info(

@@ -1,0 +1,37 @@
+"""The foundation of a service: where jobs, their changes and their files are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from upscaled.config.settings import Config
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.store import JobStore
+from upscaled.jobs.workspace import Workspace
+from upscaled.timing.estimator import RateStore
+from upscaled.webhooks.events import messages_of
+
+
+class Records(JobStore, RateStore, Protocol):
+    """Job records, and how long work took."""
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """Where jobs, their changes and their files are kept."""
+
+    workspace: Workspace
+    store: Records
+    registry: JobRegistry
+
+
+def on_one_machine(config: Config) -> Foundation:
+    """Return the foundation of a service on one machine: SQLite and a folder."""
+    store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
+    return Foundation(
+        Workspace(config.data_dir, keeps_uploads=config.features.web),
+        store,
+        JobRegistry(store, messages_of),
+    )

@@ -1,0 +1,136 @@
+"""The workshop: the parts that do jobs, on an API server of one machine and on a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscaled.config.settings import Config
+from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.pool import EnginePool
+from upscaled.engines.selection import (
+    EngineChoice,
+    choose,
+    make_pool,
+    open_ways,
+    worker_memory_mb,
+)
+from upscaled.errors import ConfigError
+from upscaled.imaging import Imaging
+from upscaled.jobs.order import Order, make_order
+from upscaled.jobs.queue import JobQueue
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.result_cache import ResultCache
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import ModelCatalog
+from upscaled.pipeline.footprint import TimeLimit
+from upscaled.pipeline.pipeline import Pipeline
+from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.health import Health
+from upscaled.service.self_test import SelfTest
+from upscaled.service.sharing import SharedWork
+from upscaled.timing.estimator import RateStore
+from upscaled.timing.timing import JobTiming, make_job_timing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The parts that do jobs, and those that know how long that takes."""
+
+    choice: EngineChoice
+    pool: EnginePool
+    health: Health
+    ways: Ways
+    pipeline: Pipeline
+    queue: JobQueue
+    timing: JobTiming
+    shared: SharedWork
+
+
+async def open_workshop(
+    config: Config,
+    closing: contextlib.AsyncExitStack,
+    *,
+    models: ModelCatalog,
+    imaging: Imaging,
+    workspace: Workspace,
+    registry: JobRegistry,
+    rates: RateStore,
+    cache: ResultCache,
+    ways_file: Path | None = None,
+    order: Order | None = None,
+) -> Workshop:
+    """Select the engine and build the parts around it; ``closing`` ends them.
+
+    Args:
+        config: the settings.
+        closing: what is to be closed at the end.
+        models: the catalog; it is read here.
+        imaging: decodes and encodes.
+        workspace: holds the files of jobs.
+        registry: knows the jobs.
+        rates: keeps how long work took.
+        cache: keeps results.
+        ways_file: file with measurements of ways to run networks; None: the data folder's own.
+        order: who is next; None: what the settings say.
+
+    Raises:
+        ConfigError: something that the settings require is missing.
+    """
+    choice = await choose(config)
+    log.info("Engine: %s (%s).", choice.engine, choice.reason)
+    await models.rescan()
+    _check_default_model(config, models)
+    pool = make_pool(config, choice)
+    closing.push_async_callback(pool.close)
+    trial = SelfTest(pool, models, imaging, workspace, config.upscaler.default_model)
+    health = Health(trial.run, lambda: not registry.active())
+    ways = await open_ways(config, choice, ways_file or config.ways_file)
+    pipeline = Pipeline(imaging, pool, models, workspace, ways)
+    queue = JobQueue(order or make_order(config.limits.scheduling, choice.traits.models_kept))
+    timing = await make_job_timing(
+        models, pool, queue, registry, rates,
+        threads=config.upscaler.threads,
+        engine_memory_mb=worker_memory_mb(config, choice),
+        library=choice.library, ways=ways,
+    )  # fmt: skip
+    closing.push_async_callback(timing.close)
+    shared = SharedWork(cache, workspace, pipeline, choice, joins=config.features.join_identical)
+    return Workshop(choice, pool, health, ways, pipeline, queue, timing, shared)
+
+
+def make_dispatcher(
+    config: Config, shop: Workshop, registry: JobRegistry, workspace: Workspace
+) -> Dispatcher:
+    """Return the dispatcher that feeds jobs to a workshop."""
+    return Dispatcher(
+        registry,
+        shop.queue,
+        shop.pipeline,
+        workspace,
+        shop.health,
+        timing=shop.timing,
+        shared=shop.shared,
+        slots=shop.pool.most_at_once,
+        time_limit=TimeLimit(
+            config.upscaler.job_timeout_seconds, config.upscaler.job_seconds_per_megapixel
+        ),
+    )
+
+
+def _check_default_model(config: Config, models: ModelCatalog) -> None:
+    names = [model.name for model in models.models]
+    if not names:
+        log.warning(
+            "There is no model in %s; `upscaled models install` puts them there.",
+            config.models_dir,
+        )
+    elif config.upscaler.default_model not in names:
+        raise ConfigError(
+            f"upscaler.default_model is {config.upscaler.default_model!r}; allowed is "
+            f"an installed model: {', '.join(names)}."
+        )
