@@ -11,6 +11,7 @@ from pathlib import Path
 from upscaled.config.settings import Config
 from upscaled.config.sources import load
 from upscaled.jobs.job import Job, JobState
+from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.service import Service
 
 FAST = {"model_name": "realesr-animevideov3", "scale": "2"}
@@ -33,6 +34,13 @@ def make_config(data_dir: Path, models_dir: Path, **flags: str) -> Config:
             **named,
         },
     )
+
+
+def dispatcher_of(service: Service) -> Dispatcher:
+    """Return the dispatcher of a service that does its jobs itself."""
+    runner = service._running.runner
+    assert isinstance(runner, Dispatcher)
+    return runner
 
 
 @asynccontextmanager

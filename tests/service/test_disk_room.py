@@ -15,7 +15,7 @@ from PIL import Image
 
 from testkit.paths import DATA
 from testkit.server_process import ServerProcess
-from testkit.services import make_config, running, submit
+from testkit.services import dispatcher_of, make_config, running, submit
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace, claim
@@ -58,7 +58,7 @@ async def test_large_jobs_that_wait_for_the_disk_let_small_ones_pass(
         make_config(tmp_path / "data", models_dir, features__join_identical="false")
     ) as service:
         waiting = [await submit(service, large) for _ in range(6)]
-        dispatcher = service._running.dispatcher
+        dispatcher = dispatcher_of(service)
         async with asyncio.timeout(60):
             while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
                 await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
@@ -85,7 +85,7 @@ async def test_room_is_promised_to_one_job_at_a_time(
         make_config(tmp_path / "data", models_dir, features__join_identical="false")
     ) as service:
         waiting = [await submit(service, large) for _ in range(2)]
-        dispatcher = service._running.dispatcher
+        dispatcher = dispatcher_of(service)
         async with asyncio.timeout(60):
             while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
                 await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
@@ -120,7 +120,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
 
         monkeypatch.setattr(Workspace, "free_bytes", enough)
         again = await submit(service, thumbnail)
-        assert await service._running.dispatcher._disk_room._take(again)
+        assert await dispatcher_of(service)._disk_room._take(again)
         await service.jobs.wait(again.id)
 
 

@@ -203,7 +203,7 @@ async def test_a_device_that_is_busy_for_long_does_not_fail_the_self_test(
 ) -> None:
     config = make_config(tmp_path / "data", models_dir, upscaler__default_model=FAST)
     async with running(config) as service:
-        pool = service._running.dispatcher._pipeline._shared.pool
+        pool = service._running.pool
         (place,) = pool.all_places
         async with pool.slot(0) as held:
             assert held.place == place

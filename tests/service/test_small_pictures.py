@@ -45,7 +45,7 @@ def thumbnails(tmp_path: Path) -> list[Path]:
 
 
 def the_engine(service: Service) -> BuiltinEngine:
-    (shared,) = service._running.dispatcher._pipeline._shared.pool._places[0].engines
+    (shared,) = service._running.pool._places[0].engines
     assert isinstance(shared.engine, BuiltinEngine)
     return shared.engine
 

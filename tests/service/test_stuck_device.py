@@ -14,7 +14,7 @@ import pytest
 
 from testkit.paths import DATA
 from testkit.server_process import ServerProcess, server_process
-from testkit.services import make_config, running, submit
+from testkit.services import dispatcher_of, make_config, running, submit
 from testkit.unkillable import survive_sigkill
 from testkit.unreapable import NotAllowedError, unreapable
 from testkit.waiting import until
@@ -141,7 +141,7 @@ async def test_a_caller_who_hangs_up_leaves_no_files_of_the_job_that_he_cancelle
         folder = tmp_path / "data" / "jobs" / job.id
         assert folder.exists(), "it was over too soon"
         async with asyncio.timeout(60):
-            await service._running.dispatcher._cancels.done()
+            await dispatcher_of(service)._cancels.done()
         assert not folder.exists()
 
 
