@@ -7,16 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, FileChooser, Page, expect
+from playwright.async_api import Browser, FileChooser, expect
 
+from testkit.hurdles import hurdles
 from testkit.job_records import multiply_job
 from testkit.running import Api, Server
 from testkit.web_page import WebPage, web_page
 
 THEMES = ("light", "dark")
 WIDTHS = (1440, 360)
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 JOBS = 2000
 SHIFTS = """
 window.shifts = 0;
@@ -39,17 +38,6 @@ SCROLL = """async () => {
 
 def root(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}/"
-
-
-async def hurdles(page: Page) -> list[str]:
-    """Return what axe finds serious or critical."""
-    found = (await Axe().run(page, options=RULES)).response["violations"]
-    return [
-        f"{rule['id']}: {node['html'][:160]}"
-        for rule in found
-        if rule["impact"] in {"serious", "critical"}
-        for node in rule["nodes"]
-    ]
 
 
 @pytest.mark.parametrize("theme", THEMES)

@@ -29,8 +29,7 @@ async function main() {
   const limits = await patiently(fetchLimits);
   byId("docs-link").hidden = !limits.features.docs;
   if (limits.token_required) showTokenButton();
-  const models = await modelsOf();
-  start(limits, models);
+  start(limits, await modelsOf());
 }
 
 /**
@@ -54,7 +53,10 @@ async function patiently(work) {
   }
 }
 
-/** The models; where a token is needed, as soon as there is one. */
+/**
+ * The models; where a token is needed, as soon as there is one.
+ * @returns {Promise<{models: import("./models.js").Model[], may_import?: boolean}>}
+ */
 async function modelsOf() {
   const given = new Promise((resolve) => watchToken(() => {
     resolve(undefined);
@@ -62,7 +64,7 @@ async function modelsOf() {
   }));
   for (;;) {
     try {
-      return (await patiently(() => json("models"))).models;
+      return await patiently(() => json("models"));
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
       root.classList.add("ready");
@@ -73,9 +75,10 @@ async function modelsOf() {
 
 /**
  * @param {import("./limits.js").Limits} limits
- * @param {import("./models.js").Model[]} models
+ * @param {{models: import("./models.js").Model[], may_import?: boolean}} offered
  */
-function start(limits, models) {
+function start(limits, offered) {
+  let models = offered.models;
   const stage = new Stage(limits);
   const options = new Options(limits, models);
   const jobs = new Jobs(limits.features.job_lists);
@@ -106,6 +109,15 @@ function start(limits, models) {
     await showPreview(stage, options, models);
   });
 
+  byId("add-model").hidden = !offered.may_import;
+  byId("add-model").addEventListener("click", () => void attempt(async () => {
+    const { showImports } = await import("./imports.js");
+    showImports(models, limits.max_upload_bytes, (found, chosen) => {
+      models = found;
+      options.setModels(models, chosen);
+    });
+  }));
+
   jobs.addEventListener("lost", () => notice("connection", t("connection.lost")));
   jobs.addEventListener("open", () => {
     notice("connection", "");
@@ -129,6 +141,9 @@ function start(limits, models) {
     jobs.start();
     uploads.resume();
     refresh();
+    void attempt(async () => {
+      byId("add-model").hidden = !(await json("models")).may_import;
+    });
   });
   byId("download-all").addEventListener("click", () => {
     const ready = jobs.list.filter((job) => job.status === "completed" && !job.result_gone);

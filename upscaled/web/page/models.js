@@ -5,7 +5,7 @@ import { t } from "./text.js";
 
 /**
  * @typedef {{scale: number, seconds_per_megapixel: number, measured: boolean}} Speed
- * @typedef {{name: string, description: string, supported_scales: number[], license?: string, speed?: Speed[]}} Model
+ * @typedef {{name: string, description: string, supported_scales: number[], license?: string, imported?: boolean, speed?: Speed[]}} Model
  */
 
 /**

@@ -35,6 +35,19 @@ export class Options extends EventTarget {
     this.#changed();
   }
 
+  /**
+   * Offer other models than before; the chosen one stays chosen where it is still there.
+   * @param {import("./models.js").Model[]} models
+   * @param {string} chosen name of the one to choose; "": as before
+   */
+  setModels(models, chosen) {
+    const before = this.model;
+    this.cards.models = models;
+    const there = models.some((model) => model.name === (chosen || before));
+    this.cards.render(there ? chosen || before : this.limits.default_model);
+    this.#changed();
+  }
+
   get tta() {
     return byId("tta").checked;
   }
