@@ -1,5 +1,8 @@
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,39 @@ def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> N
         os.umask(before)
     assert (tmp_path / "program").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "record").stat().st_mode & 0o777 == 0o600
+
+
+_WRITES = """
+import sys
+from pathlib import Path
+from upscaled import files
+with files.replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    others = [tmp_path / name for name in (".a.part", ".0123456789abcdef.part", "b.upscaled-part")]
+    for other in others:
+        other.write_bytes(b"somebody's")
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITES, str(target)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as writer:  # fmt: skip
+        assert writer.stdout
+        assert writer.stdout.readline() == b"writing\n"
+        files.remove_parts(tmp_path)
+        (part,) = set(tmp_path.iterdir()) - set(others)
+        assert files.is_part(part)
+        writer.send_signal(signal.SIGKILL)
+    assert part.read_bytes() == b"half"
+    files.remove_parts(tmp_path)
+    assert set(tmp_path.iterdir()) == set(others)
+    files.remove_parts(tmp_path / "none")
 
 
 async def test_a_digest_is_read_again_only_after_the_file_changed(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -81,6 +83,65 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         sync(folder.parent)
 
 
+_PART = re.compile(r"\.[0-9a-f]{16}\.upscaled-part")
+"""Names of files that are to be renamed when they are complete."""
+
+
+def part_beside(target: Path) -> Path:
+    """Return a new name for a file that is to be renamed to ``target`` when it is complete."""
+    return target.with_name(f".{secrets.token_hex(8)}.upscaled-part")
+
+
+def is_part(path: Path) -> bool:
+    """Tell whether a name is one of `part_beside`."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def hold(descriptor: int, part: Path) -> bool:
+    """Keep `remove_parts` of other processes from removing a part while it is open; blocking.
+
+    Returns:
+        False: it is removed already; begin another one.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody is about to remove it
+        return False
+    except OSError:  # a file system without locks, where `remove_parts` removes nothing
+        return True
+    return part.exists()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the parts in ``folder`` that a process left which was killed; blocking.
+
+    Those that a process still holds open stay, and so does everything else. Where files can't be
+    locked, none is removed, since nothing tells there whether one is in use.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
+    except OSError:
+        return
+    for part in found:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _new_part(target: Path) -> tuple[int, Path]:
+    while True:
+        part = part_beside(target)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if hold(descriptor, part):
+            return descriptor, part
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def replacing(
     target: Path, *, durable: bool = False, mode: int | None = None
@@ -88,7 +149,8 @@ def replacing(
     """Write a file beside ``target`` and rename it to ``target`` at the end; blocking.
 
     Readers see the old file or the new one, never a part. When the block raises, the old file
-    stays and nothing is left beside it.
+    stays and nothing is left beside it. When the process is killed, a part stays, which
+    `remove_parts` removes.
 
     Args:
         target: created or replaced; its folder must be there.
@@ -99,8 +161,7 @@ def replacing(
     Raises:
         OSError: it can't be written.
     """
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor, part = _new_part(target)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
             if mode is not None:
@@ -109,7 +170,7 @@ def replacing(
             file.flush()
             if durable:
                 os.fsync(descriptor)
-        part.replace(target)
+            part.replace(target)  # before the lock ends
     except BaseException:
         part.unlink(missing_ok=True)
         raise

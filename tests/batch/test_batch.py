@@ -16,6 +16,7 @@ from upscaled.batch.items import Item
 from upscaled.batch.ledger import Ledger
 from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import Naming
+from upscaled.batch.outputs import place
 from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.errors import EngineError, NoMemoryError, NoSpaceError, UpscaledError
 from upscaled.pictures import Size
@@ -201,3 +202,35 @@ async def test_a_result_never_replaces_its_picture(tmp_path: Path) -> None:
     assert isinstance(summary.failed[0], Failed)
     assert "is the picture itself" in summary.failed[0].error
     assert (tmp_path / "a.png").read_text() == "1"
+
+
+async def test_what_a_killed_run_left_beside_a_result_is_removed(tmp_path: Path) -> None:
+    async with Run(tmp_path, Options({}), a="1") as run:
+        item = Item(run.items[0].source, PurePath("deep/a.png"))
+        left = tmp_path / "out/deep/.00112233445566ff.upscaled-part"
+        left.parent.mkdir()
+        left.write_text("half")
+        await run.batch.run([item])
+    assert [path.name for path in left.parent.iterdir()] == ["a.png"]
+
+
+def test_a_result_takes_its_place_on_every_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made").write_bytes(b"new")
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out/a.png"
+    for _ in range(2):  # the second time it is that file already
+        place(tmp_path / "made", target)
+        assert target.samefile(tmp_path / "made")
+    target.unlink()
+    target.write_bytes(b"old")
+
+    def none(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", none)
+    place(tmp_path / "made", target)
+    assert target.read_bytes() == b"new"
+    assert not target.samefile(tmp_path / "made")
+    assert [path.name for path in target.parent.iterdir()] == ["a.png"]

@@ -127,3 +127,16 @@ def test_only_what_changed_is_made_again(source: Path, out: Path) -> None:
     assert is_current(touched, target, source.with_name("renamed.png"), OPTIONS) is None
     target.unlink()
     assert is_current(touched, target, renamed, OPTIONS) is None
+
+
+def test_a_folder_is_rid_of_what_a_killed_run_was_writing(out: Path) -> None:
+    (out / ".upscaled").mkdir()
+    left = [
+        out / ".00112233445566ff.upscaled-part",
+        out / ".upscaled/.00112233445566ff.upscaled-part",
+    ]
+    for part in left:
+        part.write_bytes(b"half")
+    Ledger(out).close()
+    assert not any(part.exists() for part in left)
+    assert (out / "in.png").read_bytes() == b"result"

@@ -117,7 +117,7 @@ def test_a_run_that_is_ended_in_the_middle_is_gone_on_with(
     assert len(done) == len(set(done))
     assert told[-1]["failed"] == 1
     assert digests(out) == digests(made)
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*part"))
     assert not any((out / ".upscaled/work/jobs").iterdir())
 
 

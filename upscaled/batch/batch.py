@@ -88,6 +88,7 @@ class Batch:
         self._report = report
         self._fields = dict(options.fields)
         self._names = asyncio.Lock()
+        self._folders: set[Path] = set()
         self._busy = 0
         self._ends = 0
         self._one_ended = asyncio.Condition()
@@ -229,7 +230,7 @@ class Batch:
         with as_sentence(source):
             path, signature, sha256 = await asyncio.to_thread(_read, source)
         with as_sentence(target, OutputError):
-            await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(self._make_folder, target.parent)
         options = _without_label(fields)
         task = Task(source, target, fields, _key(sha256, options))
         entry = Entry(self._key_of(target), path, signature, sha256, options)
@@ -247,6 +248,13 @@ class Batch:
         await self._upscaler.recorded(task)
         seconds = round(time.monotonic() - began, 2)
         return Done(source, target, made.input_size, made.output_size, made.device, seconds)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder for results, and remove what a run left in it that was killed; blocking."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in self._folders:
+            self._folders.add(folder)
+            files.remove_parts(folder)
 
     def _key_of(self, target: Path) -> str:
         return str(target) if self._ledger is None else self._ledger.key(target)

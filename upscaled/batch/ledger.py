@@ -110,6 +110,8 @@ class Ledger:
             pass
         self.work = work_folder(folder, folder / FOLDER / "work")
         """For a service of this run; the next run goes on with what is in it."""
+        for place in (folder, self._path.parent):
+            files.remove_parts(place)
         self._file = self._load()
 
     def _load(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from upscaled import files
 from upscaled.errors import UpscaledError
+
+_CHUNK = 1 << 20
 
 
 class OutputError(UpscaledError):
@@ -36,14 +37,27 @@ def place(result: Path, target: Path) -> None:
     Raises:
         OSError: it can't be written.
     """
-    part = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
+    while True:
+        part = files.part_beside(target)
         try:
             os.link(result, part)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(result, part)
-            files.sync(part)
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+            _copy(result, target)
+            return
+        try:
+            part.replace(target)
+        except FileNotFoundError:  # another process took it for one that was left
+            if not target.parent.exists():
+                raise
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        else:
+            # Nothing is renamed where both names are one file already.
+            part.unlink(missing_ok=True)
+            return
+
+
+def _copy(result: Path, target: Path) -> None:
+    with result.open("rb") as source, files.replacing(target, durable=True) as copy:
+        shutil.copyfileobj(source, copy, _CHUNK)

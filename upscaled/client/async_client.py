@@ -231,7 +231,7 @@ class AsyncClient:
         job_id = await self.submit(picture, fields, name=name)
         try:
             status = await self.wait(job_id, on_progress)
-            await self.download(job_id, target)
+            await download(self._transport, job_id, target, continuable=False)
         except asyncio.CancelledError:
             with contextlib.suppress(ClientError, TimeoutError):
                 async with asyncio.timeout(5):

@@ -47,6 +47,9 @@ class _Part:
     def open(self) -> None:
         """Open the file, and take up what an earlier run left in it."""
         file = self.path.open("a+b")
+        while not files.hold(file.fileno(), self.path) and files.is_part(self.path):
+            file.close()
+            file = self.path.open("a+b")
         self._file = file
         file.seek(0)
         while chunk := file.read(_CHUNK):
@@ -76,16 +79,29 @@ class _Part:
 
     def put(self, target: Path) -> None:
         """Move the file to ``target``, durably."""
-        self.close()
+        assert self._file is not None  # noqa: S101
+        self._file.flush()
         files.sync(self.path)
         self.path.replace(target)
+        self.close()
         files.sync(target.parent)
 
 
-async def download(transport: Transport, job_id: str, target: Path) -> Downloaded:
-    """Download a job's result to ``target``; see `AsyncClient.download`."""
+async def download(
+    transport: Transport, job_id: str, target: Path, *, continuable: bool = True
+) -> Downloaded:
+    """Download a job's result to ``target``; see `AsyncClient.download`.
+
+    Args:
+        transport: to the server.
+        job_id: the job's id.
+        target: the file.
+        continuable: a later run may ask for the same job. If not, what a killed run leaves gets a
+            name by which the next one removes it.
+    """
     # The name belongs to the job, so that a later run continues what this one leaves.
-    part = _Part(target.with_name(f".{target.name[:180]}.{job_id}.part"))
+    name = target.with_name(f".{target.name[:180]}.{job_id}.part")
+    part = _Part(name if continuable else files.part_beside(target))
     try:
         await asyncio.to_thread(part.open)
         try:

@@ -93,6 +93,7 @@ class Workspace:
                 f"storage.data_dir is {str(self.data_dir)!r}; allowed is a folder this user can "
                 f"write to ({error.strerror})."
             ) from None
+        files.remove_parts(self.data_dir)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(mode=0o700, exist_ok=True)
 

@@ -143,6 +143,7 @@ def install(
         )
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
+        files.remove_parts(models_dir)
         # Cards first: a model is never offered without its licence.
         for name, card in pack.cards.items():
             if force or not card_path(models_dir, name).exists():
