@@ -96,6 +96,6 @@ def shipped(models_dir: Path, stem: str) -> ModelFiles:
     """Return the files of an official model; its scale is the digit its name ends in, or 4."""
     scale = int(stem[-1]) if stem[-2:] in {"x2", "x3", "x4"} else 4
     appetite = 4000 if "video" in stem else 70_000
-    return ModelFiles(
-        models_dir / f"{stem}.param", models_dir / f"{stem}.bin", scale, "data", "output", appetite
-    )
+    param, weights = models_dir / f"{stem}.param", models_dir / f"{stem}.bin"
+    repeats = stem.startswith("waifu2x")  # as its .param says
+    return ModelFiles(param, weights, scale, "data", "output", appetite, repeats)

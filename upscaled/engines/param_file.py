@@ -11,16 +11,23 @@ _LARGEST = 16 << 20
 """Bytes of the largest .param that is read; x4plus's has 117,000."""
 
 
+_REPEATING = "4=1"
+"""Of a layer ``Padding``: it repeats the outermost values (ncnn's padding.cpp)."""
+
+
 class ParamError(Exception):
     """The file is not a usable ``.param``; the message says why, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Blobs:
-    """The names of a network's input and output."""
+    """The names of a network's input and output, and what it does with edges."""
 
     input: str
     output: str
+    repeats_edges: bool = False
+    """It pads its input by repeating the outermost pixels, so a picture's edges are to be
+    continued in the same way."""
 
 
 def read_blobs(path: Path) -> Blobs:
@@ -52,7 +59,9 @@ def read_blobs(path: Path) -> Blobs:
     ]
     if not inputs or not outputs[-1]:
         raise ParamError("it has no input or no output")
-    return Blobs(inputs[0][0], outputs[-1][0])
+    padding = next((layer for layer in layers if layer[0] not in {"Input", "Split"}), [])
+    repeats = padding[:1] == ["Padding"] and _REPEATING in padding
+    return Blobs(inputs[0][0], outputs[-1][0], repeats)
 
 
 def _outputs(layer: list[str]) -> list[str]:

@@ -231,6 +231,7 @@ class ModelCatalog:
             input_blob=blobs.input,
             output_blob=blobs.output,
             bytes_per_pixel=known.bytes_per_pixel,
+            repeats_edges=blobs.repeats_edges,
         )
 
     async def _official(self, files: NetworkFiles) -> Findings | None:

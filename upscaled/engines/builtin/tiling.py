@@ -35,6 +35,12 @@ def plan_tiles(width: int, top: int, bottom: int, tile: int) -> list[list[Tile]]
     ]
 
 
+def repeated(start: int, stop: int, length: int) -> NDArray[np.intp]:
+    """Return the same as `reflected`, but beyond the picture the nearest position in it."""
+    positions: NDArray[np.intp] = np.arange(start - PADDING, stop + PADDING).clip(0, length - 1)
+    return positions
+
+
 def reflected(start: int, stop: int, length: int) -> NDArray[np.intp]:
     """Return the source positions of ``start - PADDING`` to ``stop + PADDING``.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from upscaled.engines import memory
 from upscaled.engines.builtin.network import Floats, InferenceError, Network, Pixels, to_bytes
-from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected
+from upscaled.engines.builtin.tiling import Tile, plan_tiles, reflected, repeated
 from upscaled.engines.engine import PADDING, UpscaleTask
 
 
@@ -139,8 +139,9 @@ def _padded_pixels(tile: Tile) -> int:
 def _read(source: int, task: UpscaleTask, tile: Tile) -> Pixels:
     """Read a tile with its padding: (height + 2 × PADDING, width + 2 × PADDING, 3) bytes."""
     size, stride = task.source.size, task.source.row_bytes
-    xs = reflected(tile.left, tile.right, size.width)
-    ys = reflected(tile.top, tile.bottom, size.height)
+    positions = repeated if task.model.repeats_edges else reflected
+    xs = positions(tile.left, tile.right, size.width)
+    ys = positions(tile.top, tile.bottom, size.height)
     left, right = int(xs.min()), int(xs.max()) + 1
     top, bottom = int(ys.min()), int(ys.max()) + 1
     part = np.empty((bottom - top, right - left, 3), np.uint8)
