@@ -72,16 +72,35 @@ def write_network(folder: Path, stem: str, *layers: str) -> ModelFiles:
 
 
 def write_weights(model: ModelFiles) -> None:
-    """Write random weights for the convolutions and PReLUs of a network."""
+    """Write random weights for the convolutions, PReLUs and constants of a network."""
     random = np.random.default_rng(3)
     content = []
     for line in model.param.read_text("ascii").splitlines():
+        if line.startswith("MemoryData"):
+            count = int(line.rpartition("2=")[2])
+            content += [random.normal(0, 0.2, count).astype(np.float32).tobytes()]
         if line.startswith(("Convolution", "PReLU")):
             values = {key: int(value) for key, value in re.findall(r" ([06])=(\d+)", line)}
             content += [bytes(4)] if "6" in values else []
             counts = [values[key] for key in ("6", "0") if key in values]  # kernel; bias or slopes
             content += [random.normal(0, 0.2, n).astype(np.float32).tobytes() for n in counts]
     model.bin.write_bytes(b"".join(content))
+
+
+GATED = (  # as in SPAN: normalised by a constant, and multiplied by its own curve
+    "MemoryData m 0 1 m 0=1 1=1 2=3",
+    "BinaryOp n 2 1 data m n 0=1",
+    "BinaryOp o 1 1 n o 0=2 1=1 2=2.0",
+    "Convolution a 1 1 o p 0=3 1=3 4=1 5=1 6=81",
+    "Split s 1 3 p q r t",
+    "Swish w 1 1 q w",
+    "Sigmoid g 1 1 r g",
+    "BinaryOp h 1 1 g h 0=1 1=1 2=5.0e-01",
+    "BinaryOp i 2 1 w h i 0=2",
+    "Convolution b 1 1 i j 0=3 1=3 4=1 5=1 6=81",
+    "BinaryOp k 2 1 j t k 0=1",
+    "BinaryOp l 1 1 k output 0=0 1=1 2=2.5e-01",
+)
 
 
 def write_repeater(folder: Path, stem: str, factor: float) -> ModelFiles:

@@ -86,11 +86,14 @@ async def test_span_equals_its_own_reference_program(
     task.target.path.write_bytes(bytes(task.target.total_bytes))
     engine = BuiltinEngine(CPU, library=library)
     try:
-        await engine.upscale(task, lambda _: None)
+        used: set[str | None] = set()
+        await engine.upscale(task, lambda progress: used.add(progress.library))
     finally:
         await engine.close()
     with np.load(SPAN_OUTPUTS) as outputs:
         assert psnr(result(task), outputs[stem]) >= 50
+    (name,) = {str(one).partition(" ")[0] for one in used}
+    assert name == ("ncnn" if library is CpuLibrary.NCNN else "OpenVINO")
 
 
 async def compare(

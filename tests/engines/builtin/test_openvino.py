@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from testkit.networks import (
+    GATED,
     enlarged_plainly,
     make_task,
     photo,
@@ -169,6 +170,7 @@ SHUFFLED = (*TO_BE_SHUFFLED, "PixelShuffle d 1 1 c d 0=2")
         ),
         (*TWICE, "PixelShuffle b 1 1 c d 0=2", "Convolution e 1 1 d output 0=3 1=1 4=0 5=1 6=3"),
         (*TWICE_OF_TWO, "BinaryOp o 2 1 d e output 0=0"),
+        GATED,
     ],
     ids=[
         "concat",
@@ -181,6 +183,7 @@ SHUFFLED = (*TO_BE_SHUFFLED, "PixelShuffle d 1 1 c d 0=2")
         "phases, repeated",
         "phases, shuffled",
         "phases, added",
+        "gated",
     ],
 )
 @pytest.mark.parametrize("padding", [0, 1, 3, 10])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testkit.networks import photo, shipped, write_network, write_weights
+from testkit.networks import GATED, photo, shipped, write_network, write_weights
 from upscaled.engines.builtin import inspection, ncnn_network
 from upscaled.engines.builtin.graph import UnknownGraphError, operations, read_graph
 from upscaled.engines.builtin.messages import NetworkFiles
@@ -106,8 +106,8 @@ UNKNOWN = ("Interp a 1 1 data b 0=1 1=2.0 2=2.0", "Clip c 1 1 b output 0=0.0 1=1
 @pytest.mark.parametrize("padding", [2, 4, 6, 10])
 @pytest.mark.parametrize(
     "layers",
-    [HALVED, SKIPPED, FIVE, SHRUNK, UNKNOWN],
-    ids=["halved", "skipped", "five", "shrunk", "unknown"],
+    [HALVED, SKIPPED, FIVE, GATED, SHRUNK, UNKNOWN],
+    ids=["halved", "skipped", "five", "gated", "shrunk", "unknown"],
 )
 def test_so_do_others(tmp_path: Path, layers: tuple[str, ...], padding: int) -> None:
     model = write_network(tmp_path, "n", *layers)
@@ -130,6 +130,10 @@ def test_so_do_others(tmp_path: Path, layers: tuple[str, ...], padding: int) -> 
         ),
         (("Input more 0 1 more", "BinaryOp b 2 1 data more output 0=0"), "more than one input"),
         (("PixelShuffle b 1 1 data made 0=2",), "It has no output output"),
+        (
+            ("MemoryData m 0 1 m 0=1 1=1 2=3", "BinaryOp b 2 1 m data output 0=1"),
+            "It calculates with constants alone",
+        ),
     ],
 )
 def test_what_can_not_be_trimmed_is_refused(

@@ -26,13 +26,18 @@ _KEYS: dict[str, frozenset[int]] = {
     "PReLU": frozenset({0}),
     "Concat": frozenset(),
     "Eltwise": frozenset({0, 1}),
-    "BinaryOp": frozenset({0}),
+    "BinaryOp": frozenset({0, 1, 2}),
+    "MemoryData": frozenset({0, 1, 2}),
+    "Sigmoid": frozenset(),
+    "Swish": frozenset(),
     "Interp": frozenset({0, 1, 2}),
     "PixelShuffle": frozenset({0}),
 }
-"""The layers that Real-ESRGAN networks use, and the supported keys of each. Absent keys have ncnn's
-defaults, so a layer with any other key could be something else."""
+"""The layers that Real-ESRGAN and SPAN networks use, and the supported keys of each. Absent keys
+have ncnn's defaults, so a layer with any other key could be something else."""
 
+ADD, SUBTRACT, MULTIPLY = 0, 1, 2
+"""What a BinaryOp does (key 0); with key 1 its second operand is the number of key 2."""
 _ARRAYS = {("Convolution", 10), ("Eltwise", 1)}
 """The keys whose values are arrays: the numbers of an activation, the factors of addends."""
 
@@ -52,7 +57,7 @@ class Layer:
     """Whole numbers are `int`; ncnn distinguishes them by their notation."""
     weights: tuple[Floats, ...] = ()
     """A convolution's kernel (out, in, height, width) and bias (out), or a PReLU's slopes
-    (channels); empty if only the ``.param`` was read."""
+    (channels), or the numbers of MemoryData (channels); empty if only the ``.param`` was read."""
 
     def value(self, key: int, default: float) -> float:
         return self.values[key][0] if key in self.values else default
@@ -62,7 +67,7 @@ def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
     """Read a pair of files, or the ``.param`` alone.
 
     Supports convolutions with stride 1, padding that keeps the size, and no activation or a (leaky)
-    ReLU; and sums of two.
+    ReLU; sums, differences and products of two, or of one and a number.
 
     Raises:
         UnknownGraphError: a layer, or a variant of one, is not supported.
@@ -107,6 +112,8 @@ def operations(layers: Sequence[Layer], data: str, size: Size) -> float:
     sizes: dict[str, tuple[float, float]] = {data: (size.width, size.height)}
     total = 0.0
     for layer in layers:
+        if not layer.inputs:  # a constant
+            continue
         lost, factor = 0.0, 1.0
         match layer.kind:
             case "Convolution":
@@ -142,7 +149,7 @@ def _layer(line: str, stored: _Stored | None) -> Layer:
     if kind not in _KEYS:
         raise UnknownGraphError(f"{kind} is not a layer that is known.")
     ins, outs = int(taken), int(given)
-    if min(ins, outs) < (kind != "Input") or len(rest) < ins + outs:
+    if min(ins, outs) < (kind not in {"Input", "MemoryData"}) or len(rest) < ins + outs:
         raise ValueError
     blobs, pairs = rest[: ins + outs], rest[ins + outs :]
     values = dict(_parse(pair) for pair in pairs)
@@ -178,7 +185,9 @@ def _check(kind: str, inputs: int, values: dict[int, tuple[float, ...]]) -> None
         case "Eltwise":
             usual = inputs == 2 and value(0, 0) == 1 and len(values.get(1, ())) in {0, 2}
         case "BinaryOp":
-            usual = inputs == 2 and value(0, 0) == 0
+            usual = value(0, 0) in {ADD, SUBTRACT, MULTIPLY} and inputs == 2 - value(1, 0)
+        case "MemoryData":
+            usual = inputs == 0 and value(0, 0) == value(1, 0) == 1 <= value(2, 0)
         case "Interp":
             usual = value(0, 0) in {1, 3} and value(1, 1) == value(2, 1) > 0
         case "PixelShuffle":
@@ -204,6 +213,8 @@ class _Stored:
             return kernel, self._floats(out)
         if kind == "PReLU":
             return (self._floats(int(values[0][0])),)
+        if kind == "MemoryData":
+            return (self._floats(int(values[2][0])),)
         return ()
 
     def end(self) -> None:

@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from upscaled.engines.builtin.graph import Floats, Layer, read_graph
+from upscaled.engines.builtin.graph import ADD, MULTIPLY, SUBTRACT, Floats, Layer, read_graph
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.openvino_library import openvino, ops
 from upscaled.engines.builtin.padding_trim import trim_padding
@@ -30,6 +30,7 @@ _NEXT, _APART = "depth_first", "blocks_first"
 """OpenVINO's names for the position of the channels that become one picture."""
 _FEW = 4
 """Convolutions with up to this many channels belong to a picture, with or without transparency."""
+_CURVES = {"Sigmoid": ops.sigmoid, "Swish": ops.swish}
 _F32, _BF16 = openvino.Type.f32, openvino.Type.bf16
 
 
@@ -145,7 +146,7 @@ class _Repeated(_Whole):
 
 def _made(layer: Layer, ins: Sequence[_Whole], *, bf16: bool) -> _Whole:
     """Return a layer's output for its inputs."""
-    made = ins[0]  # Split's
+    made = ins[0] if ins else None  # Split's
     match layer.kind:
         case "Convolution" if _makes_phases(layer, ins[0]):
             once = _Whole(ins[0].value)
@@ -163,13 +164,18 @@ def _made(layer: Layer, ins: Sequence[_Whole], *, bf16: bool) -> _Whole:
             first, second = layer.values.get(1, (1.0, 1.0))
             made = _Whole(ops.add(_times(ins[0].f32, first), _times(ins[1].f32, second)))
         case "BinaryOp":
-            made = _sum(*ins)
+            made = _binary(layer, ins)
+        case "MemoryData":
+            made = _Whole(_constant(layer.weights[0].reshape(1, -1, 1, 1)))
+        case "Sigmoid" | "Swish" as kind:
+            made = _Whole(_CURVES[kind](ins[0].f32))
         case "Interp" if layer.value(0, 0) == 1:
             made = _Repeated(ins[0].node, layer.value(1, 1))
         case "Interp":
             made = _Whole(_cubic(ins[0].f32, layer.value(1, 1)))
         case "PixelShuffle":
             made = _Shuffled(ins[0].node, int(layer.value(0, 1)))
+    assert made is not None  # noqa: S101 - only MemoryData has no input
     return made
 
 
@@ -233,6 +239,19 @@ def _activated(layer: Layer, data: openvino.Node) -> openvino.Node:
 
 def _prelu(data: openvino.Node, slopes: Floats) -> openvino.Node:
     return ops.prelu(data, _constant(slopes, data.get_output_element_type(0)))
+
+
+def _binary(layer: Layer, ins: Sequence[_Whole]) -> _Whole:
+    """Return a sum, difference or product of two outputs, or of one and a number."""
+    operation = layer.value(0, ADD)
+    if layer.value(1, 0):
+        second = _Whole(ops.constant(np.float32(layer.value(2, 0))))
+    else:
+        second = ins[1]
+        if operation == ADD:
+            return _sum(ins[0], second)
+    calculate = {ADD: ops.add, SUBTRACT: ops.subtract, MULTIPLY: ops.multiply}[int(operation)]
+    return _Whole(calculate(ins[0].f32, second.f32))
 
 
 def _sum(one: _Whole, other: _Whole) -> _Whole:

@@ -53,13 +53,19 @@ def trim_padding(layers: Sequence[Layer], data: str, output: str, padding: int) 
     reach = _reach(layers, output)
     margins = {data: padding}
     trimmed: list[Layer] = []
+    constants = _constants(layers)
     for layer in layers:
+        if not layer.inputs:
+            trimmed.append(layer)
+            continue
         margin = _input_margin(
-            layer, [margins[name] for name in layer.inputs], reach[layer.inputs[0]]
+            layer,
+            [margins[name] for name in layer.inputs if name not in constants],
+            reach[layer.inputs[0]],
         )
         inputs = list(layer.inputs)
         for place, name in enumerate(layer.inputs):
-            if margins[name] > margin:
+            if name not in constants and margins[name] > margin:
                 inputs[place] = f"<cropped{len(trimmed)}>"  # a name that no file uses
                 trimmed.append(_crop(name, inputs[place], margins[name] - margin))
         values = layer.values
@@ -81,7 +87,13 @@ def _check_blobs(layers: Sequence[Layer], data: str, output: str) -> None:
             not this output, or two blobs have the same name.
     """
     scales = {data: 1.0}
+    constants = _constants(layers)
     for layer in layers:
+        if not layer.inputs:
+            scales.update(dict.fromkeys(layer.outputs, 1.0))
+            continue
+        if layer.inputs[0] in constants:
+            raise UnknownGraphError("It calculates with constants alone.")
         if not scales.keys() >= set(layer.inputs):
             raise UnknownGraphError("It has more than one input.")
         if scales.keys() & set(layer.outputs):
@@ -92,6 +104,11 @@ def _check_blobs(layers: Sequence[Layer], data: str, output: str) -> None:
         scales.update(dict.fromkeys(layer.outputs, scale))
     if output not in scales:
         raise UnknownGraphError(f"It has no output {output}.")
+
+
+def _constants(layers: Sequence[Layer]) -> set[str]:
+    """Return the blobs that do not depend on the picture; they have one pixel."""
+    return {name for layer in layers if not layer.inputs for name in layer.outputs}
 
 
 def _reach(layers: Sequence[Layer], output: str) -> dict[str, int]:
