@@ -1,9 +1,12 @@
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.ways import Ways, this_machine
 from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles
 from upscaled.engines.pool import Place
 from upscaled.errors import UnknownModelError
@@ -58,6 +61,27 @@ async def test_before_anything_was_measured_larger_networks_and_pictures_count_f
     assert small.total < large.total
     assert estimator.estimate(work(model, 64, tta=True)).upscale > 3 * small.upscale
     await estimator.save()
+
+
+async def test_what_was_measured_of_a_network_while_idle_takes_the_place_of_the_guess(
+    tmp_path: Path,
+) -> None:
+    model = a_model(tmp_path)
+    ways = Ways(None, await asyncio.to_thread(this_machine, 2, 0))
+    estimator = Estimator(BUILTIN, cores=2, engine_memory=1 << 30, store=KeptNowhere(), ways=ways)
+    await estimator.meet(work(model, 512))
+    ways.meet(model, "key")
+    guessed = estimator.estimate(work(model, 512, tile_size=256))
+    assert not guessed.measured
+    slow = Pace(CpuLibrary.NCNN, 2, 1, 200, 9e-6, 100)
+    quick = Pace(CpuLibrary.NCNN, 2, 1, 400, 1e-6, 100)
+    await ways.put("key", Table("net", (slow, quick)))
+    told = estimator.estimate(work(model, 512, tile_size=256))
+    assert told.measured
+    assert told.upscale == pytest.approx(0.02 + 1e-6 * (512 + 2 * 20) ** 2, rel=0.01)
+    on_gpu = Estimator(BINARY, cores=2, engine_memory=1 << 30, store=KeptNowhere(), ways=ways)
+    await on_gpu.meet(work(model, 512))
+    assert not on_gpu.estimate(work(model, 512)).measured
 
 
 async def test_padding_counts(tmp_path: Path) -> None:

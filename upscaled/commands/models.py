@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 async def list_models(options: argparse.Namespace, config: Config) -> int:
     """Print what is offered, and what is left out and why."""
+    from upscaled.commands.model_speeds import shown_speed, speeds_of  # noqa: PLC0415
     from upscaled.models.card import UNKNOWN_LICENSE  # noqa: PLC0415
     from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
 
@@ -27,10 +28,16 @@ async def list_models(options: argparse.Namespace, config: Config) -> int:
         or config.upscaler.commercial_models_only,
     )
     await catalog.rescan()
+    try:
+        speeds = await speeds_of(catalog, config)
+    except UpscaledError as error:  # the list is of use without them
+        print(f"speeds are not known: {error.message}", file=sys.stderr)
+        speeds = {}
     for model in catalog.models:
         scales = ", ".join(f"×{scale}" for scale in model.supported_scales)
         licence = model.card.license or UNKNOWN_LICENSE
-        print(f"{model.name}  {scales}  {model.description}  [{licence}]")
+        speed = shown_speed(speeds.get(model.name, ()))
+        print(f"{model.name}  {scales}  {model.description}  [{licence}]{speed}")
     for rejected in catalog.rejected:
         print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
     if not catalog.models:

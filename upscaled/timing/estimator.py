@@ -77,7 +77,8 @@ class Estimate:
     load: float
     """Time to load the model, if that is not part of every job."""
     measured: bool
-    """False if the upscaling time is a guess, since nothing similar was done here yet."""
+    """False if the upscaling time is a guess, since the network has neither run nor been measured
+    here yet."""
 
     @property
     def total(self) -> float:
@@ -178,7 +179,7 @@ class Estimator:
             upscale=seconds,
             finish=self._of(f"finish {work.format}", _FINISH).line.seconds(_finished(work)),
             load=load.line.fixed if place.traits.keeps_models else 0.0,
-            measured=bool(upscale.points),
+            measured=bool(upscale.points) or self._pace(place, work.model) is not None,
         )
 
     def observe(
@@ -215,7 +216,7 @@ class Estimator:
 
     def _of(self, key: str, guess: Line) -> Measured:
         rate = self._rates.get(key)
-        if rate is None:
+        if rate is None or (not rate.points and rate.guess != guess):
             rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
         return rate
 
@@ -229,9 +230,17 @@ class Estimator:
         return self._library if way is None else CpuLibrary(way.library)
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
-        speed = CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else GPU_WEIGHTS_PER_SECOND
-        a_pixel = guess_seconds(self._stored[model.stem], 1, speed)
+        a_pixel = self._pace(place, model)
+        if a_pixel is None:
+            speed = CPU_WEIGHTS_PER_SECOND * self._cores if place.is_cpu else GPU_WEIGHTS_PER_SECOND
+            a_pixel = guess_seconds(self._stored[model.stem], 1, speed)
         return Line(place.traits.startup_seconds, a_pixel)
+
+    def _pace(self, place: Place, model: ModelFiles) -> float | None:
+        """Return the seconds of each padded pixel that were measured while nothing else was going
+        on.
+        """
+        return self._ways.pace(model) if place.is_cpu else None
 
     def _load_guess(self, model: ModelFiles) -> Line:
         return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)

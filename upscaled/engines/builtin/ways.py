@@ -120,6 +120,13 @@ class Ways:
         """Return the best way to run a measured network on large pictures."""
         return self._chosen.get(key, (None, None))[0]
 
+    def pace(self, model: ModelFiles) -> float | None:
+        """Return the seconds that a network that was met takes for each padded pixel; None: not
+        measured.
+        """
+        table = self._tables.get(self._keys.get(model.param, ""))
+        return None if table is None else choice.quickest(table)
+
     async def put(self, key: str, table: Table) -> None:
         """Remember the measurements of a network."""
         self._tables[key] = table
