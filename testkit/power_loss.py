@@ -29,13 +29,13 @@ from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.selection import EngineChoice
 from upscaled.engines.traits import BUILTIN
 from upscaled.errors import EngineError, UpscaledError
-from upscaled.imaging import imaging
+from upscaled.imaging import worker_pool
 from upscaled.imaging.messages import AnyRequest
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.worker import RequestHandler
 from upscaled.jobs.job import Job, JobState
 from upscaled.pipeline import bands
-from upscaled.service import service as service_module
+from upscaled.service import workshop
 from upscaled.service.service import Service
 from upscaled.workers.errors import WorkerRefusedError
 from upscaled.workers.server import RefusedError
@@ -140,10 +140,10 @@ def _in_process() -> Iterator[None]:
     pool = [(Place("builtin", CPU), 1, ResamplingEngine)]
     with ExitStack() as stack:
         for target, name, value in (
-            (imaging, "WorkerClient", HereWorker),
+            (worker_pool, "WorkerClient", HereWorker),
             (bands, "_BAND_BYTES", 1),
-            (service_module, "choose", _choose),
-            (service_module, "make_pool", lambda *_: EnginePool(pool, [])),
+            (workshop, "choose", _choose),
+            (workshop, "make_pool", lambda *_: EnginePool(pool, [])),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

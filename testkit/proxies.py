@@ -33,7 +33,8 @@ class Kind:
     """The heading in docs/proxies.md."""
     program: str
     name_address: str
-    """What the block with a host name of its own listens on; replaced by an address of ours."""
+    """What the block with a host name of its own listens on; replaced by an address of ours.
+    Empty: the command says it."""
     path_address: str
     """The same for the block under a path."""
     listen: str
@@ -41,7 +42,8 @@ class Kind:
     prelude: str
     """What stands before the blocks, with ``{folder}``, ``{ports}`` and ``{modules}``."""
     command: Sequence[str]
-    """Arguments of the program, with ``{folder}``, ``{config}`` and ``{modules}``."""
+    """Arguments of the program, with ``{folder}``, ``{config}``, ``{modules}`` and, where each
+    block is a configuration of its own, ``{port}``."""
     closing: str = ""
     apart: bool = False
     """Whether each block is a configuration of its own."""
@@ -91,6 +93,13 @@ KINDS: Mapping[str, Kind] = {
         ("-D", "-f", "{config}", "-m", "{modules}"),
         apart=True,
         module_folder="lib/lighttpd",
+    ),
+    "varnish": Kind(
+        "Varnish", "varnishd", "", "", "", "",
+        ("-F", "-a", "127.0.0.1:{port}", "-f", "{config}", "-n", "{folder}/{port}",
+         "-s", "malloc,64m", "-p", "vmod_path={modules}", "-j", "none"),
+        apart=True,
+        module_folder="lib/varnish/vmods",
     ),
 }  # fmt: skip
 
@@ -155,24 +164,28 @@ class Proxy:
             self._block(named, self._kind.name_address, self.port),
             self._block(below, self._kind.path_address, self.path_port),
         ]
-        for number, part in enumerate(parts if self._kind.apart else ["".join(parts)]):
-            self._run(program, part, self._folder / f"config{number}")
-        for port in (self.port, self.path_port):
+        ports = (self.port, self.path_port)
+        for port, part in zip(ports, parts if self._kind.apart else ["".join(parts)], strict=False):
+            self._run(program, part, port)
+        for port in ports:
             self._wait_for(port)
 
     def _block(self, text: str, address: str, port: int) -> str:
-        text = _replaced(text, address, self._kind.listen.format(port=port))
-        for old in ("127.0.0.1:8089", '"port" => 8089'):
+        if address:
+            text = _replaced(text, address, self._kind.listen.format(port=port))
+        for old in ("127.0.0.1:8089", '"port" => 8089', '.port = "8089"'):
             if old in text:
                 text = _replaced(text, old, old.replace("8089", str(self._server_port)))
         assert str(self._server_port) in text, text
         return text
 
-    def _run(self, program: Path, text: str, config: Path) -> None:
+    def _run(self, program: Path, text: str, port: int) -> None:
+        config = self._folder / f"config-{port}"
         prefix = UNPACKED / "usr" if program.is_relative_to(UNPACKED) else Path("/usr")
         facts = {
             "folder": self._folder,
             "config": config,
+            "port": port,
             "modules": prefix / self._kind.module_folder,
             "ports": f"Listen 127.0.0.1:{self.port}\nListen 127.0.0.1:{self.path_port}",
         }

@@ -9,7 +9,7 @@
 SERVERS=$ROOT/.tools/servers
 GENERATORS=$ROOT/.tools/generators
 POSTGRESQL=$ROOT/.tools/postgresql
-readonly server_packages=(nginx caddy haproxy lighttpd prometheus)
+readonly server_packages=(nginx caddy haproxy lighttpd prometheus varnish)
 
 # Tell whether the program $1 of the unpacked packages, or the system's own, runs with arguments $2….
 runs_server() {
@@ -20,7 +20,7 @@ runs_server() {
 
 has_servers() {
   runs_server nginx -v && runs_server caddy version && runs_server haproxy -v &&
-    runs_server lighttpd -v && runs_server promtool --version
+    runs_server lighttpd -v && runs_server promtool --version && runs_server varnishd -V
 }
 
 # Print the Debian packages with libraries that the servers need, as far as they are not installed.
