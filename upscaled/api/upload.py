@@ -175,8 +175,8 @@ def check_head(request: web.Request, max_bytes: int, payload: Payload = PICTURE)
     if media_type == "application/x-www-form-urlencoded":
         raise BodyTypeError(
             "The body came as application/x-www-form-urlencoded, which curl's --data-binary sends "
-            "by default; add the header `Content-Type: application/octet-stream`, or send a form, "
-            f"as `curl -F {payload.part}=@{payload.example}` does."
+            f"by default; add its own type, such as `Content-Type: {payload.media_type}`, or send "
+            f"a form, as `curl -F {payload.part}=@{payload.example}` does."
         )
     if not is_raw and media_type != _MULTIPART:
         raise BodyTypeError(
