@@ -59,6 +59,7 @@ BENCHES = (
     Bench("scheduling"),
     Bench("estimates"),
     Bench("gpu"),
+    Bench("importing"),
     Bench("fidelity", by_name=True),
 )
 """In the order of docs/performance.md: speed, memory, HTTP, scheduling, GPUs."""
