@@ -54,3 +54,12 @@ def test_the_changelog_has_the_packages_version() -> None:
     version = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.MULTILINE)
     assert version
     assert f"## [{version[1]}]" in text("CHANGELOG.md")
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    table = text("docs/reliability.md").split("## Faults that were found, and their tests")[1]
+    named = re.findall(r"`([a-z_/]+\.py)(?:::(\w+))?`", table)
+    assert len(named) > 30
+    for path, function in named:
+        source = text(f"tests/{path}")
+        assert not function or f"def {function}(" in source, (path, function)
