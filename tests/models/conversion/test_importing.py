@@ -241,6 +241,31 @@ async def test_a_file_is_read_in_a_confined_process(
     assert seen == ["Seccomp:\t2"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02cposix\nsystem\n(X\x0c\x00\x00\x00touch marker\x85R.",
+        b"\x80\x02}" * 2000,
+        checkpoints.pth(checkpoints.compact("prelu"))[:-300],
+        checkpoints.safetensors({**checkpoints.compact("prelu"), "\x1b[2Jbad": np.zeros(3)}),
+        checkpoints.legacy_pth({"body.0.weight": np.zeros((4, 3, 3, 5), np.float32)}),
+    ],
+    ids=["program", "nested", "cut off", "control characters", "odd shape"],
+)
+async def test_a_hostile_file_is_refused_with_a_sentence_and_leaves_nothing(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = published(tmp_path, content)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConversionError) as refused:
+        await import_model(ImportRequest(source), folder)
+    assert refused.value.message.endswith(".")
+    assert refused.value.message.isprintable()
+    assert list(folder.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 async def test_an_import_that_is_cancelled_leaves_nothing(tmp_path: Path, folder: Path) -> None:
     source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
     begun = asyncio.Event()

@@ -211,3 +211,4 @@ def test_damaged_files_end_with_a_sentence_or_with_weights(
             recognise(read_weights(written(tmp_path, bytes(damaged))), "relu")
         except ConversionError as error:
             assert error.message.endswith("."), error.message
+        assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
