@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,21 @@ async def test_a_working_machine_has_no_problems_and_a_trial(
     assert report.sandbox is not None
     assert f"Decoder's sandbox\n  {report.sandbox}\n" in text
     assert "realesr-animevideov3 (×2)" in text
+
+
+async def test_where_there_is_no_gpu_it_names_a_quick_model_and_how_quick_it_is(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    default = {"UPSCALED_UPSCALER_DEFAULT_MODEL": "realesrgan-x4plus"}
+    report = await examine(config_for(models_dir, tmp_path, **default))
+    if any(device.kind in {"discrete", "integrated", "virtual"} for device in report.devices):
+        assert report.advice is None
+        return
+    assert re.match(
+        r"realesrgan-x4plus takes about \d+ s for a megapixel here\. "
+        r"realesr-animevideov3 \(Optimized for anime/animation\) takes \d+ s\. ",
+        report.advice or "",
+    )
 
 
 async def test_without_models_it_says_what_to_type(tmp_path: Path) -> None:

@@ -34,6 +34,17 @@ async def seen(locator: Locator) -> None:
     await locator.first.wait_for()
 
 
+async def test_the_estimate_of_a_slow_model_names_a_quick_one(
+    web: WebPage, large_photo: Path
+) -> None:
+    await web.choose(large_photo, model=SLOW_LABEL, scale=4)
+    estimate = web.page.locator("#estimate")
+    await expect(estimate).to_contain_text("1200 × 800 → 4800 × 3200")
+    await expect(estimate).to_contain_text("realesr-animevideov3 takes")
+    await web.choose(large_photo, scale=4)
+    await expect(estimate).not_to_contain_text("realesr-animevideov3 takes")
+
+
 async def test_two_pictures_go_in_progress_moves_and_the_results_are_saved(
     web: WebPage, large_photo: Path, photo: Path, tmp_path: Path
 ) -> None:

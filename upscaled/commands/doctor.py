@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from PIL import Image
 
 from upscaled import __version__
 from upscaled.commands.bench import known_tables, lines_of
+from upscaled.commands.model_speeds import advice_of
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import Config
 from upscaled.engines.builtin.choice import Table
@@ -111,7 +113,7 @@ async def examine(config: Config) -> Report:
     await _check_engine(config, report)
     await _check_models(config, report)
     await _check_sandbox(report)
-    _advise(report)
+    await _advise(report, config)
     if not report.problems:
         await _try(config, report)
     return report
@@ -167,7 +169,8 @@ async def _check_sandbox(report: Report) -> None:
         await imaging.close()
 
 
-def _advise(report: Report) -> None:
+async def _advise(report: Report, config: Config) -> None:
+    """Say which model is quick here, and how much, where there is no GPU."""
     if not report.models or any(device.kind not in _NO_GPU for device in report.devices):
         return
     advice = "Without a GPU the large models take a minute for a megapixel, small ones seconds."
@@ -176,6 +179,10 @@ def _advise(report: Report) -> None:
         advice += f" For photos {SMALL_FOR_PHOTOS} is quick."
     else:
         advice += " `upscaled setup --photo-fast` installs a small model for photos."
+    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    await catalog.rescan()
+    with contextlib.suppress(UpscaledError):  # it was reported already: no engine can be chosen
+        advice = await advice_of(catalog, config) or advice
     report.advice = f"{advice} `upscaled models` lists them all."
 
 

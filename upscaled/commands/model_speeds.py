@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from upscaled.config.settings import Config
 from upscaled.digests import Digests
@@ -28,6 +29,28 @@ async def speeds_of(catalog: ModelCatalog, config: Config) -> Mapping[str, Seque
     Raises:
         UpscaledError: no engine can be chosen, or a model has just gone.
     """
+    async with _opened(catalog, config) as speeds:
+        return {model.name: await speeds.of(model) for model in catalog.models}
+
+
+async def advice_of(catalog: ModelCatalog, config: Config) -> str | None:
+    """Return a sentence about the default model's speed and what is quicker; None if it is quick
+    or not there.
+
+    Raises:
+        UpscaledError: as `speeds_of`.
+    """
+    default = config.upscaler.default_model
+    model = next((model for model in catalog.models if model.name == default), None)
+    if model is None:
+        return None
+    async with _opened(catalog, config) as speeds:
+        return await speeds.advice(model)
+
+
+@asynccontextmanager
+async def _opened(catalog: ModelCatalog, config: Config) -> AsyncIterator[Speeds]:
+    """Give what compares the models, for the length of the block."""
     choice = await choose(config)
     ways = await open_ways(config, choice, config.ways_file)
     pool = make_pool(config, choice)
@@ -46,8 +69,7 @@ async def speeds_of(catalog: ModelCatalog, config: Config) -> Mapping[str, Seque
         for model in catalog.models:
             for files in model.files.values():
                 ways.meet(files, key_of(await digests.of(files.param), await digests.of(files.bin)))
-        speeds = Speeds(catalog, estimator)
-        return {model.name: await speeds.of(model) for model in catalog.models}
+        yield Speeds(catalog, estimator)
     finally:
         await pool.close()
 

@@ -78,6 +78,7 @@ export default {
   "estimate.size": "{from} → {to}",
   "estimate.time": "etwa {time}",
   "estimate.guess": "vielleicht {time}",
+  "estimate.quicker": "{model} braucht {time}",
   "estimate.wait": "beginnt in {time}",
   "send.none": "Vergrößern",
   "send.some": { one: "{n} Bild vergrößern", other: "{n} Bilder vergrößern" },

@@ -78,6 +78,7 @@ export default {
   "estimate.size": "{from} → {to}",
   "estimate.time": "about {time}",
   "estimate.guess": "perhaps {time}",
+  "estimate.quicker": "{model} takes {time}",
   "estimate.wait": "starts in {time}",
   "send.none": "Upscale",
   "send.some": { one: "Upscale {n} picture", other: "Upscale {n} pictures" },

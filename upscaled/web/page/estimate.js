@@ -69,6 +69,7 @@ export class Estimate {
       t(told.measured ? "estimate.time" : "estimate.guess", { time: rough(told.seconds) }),
     ];
     if (told.wait_seconds >= 5) parts.push(t("estimate.wait", { time: rough(told.wait_seconds) }));
+    if (told.quicker) parts.push(t("estimate.quicker", { model: told.quicker.model_name, time: rough(told.quicker.seconds) }));
     setText(byId("estimate"), parts.join(" · "));
   }
 }
