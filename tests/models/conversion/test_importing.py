@@ -247,7 +247,9 @@ async def test_a_file_is_read_in_a_confined_process(
         b"\x80\x02cposix\nsystem\n(X\x0c\x00\x00\x00touch marker\x85R.",
         b"\x80\x02}" * 2000,
         checkpoints.pth(checkpoints.compact("prelu"))[:-300],
-        checkpoints.safetensors({**checkpoints.compact("prelu"), "\x1b[2Jbad": np.zeros(3)}),
+        checkpoints.safetensors(
+            {**checkpoints.compact("prelu"), "\x1b[2Jbad": np.zeros(3, np.float32)}
+        ),
         checkpoints.legacy_pth({"body.0.weight": np.zeros((4, 3, 3, 5), np.float32)}),
     ],
     ids=["program", "nested", "cut off", "control characters", "odd shape"],
