@@ -1,4 +1,4 @@
-"""A process that is dead and can't be reaped by its parent, seen from outside: like state D."""
+"""A process that is killed and does not end, seen from outside: like state D."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 
 _SEIZE = 0x4206
 """``PTRACE_SEIZE`` of ptrace(2)."""
+_TRACE_EXIT = 0x40
+"""``PTRACE_O_TRACEEXIT`` of ptrace(2)."""
 
 
 class NotAllowedError(Exception):
@@ -18,10 +20,12 @@ class NotAllowedError(Exception):
 
 @contextlib.asynccontextmanager
 async def unreapable(pid: int) -> AsyncIterator[None]:
-    """While this lasts, the parent of process ``pid`` waits in vain for its end.
+    """While this lasts, process ``pid`` does not end and its parent waits in vain.
 
-    A process that is traced stays a zombie until its tracer has seen its end, and this tracer never
-    looks. The one who killed it can't tell that from a process that hangs in a driver.
+    A process whose exit is traced stops just before its end, also when it is killed, and waits for
+    its tracer to let it go on. This tracer never does. Nothing tells it from a process that hangs
+    in a driver: it holds all it had, further signals change nothing, and it is no zombie, of which
+    a pidfd (CPython 3.12 waits for that) would tell.
 
     Raises:
         NotAllowedError: this user may not trace it.
@@ -50,7 +54,7 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     libc.ptrace.restype = ctypes.c_long
-    if libc.ptrace(_SEIZE, int(sys.argv[1]), None, None) == 0:
+    if libc.ptrace(_SEIZE, int(sys.argv[1]), None, _TRACE_EXIT) == 0:
         sys.stdout.write("seized\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from pathlib import Path
 
 import aiohttp
@@ -89,7 +88,6 @@ def engine_of(server: ServerProcess) -> int:
     return pid
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio itself waits for a traced zombie")
 async def test_from_outside_an_end_that_does_not_come_delays_cancel_and_stop_by_seconds_only(
     tmp_path: Path, models_dir: Path
 ) -> None:
