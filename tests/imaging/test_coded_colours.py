@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from testkit import pictures as makers
 from testkit.eye import mean_delta_e, on_white, seen
@@ -182,6 +182,37 @@ async def test_codes_of_a_png_count_and_not_its_profile(imaging: Imaging, tmp_pa
     data = png(COLOUR, 8, before=icc_chunk(_p3()) + cicp(1, 13))
     done = await looks(data, imaging, tmp_path, COLOUR)
     assert "ICC profile, which the colour codes (cICP) override" in done.lost
+
+
+def _broken_icc() -> bytes:
+    return chunk(b"iCCP", b"x\0\0" + b"no zlib stream")
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "told"),
+    [
+        (icc_chunk(bytes(range(200))), b"", "ICC profile, which is broken"),
+        (_broken_icc(), b"", "ICC profile, which is broken"),
+        (b"", icc_chunk(_p3()), "ICC profile, which comes after the pixels"),
+    ],
+)
+async def test_a_profile_of_a_png_that_does_not_count_is_told_once(
+    before: bytes, behind: bytes, told: str, imaging: Imaging, tmp_path: Path
+) -> None:
+    whole = png(COLOUR, 8, before=before)
+    end = whole.rindex(b"IEND") - 4
+    done = await looks(whole[:end] + behind + whole[end:], imaging, tmp_path, COLOUR)
+    assert done.lost == (told,)
+
+
+async def test_lab_with_a_profile_for_lab_is_lab(imaging: Imaging, tmp_path: Path) -> None:
+    lab = ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(CARD, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
+    assert image is not None
+    data = encoded(image, "TIFF", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes())
+    done = await looks(data, imaging, tmp_path, COLOUR)
+    assert "Lab colours converted to sRGB" in done.kept
+    assert done.lost == ()
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 4_000_000_000])

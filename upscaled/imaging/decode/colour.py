@@ -60,7 +60,7 @@ class Colours:
         self._codes = codes_of(self.opened.path, self.opened.format)
         profile = None if self._is_coded(space) else self._profile(space)
         if space == "LAB":
-            lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+            lab = profile or ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
             self._transform = transform(lab, "LAB")
             self.kept.append("Lab colours converted to sRGB")
         elif space == "CMYK" and profile is None:
@@ -86,7 +86,7 @@ class Colours:
             return None
         try:
             profile = ImageCms.ImageCmsProfile(BytesIO(self.opened.icc))
-            found = profile.profile.xcolor_space.strip()
+            found = profile.profile.xcolor_space.strip().replace("Lab", "LAB")
             # A grey picture with an RGB profile is a grey picture in that RGB space.
             if found == space or (space == "GRAY" and found == "RGB"):
                 transform(profile, {"GRAY": "L", "RGB": "RGB"}.get(found, found))
@@ -115,7 +115,7 @@ class Colours:
     def _apply_coded(self) -> None:
         """Apply the colour space of a PNG or AVIF that has no profile."""
         codes, is_png = self._codes, self.opened.format is PNG
-        if self.opened.icc and is_png:
+        if self.opened.icc and self._is_coded("RGB"):
             self.lost.append("ICC profile, which the colour codes (cICP) override")
         if is_png and codes is not None and codes.matrix:
             self.lost.append(f"colour matrix of code {codes.matrix} (cICP), which is no RGB")

@@ -52,6 +52,10 @@ class PngChunks:
     has_end: bool
     colours: int
     """Colours in the palette."""
+    has_profile: bool
+    """A whole chunk iCCP comes before the pixels."""
+    has_late_profile: bool
+    """A whole chunk iCCP comes after them, where it does not count (section 5.6)."""
 
 
 def read_chunks(path: Path, most_exif: int) -> PngChunks:
@@ -67,6 +71,7 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
     """
     damaged: list[tuple[str, int, int]] = []
     exif, header, pixels, ends, palette = b"", b"", 0, False, 0
+    profile = late_profile = False
     with path.open("rb") as file:
         length, end = file.seek(0, 2), 0
         for part in png_chunks(file):
@@ -83,6 +88,8 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
                 exif = content
             elif part.name == b"IHDR":
                 header = content
+            elif part.name == b"iCCP":
+                profile, late_profile = profile or not pixels, late_profile or pixels > 0
             if part.name == b"PLTE":
                 palette = _colours(part.length)
             ends = part.name == b"IEND"
@@ -92,7 +99,15 @@ def read_chunks(path: Path, most_exif: int) -> PngChunks:
     if header[9] == _PALETTE and not palette:
         raise broken(PNG, "it lacks the palette, chunk PLTE")
     return PngChunks(
-        not header[9] & 0b11, header[8], exif, _coded_bytes(header), tuple(damaged), ends, palette
+        not header[9] & 0b11,
+        header[8],
+        exif,
+        _coded_bytes(header),
+        tuple(damaged),
+        ends,
+        palette,
+        profile,
+        late_profile,
     )
 
 

@@ -227,6 +227,10 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         if chunks is not None:
             opened.depth, opened.grey_png = chunks.depth, chunks.grey
             opened.coded_bytes, opened.colours = chunks.coded_bytes, chunks.colours
+            if chunks.has_profile and "icc_profile" not in image.info:
+                lost.append("ICC profile, which is broken")
+            if chunks.has_late_profile:
+                lost.append("ICC profile, which comes after the pixels")
         elif kind is JPEG and not icc and has_profile_part(path):
             lost.append("ICC profile, which is broken")
         elif kind is AVIF:

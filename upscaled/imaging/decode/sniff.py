@@ -18,7 +18,7 @@ _OTHER_SIGNATURES = (
     ("JPEG XL", rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n"),
     ("JPEG 2000", rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
     ("Photoshop (PSD)", rb"8BPS"),
-    ("icon (ICO)", rb"\x00\x00[\x01\x02]\x00[^\x00]\x00.{3}\x00.{4}.{4}.{2}\x00\x00"),
+    ("an icon (ICO)", rb"\x00\x00[\x01\x02]\x00[^\x00]\x00.{3}\x00.{4}.{4}.{2}\x00\x00"),
     (
         "TGA",  # no signature: colour map or none, kind of picture, bits a pixel, no reserved bit
         rb".[\x00\x01][\x01\x02\x03\x09\x0a\x0b].{13}[\x08\x0f\x10\x18\x20][\x00-\x3f]",
@@ -32,18 +32,18 @@ _OTHER_SIGNATURES = (
     ("MNG", rb"\x8aMNG"),
     ("GIMP (XCF)", rb"gimp xcf"),
     ("Fujifilm raw (RAF)", rb"FUJIFILMCCD-RAW"),
-    ("video", rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
+    ("a video", rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
     ("PDF", rb"%PDF-"),
     ("PostScript", rb"%!PS"),
-    ("ZIP archive", rb"PK\x03\x04"),
-    ("gzip archive", rb"\x1f\x8b"),
+    ("a ZIP archive", rb"PK\x03\x04"),
+    ("a gzip archive", rb"\x1f\x8b"),
     # Possessive and atomic, so that crafted comments can't cause backtracking.
     (
         "SVG",
         rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml.*?\?>\s*+)?"
         rb"(?>(?><!--.*?-->)\s*+|<!DOCTYPE[^>]*+>\s*+)*+<svg[\s>]",
     ),
-    ("HTML page", rb"(?i:\s*<(?:!doctype html|html))"),
+    ("an HTML page", rb"(?i:\s*<(?:!doctype html|html))"),
     ("plain text", rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{16,}"),
 )
 _OTHERS = tuple((label, re.compile(pattern, re.DOTALL)) for label, pattern in _OTHER_SIGNATURES)
