@@ -227,7 +227,7 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         if chunks is not None:
             opened.depth, opened.grey_png = chunks.depth, chunks.grey
             opened.coded_bytes, opened.colours = chunks.coded_bytes, chunks.colours
-            if chunks.has_profile and "icc_profile" not in image.info:
+            if chunks.has_profile and not image.info.get("icc_profile"):
                 lost.append("ICC profile, which is broken")
             if chunks.has_late_profile:
                 lost.append("ICC profile, which comes after the pixels")
