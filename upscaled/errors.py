@@ -14,6 +14,19 @@ SHORTAGE = frozenset(
 answer: for now, and by no fault of a picture."""
 
 
+def no_room(error: OSError, words: str) -> str:
+    """Return the sentence for a write that failed by `OUT_OF_SPACE`: ``words``, if it is the disk.
+
+    A limit on the length of files is another matter; no room on the disk helps there.
+    """
+    if error.errno == errno.EFBIG:
+        return (
+            "A file of this job would be longer than the limit on the server's files (ulimit -f); "
+            "send a smaller picture, or start the server with `ulimit -f unlimited`."
+        )
+    return words
+
+
 def is_shortage(error: BaseException | None) -> bool:
     """Tell whether ``error`` says that the system is short of something; see `SHORTAGE`."""
     return isinstance(error, OSError) and error.errno in SHORTAGE

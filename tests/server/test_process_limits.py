@@ -12,11 +12,15 @@ from testkit.paths import DATA
 from upscaled.config.sources import load
 from upscaled.server import room
 
+_TOO_LONG = "longer than the limit on the server's files (ulimit -f); send a smaller picture"
+
 _CODE = """
 import asyncio, sys, tempfile
 from pathlib import Path
 from upscaled.config.sources import load
+from upscaled.errors import NoSpaceError
 from upscaled.imaging import Imaging
+from upscaled.jobs.workspace import claim
 from upscaled.server import process_limits
 
 async def main():
@@ -26,7 +30,14 @@ async def main():
     try:
         print((await imaging.probe(Path(sys.argv[1]))).size)
         with tempfile.TemporaryDirectory() as folder:
-            print((await imaging.prepare(Path(sys.argv[1]), Path(folder))).source.size)
+            try:
+                print((await imaging.prepare(Path(sys.argv[1]), Path(folder))).source.size)
+            except NoSpaceError as error:
+                print(error.message)
+            try:
+                await claim(Path(folder) / "pixels", 1_000_000, keep=False)
+            except NoSpaceError as error:
+                print(error.message)
     finally:
         await imaging.close()
 
@@ -48,7 +59,8 @@ def look(*shell: str) -> list[str]:
     """Decode a picture in a process that a shell started after the commands ``shell``.
 
     Returns:
-        The complaints, then the picture's size as probed and as decoded.
+        The complaints, then the picture's size as probed and as decoded, or why it was not.
+        Then why a file of 1 MB can't be made, if so.
     """
     script = "; ".join([*shell, 'exec "$0" "$@"'])
     inner = ["-c", _CODE, str(DATA / "coffee.jpg")]
@@ -76,6 +88,13 @@ def test_decoders_work_below_hard_limits_that_cannot_be_raised(limit: str, told:
     sentence, probed, prepared = look(f"ulimit {limit}")
     assert probed == prepared == "600×400"
     assert told in sentence
+
+
+def test_a_limit_on_the_length_of_files_is_not_called_a_full_disk() -> None:
+    _, probed, prepared, claimed = look("ulimit -f 500")
+    assert probed == "600×400"
+    assert _TOO_LONG in prepared
+    assert _TOO_LONG in claimed
 
 
 def test_without_such_limits_there_is_nothing_to_tell() -> None:

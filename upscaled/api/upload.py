@@ -30,6 +30,7 @@ from upscaled.errors import (
     TooManyBytesError,
     TooManyRequestsError,
     UpscaledError,
+    no_room,
 )
 from upscaled.service.uploads import Upload
 
@@ -282,7 +283,8 @@ async def _receive(
         return await file.end()
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
-            raise NoSpaceError("The server's disk has no room for this upload.") from error
+            words = "The server's disk has no room for this upload."
+            raise NoSpaceError(no_room(error, words)) from error
         raise
     except (web.RequestPayloadError, asyncio.IncompleteReadError) as error:
         raise BadRequestError(f"The request's body is broken: {error}.") from error

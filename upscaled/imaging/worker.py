@@ -25,6 +25,7 @@ from upscaled.errors import (
     EngineError,
     NotAPictureError,
     UnusablePictureError,
+    no_room,
 )
 from upscaled.imaging import messages
 from upscaled.imaging.decode.prepare import prepare
@@ -196,7 +197,7 @@ class RequestHandler:
         except OSError as error:
             if error.errno in _NO_SPACE:
                 words = "There is not enough disk space for this picture's files."
-                raise RefusedError("no_space", words) from error
+                raise RefusedError("no_space", no_room(error, words)) from error
             raise RefusedError("engine", f"A file cannot be used: {error}.") from error
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from pathlib import Path
 
 from upscaled import files
-from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError
+from upscaled.errors import OUT_OF_SPACE, ConfigError, NoSpaceError, no_room
 from upscaled.jobs.job import is_job_id, new_job_id
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ class Workspace:
             await asyncio.to_thread(store)
         except OSError as error:
             await self.remove(job_id)
-            raise NoSpaceError(f"The upload can't be stored: {error.strerror}.") from error
+            words = f"The upload can't be stored: {error.strerror}."
+            raise NoSpaceError(no_room(error, words)) from error
 
     def _flush(self, folder: Path) -> None:
         for path in (folder / UPLOAD, folder, self._jobs):
@@ -245,7 +246,8 @@ class Workspace:
         try:
             await asyncio.to_thread((self.folder(job_id) / _BEGUN).touch)
         except OSError as error:
-            raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
+            words = f"The job's folder can't be written: {error.strerror}."
+            raise NoSpaceError(no_room(error, words)) from error
 
     async def end(self, job_id: str) -> None:
         """Delete the marker."""
@@ -327,15 +329,13 @@ async def claim(path: Path, length: int, *, keep: bool) -> None:
 
 def _claim(path: Path, length: int, keep: bool) -> None:
     with open(path, "ab" if keep else "wb", opener=files.no_follow) as file:
-        file.truncate(length)
         try:
+            file.truncate(length)
             # Reserved now: a disk that fills up later would end the work in the middle.
             os.posix_fallocate(file.fileno(), 0, length)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
-                raise NoSpaceError(
-                    f"The server's disk has no room for the {length >> 20} MiB of this job's "
-                    "pixels."
-                ) from error
+                words = f"The server's disk has no room for the {length >> 20} MiB of this job's "
+                raise NoSpaceError(no_room(error, words + "pixels.")) from error
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
                 raise  # otherwise this file system can't reserve space

@@ -17,6 +17,7 @@ from upscaled.errors import (
     NoSpaceError,
     ShortageError,
     WorkerDeathError,
+    no_room,
 )
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
@@ -428,4 +429,5 @@ def _full_disk_told() -> Iterator[None]:
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
             raise
-        raise NoSpaceError(f"The job's folder can't be written: {error.strerror}.") from error
+        words = f"The job's folder can't be written: {error.strerror}."
+        raise NoSpaceError(no_room(error, words)) from error
