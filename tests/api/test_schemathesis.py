@@ -63,6 +63,7 @@ async def findings(server: Server, folder: Path, *options: str) -> str:
     return "" if process.returncode == 0 else output.decode()
 
 
+@pytest.mark.timeout(900)  # thousands of requests; a busy machine needs minutes for them
 @pytest.mark.parametrize(("token", "examples"), [("", 25), ("open-sesame", 10)])
 async def test_schemathesis_finds_nothing(
     serve: Callable[..., Server], tmp_path: Path, token: str, examples: int
