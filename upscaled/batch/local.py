@@ -37,7 +37,7 @@ class LocalUpscaler:
     run has a task with the same key. All other jobs that are found there are deleted.
 
     Args:
-        config: the settings; of ``storage``, only the cache of model properties is used.
+        config: the settings; of ``storage``, only the caches of models and networks are used.
         folder: for the service's data, best on the disk of the results.
     """
 
@@ -57,7 +57,12 @@ class LocalUpscaler:
             max_queue_per_client=0,
         )
         self._config = dataclasses.replace(
-            config, storage=storage, server=server, limits=limits, features=features
+            config,
+            storage=storage,
+            server=server,
+            limits=limits,
+            features=features,
+            kept=config.networks_dir,
         )
         self._service = Service(
             self._config, models_cache=config.models_cache, ways_file=config.ways_file

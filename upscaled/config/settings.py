@@ -334,7 +334,9 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings. ``base`` is the folder that relative paths in them start from."""
+    """All settings. ``base`` is the folder that relative paths in them start from, ``kept`` the one
+    of compiled networks where that is not in the data folder.
+    """
 
     server: ServerSettings = field(default_factory=ServerSettings)
     upscaler: UpscalerSettings = UpscalerSettings()
@@ -346,6 +348,7 @@ class Config:
     features: FeatureSettings = FeatureSettings()
     metrics: MetricsSettings = MetricsSettings()
     base: Path = field(default_factory=Path.cwd)
+    kept: Path | None = None
 
     def path(self, value: str) -> Path:
         """Return a path setting as an absolute path, ``~`` expanded."""
@@ -370,6 +373,11 @@ class Config:
     def ways_file(self) -> Path:
         """Absolute file that keeps what was measured of ways to run networks."""
         return self.data_dir / "ways.json"
+
+    @property
+    def networks_dir(self) -> Path:
+        """Absolute folder that keeps compiled networks."""
+        return self.kept or self.data_dir / "networks"
 
 
 def warnings(config: Config) -> list[str]:

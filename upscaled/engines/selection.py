@@ -250,4 +250,5 @@ def _builtin_maker(
         stall_seconds=config.upscaler.stall_seconds,
         at_once=_cpu_shares(config) if device == CPU else 1,
         library=choice.library,
+        networks=config.networks_dir,
     )

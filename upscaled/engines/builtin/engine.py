@@ -53,6 +53,7 @@ class BuiltinEngine:
             None: no limit.
         at_once: how many tasks may run at the same time.
         library: the preferred library on the CPU.
+        networks: folder that keeps compiled networks; None: none are kept.
     """
 
     traits = BUILTIN
@@ -67,6 +68,7 @@ class BuiltinEngine:
         stall_seconds: float | None = None,
         at_once: int = 1,
         library: CpuLibrary = CpuLibrary.NCNN,
+        networks: Path | None = None,
     ) -> None:
         self.device = device
         self._stall = stall_seconds
@@ -81,6 +83,7 @@ class BuiltinEngine:
                 memory_limit_mb=memory_limit_mb,
                 at_once=at_once,
                 library=library,
+                networks=networks,
             ),
             env=worker_env(),
             at_once=at_once,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaled.engines.builtin import inspection
+from upscaled.engines.builtin.compiled_networks import CompiledNetworks
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.graph import UnknownGraphError
 from upscaled.engines.builtin.messages import NetworkFiles
@@ -50,9 +51,17 @@ class Loader:
         device: a Vulkan index, or None for the CPU.
         threads: for inference altogether.
         library: the preferred library on the CPU.
+        compiled: keeps networks that were compared; None: they are compared in each process.
     """
 
-    def __init__(self, device: int | None, threads: int, library: CpuLibrary) -> None:
+    def __init__(
+        self,
+        device: int | None,
+        threads: int,
+        library: CpuLibrary,
+        compiled: CompiledNetworks | None = None,
+    ) -> None:
+        self._compiled = compiled or CompiledNetworks(None)
         self._device = device
         self._threads = threads
         self._library = library
@@ -122,11 +131,17 @@ class Loader:
             from upscaled.engines.builtin.openvino_network import OpenvinoNetwork  # noqa: PLC0415 - 20 MB
         except ImportError as error:
             raise _RejectedError(f"OpenVINO can't be loaded ({error}).") from None
-        # Done before OpenVINO loads the network: both together may exceed the limit.
-        expected = [] if (identity, library) in self._verified else self._expected(files)
         bf16 = library is CpuLibrary.OPENVINO_BF16
+        kept = self._compiled.path_of(identity, files, library, PADDING)
+        known = (identity, library) in self._verified or (kept is not None and kept.exists())
+        # Done before OpenVINO loads the network: both together may exceed the limit.
+        expected = [] if known else self._expected(files)
         try:
-            network = OpenvinoNetwork(files, cores=self._threads, threads=threads, bf16=bf16)
+            network = OpenvinoNetwork(
+                files, cores=self._threads, threads=threads, bf16=bf16, kept=kept
+            )
+            if not (network.was_kept or expected or (identity, library) in self._verified):
+                expected = self._expected(files)  # what was kept is damaged
             for probe, picture in expected:
                 _compare(to_bytes(network.run(probe)), picture, library)
         except UnknownGraphError as error:
@@ -134,6 +149,7 @@ class Loader:
         except InferenceError as error:
             raise _RejectedError(str(error), by_precision=bf16) from None
         self._verified.add((identity, library))
+        network.keep()
         return network
 
     def _expected(self, files: NetworkFiles) -> list[tuple[Pixels, Pixels]]:

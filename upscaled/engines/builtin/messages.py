@@ -53,12 +53,15 @@ def worker_arguments(
     memory_limit_mb: int | None = None,
     at_once: int = 1,
     library: CpuLibrary = CpuLibrary.NCNN,
+    networks: Path | None = None,
 ) -> list[str]:
     """Return the command line of the worker for ``device``, after the parent's process id."""
     arguments = ["--device", "cpu" if device.index is None else str(device.index)]
     arguments += ["--threads", str(threads), "--at-once", str(at_once), "--library", library]
     if memory_limit_mb is not None:
         arguments += ["--memory-limit-mb", str(memory_limit_mb)]
+    if networks is not None:
+        arguments += ["--networks", str(networks)]
     return arguments
 
 

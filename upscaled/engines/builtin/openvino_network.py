@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 
+from upscaled.engines.builtin import compiled_networks
 from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.network import (
     Floats,
@@ -29,6 +31,7 @@ class OpenvinoNetwork(Network):
         threads: how many of them work on one tile; more than ``cores / threads`` tiles wait.
         padding: pixels around each tile.
         bf16: compute in bfloat16, except the layers that would lose most.
+        kept: file of a compiled network, see `compiled_networks`; one that is there is used.
 
     Raises:
         UnknownGraphError: `graph` does not support a layer of the network.
@@ -43,7 +46,9 @@ class OpenvinoNetwork(Network):
         threads: int,
         padding: int = PADDING,
         bf16: bool = False,
+        kept: Path | None = None,
     ) -> None:
+        self._kept = kept
         self._idle: list[openvino.InferRequest] = []
         self._running = 0
         self._lock = threading.Lock()
@@ -58,12 +63,38 @@ class OpenvinoNetwork(Network):
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            model, self._margin = model_of(files, padding, bf16=bf16)
-            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+            found = self._found(settings)
+            self.was_kept = found is not None
+            if found is None:
+                model, self._margin = model_of(files, padding, bf16=bf16)
+                self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+            else:
+                self._compiled, self._margin = found
         except RuntimeError as error:
             raise InferenceError(
                 "bad_model", f"OpenVINO can't use {files.param.name}: {_first_line(error)}"
             ) from None
+
+    def _found(self, settings: dict[str, object]) -> tuple[openvino.CompiledModel, int] | None:
+        """Return the compiled network that was kept, and its margin; None if there is none."""
+        found = compiled_networks.read(self._kept)
+        if found is None:
+            return None
+        network, margin = found
+        try:
+            return openvino.Core().import_model(network, "CPU", settings), margin
+        except RuntimeError:  # it is built again
+            compiled_networks.drop(self._kept)
+            return None
+
+    def keep(self) -> None:
+        """Keep the compiled network for the next process."""
+        if self._kept is not None and not self.was_kept:
+            compiled_networks.keep(self._kept, self._exported(), self._margin)
+
+    def _exported(self) -> bytes:
+        exported: bytes = self._compiled.export_model().getvalue()
+        return exported
 
     def run(self, pixels: Pixels) -> Floats:
         """See `Network.run`."""

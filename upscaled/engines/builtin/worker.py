@@ -22,8 +22,9 @@ import ncnn
 
 from upscaled import serial
 from upscaled.engines import memory
-from upscaled.engines.builtin import inspection, measuring, upscaling
-from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin import inspection, measuring, processor, upscaling
+from upscaled.engines.builtin.compiled_networks import CompiledNetworks
+from upscaled.engines.builtin.cpu_library import CpuLibrary, versions
 from upscaled.engines.builtin.loader import Identity, LibraryRejectedError, Loader
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
@@ -85,6 +86,7 @@ class Worker:
         threads: of inference; 0: one for each core.
         memory_limit_mb: MiB that the process may hold; None: half of the machine's.
         library: the preferred library on the CPU.
+        networks: folder that keeps compiled networks; None: none are kept.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Worker:
         threads: int,
         memory_limit_mb: int | None,
         library: CpuLibrary = CpuLibrary.NCNN,
+        networks: Path | None = None,
     ) -> None:
         self._device = device
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._loader = Loader(device, self._threads, library)
+        facts = (*versions(), processor.name(), *sorted(processor.flags()))
+        self._loader = Loader(device, self._threads, library, CompiledNetworks(networks, facts))
         self._limit = memory.ceiling(memory_limit_mb)
         self._networks: OrderedDict[_Key, _Loaded] = OrderedDict()
         self._loading = threading.Lock()
@@ -302,9 +306,16 @@ def main() -> None:
     parser.add_argument("--memory-limit-mb", type=int)
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--library", type=CpuLibrary, default=CpuLibrary.NCNN)
+    parser.add_argument("--networks", type=Path)
     arguments = parser.parse_args()
     device = None if arguments.device == "cpu" else int(arguments.device)
-    worker = Worker(device, arguments.threads, arguments.memory_limit_mb, arguments.library)
+    worker = Worker(
+        device,
+        arguments.threads,
+        arguments.memory_limit_mb,
+        arguments.library,
+        arguments.networks,
+    )
     serve(worker.handle, at_once=arguments.at_once)
 
 
