@@ -34,6 +34,11 @@ TABLE = (
     Field("width", "instead of scale: the result's width in pixels"),
     Field("height", "instead of scale: the result's height in pixels"),
     Field("tta", "true: average the eight flips and rotations, eight times slower", flag=True),
+    Field(
+        "precision",
+        "exact or fast: in 16 bits where those are quicker, a few levels from exact",
+        words=("exact", "fast"),
+    ),
     Field("quality", "1 to 100, for jpg and webp"),
     Field("lossless", "true: webp without loss", flag=True),
     Field("background", "colour under transparent parts in jpg, such as #ffffff"),

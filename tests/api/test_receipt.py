@@ -36,6 +36,7 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
         "threads_per_tile": receipt["engine"]["threads_per_tile"],
         "measured": False,
         "tta": False,
+        "precision": "exact",
     }
     assert receipt["engine"]["tiles_at_once"] > 0
     assert receipt["engine"]["threads_per_tile"] > 0

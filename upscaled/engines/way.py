@@ -15,3 +15,7 @@ class Way:
     """The largest tile side; 0: as large as usual."""
     doubling: float = 0.0
     """Processor time of a tile with twice as many threads, as a multiple; 0: not measured."""
+    measured: bool = True
+    """False: it is assumed to be quick."""
+    fast: bool = False
+    """The caller accepts a picture that differs from 32 bits by more than usual."""

@@ -37,6 +37,10 @@ class JobState(StrEnum):
 TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 ACTIVE = frozenset({JobState.QUEUED, JobState.PROCESSING})
 
+EXACT, FAST = "exact", "fast"
+"""What a job may want of its network: a picture like that in 32 bits, or 16 bits where they are
+quicker."""
+
 SUCCESSORS: Mapping[JobState, frozenset[JobState]] = {
     # A picture that turns out to be broken during preparation fails without ever running, and one
     # whose work another job did is completed so.
@@ -64,6 +68,8 @@ class JobRequest:
     """Pixels per tile side; 0 leaves the choice to the engine."""
     tta: bool = False
     """Average the eight flips and rotations."""
+    precision: str = EXACT
+    """`EXACT` or `FAST`."""
     quality: int | None = None
     """1 to 100 for JPEG and lossy WebP; None: the encoder's default."""
     lossless: bool = False

@@ -9,7 +9,7 @@ from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.pool import EnginePool
 from upscaled.engines.way import Way
 from upscaled.imaging import Imaging, Prepared
-from upscaled.jobs.job import Job
+from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.result import IdentifiedModel, Watch
@@ -47,7 +47,8 @@ class Pipeline:
 
     def way_of(self, job: Job, model: IdentifiedModel) -> Way | None:
         """Return the way in which the network will be run for a new job; None: by the rule."""
-        return self._shared.ways.of(model.files, job.input_size)
+        fast = job.request.precision == FAST
+        return self._shared.ways.of(model.files, job.input_size, fast=fast)
 
     async def meet_default(self, name: str, scale: float) -> None:
         """Let the ways to run networks know that of a model; see `SharedParts.meet`."""

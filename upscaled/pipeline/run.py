@@ -27,7 +27,7 @@ from upscaled.imaging import (
     Prepared,
     UnlikeError,
 )
-from upscaled.jobs.job import Attempt, Job
+from upscaled.jobs.job import FAST, Attempt, Job
 from upscaled.jobs.results import result_name
 from upscaled.jobs.workspace import claim
 from upscaled.pictures import RawImage
@@ -159,7 +159,8 @@ class PipelineRun:
         if earlier is not None:
             await self._take_up(earlier)
         else:
-            way = self._shared.ways.of(self._model.files, self._source.size)
+            fast = self._job.request.precision == FAST
+            way = self._shared.ways.of(self._model.files, self._source.size, fast=fast)
             self._execution = Execution(way=way)
         if self._written.finished is None:
             await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)

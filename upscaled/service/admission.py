@@ -269,6 +269,7 @@ class Admission:
             format=format_,
             tile_size=upscaler.tile_size if wishes.tile_size is None else wishes.tile_size,
             tta=wishes.tta,
+            precision=wishes.precision,
             quality=wishes.quality,
             lossless=wishes.lossless,
             background=wishes.background,

@@ -13,7 +13,7 @@ from upscaled.formats import (
     by_alias,
     result_format_for,
 )
-from upscaled.jobs.job import Job
+from upscaled.jobs.job import EXACT, FAST, Job
 from upscaled.pictures import Size
 from upscaled.webhooks import callbacks
 
@@ -35,6 +35,7 @@ class Wishes:
     width: int | None
     height: int | None
     tta: bool
+    precision: str
     quality: int | None
     lossless: bool
     background: tuple[int, int, int]
@@ -66,6 +67,7 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
         width=whole_number(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
         height=whole_number(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
         tta=_boolean(fields, "tta", default=False),
+        precision=_precision(fields.get("precision")),
         quality=whole_number(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
@@ -91,6 +93,7 @@ def fields_of(job: Job) -> dict[str, str]:
         "format": request.format,
         "tile_size": str(request.tile_size),
         "tta": _word(request.tta),
+        "precision": request.precision,
         "lossless": _word(request.lossless),
         "background": f"#{red:02x}{green:02x}{blue:02x}",
         "keep_metadata": _word(request.keep_metadata),
@@ -105,6 +108,14 @@ def fields_of(job: Job) -> dict[str, str]:
         fields["callback_url"] = job.callback.url
         fields["callback_events"] = ",".join(job.callback.events)
     return fields
+
+
+def _precision(value: str | None) -> str:
+    if value is None:
+        return EXACT
+    if value not in {EXACT, FAST}:
+        raise BadRequestError(f"precision is {value[:64]!r}; allowed are exact and fast.")
+    return value
 
 
 def _word(value: bool) -> str:

@@ -64,6 +64,8 @@ class Work:
     format: str
     tile_size: int = 0
     tta: bool = False
+    fast: bool = False
+    """In 16 bits, where those are quicker."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Estimator:
         return f"{key} {self._library_of(work)}" if place.is_cpu else key
 
     def _library_of(self, work: Work) -> CpuLibrary:
-        way = self._ways.of(work.model, work.source)
+        way = self._ways.of(work.model, work.source, fast=work.fast)
         return self._library if way is None else CpuLibrary(way.library)
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
@@ -266,7 +268,7 @@ class Estimator:
                 limit=self._engine_memory,
                 shares=self._shares if is_small(source) else 1,
                 library=self._library_of(work),
-                way=self._ways.of(model, source),
+                way=self._ways.of(model, source, fast=work.fast),
             )
         except TooLittleMemoryError:  # the engine will report it; until then assume the minimum
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)

@@ -15,7 +15,7 @@ from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
 from upscaled.jobs.arrivals import Arrivals
-from upscaled.jobs.job import Job
+from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry
@@ -82,6 +82,7 @@ class JobTiming:
             format=request.format,
             tile_size=request.tile_size,
             tta=request.tta,
+            fast=request.precision == FAST,
         )
 
     async def waiting(self, job: Job) -> tuple[Waiting, Estimate]:

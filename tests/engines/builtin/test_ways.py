@@ -129,3 +129,29 @@ def test_where_a_setting_forces_a_way_nothing_is_wanted(model: ModelFiles) -> No
     ways.meet(model, "key")
     assert not ways.wanted
     assert ways.of(model, LARGE) is None
+
+
+async def test_who_wants_it_fast_gets_bfloat16_where_it_is_quicker(
+    tmp_path: Path, model: ModelFiles
+) -> None:
+    bf16, exact = CpuLibrary.OPENVINO_BF16, CpuLibrary.OPENVINO
+    machine = await asyncio.to_thread(this_machine, 2, 0)
+    ways = Ways(tmp_path / "ways.json", dataclasses.replace(machine, usable=("ncnn", bf16.value)))
+    ways.meet(model, "key")
+    assert ways.of(model, LARGE, fast=True) == Way(bf16, measured=False, fast=True)
+    without = Ways(None, dataclasses.replace(machine, usable=("ncnn",)))
+    without.meet(model, "key")
+    assert without.of(model, LARGE, fast=True) is None
+    assert Ways().of(model, LARGE, fast=True) is None  # a setting forces a way
+    for least, chosen in ((45.0, bf16), (39.0, exact)):
+        table = Table(
+            "n",
+            (Pace(bf16, 2, 1, 64, 1e-6, 100), Pace(exact, 2, 1, 64, 2e-6, 100)),
+            {bf16: {"slope": least}, exact: {"slope": 90.0}},
+        )
+        await ways.put("key", table)
+        for size in (LARGE, SMALL):
+            found = ways.of(model, size, fast=True)
+            assert found is not None
+            assert (found.library, found.fast, found.measured) == (chosen, True, True)
+            assert ways.of(model, size) == dataclasses.replace(found, library=exact, fast=False)

@@ -11,6 +11,8 @@ from upscaled.engines.way import Way
 
 LEAST_DB = 50.0
 """Least agreement with ncnn in 32 bits, on each test picture, that a library needs to be chosen."""
+FAST_DB = 40.0
+"""The same for callers who want it fast: bfloat16 throughout x4plus has 45 dB on smooth slopes."""
 _LEVEL = 1.02
 """Times within this factor of each other count as equal; then 32 bits are preferred."""
 _FLAT = 1.03
@@ -55,10 +57,10 @@ class Table:
         found = self.decibels.get(library)
         return min(found.values()) if found else None
 
-    def holds(self, library: CpuLibrary) -> bool:
+    def holds(self, library: CpuLibrary, least_db: float = LEAST_DB) -> bool:
         """Return whether a library's pictures are good enough."""
         least = self.least_db(library)
-        return library not in self.failures and (least is None or least >= LEAST_DB)
+        return library not in self.failures and (least is None or least >= least_db)
 
 
 def choose(table: Table) -> Way | None:
@@ -74,6 +76,15 @@ def quickest(table: Table) -> float | None:
     """
     best = _preferred([pace for pace in table.paces if table.holds(pace.library)])
     return None if best is None else best.seconds_per_pixel
+
+
+def choose_fast(table: Table) -> Way | None:
+    """Return the quickest way for callers who accept `FAST_DB`; None as `choose`."""
+    usable = [pace for pace in table.paces if table.holds(pace.library, FAST_DB)]
+    if not usable:
+        return None
+    best = min(usable, key=lambda pace: pace.seconds_per_megapixel)
+    return Way(best.library, _cap(usable, best), _doubling(usable, best), fast=True)
 
 
 def choose_for_small(table: Table) -> Way | None:

@@ -34,6 +34,8 @@ _PROBE = (12 + 2 * PADDING, 10 + 2 * PADDING)
 _BF16_MIN_PSNR_DB = 53.0
 """Least agreement of bfloat16 with ncnn on the two test tiles, which are easy: pictures with text
 have 3 dB less."""
+_FAST_MIN_PSNR_DB = 40.0
+"""The same for callers who want it fast, see `choice.FAST_DB`."""
 _MAX_CONVOLUTIONS = 300
 """bfloat16 is not tried with more convolutions than this, since each amplifies earlier errors:
 x4plus has 351 and gives gradients that are 45 dB from those in 32 bits. Testing it would add 2 s to
@@ -65,17 +67,20 @@ class Loader:
         self._device = device
         self._threads = threads
         self._library = library
-        self._chosen: dict[tuple[Identity, CpuLibrary | None], CpuLibrary] = {}
-        self._verified: set[tuple[Identity, CpuLibrary]] = set()
+        self._chosen: dict[tuple[Identity, CpuLibrary | None, bool], CpuLibrary] = {}
+        self._verified: set[tuple[Identity, CpuLibrary, bool]] = set()
 
-    def library_for(self, identity: Identity, measured: CpuLibrary | None = None) -> CpuLibrary:
+    def library_for(
+        self, identity: Identity, measured: CpuLibrary | None = None, *, fast: bool = False
+    ) -> CpuLibrary:
         """Return the library for a network, as far as known; may read its ``.param``.
 
         Args:
             identity: the network.
             measured: the library that was measured to be best for it; None: by the rule.
+            fast: its picture may differ more than usual.
         """
-        best = self._chosen.get((identity, measured))
+        best = self._chosen.get((identity, measured, fast))
         if best is None:
             best = measured or self._library
             if (
@@ -84,7 +89,7 @@ class Loader:
                 and _depth(Path(identity[0][0])) > _MAX_CONVOLUTIONS
             ):
                 best = best.fallback
-            self._chosen[identity, measured] = best
+            self._chosen[identity, measured, fast] = best
         return best
 
     def load(
@@ -95,6 +100,7 @@ class Loader:
         *,
         threads: int,
         measured: CpuLibrary | None = None,
+        fast: bool = False,
     ) -> Network:
         """Load a network as planned, for ``threads`` threads a tile.
 
@@ -104,6 +110,7 @@ class Loader:
             plan: of the task.
             threads: that work on one tile.
             measured: see `library_for`.
+            fast: see `library_for`.
 
         Raises:
             LibraryRejectedError: the task must be planned again, with another library.
@@ -111,44 +118,51 @@ class Loader:
         """
         if plan.library is CpuLibrary.NCNN:
             return NcnnNetwork(files, device=self._device, threads=threads, lean=plan.lean)
-        best = self.library_for(identity, measured)
+        best = self.library_for(identity, measured, fast=fast)
         if best is not plan.library:
             raise LibraryRejectedError(f"{_name(best)} is used for {files.param.name}.")
         try:
-            return self._openvino(files, identity, plan.library, threads)
+            return self._openvino(files, identity, plan.library, threads, fast=fast)
         except _RejectedError as error:
             # If precision is not the cause, 32-bit fails too.
             best = plan.library.fallback if error.by_precision else CpuLibrary.NCNN
-            self._chosen[identity, measured] = best
+            self._chosen[identity, measured, fast] = best
             raise LibraryRejectedError(
                 f"{error} {_name(best)} is used for {files.param.name}."
             ) from None
 
     def _openvino(
-        self, files: NetworkFiles, identity: Identity, library: CpuLibrary, threads: int
+        self,
+        files: NetworkFiles,
+        identity: Identity,
+        library: CpuLibrary,
+        threads: int,
+        *,
+        fast: bool,
     ) -> Network:
         try:
             from upscaled.engines.builtin.openvino_network import OpenvinoNetwork  # noqa: PLC0415 - 20 MB
         except ImportError as error:
             raise _RejectedError(f"OpenVINO can't be loaded ({error}).") from None
         bf16 = library is CpuLibrary.OPENVINO_BF16
-        kept = self._compiled.path_of(identity, files, library, PADDING)
-        known = (identity, library) in self._verified or (kept is not None and kept.exists())
+        checked = (identity, library, fast)
+        kept = self._compiled.path_of(checked, files, PADDING)
+        known = checked in self._verified or (kept is not None and kept.exists())
         # Done before OpenVINO loads the network: both together may exceed the limit.
         expected = [] if known else self._expected(files)
         try:
             network = OpenvinoNetwork(
                 files, cores=self._threads, threads=threads, bf16=bf16, kept=kept
             )
-            if not (network.was_kept or expected or (identity, library) in self._verified):
+            if not (network.was_kept or expected or checked in self._verified):
                 expected = self._expected(files)  # what was kept is damaged
             for probe, picture in expected:
-                _compare(to_bytes(network.run(probe)), picture, library)
+                _compare(to_bytes(network.run(probe)), picture, library, fast=fast)
         except UnknownGraphError as error:
             raise _RejectedError(str(error)) from None
         except InferenceError as error:
             raise _RejectedError(str(error), by_precision=bf16) from None
-        self._verified.add((identity, library))
+        self._verified.add(checked)
         network.keep()
         return network
 
@@ -171,7 +185,7 @@ class _RejectedError(Exception):
         self.by_precision = by_precision
 
 
-def _compare(made: Pixels, expected: Pixels, library: CpuLibrary) -> None:
+def _compare(made: Pixels, expected: Pixels, library: CpuLibrary, *, fast: bool) -> None:
     """Compare a library's picture with ncnn's.
 
     Raises:
@@ -181,8 +195,10 @@ def _compare(made: Pixels, expected: Pixels, library: CpuLibrary) -> None:
         raise _RejectedError(
             f"{_name(library)} returns {made.shape} values instead of {expected.shape}."
         )
-    likeness = psnr_db(made, expected)
-    if likeness < (_BF16_MIN_PSNR_DB if library is CpuLibrary.OPENVINO_BF16 else MIN_PSNR_DB):
+    likeness, least = psnr_db(made, expected), MIN_PSNR_DB
+    if library is CpuLibrary.OPENVINO_BF16:
+        least = _FAST_MIN_PSNR_DB if fast else _BF16_MIN_PSNR_DB
+    if likeness < least:
         raise _RejectedError(
             f"The picture by {_name(library)} differs from ncnn's ({likeness:.1f} dB).",
             by_precision=library is CpuLibrary.OPENVINO_BF16,

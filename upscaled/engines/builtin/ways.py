@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from upscaled import files, serial
 from upscaled.engines import memory
 from upscaled.engines.builtin import choice, cpu_library, processor
 from upscaled.engines.builtin.choice import Table
+from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.engine import ModelFiles, is_small
 from upscaled.engines.way import Way
 from upscaled.pictures import Size
@@ -40,6 +42,8 @@ class Machine:
     """With their versions."""
     memory_limit_mb: int
     """The setting; 0: none."""
+    usable: tuple[str, ...] = ()
+    """Names of the libraries that can run networks, with their precision."""
 
 
 def this_machine(threads: int, memory_limit_mb: int) -> Machine:
@@ -57,6 +61,7 @@ def this_machine(threads: int, memory_limit_mb: int) -> Machine:
         round(memory.ceiling(None) / (1 << 29)),  # the ceiling is half of the memory
         cpu_library.versions(),
         memory_limit_mb,
+        tuple(one.value for one in cpu_library.possible_libraries()),
     )
 
 
@@ -111,9 +116,25 @@ class Ways:
         if key not in self._tables and (key in self.wanted or len(self.wanted) < _WANTED):
             self.wanted[key] = model
 
-    def of(self, model: ModelFiles, picture: Size) -> Way | None:
-        """Return the best way to run a network that was met; None: not measured."""
-        large, small = self._chosen.get(self._keys.get(model.param, ""), (None, None))
+    def of(self, model: ModelFiles, picture: Size, *, fast: bool = False) -> Way | None:
+        """Return the best way to run a network that was met; None: not measured.
+
+        Args:
+            model: the network.
+            picture: the source's size.
+            fast: the caller accepts `choice.FAST_DB`. Until the network is measured, bfloat16 is
+                taken where the processor has it; the worker compares its pictures.
+        """
+        key = self._keys.get(model.param, "")
+        if fast and self._machine is not None:
+            table = self._tables.get(key)
+            if table is not None:
+                way = choice.choose_fast(table)
+                small_one = way is not None and is_small(picture)
+                return dataclasses.replace(way, tile=0) if way and small_one else way
+            has_bf16 = CpuLibrary.OPENVINO_BF16.value in self._machine.usable
+            return Way(CpuLibrary.OPENVINO_BF16, measured=False, fast=True) if has_bf16 else None
+        large, small = self._chosen.get(key, (None, None))
         return small if is_small(picture) else large
 
     def best(self, key: str) -> Way | None:

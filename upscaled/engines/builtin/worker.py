@@ -65,6 +65,8 @@ class _Key:
     files: Identity
     threads: int
     library: CpuLibrary
+    fast: bool = False
+    """Its picture may differ more than usual."""
 
 
 @dataclasses.dataclass
@@ -166,7 +168,8 @@ class Worker:
             Parallelism(1, self._threads) if plan.parallelism.workers == 1 else plan.parallelism
         )
         with self._gate.reserve(
-            _need(files, plan, plan.parallelism), _need(files, plan, exclusive)
+            _need(files, plan, plan.parallelism, fast=_fast(task)),
+            _need(files, plan, exclusive, fast=_fast(task)),
         ) as reserved:
             send({"begun": True})
             with self._loading:
@@ -201,7 +204,7 @@ class Worker:
             limit=self._limit,
             free=free,
             shares=task.shares,
-            library=self._loader.library_for(files, _measured(task)),
+            library=self._loader.library_for(files, _measured(task), fast=_fast(task)),
             way=task.way,
         )
 
@@ -221,7 +224,12 @@ class Worker:
         if loaded is None:
             files = NetworkFiles(model.param, model.bin, model.input_blob, model.output_blob)
             network = self._loader.load(
-                files, key.files, plan, threads=key.threads, measured=_measured(task)
+                files,
+                key.files,
+                plan,
+                threads=key.threads,
+                measured=_measured(task),
+                fast=key.fast,
             )
             guess = guess_seconds(files.bin.stat().st_size, 1, self._weights_per_second(key))
             loaded = self._networks[key] = _Loaded(network, need.weights, guess)
@@ -279,10 +287,16 @@ def _identity(model: ModelFiles) -> Identity:
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in facts)
 
 
-def _need(files: Identity, plan: TilePlan, parallelism: Parallelism) -> MemoryNeed[_Key]:
+def _fast(task: UpscaleTask) -> bool:
+    return task.way is not None and task.way.fast
+
+
+def _need(
+    files: Identity, plan: TilePlan, parallelism: Parallelism, *, fast: bool
+) -> MemoryNeed[_Key]:
     """Return the memory of a planned task, run with ``parallelism``."""
     return MemoryNeed(
-        _Key(files, parallelism.threads, plan.library),
+        _Key(files, parallelism.threads, plan.library, fast),
         weights=plan.weight_memory,
         tiles=plan.tile_memory,
         limit=plan.weight_memory + plan.tile_memory_limit,

@@ -68,6 +68,7 @@ export default {
   "options.metadata": "Metadaten und Farbprofil behalten",
   "options.lossless": "WebP ohne Verlust",
   "options.tta": "Besonders sorgfältig: acht Durchgänge, achtmal so langsam",
+  "options.fast": "Schnell: mit 16 Bit gerechnet, weicht um wenige Stufen ab",
   "options.background": "Farbe unter durchsichtigen Stellen (JPEG)",
   "model.facts": "{scales} · {license}",
   "model.unlicensed": "Lizenz unbekannt",

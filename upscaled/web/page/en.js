@@ -68,6 +68,7 @@ export default {
   "options.metadata": "Keep metadata and colour profile",
   "options.lossless": "WebP without loss",
   "options.tta": "Extra careful: eight passes, eight times slower",
+  "options.fast": "Fast: 16-bit arithmetic, differs by a few levels",
   "options.background": "Colour under transparent parts (JPEG)",
   "model.facts": "{scales} · {license}",
   "model.unlicensed": "licence unknown",

@@ -86,6 +86,7 @@ export class Options extends EventTarget {
     if (this.#lossless) fields.lossless = "true";
     else if (this.#hasQuality) fields.quality = byId("quality").value;
     if (this.tta) fields.tta = "true";
+    if (byId("fast").checked) fields.precision = "fast";
     if (!byId("metadata").checked) fields.keep_metadata = "false";
     if (format === "jpg") fields.background = byId("background").value;
     return fields;
@@ -143,7 +144,7 @@ export class Options extends EventTarget {
       model: this.model, scale: this.#radio("scale"), format: byId("format").value,
       width: byId("width").value, height: byId("height").value, quality: byId("quality").value,
       background: byId("background").value, metadata: byId("metadata").checked,
-      lossless: byId("lossless").checked, tta: this.tta,
+      lossless: byId("lossless").checked, tta: this.tta, fast: byId("fast").checked,
     };
   }
 
@@ -155,10 +156,10 @@ export class Options extends EventTarget {
       if (typeof values[id] === "string") byId(id).value = values[id];
     }
     if (byId("format").selectedIndex < 0) byId("format").value = "";
-    for (const id of ["metadata", "lossless", "tta"]) {
+    for (const id of ["metadata", "lossless", "tta", "fast"]) {
       if (typeof values[id] === "boolean") byId(id).checked = values[id];
     }
-    byId("more").open ||= Boolean(values.tta || values.metadata === false);
+    byId("more").open ||= Boolean(values.tta || values.fast || values.metadata === false);
   }
 
   #restore() {
