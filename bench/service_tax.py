@@ -4,9 +4,11 @@
 
 The same tiles go through the service (upload, decoding, verification, encoding, download and all)
 and through a plain loop of ncnn and numpy (`bench.plain`) that does not decode or encode. The two
-alternate; the median of the ratios counts. Where the service runs networks on another library than
-ncnn, the faster case runs a second time with ncnn in the service too. The times of the stages come
-from the receipts; stages overlap, so they add up to more than the total.
+alternate; the median of the ratios counts. Before the server starts, `upscaled bench` measures the
+ways to run the networks, as an idle server would, so that ``auto`` is what users get after a while.
+Where the service runs networks on another library than ncnn, the faster case runs a second time
+with ncnn in the service too. The times of the stages come from the receipts; stages overlap, so
+they add up to more than the total.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
 import statistics
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.client import FAST, SLOW, Client, connect
 from bench.plain import PlainLoop, area, tiles_of
@@ -25,6 +31,7 @@ from testkit import photos
 from testkit.server_process import server_process
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 
+ANIME = "realesrgan-x4plus-anime"
 _PAUSE = 0.5
 """Seconds until the threads of the measurement before have stopped spinning."""
 
@@ -48,6 +55,7 @@ class Case:
 
 WHOLE = (
     Case(512, 512, SLOW, SLOW, 1.03),
+    Case(512, 512, ANIME, ANIME, 1.00),
     Case(1600, 1200, FAST, f"{FAST}-x4", 1.00),
 )
 QUICK = (
@@ -97,13 +105,35 @@ async def compare(
     }
 
 
+def calibrate(data: Path, setup: BenchSetup, models: set[str]) -> None:
+    """Measure the ways to run the networks of ``models``, for the service with this data folder."""
+    settings = {"STORAGE_DATA_DIR": data, "UPSCALER_MODELS_PATH": setup.models}
+    env = os.environ | {f"UPSCALED_{name}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "upscaled", "bench", *sorted(models)]
+    subprocess.run(command, env=env, check=True)
+
+
 async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
     """Measure all cases and fill ``report``."""
     cases = list(QUICK if options.quick else WHOLE)
     if options.device < 0 and choose_library("auto") is not CpuLibrary.NCNN:
         cases.append(replace(cases[-1], library="ncnn"))
-    for library, some in itertools.groupby(cases, lambda case: case.library):
-        settings = {**setup.settings, "upscaler.cpu_library": library}
+    if options.only:
+        cases = [case for case in cases if options.only in str(case)]
+    for library, group in itertools.groupby(cases, lambda case: case.library):
+        some = list(group)
+        measured = library == "auto" and options.device < 0
+        if measured:
+            data = setup.folder / library / "data"
+            models = {case.model for case in some}
+            await asyncio.to_thread(calibrate, data, setup, models)
+        settings = {
+            **setup.settings,
+            "upscaler.cpu_library": library,
+            "upscaler.calibrate": measured,
+            "upscaler.default_model": some[0].model,
+            "upscaler.default_scale": 4,
+        }
         async with (
             server_process(setup.folder / library, setup.models, settings) as server,
             connect(server, options.poll) as client,
@@ -115,6 +145,7 @@ async def measure(setup: BenchSetup, options: argparse.Namespace, report: Report
 def main() -> None:
     parser = make_parser("service_tax", __doc__)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--only", help="only the cases whose name contains this")
     parser.add_argument(
         "--poll",
         type=float,
