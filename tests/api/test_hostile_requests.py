@@ -114,8 +114,8 @@ async def test_a_failure_after_the_answer_began_ends_the_connection(
     assert (await api.get(f"/download/{job_id}")).status == 200
 
 
-EMPTY = ["scale", "format", "tile_size", "width", "height", "tta", "quality", "lossless",
-         "background", "keep_metadata"]  # fmt: skip
+EMPTY = ["scale", "format", "tile_size", "width", "height", "tta", "precision", "quality",
+         "lossless", "background", "keep_metadata"]  # fmt: skip
 
 
 @pytest.mark.parametrize("blank", ["", " "])
