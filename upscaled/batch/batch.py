@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
+from upscaled.batch.archiving import is_archive
 from upscaled.batch.events import (
     Begun,
     Done,
@@ -171,6 +172,7 @@ class Batch:
         match outcome:
             case Done():
                 self.summary.done += 1
+                self.summary.failed_pages += outcome.failed_pages
             case Failed():
                 self.summary.failed.append(outcome)
             case Skipped():
@@ -189,7 +191,10 @@ class Batch:
             reason = await asyncio.to_thread(self._reason_to_skip, item.source, target, fields)
         if reason is not None:
             return Skipped(item.source, reason)
-        if self._options.only_below is not None or self._options.dry_run:
+        if is_archive(item.source):
+            if self._options.dry_run:
+                raise UpscaledError("A dry run does not look into archives; leave it out.")
+        elif self._options.only_below is not None or self._options.dry_run:
             size = await self._size_of(item.source)
             if self._options.only_below and not self._options.only_below.takes(size):
                 return Skipped(item.source, "large")
@@ -217,7 +222,7 @@ class Batch:
         if self._ledger is None:
             return None
         known = self._ledger.get(target)
-        entry = is_current(known, target, source, _without_label(fields))
+        entry = is_current(known, target, source, self._ledger_options(source, fields))
         if entry is None:
             return None
         if entry is not known and not self._options.dry_run:
@@ -231,7 +236,7 @@ class Batch:
             path, signature, sha256 = await asyncio.to_thread(_read, source)
         with as_sentence(target, OutputError):
             await asyncio.to_thread(self._make_folder, target.parent)
-        options = _without_label(fields)
+        options = self._ledger_options(source, fields)
         task = Task(source, target, fields, _key(sha256, options))
         entry = Entry(self._key_of(target), path, signature, sha256, options)
         if self._options.reserve_names:
@@ -247,7 +252,17 @@ class Batch:
         await self._record(dataclasses.replace(entry, result_bytes=size))
         await self._upscaler.recorded(task)
         seconds = round(time.monotonic() - began, 2)
-        return Done(source, target, made.input_size, made.output_size, made.device, seconds)
+        return Done(
+            source, target, made.input_size, made.output_size, made.device, seconds,
+            made.failed_pages,
+        )  # fmt: skip
+
+    def _ledger_options(self, source: Path, fields: Mapping[str, str]) -> dict[str, str]:
+        """Return what a result depends on beside its picture."""
+        options = _without_label(fields)
+        if is_archive(source) and self._options.only_below is not None:
+            options["only_below"] = str(self._options.only_below)
+        return options
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder for results, and remove what a run left in it that was killed; blocking."""

@@ -34,6 +34,28 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Page:
+    """A page of an archive has its place in the new one."""
+
+    source: Path
+    """The archive."""
+    name: str
+    """The page's name in it."""
+    number: int
+    """1 for the first page."""
+    total: int
+    """Pages of the archive."""
+    state: str
+    """``done``, or what stays as it is: ``large`` or ``failed``."""
+    input_size: Size | None = None
+    output_size: Size | None = None
+    device: str | None = None
+    code: str | None = None
+    error: str | None = None
+    """Why it failed, as a sentence."""
+
+
+@dataclass(frozen=True)
 class Done:
     """A result is in its place."""
 
@@ -44,6 +66,8 @@ class Done:
     device: str
     seconds: float
     """From its start to its end, with waiting for others."""
+    failed_pages: int = 0
+    """Of an archive: pages that stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +108,13 @@ class Summary:
     planned: int = 0
     planned_seconds: float = 0.0
     failed: list[Failed] = field(default_factory=list)
+    failed_pages: int = 0
+    """Of archives that were made all the same."""
     skipped: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     stopped: bool = False
     """It was ended before all pictures had their turn."""
 
 
-Event = Begun | Started | Progressed | Done | Failed | Skipped | Planned | Summary
+Event = Begun | Started | Progressed | Page | Done | Failed | Skipped | Planned | Summary
 Report = Callable[[Event], None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Protocol
 
+from upscaled.archives.kinds import suffix_of
 from upscaled.batch.items import Item
 from upscaled.formats import PNG, by_alias, result_format
 
@@ -102,6 +103,8 @@ class Naming:
         self._taken.pop(target, None)
 
     def _name_of(self, name: PurePath, *, keep_end: bool = False) -> str:
+        if archive := suffix_of(name.name):
+            return f"{name.name.removesuffix(archive)}{self.suffix}{archive}"
         end = name.suffix.removeprefix(".")
         row = by_alias(self.format or end)
         if row is not None and by_alias(end) is row and not keep_end:
@@ -132,6 +135,8 @@ def fields_for(target: Path, fields: Mapping[str, str]) -> dict[str, str]:
     ``quality`` and ``lossless`` are left out where the format has none, since a folder holds
     pictures of several formats.
     """
+    if suffix_of(target.name) is not None:
+        return dict(fields)  # each page has its own
     row = by_alias(target.suffix.removeprefix(".")) or PNG
     chosen = {**fields, "format": row.result_name}
     if "format" not in fields:

@@ -33,6 +33,8 @@ class Made:
     input_size: Size
     output_size: Size
     device: str
+    failed_pages: int = 0
+    """Of an archive: pages that stay as they are."""
 
 
 class Upscaler(Protocol):

@@ -28,13 +28,14 @@ from upscaled.batch.events import (
     Done,
     Event,
     Failed,
+    Page,
     Planned,
     Progressed,
     Skipped,
     Started,
     Summary,
 )
-from upscaled.commands.wording import failure, printable
+from upscaled.commands.wording import failure, page_failure, printable
 
 _NAME_CHARACTERS = 40
 _MOST_BARS = 12
@@ -109,6 +110,8 @@ class BarReport:
                     self._bars[event.source] = self._pictures.add_task(shown, total=100)
             case Progressed() if event.source in self._bars:
                 self._pictures.update(self._bars[event.source], completed=event.percent)
+            case Page() if event.error:
+                self._live.console.print(page_failure(event))
             case Failed():
                 self._live.console.print(failure(event))
                 self._ended(event.source)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from upscaled import serial
-from upscaled.batch.events import Done, Event, Failed, Planned, Report, Summary
-from upscaled.commands.wording import duration, failure, printable, summary_lines
+from upscaled.batch.events import Done, Event, Failed, Page, Planned, Report, Summary
+from upscaled.commands.wording import duration, failure, page_failure, printable, summary_lines
 
 
 class JsonReport:
@@ -53,6 +53,9 @@ class LineReport:
                 self._print(f"{printable(event.target)}: {sizes}, {duration(event.seconds)}")
             case Failed():
                 self._errors.write(failure(event) + "\n")
+                self._errors.flush()
+            case Page() if event.error:
+                self._errors.write(page_failure(event) + "\n")
                 self._errors.flush()
             case Summary():
                 self._print("\n".join(summary_lines(event)))

@@ -6,13 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import glob
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from upscaled.batch.archiving import is_archive
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger
@@ -23,7 +25,7 @@ from upscaled.batch.upscaler import Made, Task
 from upscaled.commands.progress import ProgressBar
 from upscaled.commands.reports import reporting
 from upscaled.commands.upscale_options import fields_of
-from upscaled.commands.upscalers import made_by, sizes
+from upscaled.commands.upscalers import made_by, sizes, with_archives
 from upscaled.config.settings import Config
 from upscaled.errors import BadRequestError, ConfigError
 from upscaled.formats import by_alias
@@ -39,7 +41,8 @@ async def upscale(options: argparse.Namespace, config: Config) -> int:
     if not _is_one_file(options):
         return await _upscale_folder(options, config, fields)
     source, target = Path(options.inputs[0]), Path(options.target)
-    if options.json or options.dry_run or options.skip_existing or options.only_below:
+    one_by_one = (options.json, options.dry_run, options.skip_existing, options.only_below)
+    if is_archive(source) or any(one_by_one):
         return await _upscale_one_as_batch(options, config, fields, source, target)
     await _upscale_one(options, config, fields, source, target)
     return 0
@@ -50,6 +53,8 @@ def _is_one_file(options: argparse.Namespace) -> bool:
     (first, *others), target = options.inputs, options.target
     # These tell no error for a name that is too long; the checks of a single file do.
     if others or os.path.isdir(first) or os.path.isdir(target) or target.endswith(os.sep):  # noqa: PTH112
+        return False
+    if is_archive(PurePath(first)) and not is_archive(PurePath(target)):
         return False
     return os.path.lexists(first) or not glob.has_magic(first)
 
@@ -132,7 +137,8 @@ async def _upscale_one_as_batch(
     source: Path,
     target: Path,
 ) -> int:
-    fields = _with_format(fields, target)
+    if not is_archive(source):
+        fields = _with_format(fields, target)
     async with _work_folder(source, target) as work:
         return await _run(
             options, config, fields, work,
@@ -146,9 +152,12 @@ async def _work_folder(source: Path, target: Path) -> AsyncIterator[Path]:
     folder = await asyncio.to_thread(_make_work_folder, source, target)
     try:
         yield folder
-    finally:
-        with as_sentence(folder):
-            await asyncio.to_thread(shutil.rmtree, folder)
+    except BaseException:
+        if not is_archive(source):  # the next run goes on with that
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        raise
+    with as_sentence(folder):
+        await asyncio.to_thread(shutil.rmtree, folder)
 
 
 def _make_work_folder(source: Path, target: Path) -> Path:
@@ -161,6 +170,11 @@ def _make_work_folder(source: Path, target: Path) -> Path:
             raise ConfigError(f"{target} is the picture itself; name another file for the result.")
         with source.open("rb"):
             pass
+        if is_archive(source):
+            name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+            folder = target.absolute().with_name(f".upscaled-{name}")
+            folder.mkdir(exist_ok=True)
+            return folder
         return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=target.absolute().parent))
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}.") from None
@@ -307,10 +321,12 @@ async def _run(
     )
     async with made_by(options, config, work) as upscaler, sizes(config) as size_of:
         with reporting(sys.stdout, sys.stderr, json=options.json) as report:
-            batch = Batch(upscaler, size_of, ledger, naming, chosen, report)
-            await batch.prepare()
-            try:
-                await batch.run(found)
-            finally:
-                report(batch.summary)
-    return 1 if batch.summary.failed else 0
+            archives = with_archives(upscaler, work, size_of, chosen.only_below, report)
+            async with archives as both:
+                batch = Batch(both, size_of, ledger, naming, chosen, report)
+                await batch.prepare()
+                try:
+                    await batch.run(found)
+                finally:
+                    report(batch.summary)
+    return 1 if batch.summary.failed or batch.summary.failed_pages else 0

@@ -15,6 +15,7 @@ examples:
   upscaled upscale photo.jpg large.png --scale 2
   upscaled upscale --recursive scans/ large/          a folder, its tree mirrored
   upscaled upscale *.jpg large/ --suffix _4x          photo.jpg becomes large/photo_4x.jpg
+  upscaled upscale book.cbz large/                    also ZIP, EPUB and TAR
   upscaled upscale scans/ large/ --only-below 2MP     leave larger pictures alone
   upscaled upscale scans/ large/ --dry-run            what would be done, and how long it takes
   upscaled upscale scans/ large/ --server http://nas:8089
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         metavar="IN",
         nargs="+",
-        help="pictures, folders or patterns such as 'scans/*.png'; -: standard input",
+        help="pictures, archives, folders or patterns such as 'scans/*.png'; -: standard input",
     )
     parser.add_argument(
         "target",

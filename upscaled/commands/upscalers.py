@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from upscaled.batch.archiving import ArchiveUpscaler
+from upscaled.batch.events import Report
+from upscaled.batch.limits import SizeLimit
 from upscaled.batch.upscaler import Upscaler
 from upscaled.config.settings import Config
 from upscaled.pictures import Size
@@ -34,6 +37,19 @@ async def made_by(
 
         upscaler = LocalUpscaler(config, work)
     async with upscaler:
+        yield upscaler
+
+
+@contextlib.asynccontextmanager
+async def with_archives(
+    inner: Upscaler,
+    work: Path,
+    size_of: Callable[[Path], Awaitable[Size]],
+    only_below: SizeLimit | None,
+    report: Report,
+) -> AsyncIterator[Upscaler]:
+    """Yield what takes archives too."""
+    async with ArchiveUpscaler(inner, work / "archives", size_of, only_below, report) as upscaler:
         yield upscaler
 
 

@@ -16,7 +16,7 @@ from upscaled.batch.naming import Naming
 from upscaled.batch.watching import After, Watcher, WatchOptions
 from upscaled.commands.reports import JsonReport, LineReport
 from upscaled.commands.upscale_options import fields_of
-from upscaled.commands.upscalers import made_by, sizes
+from upscaled.commands.upscalers import made_by, sizes, with_archives
 from upscaled.config.settings import Config
 from upscaled.errors import ConfigError
 
@@ -42,12 +42,14 @@ async def watch(options: argparse.Namespace, config: Config) -> int:
             reserve_names=wanted.after is not After.KEEP,
         )
         async with made_by(options, config, ledger.work) as upscaler, sizes(config) as size_of:
-            batch = Batch(upscaler, size_of, ledger, naming, chosen, report)
-            watcher = Watcher(
-                batch, ledger, naming, wanted, upscaler.parallel, report,
-                lambda sentence: print(f"upscaled: {sentence}", file=sys.stderr, flush=True),
-            )  # fmt: skip
-            await watcher.run()
+            archives = with_archives(upscaler, ledger.work, size_of, chosen.only_below, report)
+            async with archives as both:
+                batch = Batch(both, size_of, ledger, naming, chosen, report)
+                watcher = Watcher(
+                    batch, ledger, naming, wanted, both.parallel, report,
+                    lambda sentence: print(f"upscaled: {sentence}", file=sys.stderr, flush=True),
+                )  # fmt: skip
+                await watcher.run()
     finally:
         await asyncio.to_thread(ledger.close)
     return 0

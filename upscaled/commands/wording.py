@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upscaled.batch.events import Failed, Summary
+from upscaled.batch.events import Failed, Page, Summary
 
 _SKIPPED = {
     "unchanged": "unchanged",
@@ -26,6 +26,12 @@ def failure(event: Failed) -> str:
     return f"upscaled: {sentence}" if name in sentence else f"upscaled: {name}: {sentence}"
 
 
+def page_failure(event: Page) -> str:
+    """Return the line about a page that stays as it is."""
+    name = printable(Path(event.name))
+    return f"upscaled: {printable(event.source)}, page {event.number}, {name}: {event.error}"
+
+
 def summary_lines(summary: Summary) -> list[str]:
     """Return the end of a run as lines."""
     parts = [f"{summary.done:,} done"] if summary.done or not summary.planned else []
@@ -35,6 +41,10 @@ def summary_lines(summary: Summary) -> list[str]:
               if summary.skipped[key]]  # fmt: skip
     if summary.failed:
         parts.append(f"{len(summary.failed):,} failed")
+    if summary.failed_pages:
+        one = summary.failed_pages == 1
+        pages = "page left as it was" if one else "pages left as they were"
+        parts.append(f"{summary.failed_pages:,} {pages}")
     noun = "picture" if summary.total == 1 else "pictures"
     lines = [f"{summary.total:,} {noun}: {', '.join(parts)}."]
     if summary.failed:
