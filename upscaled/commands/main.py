@@ -124,7 +124,7 @@ def _flagged() -> list[Setting]:
 # Each imports its own modules, so that `--version` does not wait for large libraries.
 
 
-async def _serve(_options: argparse.Namespace, config: Config) -> int:
+async def _serve(options: argparse.Namespace, config: Config) -> int:
     from upscaled.server.serve import serve  # noqa: PLC0415
 
     def ready(url: str) -> None:
@@ -138,8 +138,30 @@ async def _serve(_options: argparse.Namespace, config: Config) -> int:
         print(f"  curl{token} {api}/status/JOB_ID")
         print(f"  curl{token} -OJ {api}/download/JOB_ID", flush=True)
 
-    await serve(config, ready)
+    await serve(config, ready, works=options.work)
     return 0
+
+
+async def _work(_options: argparse.Namespace, config: Config) -> int:
+    from upscaled.server.work import work  # noqa: PLC0415
+
+    def ready(name: str) -> None:
+        print(f"Doing jobs of the cluster as {name}", flush=True)
+
+    await work(config, ready)
+    return 0
+
+
+async def _cluster_status(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.cluster import show_status  # noqa: PLC0415
+
+    return await show_status(config, as_json=options.json)
+
+
+async def _cluster_drain(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.cluster import drain  # noqa: PLC0415
+
+    return await drain(config, options.worker)
 
 
 async def _upscale(options: argparse.Namespace, config: Config) -> int:
@@ -217,14 +239,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     serve = _command(commands, "serve", _serve, "Run the server.", logs_all=True)
-    for setting in _flagged():
-        rule = setting.rule
-        serve.add_argument(
-            str(rule.flag),
-            dest=setting.name,
-            metavar="|".join(rule.choices) or setting.key.upper(),
-            help=f"{rule.help} (default: {setting.default})".replace("%", "%%"),
-        )
+    _add_settings(serve, _flagged())
+    serve.add_argument(
+        "--work", action="store_true", help="in a cluster: do jobs too, not only answer requests"
+    )
+    _add_cluster_commands(commands)
 
     add_upscale_arguments(
         _command(commands, "upscale", _upscale, "Enlarge pictures and folders of pictures.")
@@ -286,6 +305,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, chosen: list[Setting]) -> None:
+    for setting in chosen:
+        rule = setting.rule
+        parser.add_argument(
+            str(rule.flag),
+            dest=setting.name,
+            metavar="|".join(rule.choices) or setting.key.upper(),
+            help=f"{rule.help} (default: {setting.default})".replace("%", "%%"),
+        )
+
+
+def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    work = _command(commands, "work", _work, "Do the jobs of a cluster.", logs_all=True)
+    _add_settings(work, [one for one in _flagged() if one.section != "server"])
+    status = "Show the members and the queue of a cluster."
+    cluster = _command(commands, "cluster", _cluster_status, "Look after a cluster.")
+    actions = cluster.add_subparsers(title="actions", metavar="ACTION")
+    for parser in (cluster, _command(actions, "status", _cluster_status, status)):
+        parser.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON"
+        )
+    cluster.set_defaults(json=False)
+    drain = _command(
+        actions, "drain", _cluster_drain, "Let a worker finish its jobs, take no more, and end."
+    )
+    drain.add_argument("worker", metavar="WORKER", help="its name, as `cluster status` shows it")
 
 
 def _command(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.config import types as allowed
+from upscaled.config.cluster_settings import ClusterSettings
 from upscaled.config.server_settings import ServerSettings
 from upscaled.config.types import setting as _setting
 from upscaled.formats import INPUT_NAMES
@@ -347,6 +348,7 @@ class Config:
     logging: LoggingSettings = LoggingSettings()
     features: FeatureSettings = FeatureSettings()
     metrics: MetricsSettings = MetricsSettings()
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     base: Path = field(default_factory=Path.cwd)
     kept: Path | None = None
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from upscaled.config.cluster_settings import ClusterSettings
 from upscaled.config.server_settings import ServerSettings
 from upscaled.config.settings import (
     FeatureSettings,
@@ -55,6 +56,7 @@ SECTIONS: Mapping[str, type] = {
     "logging": LoggingSettings,
     "features": FeatureSettings,
     "metrics": MetricsSettings,
+    "cluster": ClusterSettings,
 }
 
 

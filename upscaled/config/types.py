@@ -57,6 +57,12 @@ def setting(default: Any, help_: str, **rule: Any) -> Any:
 # --- checks: each returns what is allowed if the value is not, else None -----------------------
 
 
+def member_name(value: str) -> str | None:
+    """Check the name of a cluster's member."""
+    fits = not value or _TOKEN_NAME.fullmatch(value)
+    return None if fits else "up to 64 letters, digits, dots, dashes and underscores, or nothing"
+
+
 def public_url(value: str) -> str | None:
     """Check the address under which callers reach the server."""
     if not value or re.fullmatch(rf"({_ORIGIN.pattern})?(/[A-Za-z0-9._~-]+)*/?", value):

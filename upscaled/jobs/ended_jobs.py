@@ -126,6 +126,10 @@ class EndedJobs:
             self._unrecorded.pop(job_id, None)
             self._untidy.pop(job_id, None)
 
+    def drop(self, job_id: str) -> None:
+        """Forget an ended job whose record was deleted."""
+        self._ended.pop(job_id, None)
+
     def unrecorded(self, job_id: str) -> Job | None:
         """Return a job whose result is gone, if that could not be recorded yet."""
         return self._unrecorded.get(job_id)

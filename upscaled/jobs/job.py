@@ -147,6 +147,8 @@ class Job:
     """When a proxy had received the whole result, which its caller may still be reading."""
     work: str = ""
     """Digest of the work behind the result, by which the cache keeps it; empty before the end."""
+    result_key: str = ""
+    """Of the blob that holds the result, in a cluster."""
     result_gone: str | None = None
     """Why the file is deleted: ``downloaded``, ``expired`` or ``lost``."""
 

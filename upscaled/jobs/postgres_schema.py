@@ -63,6 +63,13 @@ _JOBS = """
     END $$;
     CREATE TRIGGER jobs_changed BEFORE INSERT OR UPDATE ON jobs
         FOR EACH ROW EXECUTE FUNCTION jobs_changed();
+    CREATE FUNCTION jobs_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_notify('upscaled_jobs', OLD.id);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs
+        FOR EACH ROW EXECUTE FUNCTION jobs_deleted();
 
     CREATE TABLE submission_keys (
         owner TEXT NOT NULL,
@@ -95,19 +102,15 @@ _JOBS = """
     CREATE INDEX messages_by_job ON messages (job_id, number);
     CREATE INDEX messages_pending ON messages (owner, job_id, number) WHERE state = 'pending';
 
-    CREATE UNLOGGED TABLE progress (
-        job_id TEXT PRIMARY KEY,
-        attempt INTEGER NOT NULL,
-        document TEXT NOT NULL
-    );
-    COMMENT ON TABLE progress IS 'how far work is; unlogged, since a crash may forget it';
-
     CREATE TABLE fair_clock (single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
         virtual DOUBLE PRECISION NOT NULL);
     INSERT INTO fair_clock (virtual) VALUES (0);
     CREATE TABLE fair_shares (client TEXT PRIMARY KEY, finish DOUBLE PRECISION NOT NULL);
-    CREATE TABLE model_speeds (model TEXT PRIMARY KEY,
-        seconds_per_megapixel DOUBLE PRECISION NOT NULL);
+    CREATE TABLE rates (key TEXT PRIMARY KEY, document TEXT NOT NULL);
+    COMMENT ON TABLE rates IS 'how long work took, by what it was';
+    CREATE TABLE cluster (single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
+        identity TEXT NOT NULL, blobs TEXT NOT NULL);
+    COMMENT ON TABLE cluster IS 'the blobs that belong to these records';
 
     CREATE TABLE members (
         id TEXT PRIMARY KEY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import LiteralString
 from weakref import WeakValueDictionary
 
@@ -11,21 +11,26 @@ import psycopg
 
 from upscaled import serial
 from upscaled.jobs import postgres_outbox, store
-from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.database import Connection, Database, Work
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.messages import Message, PendingJob
 from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
 
-_PUT: LiteralString = """
+_INSERT: LiteralString = """
     INSERT INTO jobs (id, state, created, finished, has_result, document, owner, model, client_ref,
-        client)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        client, delivery, cost, tag)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+_PUT: LiteralString = (
+    _INSERT
+    + """
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, created = excluded.created,
         finished = excluded.finished, has_result = excluded.has_result,
         document = excluded.document, owner = excluded.owner, model = excluded.model,
         client_ref = excluded.client_ref, client = excluded.client
 """
+)
 
 
 class PostgresJobStore:
@@ -68,7 +73,7 @@ class PostgresJobStore:
         messages: Sequence[Message] = (),
     ) -> None:
         """Insert or replace the job, with its key and its messages."""
-        row = row_of(job)
+        row = (*row_of(job), None, 0.0, 0.0)
 
         async def write(connection: Connection) -> None:
             await connection.execute(_PUT, row)
@@ -77,11 +82,16 @@ class PostgresJobStore:
             if messages:
                 await postgres_outbox.insert(connection, messages)
 
-        async def in_order() -> None:
-            async with self._lock(job.id):
+        await self._in_order(job.id, write)
+
+    async def _in_order(self, job_id: str, write: Work[None]) -> None:
+        """Run a transaction that changes a job, after those that were begun before."""
+
+        async def in_turn() -> None:
+            async with self._lock(job_id):
                 await self.database.run(write)
 
-        writing = asyncio.create_task(in_order(), name=f"put-{job.id}")
+        writing = asyncio.create_task(in_turn(), name=f"put-{job_id}")
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
         # Shielded: what a cancelled caller began is written all the same.
@@ -156,8 +166,7 @@ class PostgresJobStore:
         async def erase(connection: Connection) -> None:
             await delete_job(connection, job_id)
 
-        async with self._lock(job_id):
-            await self.database.run(erase)
+        await self._in_order(job_id, erase)
 
     async def messages_of(self, job_id: str) -> list[Message]:
         return await self.database.run(lambda c: postgres_outbox.of_job(c, job_id))
@@ -173,6 +182,40 @@ class PostgresJobStore:
 
     async def settle(self, message: Message) -> None:
         await self.database.run(lambda c: postgres_outbox.settle(c, message))
+
+    async def load_rates(self) -> dict[str, str]:
+        """Return how long work took, by key; see `RateStore`."""
+
+        async def read(connection: Connection) -> dict[str, str]:
+            found = await connection.execute("SELECT key, document FROM rates")
+            return {str(key): str(document) for key, document in await found.fetchall()}
+
+        return await self.database.run(read)
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        """Insert or replace rates; of several members that measured one, the latest stays."""
+
+        async def write(connection: Connection) -> None:
+            async with connection.cursor() as cursor:
+                await cursor.executemany(
+                    "INSERT INTO rates VALUES (%s, %s) ON CONFLICT (key) DO UPDATE "
+                    "SET document = excluded.document",
+                    sorted(rates.items()),
+                )
+
+        await self.database.run(write)
+
+    async def with_tags(self, job_ids: Collection[str]) -> dict[str, tuple[Job, float]]:
+        """Return jobs and their tags, by id, as far as there are records of them."""
+
+        async def read(connection: Connection) -> dict[str, tuple[Job, float]]:
+            found = await connection.execute(
+                "SELECT document, tag FROM jobs WHERE id = ANY(%s)", (list(job_ids),)
+            )
+            jobs = [(serial.decode(row[0], Job), float(row[1])) for row in await found.fetchall()]
+            return {job.id: (job, tag) for job, tag in jobs}
+
+        return await self.database.run(read)
 
     async def _select(self, condition: LiteralString, values: Sequence[object]) -> list[Job]:
         async def read(connection: Connection) -> list[Job]:
@@ -198,6 +241,21 @@ def row_of(job: Job) -> tuple[object, ...]:
     )
 
 
+async def insert_job(
+    connection: Connection, job: Job, *, delivery: int, cost: float, tag: float
+) -> None:
+    """Insert a new job.
+
+    Args:
+        connection: in a transaction.
+        job: the job.
+        delivery: number of its delivery in procrastinate's table.
+        cost: seconds of work that it counts for.
+        tag: its place in the order.
+    """
+    await connection.execute(_INSERT, (*row_of(job), delivery, cost, tag))
+
+
 async def update_job(connection: Connection, job: Job) -> None:
     """Replace the record of a job that there is."""
     job_id, *values = row_of(job)
@@ -212,7 +270,6 @@ async def delete_job(connection: Connection, job_id: str) -> None:
     """Delete a job's record, its messages and the keys that stand for it."""
     await connection.execute("DELETE FROM jobs WHERE id = %s", (job_id,))
     await connection.execute("DELETE FROM submission_keys WHERE job_id = %s", (job_id,))
-    await connection.execute("DELETE FROM progress WHERE job_id = %s", (job_id,))
     await postgres_outbox.forget(connection, job_id)
 
 

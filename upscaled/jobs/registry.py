@@ -104,6 +104,17 @@ class JobRegistry:
             self._untold.discard(job.id)
         self._updates.tell(job, state=True)
 
+    def take_up(self, job: Job) -> None:
+        """Add a job that is recorded already, and waits to be done here."""
+        job = replace(job, state=JobState.QUEUED, progress=0, started=None, device=None)
+        self._active[job.id] = job
+        self.arrivals.add(job)
+        self._updates.tell(job, state=True)
+
+    def is_ending(self, job_id: str) -> bool:
+        """Tell whether the end of a job is being recorded."""
+        return job_id in self._ending
+
     async def _put(self, job: Job, key: SubmissionKey | None = None) -> None:
         messages = self._messages(job)
         await self._store.put(job, key, messages=messages)

@@ -36,6 +36,8 @@ class ResultFile:
     media_type: str
     sha256: str
     """SHA-256 of the file, in hexadecimal."""
+    key: str = ""
+    """Of the blob that holds it, in a cluster."""
 
 
 def gone(why: str) -> ResultGoneError:
@@ -70,4 +72,5 @@ def result_of(job: Job, folder: Path) -> ResultFile:
         f"{stem}_{suffix}.{job.request.format}",
         result_format(job.request.format).media_type,
         job.receipt["output"]["sha256"],
+        job.result_key,
     )

@@ -163,6 +163,14 @@ class Workspace:
         for path in (folder / UPLOAD, folder, self._jobs):
             files.sync(path)
 
+    async def take_upload(self, job_id: str, path: Path) -> None:
+        """Bring the upload of a job to ``path`` too.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        await asyncio.to_thread(os.link, self.upload_of(job_id), path)
+
     async def flush_folder(self, job_id: str) -> None:
         """Bring the names in a job's folder to the disk.
 

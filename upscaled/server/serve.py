@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import logging
-import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,8 @@ from upscaled.errors import ConfigError, UpscaledError
 from upscaled.metrics.metrics import Metrics
 from upscaled.server import open_files, process_limits, room, sd_notify
 from upscaled.server.accept_errors import AcceptErrors
+from upscaled.server.roles import make_service
+from upscaled.server.stop import Stop
 from upscaled.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -34,23 +35,12 @@ _BACKLOG = 1024
 """Connections that wait to be accepted; of those beyond, each would try again after a second."""
 
 
-class _Stop:
-    """What SIGTERM and Ctrl-C ask for: the first to stop, the second to stop at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
-
-    def signal(self) -> None:
-        """Record a signal."""
-        (self.at_once if self.asked.is_set() else self.asked).set()
-
-
-async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
+async def serve(config: Config, on_ready: Callable[[str], None], *, works: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the wait for running jobs.
 
     Args:
         config: the settings.
+        works: an API server of a cluster does jobs too.
         on_ready: called with the server's URL, without a path, when it answers requests.
 
     Raises:
@@ -59,16 +49,15 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
     """
     for sentence in await asyncio.to_thread(_warnings, config):
         log.warning(sentence)
-    stop = _Stop()
+    stop = Stop()
+    stop.listen()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.signal)
     # The address first: a second server must not get as far as taking up the first one's jobs.
     listeners = await _listeners(config.server.host, config.server.port)
     try:
-        service = Service(_fitted(config))
+        service = make_service(_fitted(config), works=works)
         loop.set_exception_handler(AcceptErrors())
-        if await _started(service, stop):
+        if await stop.unless_asked(service.start()):
             try:
                 await _answer(config, service, listeners, stop, on_ready)
             finally:
@@ -76,8 +65,7 @@ async def serve(config: Config, on_ready: Callable[[str], None]) -> None:
     finally:
         for listener in listeners:
             listener.close()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        stop.ignore()
 
 
 def _warnings(config: Config) -> list[str]:
@@ -97,29 +85,11 @@ def _fitted(config: Config) -> Config:
     return replace(config, server=replace(config.server, max_connections=most))
 
 
-async def _started(service: Service, stop: _Stop) -> bool:
-    """Start the service; give up and return False where the stop is asked for meanwhile."""
-    starting = asyncio.create_task(service.start(), name="start")
-    asked = asyncio.create_task(stop.asked.wait(), name="stop asked")
-    try:
-        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        asked.cancel()
-        if not starting.done():
-            log.info("Stopping.")
-            starting.cancel()
-            await asyncio.wait([starting])
-    if starting.cancelled():
-        return False
-    await starting
-    return True
-
-
 async def _answer(
     config: Config,
     service: Service,
     listeners: list[socket.socket],
-    stop: _Stop,
+    stop: Stop,
     on_ready: Callable[[str], None],
 ) -> None:
     """Answer requests until the stop is asked for and running jobs have had their time."""
@@ -188,7 +158,7 @@ async def _serve_metrics(config: Config, metrics: Metrics | None) -> web.AppRunn
     return runner
 
 
-async def _cut_off(connections: Connections, stop: _Stop) -> None:
+async def _cut_off(connections: Connections, stop: Stop) -> None:
     """End all connections when the stop is wanted at once."""
     await stop.at_once.wait()
     log.info("Stopping at once; unfinished jobs go on at the next start.")

@@ -276,12 +276,8 @@ class Admission:
             keep_metadata=wishes.keep_metadata,
         )
 
-    async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
-        """Refuse a job for which disk or memory is too small."""
-        files = model.files_for(request.factor(probe.size))
-        native = files.native_scale
-        with contextlib.suppress(OSError):  # the job will report what is wrong with its files
-            await asyncio.to_thread(check_memory, self._config, self._choice, files)
+    def _check_limit(self, request: JobRequest, probe: Probe) -> int:
+        """Refuse a job for which the limit of memory is too small; return the bytes it needs."""
         memory = memory_bytes(probe.size, request.output_size, request.format)
         most = self._config.limits.imaging_memory_mb << 20
         if memory > most:
@@ -289,6 +285,15 @@ class Admission:
                 f"The job needs about {memory >> 20} MiB of memory and may take {most >> 20} MiB "
                 "(limits.imaging_memory_mb); use a smaller scale or picture."
             )
+        return memory
+
+    async def _check_room(self, request: JobRequest, model: Model, probe: Probe) -> None:
+        """Refuse a job for which disk or memory is too small."""
+        files = model.files_for(request.factor(probe.size))
+        native = files.native_scale
+        with contextlib.suppress(OSError):  # the job will report what is wrong with its files
+            await asyncio.to_thread(check_memory, self._config, self._choice, files)
+        memory = self._check_limit(request, probe)
         most = await asyncio.to_thread(available)
         if memory > most:
             raise NoMemoryError(

@@ -105,20 +105,30 @@ class Cleaner:
                 await self.clean(time.time())
             except Exception:
                 log.exception("The clean-up failed; it is tried again in a minute.")
-            # Part of the shortest time to live, so that it is kept accurately.
-            shortest = min(
-                self._result_ttl, self._record_ttl, self.grace.seconds or self._result_ttl
-            )
-            await asyncio.sleep(min(_ROUND_SECONDS, shortest / 4))
+            await asyncio.sleep(self.round_seconds)
+
+    @property
+    def round_seconds(self) -> float:
+        """Seconds between two rounds: part of the shortest time to live, to keep it accurately."""
+        shortest = min(self._result_ttl, self._record_ttl, self.grace.seconds or self._result_ttl)
+        return min(_ROUND_SECONDS, shortest / 4)
 
     async def clean(self, now: float) -> None:
         """Delete everything that is too old at ``now`` (seconds since the epoch)."""
+        await self.clean_own()
+        await self.clean_old(now)
+
+    async def clean_own(self) -> None:
+        """Finish what could not be deleted or recorded before; end grace periods."""
         await self._registry.ended.tidy_again()
         await self._workspace.remove_leftovers()
         for job in self._registry.ended.all_unrecorded():
             await self.let_go(job, job.result_gone or "lost")
         for job_id in self.grace.over():
             await self._end_grace(job_id)
+
+    async def clean_old(self, now: float) -> None:
+        """Delete results, uploads, records and keys that are too old at ``now``."""
         gone = {job.id for job in self._registry.ended.all_unrecorded()}
         for job in await self._store.finished_before(
             now - self._result_ttl - self._jumps.within(self._result_ttl), with_result=True

@@ -155,6 +155,10 @@ class Dispatcher:
         """Let a job have the result of the one that leads its group."""
         self.followers.add(job, group)
 
+    async def fail(self, job_id: str, sentence: str) -> None:
+        """Let a job fail that can't be begun."""
+        await self._outcomes.failed(job_id, sentence)
+
     async def _queue_again(self, job_id: str) -> bool:
         """Queue a job that was set aside; False if it has ended meanwhile."""
         job = self._registry.peek(job_id)

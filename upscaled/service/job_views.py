@@ -35,6 +35,10 @@ class JobViews:
             NoViewError: the job has none, or none any more.
         """
         picture = self._source(job) if side == SOURCE else self._result(job)
+        return await self._found(job, side, picture)
+
+    async def _found(self, job: Job, side: str, picture: ViewedPicture) -> ViewedPicture:
+        """Return a picture whose file is there."""
         if not await asyncio.to_thread(_is_there, picture.path):
             raise NoViewError(f"The {side} of this job is no longer on the server.")
         return picture

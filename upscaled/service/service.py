@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
@@ -18,7 +17,6 @@ from upscaled.errors import (
     UpscaledError,
 )
 from upscaled.formats import INPUT_NAMES
-from upscaled.imaging import Imaging
 from upscaled.jobs.job import JobState
 from upscaled.jobs.order import Order
 from upscaled.jobs.result_cache import ResultCache
@@ -32,6 +30,7 @@ from upscaled.service.cleanup import Cleaner
 from upscaled.service.foundation import Foundation, on_one_machine
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
+from upscaled.service.imaging_parts import make_imaging
 from upscaled.service.job_access import JobAccess
 from upscaled.service.job_views import JobViews
 from upscaled.service.model_imports import ModelImports
@@ -90,6 +89,9 @@ class Service:
         foundation: where jobs are kept; None: on this machine.
     """
 
+    measures_ways = True
+    """Whether ways to run networks are measured while the service is idle."""
+
     def __init__(
         self,
         config: Config,
@@ -114,9 +116,9 @@ class Service:
             config.storage.result_cache_hours * 3600,
         )
         limits = config.limits
-        self._imaging = _imaging(config, config.features.input_formats, limits.max_input_megapixels)
+        self._imaging = make_imaging(config)
         # Their own processes, so that nobody's job or upload waits for someone's looking.
-        self._looking = _imaging(
+        self._looking = make_imaging(
             config, INPUT_NAMES, max(limits.max_input_megapixels, limits.max_output_megapixels)
         )
         self.views = Views(
@@ -125,11 +127,11 @@ class Service:
             config.data_dir / "views",
             config.storage.view_cache_mb << 20,
         )
-        self.job_views = JobViews(self._workspace, self.views)
-        self._cleaner = Cleaner(
-            self._store,
-            self._registry,
-            self._workspace,
+        self.job_views = self._make_job_views()
+        self._cleaner = self._make_cleaner(
+            store=self._store,
+            registry=self._registry,
+            workspace=self._workspace,
             cache=self.result_cache,
             result_ttl=config.storage.result_ttl_hours * 3600,
             record_ttl=config.storage.record_ttl_hours * 3600,
@@ -234,12 +236,12 @@ class Service:
                 self._workspace,
                 lambda: {job.request.model_name for job in self._registry.active()},
             )
-            jobs = JobAccess(
-                self._registry,
-                self._store,
-                self._workspace,
-                self._cleaner,
-                runner,
+            jobs = self._make_jobs(
+                registry=self._registry,
+                store=self._store,
+                workspace=self._workspace,
+                cleaner=self._cleaner,
+                dispatcher=runner,
                 timing=timing,
                 shared=shared,
                 result_cache=self.result_cache,
@@ -247,7 +249,21 @@ class Service:
                 deletions=self._deletions,
             )
             deliveries = make_deliveries(self.config, self._store, self.outgoing)
-            reports = self._make_reports(shop, health, submissions, runner, deliveries)
+            reports = self._make_reports(
+                gpu_ids=self.config.upscaler.gpu_ids,
+                choice=choice,
+                pool=pool,
+                registry=self._registry,
+                workspace=self._workspace,
+                health=health,
+                submissions=submissions,
+                dispatcher=runner,
+                cleaner=self._cleaner,
+                shared=shared,
+                result_cache=self.result_cache,
+                verifications=shop.pipeline.verifications,
+                webhooks=deliveries,
+            )
             self._started = _Started(
                 choice, submissions, runner, recovery, timing, health, pool, shared,
                 previews, imports, jobs, reports,
@@ -268,9 +284,9 @@ class Service:
             )
             run_beside(closing, positions, "positions")
             await self._log_speed(timing.speeds)
-            self._run_cleaner(closing)
+            await self._run_housework(closing)
             run_beside(closing, imports.run(), "model imports")
-            if shop.ways.used and self._ways_file is None:
+            if self.measures_ways and shop.ways.used and self._ways_file is None:
                 calibrator = await make_calibrator(
                     self.config, choice, shop.ways, shop.pipeline, submissions, previews, imports,
                     self._registry,
@@ -311,34 +327,23 @@ class Service:
             Callbacks(self.config, self.outgoing, self._store),
         )
 
-    def _make_reports(
-        self,
-        shop: Workshop,
-        health: Health,
-        submissions: Submissions,
-        runner: JobRunner,
-        deliveries: Deliveries | None,
-    ) -> Reports:
-        return Reports(
-            self.config.upscaler.gpu_ids,
-            shop.choice,
-            shop.pool,
-            self._registry,
-            self._workspace,
-            health,
-            submissions=submissions,
-            dispatcher=runner,
-            cleaner=self._cleaner,
-            shared=shop.shared,
-            result_cache=self.result_cache,
-            verifications=shop.pipeline.verifications,
-            webhooks=deliveries,
-        )
+    def _make_job_views(self) -> JobViews:
+        return JobViews(self._workspace, self.views)
+
+    def _make_cleaner(self, **parts: Any) -> Cleaner:
+        return Cleaner(**parts)
+
+    def _make_jobs(self, **parts: Any) -> JobAccess:
+        return JobAccess(**parts)
+
+    def _make_reports(self, **parts: Any) -> Reports:
+        return Reports(**parts)
 
     def _run_deliveries(self, closing: contextlib.AsyncExitStack, deliveries: Deliveries) -> None:
         run_beside(closing, deliveries.run(), "webhooks")
 
-    def _run_cleaner(self, closing: contextlib.AsyncExitStack) -> None:
+    async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
+        """Run what is done beside the jobs until ``closing`` is closed."""
         run_beside(closing, self._cleaner.run(), "cleanup")
 
     async def _open_caches(self) -> None:
@@ -424,12 +429,3 @@ class Service:
     async def health_known(self) -> HealthState:
         """Wait for the end of the first self-test; return the state."""
         return await self._running.health.known()
-
-
-def _imaging(config: Config, formats: Collection[str], max_megapixels: float) -> Imaging:
-    return Imaging(
-        workers=2,
-        formats=frozenset(formats),
-        memory_limit_mb=config.limits.imaging_memory_mb,
-        max_pixels=int(max_megapixels * 1_000_000),
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -233,7 +232,7 @@ class Submissions:
             )
         upload = self._workspace.new_upload()
         try:
-            await asyncio.to_thread(os.link, self._workspace.upload_of(earlier.id), upload)
+            await self._workspace.take_upload(earlier.id, upload)
         except FileNotFoundError:
             raise WrongStateError(
                 "The upload of this job is no longer on the server; submit the picture again."

@@ -69,7 +69,8 @@ class Forecaster:
         self._looked = clock()
         self._crowd_seen = 1.0
         self._queue = queue
-        self._slots = slots
+        self.slots = slots
+        """How many jobs are upscaled at a time."""
         self._progress = progress
         self._clock = clock
         self._expected: dict[str, _Expected] = {}
@@ -156,7 +157,7 @@ class Forecaster:
         """
         head = self._queue.head()
         together = [*self._holders(), *self._taken, *([head.id] if head else [])]
-        if len(together) <= self._slots * self._shares and all(
+        if len(together) <= self.slots * self._shares and all(
             job_id in self._expected and self._expected[job_id].small for job_id in together
         ):
             return 0.0
@@ -203,7 +204,7 @@ class Forecaster:
 
     def _crowd(self) -> float:
         """Return how many jobs share a slot; each takes that many times as long."""
-        return max(1.0, len(self._holders()) / self._slots)
+        return max(1.0, len(self._holders()) / self.slots)
 
     def _work(self) -> float:
         """Return the seconds of work that each of a slot's jobs has had since the start."""
@@ -228,7 +229,7 @@ class Forecaster:
     def _slot_ends(self, now: float) -> list[float]:
         """Return a heap of the times at which the slots become free."""
         crowd = self._crowd()
-        slots = [now] * self._slots
+        slots = [now] * self.slots
         left = [
             max(0.0, self._remaining(job_id) - self._expected[job_id].estimate.finish) / crowd
             for job_id in self._holders()

@@ -1,0 +1,1 @@
+"""The same service on several machines: API servers and workers on PostgreSQL and shared blobs."""

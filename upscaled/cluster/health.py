@@ -1,0 +1,100 @@
+"""Health of a cluster as an API server reports it: whether there are workers that can upscale."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from upscaled.cluster import members
+from upscaled.cluster.members import WORKER, Member
+from upscaled.errors import StoreUnavailableError
+from upscaled.jobs.database import Connection, Database
+from upscaled.service.health import Health, HealthState
+from upscaled.service.reports import Reports
+
+_NOBODY = (
+    "No worker is there, so jobs wait. Start `upscaled work` on a machine that is to upscale, with "
+    "the same cluster.database_url and cluster.blobs."
+)
+
+
+class WorkersHealth(Health):
+    """`Health` of the workers, as they report it themselves.
+
+    Args:
+        database: knows the members.
+        lease_seconds: how long a worker may be silent.
+    """
+
+    def __init__(self, database: Database, lease_seconds: float) -> None:
+        super().__init__(_no_test, lambda: True)
+        self._database = database
+        self._lease_seconds = lease_seconds
+        self.workers: list[Member] = []
+
+    async def run(self) -> None:
+        """Look at the workers now and then until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._lease_seconds / 2)
+
+    async def look(self) -> None:
+        """Look at the workers."""
+
+        async def read(connection: Connection) -> list[Member]:
+            there = await members.present(connection, self._lease_seconds)
+            return [one.member for one in there if one.member.role == WORKER and not one.draining]
+
+        try:
+            self.workers = await self._database.run(read, patience=0.8)
+        except StoreUnavailableError as error:
+            self.state, self.reason = HealthState.FAILING, error.message
+        else:
+            self.state, self.reason = _summary(self.workers)
+        self._known.set()
+
+
+async def _no_test() -> Any:
+    raise AssertionError("an API server tests no device")
+
+
+def _summary(workers: list[Member]) -> tuple[HealthState, str | None]:
+    states = {worker.state for worker in workers}
+    if not workers:
+        return HealthState.FAILING, _NOBODY
+    if HealthState.OK in states:
+        return HealthState.OK, None
+    if HealthState.STARTING in states:
+        return HealthState.STARTING, None
+    return HealthState.FAILING, next((w.reason for w in workers if w.reason), None)
+
+
+class WorkersReports(Reports):
+    """`Reports` of a cluster.
+
+    Args:
+        workers: the health of the workers.
+        parts: those of `Reports`.
+    """
+
+    def __init__(self, workers: WorkersHealth, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._workers = workers
+
+    async def health(self) -> Mapping[str, object]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._workers.look()
+        told = dict(await super().health())
+        there = self._workers.workers
+        on_gpu = any(worker.gpu for worker in there)
+        return {
+            **told,
+            "engine": there[0].engine if there else told["engine"],
+            "devices": sorted({name for worker in there for name in worker.devices}),
+            "gpu": on_gpu,
+            "cpu_fallback": False,
+            "workers": len(there),
+        }

@@ -1,0 +1,58 @@
+"""The link of a process to its cluster: the database and the blobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upscaled.blobs.blobs import Blobs
+from upscaled.blobs.folder import FolderBlobs
+from upscaled.cluster import identity
+from upscaled.cluster.members import member_id
+from upscaled.config.settings import Config
+from upscaled.jobs.database import Database
+from upscaled.jobs.postgres_schema import migrate
+
+
+class Link:
+    """Database and blobs of a cluster. Between `open` and `close` they can be used.
+
+    Args:
+        config: names them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._named = config.cluster.blobs
+        self.name = member_id(config)
+        """This process among the members."""
+        self.database = Database(config.cluster.database_url)
+        self.blobs: Blobs = _blobs(config)
+
+    async def open(self) -> None:
+        """Connect, bring the schema up to date, and check that database and blobs are a pair.
+
+        Raises:
+            ConfigError: a setting is wrong.
+            StoreUnavailableError: database or blobs don't answer.
+        """
+        await self.database.open()
+        try:
+            await self.database.run(migrate)
+            await self.blobs.open()
+            await identity.check(self.database, self.blobs, self._named)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.blobs.close()
+        await self.database.close()
+
+
+def _blobs(config: Config) -> Blobs:
+    named = config.cluster.blobs
+    if "://" not in named:
+        return FolderBlobs(Path(config.path(named)))
+    from upscaled.blobs.object_store import ObjectStoreBlobs  # noqa: PLC0415 - a large library
+
+    return ObjectStoreBlobs(named)

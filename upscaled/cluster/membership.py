@@ -1,0 +1,133 @@
+"""Membership: a process shows that it is there, and looks after jobs of those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from upscaled.cluster import members, work_queue
+from upscaled.cluster.members import WORKER, Member, Seen
+from upscaled.cluster.rescue import Rescuer
+from upscaled.errors import StoreUnavailableError
+from upscaled.jobs.database import Connection, Database
+
+log = logging.getLogger(__name__)
+
+_BEATS = 4
+"""Signs of life in the time of a lease."""
+
+
+class Membership:
+    """One process as a member of its cluster.
+
+    Args:
+        database: where members show themselves.
+        describe: returns what the member is at the moment.
+        lease_seconds: how long it may be silent.
+        rescuer: takes jobs from those who are silent for longer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        describe: Callable[[], Member],
+        lease_seconds: float,
+        rescuer: Rescuer,
+    ) -> None:
+        self._database = database
+        self._describe = describe
+        self._lease_seconds = lease_seconds
+        self._rescuer = rescuer
+        self._works = describe().role == WORKER
+        self._heard_since: float | None = None
+        self.worker = 0
+        """A worker's number in the work queue."""
+        self.others: list[Seen] = []
+        """The members that are there, this one with them."""
+        self.draining = asyncio.Event()
+        """Set when the member is asked to end after its jobs."""
+        self.on_beat: Callable[[], Awaitable[None]] | None = None
+        """Called after each sign of life."""
+
+    async def join(self) -> None:
+        """Become a member.
+
+        Raises:
+            ConfigError: a setting contradicts that of a member that is there.
+            StoreUnavailableError: the database does not answer.
+        """
+        member = self._describe()
+
+        async def enter(connection: Connection) -> int:
+            there = await members.present(connection, self._lease_seconds)
+            members.check_agreement(member, [one for one in there if one.member.id != member.id])
+            worker = await work_queue.register(connection) if self._works else 0
+            await members.join(connection, member, worker or None)
+            return worker
+
+        self.worker = await self._database.run(enter)
+        await self._beat()
+
+    async def run(self) -> None:
+        """Show that the member is there; runs until cancelled."""
+        while True:
+            # Not all at the same moment.
+            await asyncio.sleep(self._lease_seconds / _BEATS * random.uniform(0.8, 1.0))  # noqa: S311
+            try:
+                await self._beat()
+                await self._rescue()
+            except StoreUnavailableError:
+                self._heard_since = None
+            except Exception:
+                self._heard_since = None
+                log.exception("The cluster's members can't be read; it is tried again.")
+
+    async def _beat(self) -> None:
+        member = self._describe()
+
+        async def show(connection: Connection) -> tuple[int, bool, list[Seen]]:
+            worker = self.worker
+            if self._works and not await work_queue.renew(connection, worker):
+                worker = await work_queue.register(connection)
+            draining = await members.write(connection, member, worker or None)
+            return worker, draining, await members.present(connection, self._lease_seconds)
+
+        worker, draining, self.others = await self._database.run(
+            show, patience=self._lease_seconds / _BEATS
+        )
+        if self._works and worker != self.worker:
+            log.warning("this worker was taken for lost, and is back")
+            self.worker = worker
+        if draining:
+            self.draining.set()
+        if self._heard_since is None:
+            self._heard_since = time.monotonic()
+        if self.on_beat is not None:
+            await self.on_beat()
+
+    async def _rescue(self) -> None:
+        # Whoever was cut off does not know whether others are silent or were not heard.
+        since = self._heard_since
+        if since is not None and time.monotonic() - since > self._lease_seconds:
+            await self._database.run(self._rescuer.rescue, patience=1.0)
+
+    async def leave(self) -> None:
+        """Stop being a member."""
+        name = self._describe().id
+
+        async def end(connection: Connection) -> None:
+            await members.remove(connection, name)
+            if self._works:
+                await work_queue.unregister(connection, self.worker)
+
+        try:
+            await self._database.run(end, patience=2.0)
+        except StoreUnavailableError:
+            log.warning("the database does not answer; others notice the end of this member")
+
+    def workers(self) -> list[Member]:
+        """Return the workers that are there and take jobs."""
+        return [one.member for one in self.others if one.member.role == WORKER and not one.draining]

@@ -1,0 +1,70 @@
+"""Progress: how far a worker's jobs are, told to the API servers a few times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from upscaled import serial
+from upscaled.cluster.changes import PROGRESS
+from upscaled.errors import UpscaledError
+from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.job import TERMINAL
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.updates import LaggedError, Stage
+
+log = logging.getLogger(__name__)
+
+_PERIOD_SECONDS = 0.3
+_JOBS_AT_ONCE = 40
+"""A notification holds 8000 bytes."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a job is."""
+
+    job_id: str
+    percent: int
+    stage: Stage | None = None
+
+
+async def report_progress(registry: JobRegistry, database: Database) -> None:
+    """Tell the progress of all jobs of a worker's ``registry``; runs until cancelled.
+
+    Nobody waits for it, and what the database does not take is told the next time.
+    """
+    while True:
+        try:
+            async with registry.subscribe_all() as updates:
+                waiting: dict[str, Report] = {}
+                while True:
+                    if updates.empty and waiting:
+                        await _send(database, list(waiting.values()))
+                        waiting.clear()
+                        await updates.gather(_PERIOD_SECONDS)
+                    update = await anext(updates)
+                    job = update.job
+                    if job.state in TERMINAL:
+                        waiting.pop(job.id, None)
+                    else:
+                        waiting[job.id] = Report(job.id, job.progress, update.stage)
+        except LaggedError:
+            continue
+        except UpscaledError as error:
+            log.debug("progress is not told", extra={"reason": error.message})
+            await asyncio.sleep(1.0)
+
+
+async def _send(database: Database, reports: list[Report]) -> None:
+    async def write(connection: Connection) -> None:
+        # No commit waits for the disk: a crash may forget this.
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        for start in range(0, len(reports), _JOBS_AT_ONCE):
+            some = tuple(reports[start : start + _JOBS_AT_ONCE])
+            await connection.execute(
+                "SELECT pg_notify(%s, %s)", (PROGRESS, serial.encode(some).decode())
+            )
+
+    await database.run(write, patience=2.0)

@@ -1,0 +1,266 @@
+"""Job records as API servers and workers write them: each only what it may, decided by the row."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from upscaled.blobs.blobs import Blobs, digest
+from upscaled.cluster import keys, work_queue
+from upscaled.cluster.work_queue import Lease, Record
+from upscaled.errors import StoreUnavailableError
+from upscaled.jobs import postgres_outbox
+from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState
+from upscaled.jobs.messages import Message
+from upscaled.jobs.postgres_store import (
+    PostgresJobStore,
+    delete_job,
+    insert_job,
+    insert_key,
+    update_job,
+)
+from upscaled.jobs.registry import MessageWriter
+from upscaled.jobs.store import SubmissionKey
+
+log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 1.0
+_FIRST_COST = 1.0
+"""Seconds of work that a job counts for while nobody knows better."""
+
+
+class SupersededError(Exception):
+    """The record has changed so that the job can't take this state any more."""
+
+
+class _LinkedStore(PostgresJobStore):
+    """A store whose database is opened and closed by its `Link`."""
+
+    async def open(self) -> None:
+        """Nothing: the database is open."""
+
+    async def close(self) -> None:
+        """Finish pending writes."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
+
+class SharedJobStore(_LinkedStore):
+    """The records as API servers write them: new jobs, cancellations, and what becomes of results.
+
+    Times are the database's. A new job gets its place in the order and its delivery in the
+    transaction that adds it.
+
+    Args:
+        database: where the records are.
+        messages: the messages that a job's state calls for.
+        fair: clients share the workers; else first come, first served.
+    """
+
+    def __init__(self, database: Database, messages: MessageWriter, *, fair: bool) -> None:
+        super().__init__(database)
+        self._messages = messages
+        self._fair = fair
+        self.cost: Callable[[Job], Awaitable[float]] | None = None
+        """Returns the seconds that a job's work takes."""
+
+    async def put(
+        self,
+        job: Job,
+        key: SubmissionKey | None = None,
+        *,
+        messages: Sequence[Message] = (),
+    ) -> None:
+        """Add a job, cancel it, or record what became of its result.
+
+        ``messages`` follow from the record, and are written anew.
+
+        Raises:
+            KeyTakenError: the owner has this key already. Nothing is written.
+            SupersededError: the record says that this can't happen any more. Nothing is written.
+        """
+        cost = _FIRST_COST
+        if job.state is JobState.QUEUED and self.cost is not None:
+            cost = await self.cost(job)
+
+        async def write(connection: Connection) -> None:
+            record = await work_queue.locked(connection, job.id)
+            if record is not None:
+                await self._change(connection, record, job)
+            elif job.state is JobState.QUEUED:
+                await self._add(connection, job, key, cost)
+            else:
+                raise SupersededError(job.id)
+
+        await self._in_order(job.id, write)
+
+    async def _add(
+        self, connection: Connection, job: Job, key: SubmissionKey | None, cost: float
+    ) -> None:
+        job = replace(job, created=await work_queue.clock(connection))
+        tag = await work_queue.start_tag(connection, job.client, cost) if self._fair else 0.0
+        delivery = await work_queue.add(connection, job, tag)
+        await insert_job(connection, job, delivery=delivery, cost=cost, tag=tag)
+        if key is not None:
+            await insert_key(connection, key)
+        await postgres_outbox.insert(connection, self._messages(job))
+
+    async def _change(self, connection: Connection, record: Record, job: Job) -> None:
+        before = record.job
+        if job.state is JobState.CANCELLED and before.state in ACTIVE:
+            job = before.to(JobState.CANCELLED, finished=record.now, client="")
+            await work_queue.withdraw(connection, record.delivery)
+        elif job.state in TERMINAL and job.state is before.state:
+            # Another server may have recorded a later thing of the same result.
+            job = replace(
+                before,
+                delivered=before.delivered or job.delivered,
+                result_gone=before.result_gone or job.result_gone,
+            )
+        elif job.state is JobState.QUEUED and before.id == job.id and before.state in ACTIVE:
+            return  # the transaction that added it is repeated
+        else:
+            raise SupersededError(job.id)
+        if job != before:
+            await update_job(connection, job)
+            await postgres_outbox.insert(connection, self._messages(job))
+
+    async def delete(self, job_id: str) -> None:
+        async def erase(connection: Connection) -> None:
+            record = await work_queue.locked(connection, job_id)
+            if record is not None:
+                await work_queue.withdraw(connection, record.delivery)
+            await delete_job(connection, job_id)
+
+        await self._in_order(job_id, erase)
+
+
+@dataclass
+class Attempt:
+    """A job that a worker does."""
+
+    lease: Lease
+    lost: bool = False
+    """The job is no longer this worker's."""
+
+
+class AttemptStore(_LinkedStore):
+    """The records as a worker writes them: those of its attempts, as long as they are the latest.
+
+    What comes of an attempt that was taken from the worker is dropped.
+
+    Args:
+        database: where the records are.
+        blobs: where results go before their job is recorded as completed.
+        result: returns the file of a finished result.
+        messages: the messages that a job's state calls for.
+        on_lost: called with the id of a job that is no longer this worker's.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        result: Callable[[Job], Path],
+        messages: MessageWriter,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        super().__init__(database)
+        self._blobs = blobs
+        self._result = result
+        self._messages = messages
+        self._on_lost = on_lost
+        self.attempts: dict[str, Attempt] = {}
+        """The jobs that the worker does, by id."""
+
+    async def put(
+        self,
+        job: Job,
+        key: SubmissionKey | None = None,
+        *,
+        messages: Sequence[Message] = (),
+    ) -> None:
+        """Record the state of an attempt; an end is tried until the database takes it.
+
+        Raises:
+            NoSpaceError: the blobs are full.
+            StoreUnavailableError: the database does not answer, and the job has not ended.
+        """
+        attempt = self.attempts.get(job.id)
+        if attempt is None or attempt.lost or job.state is JobState.CANCELLED:
+            return
+        while True:
+            try:
+                if job.state is JobState.COMPLETED and not job.result_key:
+                    job = await self._with_stored_result(job, attempt.lease)
+                await self._record(job, attempt)
+            except StoreUnavailableError as error:
+                if job.state is JobState.QUEUED:
+                    log.warning("job can't be put back; others notice", extra={"job": job.id})
+                    return
+                if job.state not in TERMINAL:
+                    raise
+                log.warning(
+                    "job's end waits for the stores",
+                    extra={"job": job.id, "reason": error.message},
+                )
+                await asyncio.sleep(_AGAIN_SECONDS)
+                if self._is_lost(attempt):
+                    return
+            else:
+                return
+
+    def _is_lost(self, attempt: Attempt) -> bool:
+        """Tell whether the attempt was taken from the worker meanwhile."""
+        return attempt.lost
+
+    async def _with_stored_result(self, job: Job, lease: Lease) -> Job:
+        """Store the result, and read it back."""
+        key = keys.result(job, lease.attempt)
+        await self._blobs.put(key, self._result(job))
+        found = await digest(self._blobs, key)
+        if found != job.receipt["output"]["sha256"]:
+            raise StoreUnavailableError(
+                f"The result that was stored as {key} came back with the digest {found}."
+            )
+        return replace(job, result_key=key)
+
+    async def _record(self, job: Job, attempt: Attempt) -> None:
+        async def write(connection: Connection) -> bool:
+            record = await work_queue.locked(connection, job.id)
+            if record is None or record.attempt != attempt.lease.attempt:
+                return False
+            if record.job.state not in ACTIVE:  # or the transaction is repeated
+                return record.job.state is job.state
+            await self._write(connection, record, job)
+            return True
+
+        held: list[bool] = []
+
+        async def write_and_tell(connection: Connection) -> None:
+            held[:] = [await write(connection)]
+
+        await self._in_order(job.id, write_and_tell)
+        if not held[0]:
+            attempt.lost = True
+            log.warning("job was taken from this worker", extra={"job": job.id})
+            self._on_lost(job.id)
+
+    async def _write(self, connection: Connection, record: Record, job: Job) -> None:
+        before = record.job
+        began = job.state is JobState.PROCESSING and before.state is JobState.QUEUED
+        job = replace(
+            job,
+            created=before.created,
+            crashes=before.crashes,
+            started=record.now if began else before.started,
+            finished=record.now if job.state in TERMINAL else None,
+        )
+        if job.state in TERMINAL:
+            await work_queue.withdraw(connection, record.delivery)
+        await update_job(connection, job)
+        await postgres_outbox.insert(connection, self._messages(job))

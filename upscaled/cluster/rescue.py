@@ -1,0 +1,81 @@
+"""Rescue: jobs of workers that fell silent go to others, or fail after too many attempts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from upscaled.cluster import work_queue
+from upscaled.jobs import postgres_outbox
+from upscaled.jobs.database import Connection
+from upscaled.jobs.job import ACTIVE, JobState
+from upscaled.jobs.postgres_store import update_job
+from upscaled.jobs.registry import MessageWriter
+
+log = logging.getLogger(__name__)
+
+_LOCK = 0x7570736F
+"""Key of the lock under which one member at a time looks for lost workers."""
+
+
+class Rescuer:
+    """Takes jobs from workers that have been silent for a lease.
+
+    Args:
+        lease_seconds: how long a worker may be silent.
+        max_attempts: how often a job is begun by workers that get lost with it.
+        messages: the messages that a job's state calls for.
+    """
+
+    def __init__(self, lease_seconds: float, max_attempts: int, messages: MessageWriter) -> None:
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+        self._messages = messages
+
+    async def rescue(self, connection: Connection) -> list[str]:
+        """Rescue the jobs that there are; return their ids.
+
+        Nothing is done while the database has not been running for a lease itself: then all are
+        silent, and not by their fault.
+        """
+        found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+        if await found.fetchone() != (True,):
+            return []
+        if await work_queue.up_since(connection) < self._lease_seconds:
+            return []
+        lost = await work_queue.lost(connection, self._lease_seconds)
+        for job_id in lost:
+            await self._take_back(connection, job_id)
+        return lost
+
+    async def _take_back(self, connection: Connection, job_id: str) -> None:
+        record = await work_queue.locked(connection, job_id)
+        if record is None or record.delivery is None or record.job.state not in ACTIVE:
+            return
+        crashes = record.job.crashes + 1
+        if crashes >= self._max_attempts:
+            times = "once" if crashes == 1 else f"{crashes} times"
+            job = record.job.to(
+                JobState.FAILED,
+                finished=record.now,
+                client="",
+                crashes=crashes,
+                error=f"The worker that did this picture was lost {times}; it is not tried again "
+                "(upscaler.max_attempts).",
+            )
+            await work_queue.withdraw(connection, record.delivery)
+        else:
+            job = replace(
+                record.job, state=JobState.QUEUED, progress=0, device=None, started=None,
+                crashes=crashes,
+            )  # fmt: skip
+            await work_queue.give_back(connection, record.delivery)
+        await connection.execute(
+            "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s", (job_id,)
+        )
+        await update_job(connection, job)
+        await postgres_outbox.insert(connection, self._messages(job))
+        log.warning(
+            "job taken from a lost worker",
+            extra={"job": job_id, "crashes": crashes, "state": job.state.value},
+        )

@@ -1,0 +1,219 @@
+"""The service of an API server: everything but the network, with the jobs of a whole cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from upscaled.cluster.admission import SharedAdmission
+from upscaled.cluster.changes import JOBS, PROGRESS, Changes
+from upscaled.cluster.cleanup import SharedCleaner
+from upscaled.cluster.copies import Copies
+from upscaled.cluster.health import WorkersHealth, WorkersReports
+from upscaled.cluster.job_access import SharedJobAccess
+from upscaled.cluster.job_views import SharedJobViews
+from upscaled.cluster.leadership import Leadership
+from upscaled.cluster.link import Link
+from upscaled.cluster.members import SERVER, Member, settings_of
+from upscaled.cluster.membership import Membership
+from upscaled.cluster.order import TagOrder
+from upscaled.cluster.records import SharedJobStore
+from upscaled.cluster.registry import SharedRegistry
+from upscaled.cluster.rescue import Rescuer
+from upscaled.cluster.runner import RemoteRunner
+from upscaled.cluster.worker import Worker
+from upscaled.cluster.workspace import SharedWorkspace
+from upscaled.config.settings import Config
+from upscaled.engines.selection import EngineChoice
+from upscaled.errors import UpscaledError
+from upscaled.jobs.database import Connection
+from upscaled.jobs.job import Job
+from upscaled.jobs.order import Order
+from upscaled.service.admission import Admission
+from upscaled.service.beside import run_beside
+from upscaled.service.cleanup import Cleaner
+from upscaled.service.foundation import Foundation
+from upscaled.service.health import Health
+from upscaled.service.job_access import JobAccess
+from upscaled.service.job_views import JobViews
+from upscaled.service.reports import Reports
+from upscaled.service.runner import JobRunner
+from upscaled.service.service import Service, Taking
+from upscaled.service.workshop import Workshop
+from upscaled.webhooks.callbacks import Callbacks
+from upscaled.webhooks.deliveries import Deliveries
+from upscaled.webhooks.events import messages_of
+
+_LISTENING_SECONDS = 15.0
+
+
+class _NothingToTakeUp:
+    """Takes up nothing at the start: what earlier servers accepted, workers do."""
+
+    async def begin(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+
+class ClusterService(Service):
+    """The service as an API server of a cluster.
+
+    Args:
+        config: the settings, with ``cluster.database_url`` and ``cluster.blobs``.
+        works: the process does jobs too.
+    """
+
+    measures_ways = False
+
+    def __init__(self, config: Config, *, works: bool = False) -> None:
+        self._link = link = Link(config)
+        lease = config.cluster.lease_seconds
+        self._files = SharedWorkspace(
+            config.data_dir, link.blobs, keeps_uploads=config.features.web
+        )
+        self._records = SharedJobStore(
+            link.database, messages_of, fair=config.limits.scheduling == "fair"
+        )
+        self._jobs = SharedRegistry(self._records)
+        self._order = TagOrder()
+        self._workers = WorkersHealth(link.database, lease)
+        self._leadership = Leadership(link.database.url, self._duties, lease / 4)
+        self._deliveries: Deliveries | None = None
+        super().__init__(config, foundation=Foundation(self._files, self._records, self._jobs))
+        self._membership = Membership(
+            link.database,
+            self._describe,
+            lease,
+            Rescuer(lease, config.upscaler.max_attempts, messages_of),
+        )
+        self._worker = self._make_worker() if works else None
+
+    def _describe(self) -> Member:
+        return Member.of_this_process(
+            self._link.name, SERVER, settings=settings_of(self.config, SERVER)
+        )
+
+    def _make_worker(self) -> Worker:
+        return Worker(
+            self.config,
+            self.config.data_dir / "work",
+            f"{self._link.name}-worker",
+            database=self._link.database,
+            blobs=self._link.blobs,
+            imaging=self._imaging,
+            models=self.models,
+        )
+
+    async def start(self) -> None:
+        """Join the cluster.
+
+        Raises:
+            ConfigError: something that the settings require is missing, or contradicts others.
+            StoreUnavailableError: database or blobs don't answer.
+        """
+        await self._link.open()
+        try:
+            await super().start()
+        except BaseException:
+            await self._link.close()
+            raise
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._link.close()
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        await super().drain(hurry)
+        if self._worker is not None:
+            await self._worker.drain(hurry)
+
+    def _make_order(self) -> Order | None:
+        return self._order
+
+    def _make_runner(self, shop: Workshop) -> tuple[JobRunner, Taking]:
+        async def cost(job: Job) -> float:
+            try:
+                return (await shop.timing.waiting(job))[1].upscale
+            except UpscaledError:
+                return 1.0  # its model is gone, which a worker will tell
+
+        self._records.cost = cost
+        self._slots = shop.timing.forecaster
+        runner = RemoteRunner(
+            self._jobs, self._files, shop.queue, self._order, shop.timing, shop.shared
+        )
+        return runner, _NothingToTakeUp()
+
+    def _make_health(self, shop: Workshop) -> Health:
+        return self._workers
+
+    def _make_admission(self, choice: EngineChoice) -> Admission:
+        return SharedAdmission(
+            self.config,
+            self.models,
+            self._imaging,
+            self._workspace,
+            choice,
+            Callbacks(self.config, self.outgoing, self._store),
+        )
+
+    def _make_job_views(self) -> JobViews:
+        copies = Copies(self._link.blobs, self.config.data_dir / "copies")
+        return SharedJobViews(self._files, self.views, copies)
+
+    def _make_cleaner(self, **parts: Any) -> Cleaner:
+        return SharedCleaner(
+            self._link.database, self._link.blobs, self.config.cluster.lease_seconds, **parts
+        )
+
+    def _make_jobs(self, **parts: Any) -> JobAccess:
+        return SharedJobAccess(self._link.blobs, **parts)
+
+    def _make_reports(self, **parts: Any) -> Reports:
+        return WorkersReports(self._workers, **parts)
+
+    def _run_deliveries(self, closing: contextlib.AsyncExitStack, deliveries: Deliveries) -> None:
+        self._deliveries = deliveries
+        self._jobs.watchers.append(self._note_messages)
+
+    def _note_messages(self, job: Job, _tag: float) -> None:
+        if self._deliveries is not None and self._leadership.leads:
+            self._deliveries.notice(job)
+
+    def _duties(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Return what one server at a time does for all."""
+        assert isinstance(self._cleaner, SharedCleaner)  # noqa: S101 - it made it
+        duties = [("shared cleanup", self._cleaner.lead())]
+        if self._deliveries is not None:
+            duties.append(("webhooks", self._deliveries.run()))
+        return duties
+
+    async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
+        await self._files.sweep(())
+        await self._membership.join()
+        closing.push_async_callback(self._membership.leave)
+        self._membership.on_beat = self._count_slots
+        run_beside(closing, self._membership.run(), "membership")
+        listening = asyncio.Event()
+
+        async def connected(connection: Connection) -> None:
+            await self._jobs.catch_up(connection)
+            listening.set()
+
+        heard = {JOBS: self._jobs.heard, PROGRESS: self._jobs.heard_progress}
+        changes = Changes(self._link.database.url, heard, connected=connected)
+        run_beside(closing, changes.run(), "changes")
+        run_beside(closing, self._jobs.follow(), "followed jobs")
+        async with asyncio.timeout(_LISTENING_SECONDS):
+            await listening.wait()
+        run_beside(closing, self._leadership.run(), "leadership")
+        run_beside(closing, self._cleaner.run(), "cleanup")
+        if self._worker is not None:
+            await self._worker.start()
+            closing.push_async_callback(self._worker.stop)
+
+    async def _count_slots(self) -> None:
+        slots = sum(worker.slots for worker in self._membership.workers())
+        self._slots.slots = max(1, slots)

@@ -1,0 +1,238 @@
+"""The work queue: procrastinate's, used inside the transactions that change job records.
+
+A job is active exactly as long as it has a delivery in procrastinate's table. Its functions are
+called here in SQL, since its worker would acknowledge a job in a transaction of its own, after the
+one that records the job's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import LiteralString
+
+from upscaled import serial
+from upscaled.jobs.database import Connection
+from upscaled.jobs.job import ACTIVE, Job
+
+_TASK = "upscale"
+_STEPS = 10
+"""Priorities in a virtual second; they are 32-bit integers."""
+_LOWEST = -(2**31) + 1
+_REBASE_AT = 1e8
+"""Virtual seconds after which tags start from 0 again, long before priorities run out."""
+CHANNEL = "procrastinate_any_queue_v1"
+"""Where procrastinate tells of a new delivery."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's right to do a job, until a later attempt is numbered."""
+
+    job: Job
+    """As it was recorded when it was taken."""
+    attempt: int
+    delivery: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job's row, locked until the end of the transaction."""
+
+    job: Job
+    attempt: int
+    delivery: int | None
+    now: float
+    """The database's clock, in seconds since the epoch."""
+
+
+async def locked(connection: Connection, job_id: str) -> Record | None:
+    """Lock a job's row and return it; None if there is none."""
+    found = await connection.execute(
+        "SELECT document, attempt, delivery, extract(epoch FROM clock_timestamp())::float8 "
+        "FROM jobs WHERE id = %s FOR UPDATE",
+        (job_id,),
+    )
+    row = await found.fetchone()
+    return None if row is None else Record(serial.decode(row[0], Job), *row[1:])
+
+
+async def clock(connection: Connection) -> float:
+    """Return the database's time, in seconds since the epoch."""
+    found = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - it has one
+    return float(row[0])
+
+
+async def start_tag(connection: Connection, client: str, cost: float) -> float:
+    """Return the virtual start tag of a client's next job (start-time fair queueing).
+
+    It is the larger of the virtual time and the finish tag of the client's job before.
+
+    Args:
+        connection: in the transaction that adds the job.
+        client: key of the client.
+        cost: seconds of work.
+    """
+    found = await connection.execute(
+        "INSERT INTO fair_shares AS share (client, finish) "
+        "SELECT %(client)s, virtual + %(cost)s FROM fair_clock "
+        "ON CONFLICT (client) DO UPDATE SET "
+        "finish = greatest(share.finish, (SELECT virtual FROM fair_clock)) + %(cost)s "
+        "RETURNING finish",
+        {"client": client, "cost": cost},
+    )
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - it was inserted or updated
+    return max(0.0, float(row[0]) - cost)
+
+
+def priority(tag: float) -> int:
+    """Return procrastinate's priority of a tag: the lower tag is served first."""
+    return max(_LOWEST, -int(tag * _STEPS))
+
+
+async def add(connection: Connection, job: Job, tag: float) -> int:
+    """Add the delivery of a job; return its number."""
+    found = await connection.execute(
+        "SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[ROW(%s::varchar, %s::varchar, %s::int, "
+        "NULL::text, NULL::text, jsonb_build_object('job', %s::text), NULL::timestamptz)"
+        "::procrastinate_job_to_defer_v1]))",
+        (job.request.model_name[:128], _TASK, priority(tag), job.id),
+    )
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - one was added
+    return int(row[0])
+
+
+async def withdraw(connection: Connection, delivery: int | None) -> None:
+    """Delete the delivery of a job that has ended, whether it waits or is with a worker."""
+    if delivery is not None:
+        await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s", (delivery,))
+
+
+async def take(connection: Connection, worker: int, models: Collection[str]) -> Lease | None:
+    """Give the next job to a worker, as a new attempt; None if there is none that it can do.
+
+    Args:
+        connection: in a transaction of its own.
+        worker: the worker's number, see `register`.
+        models: the models that it has.
+    """
+    while True:
+        found = await connection.execute(
+            "SELECT id, args ->> 'job' FROM procrastinate_fetch_job_v2(%s::varchar[], %s)",
+            ([name[:128] for name in models], worker),
+        )
+        row = await found.fetchone()
+        if row is None or row[0] is None:
+            return None
+        delivery, job_id = row
+        record = await locked(connection, job_id)
+        if record is None or record.job.state not in ACTIVE or record.delivery != delivery:
+            await withdraw(connection, delivery)
+            continue
+        await connection.execute(
+            "UPDATE jobs SET attempt = attempt + 1, worker = %s WHERE id = %s", (worker, job_id)
+        )
+        await connection.execute(
+            "UPDATE fair_clock SET virtual = greatest(virtual, (SELECT tag FROM jobs WHERE id = "
+            "%s))",
+            (job_id,),
+        )
+        return Lease(record.job, record.attempt + 1, delivery)
+
+
+async def give_back(connection: Connection, delivery: int) -> None:
+    """Let another worker take a job, with its old place in the order."""
+    await connection.execute(
+        "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)", (delivery,)
+    )
+
+
+async def register(connection: Connection) -> int:
+    """Return the number of a new worker, whose lease begins now."""
+    found = await connection.execute("SELECT worker_id FROM procrastinate_register_worker_v1()")
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - one was added
+    return int(row[0])
+
+
+async def renew(connection: Connection, worker: int) -> bool:
+    """Renew a worker's lease; False if it was taken for lost."""
+    found = await connection.execute(
+        "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %s RETURNING id",
+        (worker,),
+    )
+    return await found.fetchone() is not None
+
+
+async def unregister(connection: Connection, worker: int) -> None:
+    """Forget a worker that has given its jobs back."""
+    await connection.execute("SELECT procrastinate_unregister_worker_v1(%s)", (worker,))
+
+
+async def leases_of(connection: Connection, worker: int) -> list[tuple[str, int]]:
+    """Return ids and attempts of the jobs that a worker has taken."""
+    found = await connection.execute(
+        "SELECT jobs.id, jobs.attempt FROM procrastinate_jobs AS delivery JOIN jobs "
+        "ON jobs.delivery = delivery.id WHERE delivery.worker_id = %s "
+        "AND delivery.status = 'doing'",
+        (worker,),
+    )
+    return [(str(job_id), int(attempt)) for job_id, attempt in await found.fetchall()]
+
+
+_LOST: LiteralString = """
+    SELECT jobs.id FROM procrastinate_jobs AS delivery
+    JOIN jobs ON jobs.delivery = delivery.id
+    LEFT JOIN procrastinate_workers AS worker ON worker.id = delivery.worker_id
+    WHERE delivery.status = 'doing' AND (worker.id IS NULL
+        OR worker.last_heartbeat < now() - make_interval(secs => %s))
+    ORDER BY jobs.id FOR UPDATE OF delivery, jobs SKIP LOCKED
+"""
+
+
+async def lost(connection: Connection, lease_seconds: float) -> list[str]:
+    """Lock and return the jobs of workers that have been silent for a lease."""
+    found = await connection.execute(_LOST, (lease_seconds,))
+    return [str(job_id) for (job_id,) in await found.fetchall()]
+
+
+async def up_since(connection: Connection) -> float:
+    """Return for how many seconds the database has been running."""
+    found = await connection.execute(
+        "SELECT extract(epoch FROM now() - pg_postmaster_start_time())::float8"
+    )
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - it has one
+    return float(row[0])
+
+
+async def tidy(connection: Connection, lease_seconds: float) -> None:
+    """Forget workers that are long gone, and clients that are owed nothing; keep tags small."""
+    await connection.execute(
+        "DELETE FROM procrastinate_workers WHERE last_heartbeat < now() - "
+        "make_interval(secs => %s)",
+        (lease_seconds * 20,),
+    )
+    await connection.execute(
+        "DELETE FROM fair_shares WHERE finish <= (SELECT virtual FROM fair_clock)"
+    )
+    await connection.execute("LOCK TABLE fair_shares IN EXCLUSIVE MODE")
+    found = await connection.execute("SELECT virtual FROM fair_clock FOR UPDATE")
+    row = await found.fetchone()
+    base = float(row[0]) if row else 0.0
+    if base < _REBASE_AT:
+        return
+    await connection.execute("UPDATE fair_clock SET virtual = 0")
+    await connection.execute("UPDATE fair_shares SET finish = greatest(0, finish - %s)", (base,))
+    await connection.execute(
+        "UPDATE jobs SET tag = greatest(0, tag - %s) WHERE state IN ('queued', 'processing')",
+        (base,),
+    )
+    await connection.execute(
+        "UPDATE procrastinate_jobs SET priority = least(0, priority + %s) WHERE status = 'todo'",
+        (int(base * _STEPS),),
+    )

@@ -1,0 +1,370 @@
+"""The worker of a cluster: takes jobs, does them in its own folder, and brings back the results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
+from upscaled.cluster import keys, work_queue
+from upscaled.cluster.changes import JOBS, Changes
+from upscaled.cluster.members import WORKER, Member, settings_of
+from upscaled.cluster.membership import Membership
+from upscaled.cluster.progress import report_progress
+from upscaled.cluster.records import Attempt, AttemptStore
+from upscaled.cluster.rescue import Rescuer
+from upscaled.cluster.work_queue import Lease
+from upscaled.config.settings import Config
+from upscaled.errors import (
+    NoSpaceError,
+    StoreUnavailableError,
+    UnknownJobError,
+    UpscaledError,
+    WrongStateError,
+)
+from upscaled.imaging import Imaging
+from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.job import TERMINAL, JobState
+from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.result_cache import ResultCache
+from upscaled.jobs.results import result_name
+from upscaled.jobs.workspace import Workspace
+from upscaled.models.catalog import ModelCatalog
+from upscaled.service.beside import run_beside
+from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.workshop import Workshop, make_dispatcher, open_workshop
+from upscaled.webhooks.events import messages_of
+
+log = logging.getLogger(__name__)
+
+_AHEAD = 1
+"""Jobs that are fetched and decoded while the slots are taken; others could do them meanwhile."""
+_IDLE_SECONDS = 5.0
+"""After so long the queue is looked at without having been told of a job."""
+_AGAIN_SECONDS = 1.0
+
+
+class Worker:
+    """Does jobs of a cluster, as many at a time as its devices can.
+
+    Its registry holds the jobs that it has; what changes there, `AttemptStore` records for the
+    cluster.
+
+    Args:
+        config: the settings.
+        data_dir: a folder of its own.
+        name: its name among the members.
+        database: opened.
+        blobs: opened.
+        imaging: decodes and encodes.
+        models: the installed models.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        name: str,
+        *,
+        database: Database,
+        blobs: Blobs,
+        imaging: Imaging,
+        models: ModelCatalog,
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._database = database
+        self._blobs = blobs
+        self._imaging = imaging
+        self._models = models
+        self._workspace = Workspace(data_dir)
+        self._store = AttemptStore(
+            database,
+            blobs,
+            lambda job: self._workspace.folder(job.id) / result_name(job),
+            messages_of,
+            self._lose,
+        )
+        self._registry = JobRegistry(self._store)
+        self._cache = ResultCache(data_dir / "cache", 0, 1.0)
+        lease = config.cluster.lease_seconds
+        self.membership = Membership(
+            database,
+            self._describe,
+            lease,
+            Rescuer(lease, config.upscaler.max_attempts, messages_of),
+        )
+        self.membership.on_beat = self._check_leases
+        self._shop: Workshop | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._taking = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = contextlib.AsyncExitStack()
+
+    def _describe(self) -> Member:
+        shop = self._shop
+        health = shop.health if shop is not None else None
+        return Member.of_this_process(
+            self._name,
+            WORKER,
+            settings=settings_of(self._config, WORKER),
+            engine=shop.choice.engine if shop is not None else "",
+            devices=tuple(d.name for d in shop.choice.devices) if shop is not None else (),
+            gpu=any(d.is_gpu for d in shop.choice.devices) if shop is not None else False,
+            slots=shop.pool.most_at_once if shop is not None else 0,
+            models=tuple(model.name for model in self._models.models),
+            jobs=tuple(self._store.attempts),
+            state=health.state.value if health is not None else "starting",
+            reason=health.reason if health is not None else None,
+        )
+
+    async def start(self) -> None:
+        """Become a worker and take jobs.
+
+        Raises:
+            ConfigError: something that the settings require is missing, or contradicts others.
+        """
+        async with contextlib.AsyncExitStack() as closing:
+            await self._workspace.open()
+            closing.callback(self._workspace.close)
+            await self._workspace.sweep(())  # what an earlier process did is with others by now
+            await self._cache.open()
+            self._shop = shop = await open_workshop(
+                self._config,
+                closing,
+                models=self._models,
+                imaging=self._imaging,
+                workspace=self._workspace,
+                registry=self._registry,
+                rates=self._store,
+                cache=self._cache,
+            )
+            self._dispatcher = make_dispatcher(self._config, shop, self._registry, self._workspace)
+            await self.membership.join()
+            closing.push_async_callback(self.membership.leave)
+            run_beside(closing, self.membership.run(), "membership")
+            heard = {JOBS: self._heard, work_queue.CHANNEL: lambda _: self._news.set()}
+            changes = Changes(self._database.url, heard, connected=self._connected)
+            run_beside(closing, changes.run(), "changes")
+            run_beside(closing, self._listen(), "ends")
+            run_beside(closing, report_progress(self._registry, self._database), "progress")
+            run_beside(closing, shop.health.run(), "health")
+            run_beside(closing, shop.timing.run(), "timing")
+            closing.push_async_callback(self._give_all_back)
+            self._dispatcher.start()
+            closing.push_async_callback(self.drain)
+            run_beside(closing, self._take_jobs(), "work")
+            self._closing = closing.pop_all()
+
+    async def stop(self) -> None:
+        """Let running jobs finish for ``server.drain_seconds``, give the others back, and end."""
+        await self._closing.aclose()
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Take no more jobs; let running ones finish for ``server.drain_seconds``."""
+        self.membership.draining.set()
+        self._news.set()
+        self._room.set()
+        assert self._dispatcher is not None  # noqa: S101 - it was started
+        await self._dispatcher.stop(self._config.server.drain_seconds, hurry)
+
+    async def drained(self) -> None:
+        """Wait until somebody asked the worker to end, and its jobs have ended."""
+        await self.membership.draining.wait()
+        self._news.set()
+        self._room.set()
+        while self._store.attempts or self._taking:
+            self._room.clear()
+            await self._room.wait()
+
+    # --- taking jobs --------------------------------------------------------------------------
+
+    async def _connected(self, _: Connection) -> None:
+        self._news.set()
+
+    def _heard(self, job_id: str) -> None:
+        """Note that a job's record has changed: perhaps it is cancelled, or there is a new one."""
+        self._news.set()
+        if job_id in self._store.attempts:
+            self._spawn(self._check_leases(), "check")
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _has_room(self) -> bool:
+        assert self._shop is not None  # noqa: S101 - it was started
+        return len(self._store.attempts) < self._shop.pool.most_at_once + _AHEAD
+
+    async def _take_jobs(self) -> None:
+        """Take jobs as long as there is room for them; runs until cancelled."""
+        while True:
+            while not self._has_room:
+                self._room.clear()
+                await self._room.wait()
+            if self.membership.draining.is_set():
+                return
+            self._news.clear()
+            self._taking = True
+            try:
+                taken = await self._take_one()
+            except StoreUnavailableError:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            except Exception:
+                log.exception("No job can be taken; it is tried again.")
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            finally:
+                self._taking = False
+                self._room.set()
+            if not taken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self._news.wait()
+
+    async def _take_one(self) -> bool:
+        models = [model.name for model in self._models.models]
+        worker = self.membership.worker
+        lease = await self._database.run(lambda c: work_queue.take(c, worker, models))
+        if lease is None:
+            return False
+        self._store.attempts[lease.job.id] = Attempt(lease)
+        self._spawn(self._begin(lease), f"begin-{lease.job.id}")
+        return True
+
+    async def _begin(self, lease: Lease) -> None:
+        """Bring a job's upload here, and let the job be done."""
+        job = lease.job
+        assert self._dispatcher is not None  # noqa: S101 - it was started
+        try:
+            problem = await self._bring_upload(lease)
+        except (StoreUnavailableError, NoSpaceError, OSError) as error:
+            log.warning("job's upload can't be read", extra={"job": job.id, "reason": str(error)})
+            await asyncio.sleep(_AGAIN_SECONDS)
+            await self._give_back(job.id)
+            return
+        if self._store.attempts[job.id].lost:
+            await self._give_back(job.id)
+            return
+        self._registry.take_up(job)
+        if problem is None:
+            await self._dispatcher.enqueue(job)
+        else:
+            await self._dispatcher.fail(job.id, problem)
+
+    async def _bring_upload(self, lease: Lease) -> str | None:
+        """Write a job's upload into its folder; return why that can never succeed, if so."""
+        job = lease.job
+        part = self._workspace.new_upload()
+        try:
+            found = await fetch(self._blobs, keys.upload(job.id), part)
+        except BlobMissingError:
+            await self._workspace.discard(part)
+            return "The upload of this job is no longer among the files of the cluster."
+        except BaseException:
+            await self._workspace.discard(part)
+            raise
+        if job.input_sha256 and found != job.input_sha256:
+            await self._workspace.discard(part)
+            raise StoreUnavailableError("The upload came back with other bytes.")
+        await self._workspace.remove(job.id)
+        await self._workspace.adopt(part, job.id)
+        return None
+
+    # --- losing and ending them ---------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Forget the jobs that have ended; runs until cancelled."""
+        while True:
+            async with self._registry.subscribe_all(states_only=True) as updates:
+                async for update in updates:
+                    if update.job.state in TERMINAL:
+                        await self._forget(update.job.id, update.job.state)
+
+    async def _forget(self, job_id: str, state: JobState) -> None:
+        attempt = self._store.attempts.pop(job_id, None)
+        await self._workspace.remove(job_id)
+        keeps = self._config.features.web
+        if attempt is not None and not attempt.lost and not keeps and state in TERMINAL:
+            with contextlib.suppress(UpscaledError):
+                await self._blobs.delete(keys.upload(job_id))
+        self._room.set()
+
+    def _lose(self, job_id: str) -> None:
+        """End the work on a job that was cancelled, or is somebody else's."""
+        self._spawn(self._end_work(job_id), f"lose-{job_id}")
+
+    async def _end_work(self, job_id: str) -> None:
+        assert self._dispatcher is not None  # noqa: S101 - it was started
+        with contextlib.suppress(UnknownJobError, WrongStateError):
+            await self._dispatcher.cancel(job_id)
+        self._store.attempts.pop(job_id, None)
+        self._room.set()
+
+    async def _check_leases(self) -> None:
+        """Find out which jobs are no longer this worker's, and which it has without knowing."""
+        mine = {
+            job_id: attempt.lease.attempt
+            for job_id, attempt in self._store.attempts.items()
+            if not attempt.lost
+        }
+        worker, taking = self.membership.worker, self._taking
+
+        async def read(connection: Connection) -> tuple[set[str], list[tuple[str, int]]]:
+            found = await connection.execute(
+                "SELECT id, attempt FROM jobs WHERE id = ANY(%s) "
+                "AND state IN ('queued', 'processing')",
+                (list(mine),),
+            )
+            held = {job_id for job_id, attempt in await found.fetchall() if mine[job_id] == attempt}
+            return held, await work_queue.leases_of(connection, worker)
+
+        held, recorded = await self._database.run(read, patience=1.0)
+        for job_id in mine.keys() - held:
+            attempt = self._store.attempts.get(job_id)
+            job = self._registry.peek(job_id)
+            # One that is being ended by this worker is decided by its own transaction.
+            if attempt is not None and not self._registry.is_ending(job_id):
+                attempt.lost = True
+                if job is not None:
+                    self._lose(job_id)
+        if not taking and not self._taking:
+            for job_id, number in recorded:
+                if job_id not in self._store.attempts:
+                    await self._release(job_id, number)
+
+    async def _give_back(self, job_id: str) -> None:
+        """Let another worker do a job that this one has not begun or can't do."""
+        attempt = self._store.attempts.pop(job_id, None)
+        await self._workspace.remove(job_id)
+        self._room.set()
+        if attempt is not None and not attempt.lost:
+            await self._release(job_id, attempt.lease.attempt)
+
+    async def _release(self, job_id: str, number: int) -> None:
+        async def write(connection: Connection) -> None:
+            record = await work_queue.locked(connection, job_id)
+            if record is not None and record.attempt == number and record.delivery is not None:
+                await connection.execute(
+                    "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s",
+                    (job_id,),
+                )
+                await work_queue.give_back(connection, record.delivery)
+
+        try:
+            await self._database.run(write, patience=2.0)
+        except StoreUnavailableError:
+            log.warning("job can't be given back; others notice", extra={"job": job_id})
+
+    async def _give_all_back(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        for job_id in list(self._store.attempts):
+            await self._give_back(job_id)

@@ -1,0 +1,73 @@
+"""The workspace of an API server: uploads come in on its disk and go to the shared blobs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
+from upscaled.cluster import keys
+from upscaled.errors import StoreUnavailableError
+from upscaled.jobs.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+class SharedWorkspace(Workspace):
+    """`Workspace` whose jobs have their files in the blobs; on the disk they are only for a moment.
+
+    Args:
+        data_dir: this server's own folder.
+        blobs: the files that all machines share.
+        keeps_uploads: the upload of a job stays beside its result, and after a failure.
+    """
+
+    def __init__(self, data_dir: Path, blobs: Blobs, *, keeps_uploads: bool) -> None:
+        super().__init__(data_dir, keeps_uploads=keeps_uploads)
+        self.blobs = blobs
+
+    async def flush(self, job_id: str) -> None:
+        """Put a job's upload into the blobs.
+
+        Raises:
+            NoSpaceError: they are full.
+            StoreUnavailableError: they don't answer.
+        """
+        try:
+            await self.blobs.put(keys.upload(job_id), self.upload_of(job_id))
+        except BaseException:
+            await self.remove(job_id)
+            raise
+
+    async def drop_local(self, job_id: str) -> None:
+        """Delete what is on this machine of a job."""
+        await super().remove(job_id)
+
+    async def remove(self, job_id: str) -> None:
+        """Delete all files of a job, here and in the blobs; never raises.
+
+        What the blobs do not delete now, the clean-up finds later.
+        """
+        await super().remove(job_id)
+        try:
+            await self.blobs.delete(keys.upload(job_id))
+            async for blob in self.blobs.list(f"{keys.RESULTS}/{job_id}"):
+                await self.blobs.delete(blob.key)
+        except StoreUnavailableError as error:
+            log.warning(
+                "job's files can't be deleted yet", extra={"job": job_id, "reason": error.message}
+            )
+
+    async def remove_work(self, job_id: str, ended: float) -> None:
+        del ended  # how long uploads are kept is counted by the database's clock
+        if self.keeps_uploads:
+            await self.drop_local(job_id)
+        else:
+            await self.remove(job_id)
+
+    async def take_upload(self, job_id: str, path: Path) -> None:
+        try:
+            await fetch(self.blobs, keys.upload(job_id), path)
+        except BlobMissingError as error:
+            await self.discard(path)
+            raise FileNotFoundError(error.message) from error
