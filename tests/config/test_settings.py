@@ -16,6 +16,7 @@ from upscaled.errors import ConfigError
 ALL = list(settings())
 HASH = "sha256:" + 64 * "0"
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAA=="
+OTHER_TEXTS = {"webhooks.secret": WEBHOOK_SECRET, "cluster.name": "other"}
 OTHER_LISTS: dict[str, tuple[object, ...]] = {
     "server.tokens": (("laptop", HASH), ("phone", HASH)),
     "server.cors_origins": ("https://photos.example",),
@@ -56,7 +57,7 @@ def other_value(setting: Setting) -> object:
         return next(c for c in candidates if rule.complaint(type(default)(c)) is None)
     if isinstance(default, tuple):
         return OTHER_LISTS.get(setting.name, (0, 1))
-    return WEBHOOK_SECRET if setting.name == "webhooks.secret" else "/other"
+    return OTHER_TEXTS.get(setting.name, "/other")
 
 
 def value_of(config: Config, setting: Setting) -> object:

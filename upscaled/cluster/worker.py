@@ -79,6 +79,8 @@ class Worker:
         self._blobs = blobs
         self._imaging = imaging
         self._models = models
+        self._shop: Workshop | None = None
+        self._dispatcher: Dispatcher | None = None
         self._workspace = Workspace(data_dir)
         self._store = AttemptStore(
             database,
@@ -97,8 +99,6 @@ class Worker:
             Rescuer(lease, config.upscaler.max_attempts, messages_of),
         )
         self.membership.on_beat = self._check_leases
-        self._shop: Workshop | None = None
-        self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._taking = False

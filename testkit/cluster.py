@@ -1,0 +1,163 @@
+"""A whole cluster on this machine, in processes of its own: PostgreSQL, API servers, workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import aiohttp
+
+from testkit.ports import free_port
+from testkit.postgres import PostgresServer
+from upscaled.workers import launcher
+
+_READY_SECONDS = 120.0
+_STOP_SECONDS = 30.0
+
+
+class MemberProcess:
+    """``upscaled serve`` or ``upscaled work`` as a member of a cluster. It may be started again.
+
+    Args:
+        folder: where its settings, its data and its log go.
+        command: ``serve`` or ``work``.
+        settings: by ``section.key``.
+    """
+
+    def __init__(self, folder: Path, command: str, settings: Mapping[str, object]) -> None:
+        self.name = folder.name
+        self.log = folder / "log.txt"
+        self._command = command
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        sections: dict[str, dict[str, object]] = {}
+        own = {
+            "server.port": self.port,
+            "storage.data_dir": str(folder / "data"),
+            "cluster.name": self.name,
+        }
+        for name, value in {**settings, **own}.items():
+            section, key = name.split(".")
+            sections.setdefault(section, {})[key] = value
+        self.config = folder / "config.yaml"
+        self.config.write_text(json.dumps(sections), "utf-8")  # JSON is YAML
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start the process; return when it answers or takes jobs."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                # The launcher ends the process when this one ends, however that happens.
+                sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
+                sys.executable, "-m", "upscaled", self._command, "--config", str(self.config),
+                stdout=asyncio.subprocess.PIPE, stderr=log, env=env,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        async with asyncio.timeout(_READY_SECONDS):
+            line = await self.process.stdout.readline()
+        if not line.startswith((b"Listening", b"Doing jobs")):
+            raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text('utf-8')}")
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end; return the status."""
+        process = self.process
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(number)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        self.process = None
+        return process.returncode or 0
+
+    async def kill(self) -> None:
+        """Kill it, as a power cut does."""
+        await self.end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """Stop it as a service manager does; return the status."""
+        return await self.end(signal.SIGTERM)
+
+
+class Cluster:
+    """PostgreSQL, a folder as blobs, API servers and workers.
+
+    Args:
+        folder: where all of it goes.
+        models: folder with the models.
+        servers: how many API servers.
+        workers: how many workers.
+        settings: further settings, by ``section.key``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Path,
+        *,
+        servers: int = 2,
+        workers: int = 3,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        self.postgres = PostgresServer()
+        self.blobs = folder / "blobs"
+        shared: dict[str, object] = {
+            "cluster.database_url": self.postgres.url(),
+            "cluster.blobs": str(self.blobs),
+            "upscaler.models_path": str(models),
+            "upscaler.engine": "builtin",
+            "upscaler.gpu_ids": [-1],
+            "upscaler.calibrate": False,
+            **(settings or {}),
+        }
+        self.servers = [
+            MemberProcess(folder / f"server-{n + 1}", "serve", shared) for n in range(servers)
+        ]
+        self.workers = [
+            MemberProcess(folder / f"worker-{n + 1}", "work", shared) for n in range(workers)
+        ]
+
+    async def start(self) -> None:
+        """Start all of it."""
+        await asyncio.to_thread(self.postgres.start)
+        async with asyncio.TaskGroup() as starting:
+            for member in (*self.servers, *self.workers):
+                starting.create_task(member.start(), name=f"start {member.name}")
+
+    async def close(self) -> None:
+        """End all of it."""
+        await asyncio.gather(*(member.stop() for member in (*self.workers, *self.servers)))
+        await asyncio.to_thread(self.postgres.close)
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(cluster: Cluster) -> AsyncIterator[Cluster]:
+    """Run a cluster for the length of the block."""
+    try:
+        await cluster.start()
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+async def healthy(url: str, workers: int) -> None:
+    """Wait until an API server says that so many workers are there and can upscale."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{url}/api/v1/health") as answer:
+                told = await answer.json()
+            if told["status"] == "ok" and told["workers"] >= workers:
+                return
+            await asyncio.sleep(0.1)
