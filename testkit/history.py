@@ -98,7 +98,9 @@ class Caller:
                         for name, value in options.items()}  # fmt: skip
                 async with session.request(method, server + path, **made) as answer:  # type: ignore[arg-type]
                     body = await answer.read()
-                    if answer.status not in {500, 502, 503, 507}:
+                    if answer.status == 500:
+                        raise AssertionError(f"{method} {path}: {body!r}")
+                    if answer.status not in {502, 503, 507}:
                         told = (await answer.json()) if b"json" in (
                             answer.headers.get("Content-Type", "").encode()
                         ) else {}  # fmt: skip

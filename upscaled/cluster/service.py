@@ -65,6 +65,7 @@ class ClusterService(Service):
         works: the process does jobs too.
     """
 
+    joins_identical = False
     measures_ways = False
 
     def __init__(self, config: Config, *, works: bool = False) -> None:

@@ -89,6 +89,8 @@ class Service:
         foundation: where jobs are kept; None: on this machine.
     """
 
+    joins_identical = True
+    """Whether a job may join an identical one where the settings allow it."""
     measures_ways = True
     """Whether ways to run networks are measured while the service is idle."""
 
@@ -213,6 +215,7 @@ class Service:
                 cache=self.result_cache,
                 ways_file=self._ways_file,
                 order=self._make_order(),
+                joins=self.joins_identical and self.config.features.join_identical,
             )
             choice, pool, timing, shared = shop.choice, shop.pool, shop.timing, shop.shared
             runner, recovery = self._make_runner(shop)

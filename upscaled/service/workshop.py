@@ -63,6 +63,7 @@ async def open_workshop(
     cache: ResultCache,
     ways_file: Path | None = None,
     order: Order | None = None,
+    joins: bool = False,
 ) -> Workshop:
     """Select the engine and build the parts around it; ``closing`` ends them.
 
@@ -77,6 +78,7 @@ async def open_workshop(
         cache: keeps results.
         ways_file: file with measurements of ways to run networks; None: the data folder's own.
         order: who is next; None: what the settings say.
+        joins: jobs may join identical ones.
 
     Raises:
         ConfigError: something that the settings require is missing.
@@ -99,7 +101,7 @@ async def open_workshop(
         library=choice.library, ways=ways,
     )  # fmt: skip
     closing.push_async_callback(timing.close)
-    shared = SharedWork(cache, workspace, pipeline, choice, joins=config.features.join_identical)
+    shared = SharedWork(cache, workspace, pipeline, choice, joins=joins)
     return Workshop(choice, pool, health, ways, pipeline, queue, timing, shared)
 
 
