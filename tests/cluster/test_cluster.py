@@ -85,7 +85,11 @@ async def test_settings_that_contradict_another_members_are_refused_with_both_va
     cluster: Cluster, tmp_path: Path
 ) -> None:
     for setting, value, sentence in (
-        ("storage.result_ttl_hours", 1, "storage.result_ttl_hours is 1 here and 24.0 on server-1"),
+        (
+            "storage.result_ttl_hours",
+            1,
+            "storage.result_ttl_hours is 1.0 here and 24.0 on server-1",
+        ),
         ("cluster.blobs", str(tmp_path / "other"), "is empty; the cluster of this database"),
     ):
         given = json.loads(cluster.servers[0].config.read_text())
