@@ -22,8 +22,6 @@ class PictureFormat:
     media_type: str
     suffixes: tuple[str, ...]
     """Ends of file names, by which a walk over folders finds pictures."""
-    opens_whole: bool = False
-    """The decoder allocates the whole picture when it opens one; its size is checked before."""
 
     result_name: str = ""
     """In the field ``format``, in job records, and as the result's suffix; empty: read only."""
@@ -78,7 +76,6 @@ WEBP = PictureFormat(
     label="WebP",
     signatures=(rb"RIFF....WEBP",),
     plugin="WEBP",
-    opens_whole=True,
     result_name="webp",
     media_type="image/webp",
     suffixes=(".webp",),

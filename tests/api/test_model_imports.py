@@ -122,11 +122,11 @@ async def test_without_waiting_the_import_is_followed_at_its_own_address(
 @pytest.mark.parametrize(
     ("content", "fields", "status", "words"),
     [
-        (b"<html>Not found</html>", {}, 422, "4x-Maps.pth is no .pth, .pt or .safetensors file"),
+        (b"<html>Not found</html>", {}, 422, "4x-Maps.pth is not a .pth, .pt or .safetensors file"),
         (b"\x80\x02cposix\nsystem\n(X\x04\x00\x00\x00true\x85R.", {}, 422, "may hold a program"),
         (checkpoints.pth(checkpoints.esrgan("body")), {}, 422, "changes colours by"),
         (checkpoints.pth(checkpoints.compact("relu")), {}, 422, "the field activation"),
-        (b"x", {"name": "../evil"}, 422, "cannot be a model's name"),
+        (b"x", {"name": "../evil"}, 422, "is not a valid model name"),
         (b"x", {"name": FAST_MODEL}, 422, f"There is a model {FAST_MODEL} already"),
         (b"x", {"name": f"{FAST_MODEL}-x3"}, 422, f"There is a model {FAST_MODEL} already"),
         (b"x", {"license": "a\nb"}, 400, "must be a line of up to 500 characters"),
@@ -167,7 +167,7 @@ async def test_only_the_administrators_token_may_change_the_models(
             await laptop.get("/models/imports/1234567890123456789"),
         ):
             assert (answer.status, answer.json["code"]) == (403, "forbidden_models")
-            assert answer.json["error"].endswith("server.auth_token; your token is another one.")
+            assert answer.json["error"].endswith("the token of server.auth_token.")
         assert "may_import" not in (await laptop.get("/models")).json
         assert (await nobody.post("/models", data=form(published))).status == 401
     off = serve(**{**settings, "features__model_imports": "false"})

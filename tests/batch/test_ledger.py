@@ -99,7 +99,7 @@ def test_a_dropped_result_is_forgotten(source: Path, out: Path) -> None:
 
 def test_two_runs_do_not_share_a_folder(out: Path) -> None:
     ledger = Ledger(out)
-    with pytest.raises(ConfigError, match="Another upscaled works on"):
+    with pytest.raises(ConfigError, match="Another upscaled process works on"):
         Ledger(out)
     ledger.close()
     Ledger(out).close()

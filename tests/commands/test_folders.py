@@ -20,7 +20,7 @@ from testkit.paths import DATA
 from testkit.running import FAST_MODEL, Server, configured
 
 KINDS = ("png", "jpg", "webp", "bmp", "tif")
-BAD = "The file is no picture of a known format"
+BAD = "The file is not a picture of a known format"
 
 
 def fill(folder: Path, count: int, side: int = 40) -> None:
@@ -270,7 +270,7 @@ def test_two_runs_into_one_folder_exclude_each_other(
         second = run(*command[3:], env=env)
         first.terminate()
     assert second.returncode == 2
-    assert f"Another upscaled works on {out}" in second.stderr
+    assert f"Another upscaled process works on {out}" in second.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")

@@ -71,7 +71,7 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(
     done = upscaled("models", "import", str(wrong), **models)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "page.pth is no .pth, .pt or .safetensors file" in done.stderr
+    assert "page.pth is not a .pth, .pt or .safetensors file" in done.stderr
     assert "Traceback" not in done.stderr
     missing = upscaled("models", "import", str(tmp_path / "gone.pth"), **models)
     assert missing.returncode == 1

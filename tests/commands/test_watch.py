@@ -18,7 +18,7 @@ from testkit.command_line import run
 from testkit.paths import DATA
 
 QUICK = ("--scale", "2", "--settle", "0.2", "--interval", "0.1")
-BAD = "The file is no picture of a known format"
+BAD = "The file is not a picture of a known format"
 
 
 class Watch:

@@ -260,7 +260,7 @@ async def test_a_result_that_changed_on_the_disk_is_not_handed_out(
     with (tmp_path / "result.part").open("r+b") as file:
         file.seek(100)
         file.write(b"rot")
-    with pytest.raises(EngineError, match="is not what was written to it"):
+    with pytest.raises(EngineError, match="differs from what was written"):
         await imaging.finish(prepared, native, tmp_path, options, Band(100, 500), first)
     assert not (tmp_path / "result.png").exists()
 

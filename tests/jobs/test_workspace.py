@@ -65,7 +65,7 @@ async def test_only_a_job_id_names_a_folder(tmp_path: Path, name: str) -> None:
 async def test_two_services_cannot_share_a_data_folder(tmp_path: Path) -> None:
     first, second = Workspace(tmp_path), Workspace(tmp_path)
     await first.open()
-    with pytest.raises(ConfigError, match="another running upscaled"):
+    with pytest.raises(ConfigError, match="another upscaled process"):
         await second.open()
     first.close()
     await second.open()

@@ -121,8 +121,8 @@ async def test_half_pairs_are_left_out_and_logged_once(
         os.utime(tmp_path / "two.bin", ns=(1, 1))
         await registry.rescan()
     assert {item.name: item.reason for item in registry.rejected} == {
-        "one.param": "one.param stands alone: one.bin is missing beside it.",
-        "two.bin": "two.bin stands alone: two.param is missing beside it.",
+        "one.param": "one.param has no matching one.bin beside it.",
+        "two.bin": "two.bin has no matching two.param beside it.",
     }
     assert len(caplog.records) == 2
 

@@ -186,7 +186,7 @@ async def test_a_picture_that_breaks_off_fails_with_a_sentence(
         assert failed.error is not None
         assert "decode" in failed.error
         assert files_of(tmp_path / "data") == []
-        with pytest.raises(WrongStateError, match="The job is failed"):
+        with pytest.raises(WrongStateError, match="There is no result: the job is failed"):
             await service.jobs.result(job.id)
 
 

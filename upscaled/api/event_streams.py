@@ -48,7 +48,7 @@ class EventStreams:
         if self._count >= self._most:
             raise TooManyConnectionsError(
                 f"{self._count} streams of events are open, as many as server.max_connections "
-                "allows; try again in 5 s, or ask for the status with wait.",
+                "allows; try again in 5 s, or poll GET /status/{job_id}?wait=30.",
                 headers={"Retry-After": "5"},
             )
         self._count += 1

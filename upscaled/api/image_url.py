@@ -46,8 +46,8 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
     service = request.app[SERVICE]
     if not service.config.features.image_url:
         raise BadRequestError(
-            "This server fetches no pictures (features.image_url is off); send the picture as the "
-            "file `image`."
+            "This server does not fetch pictures (features.image_url is off); send the picture as "
+            "the file `image`."
         )
     file = PictureFile(upload.path)
     try:

@@ -40,7 +40,7 @@ def _check_administrator(request: web.Request) -> None:
     """
     if not _may_import(request):
         why = (
-            "needs server.auth_token; your token is another one"
+            "needs the token of server.auth_token"
             if request.app[SERVICE].config.features.model_imports
             else "is switched off (features.model_imports)"
         )

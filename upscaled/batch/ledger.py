@@ -104,7 +104,8 @@ class Ledger:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigError(
-                f"Another upscaled works on {folder}; wait for its end or name another folder."
+                f"Another upscaled process works on {folder}; wait for its end or name another "
+                "folder."
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -202,10 +202,12 @@ async def _upscale_streams(
 ) -> int:
     """Upscale one picture that comes from standard input, goes to standard output, or both."""
     if len(options.inputs) > 1:
-        raise ConfigError("Standard input is one picture: give - alone as IN.")
+        raise ConfigError("With -, give no other IN: standard input is one picture.")
     to_output = options.target == _STREAM
     if options.dry_run or options.only_below or (options.json and to_output):
-        raise ConfigError("--dry-run, --only-below and --json need a file as OUT, and one as IN.")
+        raise ConfigError(
+            "--dry-run, --only-below and --json do not work with - (standard input or output)."
+        )
     if to_output and sys.stdout.isatty():
         raise ConfigError("A picture is not for a terminal: add > FILE, or name the result.")
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))

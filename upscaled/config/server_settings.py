@@ -65,7 +65,7 @@ class ServerSettings:
     )
     max_connections: int = _setting(
         512,
-        "Most open connections; further ones are answered with 503.",
+        "Largest number of open connections; further ones are answered with 503.",
         minimum=1,
         maximum=100_000,
     )

@@ -77,7 +77,7 @@ class UpscalerSettings:
     )
     job_timeout_seconds: int = _setting(
         86_400,
-        "Seconds after which a job fails, however large it is.",
+        "Longest run of any job in seconds. Waiting in the queue does not count.",
         minimum=1,
         maximum=1_000_000,
     )
@@ -102,7 +102,8 @@ class UpscalerSettings:
     )
     max_attempts: int = _setting(
         3,
-        "Attempts at a job during which the server crashes, before the job fails.",
+        "A job fails when the server has crashed this many times while it worked on it without "
+        "finishing a band.",
         minimum=1,
         maximum=100,
     )
@@ -162,12 +163,15 @@ class LimitSettings:
         maximum=1024,
     )
     max_queue_size: int = _setting(
-        100, "Most waiting jobs; further ones are refused with 503.", minimum=1, maximum=1_000_000
+        100,
+        "Largest number of waiting jobs; further ones are refused with 503.",
+        minimum=1,
+        maximum=1_000_000,
     )
     max_queue_per_client: int = _setting(
         0,
-        "Most waiting and running jobs of one client (its token, else its address); further ones "
-        "are refused with 503. 0: no limit.",
+        "Largest number of waiting and running jobs of one client (its token, else its address); "
+        "further ones are refused with 503. 0: no limit.",
         minimum=0,
         maximum=1_000_000,
     )
@@ -194,7 +198,7 @@ class LimitSettings:
     )
     preview_pixels: int = _setting(
         65_536,
-        "Most pixels of a preview's part of a picture (POST /preview); 0: no previews.",
+        "Largest part of a picture, in pixels, for a preview (POST /preview); 0: no previews.",
         minimum=0,
         maximum=1_048_576,
     )
@@ -209,18 +213,19 @@ class OutgoingSettings:
 
     allow: tuple[str, ...] = _setting(
         (),
-        "Hosts, addresses and networks that may be connected to although they are not public, such "
-        "as n8n.lan or 10.0.0.0/8. A host name does not open the metadata services of clouds.",
+        "Hosts, addresses and networks that the server may connect to although they are not "
+        "public, such as n8n.lan or 10.0.0.0/8. A host name does not open the metadata services "
+        "of clouds.",
         check=allowed.destinations,
     )
     ports: tuple[int, ...] = _setting(
         (80, 443),
-        "TCP ports that may be connected to; empty: any.",
+        "TCP ports that the server may connect to; empty: any.",
         check=allowed.ports,
     )
     timeout_seconds: float = _setting(
         30.0,
-        "Seconds within which the picture at an image_url must have come.",
+        "Time limit in seconds for fetching the picture at an image_url.",
         minimum=0.1,
         maximum=3600,
     )
@@ -244,17 +249,17 @@ class WebhookSettings:
     )
     retry_seconds: tuple[int, ...] = _setting(
         (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800),
-        "Pauses in seconds between the attempts at one message, which is given up after the last. "
-        "They vary by a fifth.",
+        "Pauses in seconds between the attempts to deliver one message. After the last attempt "
+        "the message is dropped. Each pause varies by 20 %.",
         check=allowed.retry_pauses,
     )
     timeout_seconds: float = _setting(
-        15.0, "Seconds that a receiver has for its answer.", minimum=0.1, maximum=300
+        15.0, "Time limit in seconds for a receiver's answer.", minimum=0.1, maximum=300
     )
     max_pending: int = _setting(
         10_000,
-        "Most undelivered messages of one token's jobs; with more, submissions that name a "
-        "receiver are refused.",
+        "Largest number of undelivered messages of one token's jobs; with more, submissions that "
+        "name a receiver are refused.",
         minimum=1,
         maximum=1_000_000,
     )
@@ -266,7 +271,7 @@ class LoggingSettings:
 
     level: str = _setting(
         "info",
-        "Least severe events that are logged.",
+        "Lowest level that is logged.",
         choices=("debug", "info", "warning", "error"),
     )
     format: str = _setting(
@@ -290,8 +295,8 @@ class MetricsSettings:
     )
     port: int = _setting(
         0,
-        "Serve the metrics on this TCP port instead of server.port, to everybody who reaches it "
-        "or, where token is set, with that. 0: on server.port.",
+        "Serve the metrics on this TCP port instead of server.port. Anyone who reaches the port "
+        "can read them, unless token is set. 0: on server.port.",
         minimum=0,
         maximum=65535,
     )
@@ -311,11 +316,11 @@ class FeatureSettings:
     )
     image_url: bool = _setting(
         False,
-        "Fetch the picture from an address where a submission names one (image_url) instead of "
-        "sending the picture. The section outgoing says which addresses are allowed.",
+        "If a submission has image_url, fetch the picture from there. The section outgoing says "
+        "which addresses are allowed.",
     )
     webhooks: bool = _setting(
-        True, "Tell a receiver that a submission names (callback_url) of the job's events."
+        True, "Send the events of a job to the callback_url of its submission."
     )
     model_imports: bool = _setting(
         False,
@@ -324,7 +329,8 @@ class FeatureSettings:
     )
     join_identical: bool = _setting(
         True,
-        "Do the work once for identical requests of one token that come while it is under way.",
+        "Do the work once for identical requests of one token that arrive while the first one is "
+        "being worked on.",
     )
     input_formats: tuple[str, ...] = _setting(
         INPUT_NAMES,

@@ -60,7 +60,7 @@ def result_of(job: Job, folder: Path) -> ResultFile:
     """
     if job.state is not JobState.COMPLETED:
         hint = "" if job.finished else "; poll its status until it is completed"
-        raise WrongStateError(f"The job is {job.state.value}, there is no result{hint}.")
+        raise WrongStateError(f"There is no result: the job is {job.state.value}{hint}.")
     if job.result_gone is not None:
         raise gone(job.result_gone)
     scale = job.request.scale

@@ -85,8 +85,8 @@ class Workspace:
         except BlockingIOError:
             self.close()
             raise ConfigError(
-                f"storage.data_dir is {str(self.data_dir)!r}, which another running upscaled "
-                "uses; allowed is a folder of its own."
+                f"storage.data_dir is {str(self.data_dir)!r}, which another upscaled process "
+                "uses; name a folder of its own."
             ) from None
         except OSError as error:
             raise ConfigError(

@@ -269,16 +269,14 @@ def _key(folder: Path, stem: str, snapshot: _Snapshot) -> str:
     """
     if not _NAME.fullmatch(stem):
         raise UnusableModelError(
-            "A model's name must start with a letter or digit and go on with letters, digits and "
-            "._+- only, 100 in all; rename both files.",
+            "The name is not valid. A name starts with a letter or digit, then come letters, "
+            "digits and ._+- (at most 100 characters); rename both files.",
             lasting=True,
         )
     parts = [str(folder)]
     for name, other in ((f"{stem}.param", f"{stem}.bin"), (f"{stem}.bin", f"{stem}.param")):
         if name not in snapshot:
-            raise UnusableModelError(
-                f"{other} stands alone: {name} is missing beside it.", lasting=True
-            )
+            raise UnusableModelError(f"{other} has no matching {name} beside it.", lasting=True)
         stamp = snapshot[name]
         parts.append(f"{name}:{stamp.size}:{stamp.mtime_ns}")
     return "|".join(parts)

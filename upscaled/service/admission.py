@@ -282,8 +282,8 @@ class Admission:
         most = self._config.limits.imaging_memory_mb << 20
         if memory > most:
             raise NoMemoryError(
-                f"The job needs about {memory >> 20} MiB of memory and may take {most >> 20} MiB "
-                "(limits.imaging_memory_mb); use a smaller scale or picture."
+                f"The job needs about {memory >> 20} MiB of memory but may use at most "
+                f"{most >> 20} MiB (limits.imaging_memory_mb); use a smaller scale or picture."
             )
         return memory
 
@@ -298,7 +298,7 @@ class Admission:
         if memory > most:
             raise NoMemoryError(
                 f"The job needs about {memory >> 20} MiB of memory and {most >> 20} MiB are "
-                "there for it; use a smaller scale or picture."
+                "available; use a smaller scale or picture."
             )
         need = disk_bytes(probe.size, request.output_size, native)
         free = await self._workspace.free_bytes(need + DISK_RESERVE)

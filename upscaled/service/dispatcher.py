@@ -266,7 +266,7 @@ class Dispatcher:
         except NotUnderWayError:  # its end may take long to record; a stop does not wait for that
             job = await self._registry.settled(job_id)
             raise WrongStateError(
-                f"The job is {job.state.value} already and can't be cancelled."
+                f"The job has ended already ({job.state.value}) and can't be cancelled."
             ) from None
 
     async def _cancel(self, job_id: str) -> Job:

@@ -172,7 +172,8 @@ class ModelImports:
                 )
         if "name" not in fields and not filename:
             raise BadRequestError(
-                "The field `name` is missing; send what to offer the model as, or the file's name."
+                "The field `name` is missing; send a name for the model, or send the file with its "
+                "file name."
             )
         activation = fields.get("activation")
         if activation is not None and activation not in _ACTIVATIONS:
@@ -237,7 +238,7 @@ class ModelImports:
             raise NoSuchModelError(f"There is no model {name[:100]!r}; GET /models lists them.")
         if name == self._config.upscaler.default_model:
             raise WrongStateError(
-                f"{name} is upscaler.default_model; name another one there before it is deleted."
+                f"{name} is the default model; change upscaler.default_model, then delete it."
             )
         if name in self._models_in_use():
             raise WrongStateError(

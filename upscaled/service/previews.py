@@ -147,7 +147,7 @@ class Previews:
             except TimeoutError:
                 raise QueueFullError(
                     f"The preview took longer than {_SECONDS:g} s; try a smaller part, or again "
-                    "when less is going on.",
+                    "when the server is less busy.",
                     headers={"Retry-After": "10"},
                 ) from None
         options = FinishOptions(

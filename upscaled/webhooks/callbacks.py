@@ -69,15 +69,15 @@ class Callbacks:
             return None
         names = parse_events(events)
         if not self._enabled:
-            raise BadRequestError("This server tells no receivers (features.webhooks is off).")
+            raise BadRequestError("This server does not send webhooks (features.webhooks is off).")
         try:
             await self._client.check(url, _CHECK_SECONDS)
         except RefusedError as error:
             raise BadRequestError(f"The callback_url can't be used. {error}") from None
         if await self._store.count_pending(owner) >= self._most:
             raise OutboxFullError(
-                f"{self._most} messages of your jobs are not delivered yet, as many as there may "
-                "be; see why your receiver does not accept them, or leave callback_url out.",
+                f"{self._most} messages of your jobs are not delivered yet, which is the limit; "
+                "check why your receiver does not accept them, or leave callback_url out.",
                 headers={"Retry-After": _RETRY_AFTER},
             )
         return Callback(url, names, links_base)

@@ -310,7 +310,7 @@ async def test_percentages_with_commas_and_decoration_are_progress(
         ("no_file", "without an error and without a result"),
         ("truncated", "no whole PNG"),
         ("no_png", "no whole PNG"),
-        ("wrong_size", "The program's result is 24×79 RGB where 24×80 RGB was due"),
+        ("wrong_size", "The program's result is 24×79 RGB where 24×80 RGB was expected"),
         ("failure_line", "The native program failed: vkQueueSubmit failed -4."),
     ],
 )

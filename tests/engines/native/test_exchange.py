@@ -71,7 +71,7 @@ def test_a_result_of_another_shape_is_refused(
     task: UpscaleTask, folder: Path, size: tuple[int, int], mode: str
 ) -> None:
     write_result(folder, size, mode)
-    with pytest.raises(EngineError, match="where 20×46 RGB was due"):
+    with pytest.raises(EngineError, match="where 20×46 RGB was expected"):
         read_output(task, folder, threading.Event())
 
 

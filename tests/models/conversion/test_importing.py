@@ -214,7 +214,7 @@ async def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path, folder: P
 
 async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path) -> None:
     source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
-    with pytest.raises(ConversionError, match="cannot be a model's name"):
+    with pytest.raises(ConversionError, match="is not a valid model name"):
         await import_model(ImportRequest(source, name="../evil"), folder)
 
 

@@ -99,7 +99,7 @@ def _decoded(file: _StoppableFile, expected: Size) -> Image.Image:
         size = Size(*picture.size)
         if size != expected or picture.mode != "RGB":
             raise EngineError(
-                f"The program's result is {size} {picture.mode} where {expected} RGB was due."
+                f"The program's result is {size} {picture.mode} where {expected} RGB was expected."
             )
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:

@@ -262,7 +262,9 @@ def _full_scale(image: Image.Image) -> float:
     low, high = image.getextrema()
     limit = 1.0 if image.mode == "F" else 65535.0
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
-        raise UnusablePictureError("image decode failed: its samples have no extremes.")
+        raise UnusablePictureError(
+            "image decode failed: the smallest and largest sample can't be read."
+        )
     if not 0 <= low <= high <= limit:
         raise UnusablePictureError(
             f"The picture's 32-bit samples go from {low:g} to {high:g}, so it does not say which "

@@ -204,7 +204,7 @@ def open_picture(path: Path, formats: Collection[str], max_pixels: int) -> Opene
 
 
 def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
-    if kind.opens_whole:
+    if kind is WEBP:  # its decoder allocates the whole picture when it opens one
         _check_size(_webp_canvas(path), max_pixels)
         _check_webp_length(path)
     if kind is JPEG:

@@ -67,5 +67,5 @@ def sniff(path: Path, formats: Collection[str]) -> PictureFormat:
     label = row.label if row is not None else next(known, None)
     names = labels(formats)
     if label is None:
-        raise NotAPictureError(f"The file is no picture of a known format; send {names}.")
-    raise NotAPictureError(f"The file is {label}, which is not taken here; send {names}.")
+        raise NotAPictureError(f"The file is not a picture of a known format; send {names}.")
+    raise NotAPictureError(f"The file is {label}, which is not accepted here; send {names}.")

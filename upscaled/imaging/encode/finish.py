@@ -12,7 +12,7 @@ from pathlib import Path
 
 from upscaled import files
 from upscaled.errors import EngineError
-from upscaled.formats import PNG, result_format
+from upscaled.formats import JPEG, PNG, WEBP, result_format
 from upscaled.imaging.encode.encoder import (
     EncodedStrip,
     StripEncoder,
@@ -87,6 +87,7 @@ def finish_band(
             stop = max(written.rows, stop // _ROWS * _ROWS)
         written = _extended(part, _encoder(rows, options, beside), rows, stop, written, threads)
     elif last:
+        assert row is WEBP, f"no encoder for {row.label}"  # noqa: S101 - our own table
         write_webp(rows, part, options, beside)
     if not last:
         if rows.resampled or not row.banded:  # later rows need these rows again
@@ -100,8 +101,10 @@ def finish_band(
 
 
 def _encoder(rows: ResultRows, options: FinishOptions, beside: Attached) -> StripEncoder:
-    if result_format(options.format) is PNG:
+    kind = result_format(options.format)
+    if kind is PNG:
         return PngEncoder(options.size, rows.channels, beside)
+    assert kind is JPEG, f"no encoder of strips for {kind.label}"  # noqa: S101 - our own table
     quality = quality_of(options)
     allowed = mean_error_allowed(quality)
     return JpegEncoder(options.size, rows.channels, quality, allowed, beside)
@@ -197,7 +200,7 @@ def _read_back(part: Path, written: Written) -> tuple[int, str]:
                 check = zlib.crc32(content, check)
                 digest.update(content)
             if check != piece.crc32:
-                raise EngineError("The result's file is not what was written to it.")
+                raise EngineError("The result on disk differs from what was written.")
         while content := file.read(_BLOCK):  # the whole of a file that was not made in pieces
             digest.update(content)
     return length, digest.hexdigest()

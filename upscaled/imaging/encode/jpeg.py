@@ -81,7 +81,7 @@ class JpegEncoder:
         moved = Fingerprint.of(pixels).difference(found)
         if moved > self._mean_error:
             raise EngineError(
-                f"The written file does not hold what was written: local means differ by "
+                f"The written file does not hold what was written: local averages differ by "
                 f"{moved:.1f} levels around row {top}, {self._mean_error:.1f} are allowed."
             )
         _, scan = _split(encoded)

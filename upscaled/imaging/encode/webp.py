@@ -94,6 +94,6 @@ def _check_written(path: Path, meant: _Digest, options: FinishOptions, mode: str
     moved = meant.difference(found)
     if options.lossless or moved > allowed:
         raise EngineError(
-            f"The written file does not hold what was written: local means differ by {moved:.1f} "
-            f"levels, {allowed:.1f} are allowed."
+            f"The written file does not hold what was written: local averages differ by "
+            f"{moved:.1f} levels, {allowed:.1f} are allowed."
         )

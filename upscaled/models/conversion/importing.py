@@ -157,8 +157,8 @@ def checked_name(request: ImportRequest) -> str:
         name = re.sub(r"[^A-Za-z0-9._+-]+", "-", stem).strip("-._+")[:100]
     if not _NAME.fullmatch(name):
         raise ConversionError(
-            f"{name!r} cannot be a model's name: it starts with a letter or digit and goes on with "
-            f"letters, digits and ._+- only, 100 in all; {request.words.name}."
+            f"{name!r} is not a valid model name. A name starts with a letter or digit, then come "
+            f"letters, digits and ._+- (at most 100 characters); {request.words.name}."
         )
     return name
 

@@ -97,7 +97,7 @@ def _read(path: Path, name: str) -> object:
             file.seek(0)
             return _read_legacy(file)
     raise ConversionError(
-        f"{name} is no .pth, .pt or .safetensors file; send the file as it was published."
+        f"{name} is not a .pth, .pt or .safetensors file; send the file as it was published."
     )
 
 
@@ -170,7 +170,9 @@ def _member(archive: zipfile.ZipFile, name: str, size: int, *, exact: bool = Tru
     if not exact and info.file_size > size:
         raise ConversionError(f"{name} in the archive is larger than {size >> 20} MiB.")
     if exact and info.file_size != size:
-        raise ConversionError(f"{name} in the archive has not the size that the file promises.")
+        raise ConversionError(
+            f"{name} in the archive does not have the size that the file promises."
+        )
     return archive.read(info)
 
 
@@ -204,7 +206,7 @@ def _read_legacy(file: io.BufferedReader) -> object:
         kind, count = views[str(key)]
         stored = int.from_bytes(content.read(8), "little")
         if stored != count:
-            raise ConversionError("A storage of the file has not the size that was promised.")
+            raise ConversionError("A storage of the file does not have the promised size.")
         loaded[str(key)] = numbers_of(content.read(count * width_of(kind)), kind, count)
     content.seek(start)
     return plain()

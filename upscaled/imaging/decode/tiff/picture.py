@@ -116,8 +116,8 @@ class _Scale:
                 self._high = float(_SIXTEEN_BITS)
             elif high < _WHITE_UNKNOWN:
                 raise UnusablePictureError(
-                    f"The picture's {layout.bits}-bit samples go up to {high:g}, so it does not "
-                    "say which is white; send 8 or 16 bits a sample."
+                    f"The picture's {layout.bits}-bit samples go up to {high:g}, so the value of "
+                    "white is unknown; send 8 or 16 bits a sample."
                 )
         self._table: Pixels | None = None
         if layout.kind is SampleKind.UNSIGNED and layout.bits <= 16:
@@ -139,8 +139,8 @@ def _check_floats(samples: Samples, colours: int) -> None:
     low, high = float(samples[..., :colours].min()), float(samples[..., :colours].max())
     if not 0 <= low <= high <= 1:
         raise UnusablePictureError(
-            f"The picture's floating-point samples go from {low:g} to {high:g}, so it does not "
-            "say which is white; send 8 or 16 bits a sample."
+            f"The picture's floating-point samples go from {low:g} to {high:g}, so the value of "
+            "white is unknown; send 8 or 16 bits a sample."
         )
 
 
