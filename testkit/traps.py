@@ -47,9 +47,9 @@ def _unsupported_formats() -> Iterator[Trap]:
         ("zip", b"PK\x03\x04\x14\x00" + bytes(30), "ZIP"),
         ("video", b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41", "video"),
         ("canon raw", b"II*\x00\x10\x00\x00\x00CR\x02\x00" + bytes(40), "Canon raw"),
-        ("random bytes", np.random.default_rng(1).bytes(5000), "no picture"),
-        ("zeros", bytes(5000), "no picture"),
-        ("one byte", b"\x89", "no picture"),
+        ("random bytes", np.random.default_rng(1).bytes(5000), "not a picture"),
+        ("zeros", bytes(5000), "not a picture"),
+        ("one byte", b"\x89", "not a picture"),
     ):
         yield Trap(name, data, NotAPictureError, words)
     yield Trap("empty", b"", UnusablePictureError, "empty")

@@ -199,27 +199,6 @@ class UnusablePictureError(UpscaledError):
     status = 422
 
 
-class NotAnArchiveError(UpscaledError):
-    """The file is no archive of a supported format."""
-
-    code = "unsupported_archive"
-    status = 415
-
-
-class UnusableArchiveError(UpscaledError):
-    """An archive that is broken, encrypted, or has an entry that may be dangerous."""
-
-    code = "unusable_archive"
-    status = 422
-
-
-class ArchiveTooLargeError(UpscaledError):
-    """An archive with too many entries, or one that unpacks to too much."""
-
-    code = "archive_too_large"
-    status = 413
-
-
 class UnavailableImageError(UpscaledError):
     """The address that the caller named has no picture."""
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from upscaled.archives.entries import Bounds
+from upscaled.archives.errors import ArchiveTooLargeError
 from upscaled.archives.kinds import recognised
 from upscaled.archives.reading import open_archive
-from upscaled.errors import ArchiveTooLargeError, UpscaledError
+from upscaled.errors import UpscaledError
 
 BOUNDS = Bounds(entries=20, entry_bytes=1 << 20, total_bytes=3 << 20, ratio=100)
 

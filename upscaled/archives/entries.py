@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from upscaled.errors import ArchiveTooLargeError, UnusableArchiveError
+from upscaled.archives.errors import ArchiveTooLargeError, UnusableArchiveError
 
 _NAME_BYTES = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscaled.errors import NotAnArchiveError
+from upscaled.archives.errors import NotAnArchiveError
 
 _TAR_MAGIC = slice(257, 262)
 _HEAD_BYTES = 512

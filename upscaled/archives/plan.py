@@ -9,9 +9,9 @@ from html import unescape
 from urllib.parse import unquote
 
 from upscaled.archives.entries import Entry
+from upscaled.archives.errors import UnusableArchiveError
 from upscaled.archives.kinds import EPUB, Kind
 from upscaled.archives.reading import Reader
-from upscaled.errors import UnusableArchiveError
 from upscaled.formats import PNG, SUFFIXES, PictureFormat, by_alias, by_signature
 
 _HEAD_BYTES = 64

@@ -17,8 +17,8 @@ from typing import IO, BinaryIO, Self
 
 from upscaled.archives import entries
 from upscaled.archives.entries import Bounds, Entry, shown
+from upscaled.archives.errors import ArchiveTooLargeError, UnusableArchiveError
 from upscaled.archives.kinds import Kind
-from upscaled.errors import ArchiveTooLargeError, UnusableArchiveError
 
 UNPACKED = "unpacked.tar"
 """Name of an unpacked TAR file in the work folder."""

@@ -13,7 +13,7 @@ from typing import IO, Self
 
 from upscaled.archives import entries
 from upscaled.archives.entries import Bounds, Entry, shown
-from upscaled.errors import UnusableArchiveError
+from upscaled.archives.errors import UnusableArchiveError
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22

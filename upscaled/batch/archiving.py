@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, Self
 
 from upscaled import files, serial
 from upscaled.archives.entries import Bounds, shown
+from upscaled.archives.errors import UnusableArchiveError
 from upscaled.archives.kinds import Kind, recognised, suffix_of
 from upscaled.archives.plan import Planned, package_document, plan
 from upscaled.archives.reading import open_archive
@@ -25,7 +26,7 @@ from upscaled.batch.events import Page, Report
 from upscaled.batch.limits import SizeLimit
 from upscaled.batch.outputs import OutputError, as_sentence, place
 from upscaled.batch.upscaler import Made, OnPercent, Task, Upscaler
-from upscaled.errors import NoMemoryError, UnusableArchiveError, UpscaledError
+from upscaled.errors import NoMemoryError, UpscaledError
 from upscaled.formats import result_format
 from upscaled.pictures import Size
 
