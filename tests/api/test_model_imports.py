@@ -188,7 +188,7 @@ async def test_what_is_not_imported_or_is_wanted_is_not_deleted(
         shutil.copy(models_dir / f"{FAST_MODEL}-x3.{ending}", models / f"mine.{ending}")
     async with Api(serve(**settings), ADMIN) as admin:
         for name, status, words in (
-            (FAST_MODEL, 409, "is upscaler.default_model"),
+            (FAST_MODEL, 409, "is the default model"),
             ("mine", 409, "was not imported"),
             ("nothing", 404, "There is no model 'nothing'"),
             ("..%2Fmine", 404, "There is no model '../mine'"),
