@@ -80,6 +80,7 @@ async function modelsOf() {
 function start(limits, offered) {
   let models = offered.models;
   const stage = new Stage(limits);
+  stage.crop.fitSpeed(models);
   const options = new Options(limits, models);
   const jobs = new Jobs(limits.features.job_lists);
   const uploads = new Uploads(jobs);

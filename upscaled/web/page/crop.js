@@ -1,17 +1,21 @@
 // The picture on the stage, and the frame in it that chooses what the models are compared on.
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
+import { secondsOf } from "./models.js";
 import { t } from "./text.js";
 
 /** @typedef {{x: number, y: number, width: number, height: number}} Box in pixels of the picture */
 
 const SMALLEST = 16;
-const USUAL = 112; // a processor needs seconds for it with a large model
+const SECONDS = 4; // that the slowest model may take for the part that is framed at first
+const LEAST = 64; // width and height of that part, where models are slow …
+const MOST = 256; // … and where they are quick
 
 export class CropFrame {
   /** @param {number} mostPixels that a crop may have; 0: there are no previews */
   constructor(mostPixels) {
     this.mostPixels = mostPixels;
+    this.side = LEAST;
     /** @type {import("./stage.js").Picture | null} */
     this.picture = null;
     /** @type {Box} */
@@ -22,6 +26,15 @@ export class CropFrame {
     this.unreadable = h("div", { class: "unreadable" }, icon("picture"), h("p"));
     this.element = h("div", { class: "crop" }, this.holder, this.unreadable);
     this.#listen();
+  }
+
+  /**
+   * Let the first frame be so large that no model takes long for it here.
+   * @param {import("./models.js").Model[]} models
+   */
+  fitSpeed(models) {
+    const slowest = Math.max(0, ...models.map((model) => secondsOf(model, 4, 1e6, false) ?? 0)); // for a megapixel
+    this.side = slowest ? Math.round(Math.min(MOST, Math.max(LEAST, Math.sqrt((SECONDS / slowest) * 1e6)))) : LEAST;
   }
 
   /** @param {import("./stage.js").Picture | null} picture */
@@ -42,7 +55,7 @@ export class CropFrame {
     this.image.height = picture.height;
     this.frame.setAttribute("aria-label", t("crop.label"));
     this.frame.hidden = !this.mostPixels;
-    const side = Math.min(USUAL, Math.floor(Math.sqrt(this.mostPixels)));
+    const side = Math.min(this.side, Math.floor(Math.sqrt(this.mostPixels)));
     this.#set({ x: (picture.width - side) / 2, y: (picture.height - side) / 2, width: side, height: side });
   }
 
