@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from upscaled.jobs.job import Job, JobRequest, new_job_id
-from upscaled.jobs.messages import Message
+from upscaled.jobs.webhook_messages import Message
 from upscaled.pictures import Size
 
 

@@ -35,7 +35,7 @@ from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.worker import RequestHandler
 from upscaled.jobs.job import Job, JobState
 from upscaled.pipeline import bands
-from upscaled.service import workshop
+from upscaled.service import processing
 from upscaled.service.service import Service
 from upscaled.workers.errors import WorkerRefusedError
 from upscaled.workers.server import RefusedError
@@ -142,8 +142,8 @@ def _in_process() -> Iterator[None]:
         for target, name, value in (
             (worker_pool, "WorkerClient", HereWorker),
             (bands, "_BAND_BYTES", 1),
-            (workshop, "choose", _choose),
-            (workshop, "make_pool", lambda *_: EnginePool(pool, [])),
+            (processing, "choose", _choose),
+            (processing, "make_pool", lambda *_: EnginePool(pool, [])),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -11,8 +11,8 @@ import pytest
 
 from testkit.jobs import make_job, make_message
 from upscaled.jobs.job import ACTIVE, TERMINAL, Attempt, Job, JobState
-from upscaled.jobs.messages import MessageState, PendingJob
 from upscaled.jobs.store import JobFilter, JobStore, KeyTakenError, SubmissionKey
+from upscaled.jobs.webhook_messages import MessageState, PendingJob
 
 
 def make_key(job: Job, key: str = "key", created: float = 1.0) -> SubmissionKey:

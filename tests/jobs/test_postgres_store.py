@@ -10,8 +10,8 @@ from testkit.postgres import PostgresServer
 from testkit.store_contract import JobStoreContract, make_key
 from upscaled.errors import ConfigError, StoreUnavailableError
 from upscaled.jobs import postgres_schema
-from upscaled.jobs.database import Database
 from upscaled.jobs.job import ACTIVE
+from upscaled.jobs.postgres_database import Database
 from upscaled.jobs.postgres_schema import Migration
 from upscaled.jobs.postgres_store import PostgresJobStore
 from upscaled.jobs.store import JobFilter

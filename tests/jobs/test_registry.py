@@ -8,10 +8,10 @@ import upscaled.jobs.registry
 from testkit.jobs import make_job
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.messages import Message
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.store import SubmissionKey
+from upscaled.jobs.webhook_messages import Message
 
 
 @pytest.fixture

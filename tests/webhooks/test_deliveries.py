@@ -17,9 +17,9 @@ from aiohttp import web
 from testkit.jobs import make_job
 from testkit.receiver import Received, receiving
 from upscaled.jobs.job import Callback, Job, JobState
-from upscaled.jobs.messages import Message, MessageState
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.webhook_messages import Message, MessageState
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import OutgoingClient
 from upscaled.outgoing.signatures import keys_of

@@ -20,7 +20,7 @@ from upscaled.errors import (
 )
 from upscaled.outgoing.client import TO_GET
 from upscaled.outgoing.errors import NoAnswerError, RefusedError, UnreachableError
-from upscaled.service.uploads import Upload
+from upscaled.service.upload_room import Upload
 
 _ACCEPT = "image/*, application/octet-stream;q=0.5"
 

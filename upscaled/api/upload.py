@@ -32,7 +32,7 @@ from upscaled.errors import (
     UpscaledError,
     no_room,
 )
-from upscaled.service.uploads import Upload
+from upscaled.service.upload_room import Upload
 
 _PACE_BYTES = 1 << 20
 _MULTIPART = "multipart/form-data"

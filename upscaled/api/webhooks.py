@@ -11,7 +11,7 @@ from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE
 from upscaled.api.jobs import job_id_of
 from upscaled.api.responses import json_response
-from upscaled.jobs.messages import Message, MessageState
+from upscaled.jobs.webhook_messages import Message, MessageState
 from upscaled.outgoing.destination import origin_of
 
 

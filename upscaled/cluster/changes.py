@@ -10,7 +10,7 @@ from typing import LiteralString
 
 import psycopg
 
-from upscaled.jobs.database import Connection
+from upscaled.jobs.postgres_database import Connection
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from upscaled.blobs.blobs import Blobs
 from upscaled.cluster import keys, members, work_queue
-from upscaled.jobs.database import Connection, Database
 from upscaled.jobs.job import TERMINAL, Job
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.service.cleanup import Cleaner
 
 log = logging.getLogger(__name__)

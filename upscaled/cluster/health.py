@@ -10,7 +10,7 @@ from typing import Any
 from upscaled.cluster import members
 from upscaled.cluster.members import WORKER, Member
 from upscaled.errors import StoreUnavailableError
-from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.service.health import Health, HealthState
 from upscaled.service.reports import Reports
 

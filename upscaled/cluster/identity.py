@@ -10,7 +10,7 @@ from pathlib import Path
 from upscaled.blobs.blobs import BlobMissingError, Blobs
 from upscaled.cluster.keys import IDENTITY
 from upscaled.errors import ConfigError
-from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.postgres_database import Connection, Database
 
 _MOST = 100
 _LOCK = 0x7570736E

@@ -9,7 +9,7 @@ from upscaled.blobs.folder import FolderBlobs
 from upscaled.cluster import identity
 from upscaled.cluster.members import member_id
 from upscaled.config.settings import Config
-from upscaled.jobs.database import Database
+from upscaled.jobs.postgres_database import Database
 from upscaled.jobs.postgres_schema import migrate
 
 

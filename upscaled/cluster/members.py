@@ -12,7 +12,7 @@ from typing import Any
 from upscaled import __version__, serial
 from upscaled.config.settings import Config
 from upscaled.errors import ConfigError
-from upscaled.jobs.database import Connection
+from upscaled.jobs.postgres_database import Connection
 
 SERVER, WORKER = "server", "worker"
 

@@ -12,7 +12,7 @@ from upscaled.cluster import members, work_queue
 from upscaled.cluster.members import WORKER, Member, Seen
 from upscaled.cluster.rescue import Rescuer
 from upscaled.errors import StoreUnavailableError
-from upscaled.jobs.database import Connection, Database
+from upscaled.jobs.postgres_database import Connection, Database
 
 log = logging.getLogger(__name__)
 

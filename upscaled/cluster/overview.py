@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from upscaled.cluster import members
 from upscaled.cluster.members import Seen
-from upscaled.jobs.database import Connection
+from upscaled.jobs.postgres_database import Connection
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from upscaled import serial
 from upscaled.cluster.changes import PROGRESS
 from upscaled.errors import UpscaledError
-from upscaled.jobs.database import Connection, Database
 from upscaled.jobs.job import TERMINAL
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.updates import LaggedError, Stage
 

@@ -13,9 +13,8 @@ from upscaled.cluster import keys, work_queue
 from upscaled.cluster.work_queue import Lease, Record
 from upscaled.errors import StoreUnavailableError
 from upscaled.jobs import postgres_outbox
-from upscaled.jobs.database import Connection, Database
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState
-from upscaled.jobs.messages import Message
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.postgres_store import (
     PostgresJobStore,
     delete_job,
@@ -25,6 +24,7 @@ from upscaled.jobs.postgres_store import (
 )
 from upscaled.jobs.registry import MessageWriter
 from upscaled.jobs.store import SubmissionKey
+from upscaled.jobs.webhook_messages import Message
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from upscaled import serial
 from upscaled.cluster.progress import Report
 from upscaled.cluster.records import SupersededError
 from upscaled.errors import UnknownJobError, UpscaledError
-from upscaled.jobs.database import Connection
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB, Tidy
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
+from upscaled.jobs.postgres_database import Connection
 from upscaled.jobs.postgres_store import PostgresJobStore
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.store import JobFilter

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from upscaled.cluster import work_queue
 from upscaled.jobs import postgres_outbox
-from upscaled.jobs.database import Connection
 from upscaled.jobs.job import ACTIVE, JobState
+from upscaled.jobs.postgres_database import Connection
 from upscaled.jobs.postgres_store import update_job
 from upscaled.jobs.registry import MessageWriter
 

@@ -28,9 +28,9 @@ from upscaled.cluster.workspace import SharedWorkspace
 from upscaled.config.settings import Config
 from upscaled.engines.selection import EngineChoice
 from upscaled.errors import UpscaledError
-from upscaled.jobs.database import Connection
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
+from upscaled.jobs.postgres_database import Connection
 from upscaled.service.admission import Admission
 from upscaled.service.beside import run_beside
 from upscaled.service.cleanup import Cleaner
@@ -38,10 +38,10 @@ from upscaled.service.foundation import Foundation
 from upscaled.service.health import Health
 from upscaled.service.job_access import JobAccess
 from upscaled.service.job_views import JobViews
+from upscaled.service.processing import Processing
 from upscaled.service.reports import Reports
 from upscaled.service.runner import JobRunner
 from upscaled.service.service import Service, Taking
-from upscaled.service.workshop import Workshop
 from upscaled.webhooks.callbacks import Callbacks
 from upscaled.webhooks.deliveries import Deliveries
 from upscaled.webhooks.events import messages_of
@@ -133,21 +133,21 @@ class ClusterService(Service):
     def _make_order(self) -> Order | None:
         return self._order
 
-    def _make_runner(self, shop: Workshop) -> tuple[JobRunner, Taking]:
+    def _make_runner(self, parts: Processing) -> tuple[JobRunner, Taking]:
         async def cost(job: Job) -> float:
             try:
-                return (await shop.timing.waiting(job))[1].upscale
+                return (await parts.timing.waiting(job))[1].upscale
             except UpscaledError:
                 return 1.0  # its model is gone, which a worker will tell
 
         self._records.cost = cost
-        self._slots = shop.timing.forecaster
+        self._slots = parts.timing.forecaster
         runner = RemoteRunner(
-            self._jobs, self._files, shop.queue, self._order, shop.timing, shop.shared
+            self._jobs, self._files, parts.queue, self._order, parts.timing, parts.shared
         )
         return runner, _NothingToTakeUp()
 
-    def _make_health(self, shop: Workshop) -> Health:
+    def _make_health(self, parts: Processing) -> Health:
         return self._workers
 
     def _make_admission(self, choice: EngineChoice) -> Admission:

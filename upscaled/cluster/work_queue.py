@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from upscaled import serial
-from upscaled.jobs.database import Connection
 from upscaled.jobs.job import ACTIVE, Job
+from upscaled.jobs.postgres_database import Connection
 
 _TASK = "upscale"
 _STEPS = 10

@@ -25,8 +25,8 @@ from upscaled.errors import (
     WrongStateError,
 )
 from upscaled.imaging import Imaging
-from upscaled.jobs.database import Connection, Database
 from upscaled.jobs.job import TERMINAL, JobState
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import result_name
@@ -34,7 +34,7 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.service.beside import run_beside
 from upscaled.service.dispatcher import Dispatcher
-from upscaled.service.workshop import Workshop, make_dispatcher, open_workshop
+from upscaled.service.processing import Processing, make_dispatcher, open_processing
 from upscaled.webhooks.events import messages_of
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Worker:
         self._blobs = blobs
         self._imaging = imaging
         self._models = models
-        self._shop: Workshop | None = None
+        self._parts: Processing | None = None
         self._dispatcher: Dispatcher | None = None
         self._workspace = Workspace(data_dir)
         self._store = AttemptStore(
@@ -106,16 +106,16 @@ class Worker:
         self._closing = contextlib.AsyncExitStack()
 
     def _describe(self) -> Member:
-        shop = self._shop
-        health = shop.health if shop is not None else None
+        parts = self._parts
+        health = parts.health if parts is not None else None
         return Member.of_this_process(
             self._name,
             WORKER,
             settings=settings_of(self._config, WORKER),
-            engine=shop.choice.engine if shop is not None else "",
-            devices=tuple(d.name for d in shop.choice.devices) if shop is not None else (),
-            gpu=any(d.is_gpu for d in shop.choice.devices) if shop is not None else False,
-            slots=shop.pool.most_at_once if shop is not None else 0,
+            engine=parts.choice.engine if parts is not None else "",
+            devices=tuple(d.name for d in parts.choice.devices) if parts is not None else (),
+            gpu=any(d.is_gpu for d in parts.choice.devices) if parts is not None else False,
+            slots=parts.pool.most_at_once if parts is not None else 0,
             models=tuple(model.name for model in self._models.models),
             jobs=tuple(self._store.attempts),
             state=health.state.value if health is not None else "starting",
@@ -133,7 +133,7 @@ class Worker:
             closing.callback(self._workspace.close)
             await self._workspace.sweep(())  # what an earlier process did is with others by now
             await self._cache.open()
-            self._shop = shop = await open_workshop(
+            self._parts = parts = await open_processing(
                 self._config,
                 closing,
                 models=self._models,
@@ -143,7 +143,7 @@ class Worker:
                 rates=self._store,
                 cache=self._cache,
             )
-            self._dispatcher = make_dispatcher(self._config, shop, self._registry, self._workspace)
+            self._dispatcher = make_dispatcher(self._config, parts, self._registry, self._workspace)
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
             run_beside(closing, self.membership.run(), "membership")
@@ -152,8 +152,8 @@ class Worker:
             run_beside(closing, changes.run(), "changes")
             run_beside(closing, self._listen(), "ends")
             run_beside(closing, report_progress(self._registry, self._database), "progress")
-            run_beside(closing, shop.health.run(), "health")
-            run_beside(closing, shop.timing.run(), "timing")
+            run_beside(closing, parts.health.run(), "health")
+            run_beside(closing, parts.timing.run(), "timing")
             closing.push_async_callback(self._give_all_back)
             self._dispatcher.start()
             closing.push_async_callback(self.drain)
@@ -199,8 +199,8 @@ class Worker:
 
     @property
     def _has_room(self) -> bool:
-        assert self._shop is not None  # noqa: S101 - it was started
-        return len(self._store.attempts) < self._shop.pool.most_at_once + _AHEAD
+        assert self._parts is not None  # noqa: S101 - it was started
+        return len(self._store.attempts) < self._parts.pool.most_at_once + _AHEAD
 
     async def _take_jobs(self) -> None:
         """Take jobs as long as there is room for them; runs until cancelled."""

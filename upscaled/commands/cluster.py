@@ -19,7 +19,7 @@ async def show_status(config: Config, *, as_json: bool) -> int:
     """
     check_cluster(config)
     from upscaled.cluster import overview  # noqa: PLC0415 - needs the packages of a cluster
-    from upscaled.jobs.database import Database  # noqa: PLC0415
+    from upscaled.jobs.postgres_database import Database  # noqa: PLC0415
 
     database = Database(config.cluster.database_url, size=1)
     await database.open()
@@ -67,7 +67,7 @@ async def drain(config: Config, worker: str) -> int:
     """
     check_cluster(config)
     from upscaled.cluster import members  # noqa: PLC0415
-    from upscaled.jobs.database import Database  # noqa: PLC0415
+    from upscaled.jobs.postgres_database import Database  # noqa: PLC0415
 
     database = Database(config.cluster.database_url, size=1)
     await database.open()

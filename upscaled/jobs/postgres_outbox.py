@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
-from upscaled.jobs.database import Connection
-from upscaled.jobs.messages import Message, MessageState, PendingJob
+from upscaled.jobs.postgres_database import Connection
+from upscaled.jobs.webhook_messages import Message, MessageState, PendingJob
 
 _COLUMNS: LiteralString = (
     "id, job_id, owner, event, url, body, created, due, state, attempts, finished, status, error"

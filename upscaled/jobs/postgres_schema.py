@@ -9,7 +9,7 @@ from procrastinate.schema import SchemaManager
 from psycopg import sql
 
 from upscaled.errors import ConfigError
-from upscaled.jobs.database import Connection
+from upscaled.jobs.postgres_database import Connection
 
 _LOCK = 0x7570736D
 """Key of the lock under which one program at a time migrates."""

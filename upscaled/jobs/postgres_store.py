@@ -11,11 +11,11 @@ import psycopg
 
 from upscaled import serial
 from upscaled.jobs import postgres_outbox, store
-from upscaled.jobs.database import Connection, Database, Work
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.messages import Message, PendingJob
+from upscaled.jobs.postgres_database import Connection, Database, Work
 from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
+from upscaled.jobs.webhook_messages import Message, PendingJob
 
 _INSERT: LiteralString = """
     INSERT INTO jobs (id, state, created, finished, has_result, document, owner, model, client_ref,

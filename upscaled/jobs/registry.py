@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from upscaled.errors import UnknownJobError
-from upscaled.jobs.arrivals import Arrivals
+from upscaled.jobs.arrival_times import Arrivals
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB, EndedJobs, Tidy
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
-from upscaled.jobs.messages import Message
 from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
 from upscaled.jobs.updates import JobUpdate, Stage, Subscription, Updates
+from upscaled.jobs.webhook_messages import Message
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from upscaled.jobs.messages import Message, MessageState, PendingJob
+from upscaled.jobs.webhook_messages import Message, MessageState, PendingJob
 
 SCHEMA = """
     CREATE TABLE messages (

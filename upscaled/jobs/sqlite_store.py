@@ -17,8 +17,8 @@ from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
 from upscaled.jobs import sqlite_outbox, store
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.messages import Message, PendingJob
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
+from upscaled.jobs.webhook_messages import Message, PendingJob
 
 T = TypeVar("T")
 

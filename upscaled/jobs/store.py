@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.messages import Message, PendingJob
+from upscaled.jobs.webhook_messages import Message, PendingJob
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from upscaled.errors import UnknownJobError, UnknownModelError, WrongStateError
 from upscaled.jobs.content import Content, FileContent
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB
 from upscaled.jobs.job import TERMINAL, Job
-from upscaled.jobs.messages import Message
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import ResultFile, result_of
 from upscaled.jobs.store import JobFilter, JobStore
 from upscaled.jobs.updates import Subscription
+from upscaled.jobs.webhook_messages import Message
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.job_views import JobViews

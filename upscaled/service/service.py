@@ -36,6 +36,7 @@ from upscaled.service.job_views import JobViews
 from upscaled.service.model_imports import ModelImports
 from upscaled.service.positions import report_positions
 from upscaled.service.previews import Previews
+from upscaled.service.processing import Processing, make_dispatcher, open_processing
 from upscaled.service.recovery import Recovery
 from upscaled.service.reports import Reports
 from upscaled.service.runner import JobRunner
@@ -43,7 +44,6 @@ from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.service.views import Views
-from upscaled.service.workshop import Workshop, make_dispatcher, open_workshop
 from upscaled.timing.speeds import ModelSpeed, Speeds
 from upscaled.timing.timing import JobTiming
 from upscaled.webhooks.callbacks import Callbacks
@@ -204,7 +204,7 @@ class Service:
             closing.push_async_callback(self._store.close)
             closing.push_async_callback(self._deletions.done)
             closing.push_async_callback(self._imaging.close)
-            shop = await open_workshop(
+            parts = await open_processing(
                 self.config,
                 closing,
                 models=self.models,
@@ -217,9 +217,9 @@ class Service:
                 order=self._make_order(),
                 joins=self.joins_identical and self.config.features.join_identical,
             )
-            choice, pool, timing, shared = shop.choice, shop.pool, shop.timing, shop.shared
-            runner, recovery = self._make_runner(shop)
-            health = self._make_health(shop)
+            choice, pool, timing, shared = parts.choice, parts.pool, parts.timing, parts.shared
+            runner, recovery = self._make_runner(parts)
+            health = self._make_health(parts)
             submissions = Submissions(
                 self.config.limits,
                 self._make_admission(choice),
@@ -231,7 +231,7 @@ class Service:
                 shared,
             )
             previews = Previews(
-                self.config, self.models, self._looking, pool, self._workspace, shop.ways
+                self.config, self.models, self._looking, pool, self._workspace, parts.ways
             )
             imports = ModelImports(
                 self.config,
@@ -264,7 +264,7 @@ class Service:
                 cleaner=self._cleaner,
                 shared=shared,
                 result_cache=self.result_cache,
-                verifications=shop.pipeline.verifications,
+                verifications=parts.pipeline.verifications,
                 webhooks=deliveries,
             )
             self._started = _Started(
@@ -281,7 +281,7 @@ class Service:
             run_beside(closing, timing.run(), "timing")
             positions = report_positions(
                 self._registry,
-                shop.queue,
+                parts.queue,
                 lambda: shared.with_followers(timing.forecaster.positions()),
                 timing.forecaster,
             )
@@ -289,9 +289,9 @@ class Service:
             await self._log_speed(timing.speeds)
             await self._run_housework(closing)
             run_beside(closing, imports.run(), "model imports")
-            if self.measures_ways and shop.ways.used and self._ways_file is None:
+            if self.measures_ways and parts.ways.used and self._ways_file is None:
                 calibrator = await make_calibrator(
-                    self.config, choice, shop.ways, shop.pipeline, submissions, previews, imports,
+                    self.config, choice, parts.ways, parts.pipeline, submissions, previews, imports,
                     self._registry,
                 )  # fmt: skip
                 run_beside(closing, calibrator.run(), "calibration")
@@ -303,22 +303,22 @@ class Service:
         """Return who is next; None: what the settings say."""
         return None
 
-    def _make_runner(self, shop: Workshop) -> tuple[JobRunner, Taking]:
+    def _make_runner(self, parts: Processing) -> tuple[JobRunner, Taking]:
         """Return what does the jobs, and what takes up those that there are at the start."""
-        dispatcher = make_dispatcher(self.config, shop, self._registry, self._workspace)
+        dispatcher = make_dispatcher(self.config, parts, self._registry, self._workspace)
         recovery = Recovery(
             self._registry,
             self._store,
             self._workspace,
             self._cleaner,
             dispatcher,
-            shop.shared,
+            parts.shared,
             self.config.upscaler.max_attempts,
         )
         return dispatcher, recovery
 
-    def _make_health(self, shop: Workshop) -> Health:
-        return shop.health
+    def _make_health(self, parts: Processing) -> Health:
+        return parts.health
 
     def _make_admission(self, choice: EngineChoice) -> Admission:
         return Admission(

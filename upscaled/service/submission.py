@@ -25,7 +25,7 @@ from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
 from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
-from upscaled.service.uploads import Upload, UploadsInProgress
+from upscaled.service.upload_room import Upload, UploadsInProgress
 from upscaled.service.wishes import fields_of
 from upscaled.timing.timing import JobTiming, Quote
 

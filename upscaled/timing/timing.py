@@ -14,7 +14,7 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
-from upscaled.jobs.arrivals import Arrivals
+from upscaled.jobs.arrival_times import Arrivals
 from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue

@@ -14,8 +14,8 @@ from heapq import heappop, heappush
 
 from upscaled.config.settings import Config
 from upscaled.jobs.job import Job
-from upscaled.jobs.messages import Message, MessageState
 from upscaled.jobs.store import JobStore
+from upscaled.jobs.webhook_messages import Message, MessageState
 from upscaled.outgoing import signatures
 from upscaled.outgoing.client import SAME_METHOD, OutgoingClient
 from upscaled.outgoing.destination import origin_of

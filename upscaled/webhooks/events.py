@@ -11,7 +11,7 @@ from typing import Any
 
 from upscaled.jobs.description import Links, described
 from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.jobs.messages import Message
+from upscaled.jobs.webhook_messages import Message
 
 STARTED = "started"
 EXPIRED = "expired"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from testkit.jobs import make_job
-from upscaled.jobs.arrivals import Arrivals
+from upscaled.jobs.arrival_times import Arrivals
 from upscaled.jobs.order import Waiting, make_order
 
 DAY = 86_400.0

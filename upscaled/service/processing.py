@@ -1,4 +1,4 @@
-"""The workshop: the parts that do jobs, on an API server of one machine and on a worker."""
+"""Processing: the parts that do jobs, on the server of one machine and on a worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Processing:
     """The parts that do jobs, and those that know how long that takes."""
 
     choice: EngineChoice
@@ -51,7 +51,7 @@ class Workshop:
     shared: SharedWork
 
 
-async def open_workshop(
+async def open_processing(
     config: Config,
     closing: contextlib.AsyncExitStack,
     *,
@@ -64,7 +64,7 @@ async def open_workshop(
     ways_file: Path | None = None,
     order: Order | None = None,
     joins: bool = False,
-) -> Workshop:
+) -> Processing:
     """Select the engine and build the parts around it; ``closing`` ends them.
 
     Args:
@@ -102,22 +102,22 @@ async def open_workshop(
     )  # fmt: skip
     closing.push_async_callback(timing.close)
     shared = SharedWork(cache, workspace, pipeline, choice, joins=joins)
-    return Workshop(choice, pool, health, ways, pipeline, queue, timing, shared)
+    return Processing(choice, pool, health, ways, pipeline, queue, timing, shared)
 
 
 def make_dispatcher(
-    config: Config, shop: Workshop, registry: JobRegistry, workspace: Workspace
+    config: Config, parts: Processing, registry: JobRegistry, workspace: Workspace
 ) -> Dispatcher:
-    """Return the dispatcher that feeds jobs to a workshop."""
+    """Return the dispatcher that feeds jobs to these parts."""
     return Dispatcher(
         registry,
-        shop.queue,
-        shop.pipeline,
+        parts.queue,
+        parts.pipeline,
         workspace,
-        shop.health,
-        timing=shop.timing,
-        shared=shop.shared,
-        slots=shop.pool.most_at_once,
+        parts.health,
+        timing=parts.timing,
+        shared=parts.shared,
+        slots=parts.pool.most_at_once,
         time_limit=TimeLimit(
             config.upscaler.job_timeout_seconds, config.upscaler.job_seconds_per_megapixel
         ),
