@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
@@ -118,4 +119,5 @@ def report() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     print(report())  # noqa: T201
