@@ -18,6 +18,7 @@ from testkit.curl import curl
 from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import SLOW, tasks_named, until_in, until_waited_for
 from upscaled.errors import UnusablePictureError
+from upscaled.pipeline.pipeline import Pipeline
 
 FAST = {"model_name": FAST_MODEL, "scale": "2"}
 QUERY = f"model_name={FAST_MODEL}&scale=2"
@@ -228,3 +229,15 @@ async def test_an_estimate_takes_its_fields_from_the_query_too(api: Api) -> None
     size = "/estimate?scale=2&input_width=30&input_height=20"
     answer = await api.post(size, headers={"Content-Type": "image/png"})
     assert answer.json["output_size"] == {"width": 60, "height": 40}
+
+
+async def test_an_internal_error_is_not_blamed_on_the_picture(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Pipeline, "run", fails)
+    answer = await sent(api, "?wait=45")
+    assert (answer.status, answer.json["code"]) == (500, "job_failed")
+    assert answer.json["error"] == "An internal error ended the job; the server's log has more."

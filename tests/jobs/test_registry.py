@@ -65,7 +65,7 @@ async def test_waiting_for_a_job_ends_with_it(store: SqliteJobStore) -> None:
     assert (await waiting).error == "broke"
 
 
-async def test_unfinished_jobs_are_taken_up_by_the_next_book(store: SqliteJobStore) -> None:
+async def test_unfinished_jobs_are_taken_up_by_the_next_registry(store: SqliteJobStore) -> None:
     jobs = [make_job(created=float(n)) for n in range(4)]
     registry = JobRegistry(store)
     for job in jobs:

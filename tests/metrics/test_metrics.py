@@ -114,6 +114,7 @@ async def test_jobs_that_do_not_complete_are_counted_too(server: Server, api: Ap
         ({"state": JobState.FAILED}, "picture"),
         ({"state": JobState.FAILED, "attempts": (Attempt("a", "b", 0, "no"),)}, "attempts"),
         ({"state": JobState.FAILED, "crashes": 3}, "server_crash"),
+        ({"state": JobState.FAILED, "server_fault": True}, "server"),
     ],
 )
 def test_the_reasons_of_failures_are_a_few_words(changes: dict[str, object], reason: str) -> None:

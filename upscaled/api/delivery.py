@@ -78,7 +78,7 @@ class Delivery:
 
 
 class DeliveryTracker:
-    """The deliveries by job id. The one that was used longest ago is forgotten first."""
+    """The deliveries by job id. The least recently used one is forgotten first."""
 
     def __init__(self) -> None:
         self._by_job: OrderedDict[str, Delivery] = OrderedDict()

@@ -91,7 +91,7 @@ async def page(_: web.Request) -> web.Response:
 
 @lru_cache(len(_NAMES))
 def _asset(name: str) -> bytes:
-    """Return one of the files in `_NAMES`; no other name may be asked for."""
+    """Return a file; ``name`` must be in `_NAMES`."""
     return (_WEB / name if name == _OWN else swagger_ui() / name).read_bytes()
 
 

@@ -40,7 +40,7 @@ class Original:
         return cls(file, os.fstat(file.fileno()).st_size, os.pread(file.fileno(), _HEAD, 0))
 
     async def close(self) -> None:
-        """Close the file; the last one who has it open frees its room on the disk."""
+        """Close the file; its disk space is free when the last open descriptor is closed."""
         await asyncio.to_thread(self._file.close)
 
     async def send(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:

@@ -252,8 +252,7 @@ def _ended(job: Job, links: Links, headers: Mapping[str, str]) -> web.Response:
     if job.state is JobState.CANCELLED:
         status, code, sentence = 409, "job_cancelled", "The job was cancelled."
     else:
-        # Before the first attempt there is nothing but the picture that could be at fault.
-        status = 500 if job.attempts or job.crashes else 422
+        status = 500 if job.attempts or job.crashes or job.server_fault else 422
         code, sentence = "job_failed", job.error or "The job failed."
     content = {"success": False, "error": sentence, "code": code, "status_url": links.status}
     return json_response({**content, **told}, status=status, headers=headers)

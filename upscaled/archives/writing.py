@@ -1,4 +1,4 @@
-"""Writers of archives: entries are appended one by one, and a writer that is killed goes on."""
+"""Writers of archives: entries are appended one by one, and a later process can go on with them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ZipWriter:
 
     def _local(self, entry: Written) -> bytes:
         name, common = self._common(entry)
-        large = entry.size >= _LIMIT // 2  # known before; what it packs to is at most a bit more
+        large = entry.size >= _LIMIT // 2  # before it is packed, which may add a little
         sizes = (_LIMIT, _LIMIT) if large else (entry.packed, entry.size)
         extra = struct.pack("<HHQQ", 1, 16, entry.size, entry.packed) if large else b""
         return (
@@ -108,7 +108,7 @@ class ZipWriter:
         """Return an entry's name, and flags, method and time as both headers have them."""
         info = self._infos[entry.number]
         flags = info.flag_bits & _UTF_8
-        # The same bytes as before, whatever they mean to whom.
+        # Keep the name's bytes: without the UTF-8 flag their encoding is unknown.
         name = entry.name.encode() if flags else entry.name.encode("cp437")
         year, month, day, hour, minute, second = info.date_time
         date = (max(1980, min(year, 2107)) - 1980) << 9 | month << 5 | day
@@ -116,7 +116,7 @@ class ZipWriter:
         return name, struct.pack("<HHHH", flags, entry.method, time, date)
 
     def finish(self, written: Sequence[Written]) -> None:
-        """Append the directory; blocking.
+        """Append the central directory; blocking.
 
         Raises:
             OSError: the disk is full.
@@ -184,7 +184,7 @@ class TarWriter:
 
 
 def compress(file: Path, kind: Kind, target: Path) -> None:
-    """Compress a finished TAR file as its kind is; the same content gives the same bytes; blocking.
+    """Compress a finished TAR file as ``kind`` says, deterministically; blocking.
 
     Raises:
         OSError: the disk is full.

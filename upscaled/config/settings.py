@@ -1,6 +1,7 @@
 """Settings: one frozen class per section.
 
-The fields below are the only table of settings. The flags of ``upscaled serve`` and the
+The fields of these classes, of `ServerSettings` and of `ClusterSettings` are the settings; `table`
+lists them as rows. The flags of ``upscaled serve`` and the
 environment variables come from it, and ``python -m testkit.settings_table`` writes ``config.yaml``
 and ``docs/configuration.md`` from it.
 `sources` reads the values.
@@ -250,7 +251,7 @@ class WebhookSettings:
     retry_seconds: tuple[int, ...] = _setting(
         (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800),
         "Pauses in seconds between the attempts to deliver one message. After the last attempt "
-        "the message is dropped. Each pause varies by 20 %.",
+        "the message is given up. Each pause varies by 20 %.",
         check=allowed.retry_pauses,
     )
     timeout_seconds: float = _setting(

@@ -133,6 +133,8 @@ class Job:
     """How often work on it has started, including after restarts of the server."""
     crashes: int = 0
     """How often the server died while working on it."""
+    server_fault: bool = False
+    """It failed for a reason that lies with the server and not with the picture."""
     owner: str = ""
     """Name of the caller's token; callers with other tokens can't see the job."""
     client: str = ""

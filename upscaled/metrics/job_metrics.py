@@ -17,8 +17,9 @@ def failure_reason(job: Job) -> str:
         return ""
     if job.crashes:
         return "server_crash"
-    # Before the first attempt there is nothing but the picture that could be at fault.
-    return "attempts" if job.attempts else "picture"
+    if job.attempts:
+        return "attempts"
+    return "server" if job.server_fault else "picture"
 
 
 class JobMetrics:
@@ -32,7 +33,7 @@ class JobMetrics:
         self._ended = Counter(
             "upscaled_jobs_ended",
             "Jobs that ended, by state, model, and why they failed: picture (it could not be "
-            "used), attempts (all of them failed), server_crash.",
+            "used), attempts (all of them failed), server_crash, server (anything else).",
             ("state", "model", "reason"),
             registry=registry,
         )

@@ -23,12 +23,12 @@ from upscaled.metrics.job_metrics import JobMetrics
 from upscaled.metrics.loop_lag import LoopLag
 from upscaled.service.service import Service
 
-# The time when each counter began would be as many series again, of no use here.
+# Otherwise each counter exports another series, the time when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class _Taken(Collector):
-    """What was true of the server when it was last looked at."""
+    """The metrics that the latest `Metrics.render` collected."""
 
     def __init__(self) -> None:
         self.families: list[Metric] = []
@@ -81,8 +81,8 @@ class Metrics:
     async def render(self) -> bytes:
         """Return all metrics as text.
 
-        The server's state is read here, between other things that the event loop does; a thread
-        writes the text and reads the figures of the process from the system.
+        The server's state is read on the event loop; a thread writes the text and reads the figures
+        of the process from the system.
         """
         self._lag.scraped()
         self._taken.families = await current(self._service, self.sent_bytes)

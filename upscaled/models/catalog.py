@@ -1,4 +1,4 @@
-"""What ``models/`` offers: every pair of files, measured, under the name it is asked for by."""
+"""The models in ``models/``: every pair of files, measured, by model name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
 _AGAIN_SECONDS = 60.0
-"""After how long a model is measured again if it failed for a reason that may pass."""
+"""Seconds before a model is measured again that failed for a reason that may pass."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SIBLING = re.compile(r"(?P<family>.+)-x(?:[1-9]|1[0-6])")
 

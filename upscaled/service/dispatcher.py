@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _FEED_AGAIN_SECONDS = 1.0
 _CANCEL_SECONDS = 30.0
+_SERVER_ERROR = 500
+"""HTTP status from which on an error is not the picture's."""
 """How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
 
 
@@ -311,8 +313,8 @@ class Dispatcher:
             except NotUnderWayError:
                 if await self._registry.still_under_way(job_id):
                     continue  # a cancellation could not be recorded
-            except NoMemoryError as error:
-                await self._outcomes.failed(job_id, error.message)
+            except NoMemoryError as error:  # of what one picture may have
+                await self._outcomes.failed(job_id, error.message, server_fault=False)
             except NoSpaceError as error:
                 self._forecaster.set_aside(job.id)
                 self._set_aside.until_room(job, error)
@@ -320,7 +322,9 @@ class Dispatcher:
                 self._forecaster.set_aside(job.id)
                 self._set_aside.until_retry(job, error.message)
             except UpscaledError as error:
-                await self._outcomes.failed(job_id, error.message)
+                await self._outcomes.failed(
+                    job_id, error.message, server_fault=error.status >= _SERVER_ERROR
+                )
                 if isinstance(error, EngineError | JobTimeoutError):
                     self._health.doubt()
             except Exception as error:

@@ -74,8 +74,14 @@ class Outcomes:
         except Exception:  # the result counts, later estimates do not
             log.exception("nothing was learned from a job", extra={"job": job.id})
 
-    async def failed(self, job_id: str, sentence: str) -> None:
-        """Record that a job has failed and why, and delete its files."""
+    async def failed(self, job_id: str, sentence: str, *, server_fault: bool = True) -> None:
+        """Record that a job has failed and why, and delete its files.
+
+        Args:
+            job_id: the job.
+            sentence: why.
+            server_fault: whether the reason lies with the server and not with the picture.
+        """
         now = time.time()
         if await self.end(
             job_id,
@@ -83,6 +89,7 @@ class Outcomes:
             lambda: self._workspace.remove_work(job_id, now),
             finished=now,
             error=sentence,
+            server_fault=server_fault,
         ):
             log.warning("job failed", extra={"job": job_id, "reason": sentence})
 

@@ -21,7 +21,7 @@ from upscaled.outgoing.client import SAME_METHOD, OutgoingClient
 from upscaled.outgoing.destination import origin_of
 from upscaled.outgoing.errors import OutgoingError, RefusedError
 from upscaled.webhooks.receivers import Line, Receivers
-from upscaled.webhooks.retries import Retries, retry_after
+from upscaled.webhooks.retries import MOST_RETRY_AFTER, Retries, retry_after
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Deliveries:
 
     @property
     def _longest(self) -> float:
-        return max(self._retries.longest, 86_400.0)
+        return max(self._retries.longest, MOST_RETRY_AFTER)
 
     async def run(self) -> None:
         """Deliver until cancelled."""
