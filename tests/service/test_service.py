@@ -26,7 +26,7 @@ from upscaled.errors import (
 )
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace
-from upscaled.pipeline.receipt import write_receipt
+from upscaled.pipeline.receipt import make_receipt
 from upscaled.service import outcomes, set_aside
 from upscaled.workers import processes
 
@@ -298,7 +298,7 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
             raise OSError(number, os.strerror(number))
         return await start(*arguments, **more)
 
-    real_receipt = write_receipt
+    real_receipt = make_receipt
     receipts = 0
 
     async def short_receipt(*arguments: Any) -> dict[str, Any]:
@@ -311,7 +311,7 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         job = await submit(service, thumbnail)
         monkeypatch.setattr(processes, "start", short)
-        monkeypatch.setattr(outcomes, "write_receipt", short_receipt)
+        monkeypatch.setattr(outcomes, "make_receipt", short_receipt)
         done = await service.jobs.wait(job.id)
         assert (done.state, done.error) == (JobState.COMPLETED, None)
         assert (failures, receipts) == (0, 3)

@@ -12,7 +12,7 @@ from upscaled.jobs.job import Job
 from upscaled.pipeline.result import RunResult
 
 
-async def write_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, Any]:
+async def make_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, Any]:
     """Return the receipt as plain data; sizes in pixels and bytes, times in seconds."""
     finished, place, model = result.finished, result.place, result.model
     how = result.execution

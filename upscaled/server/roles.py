@@ -44,11 +44,6 @@ def make_worker(config: Config) -> WorkerProcess:
     Raises:
         ConfigError: the settings contradict each other, or a package is missing.
     """
-    if not config.cluster.used:
-        raise ConfigError(
-            "`upscaled work` is for a cluster, and cluster.database_url is empty; name the "
-            "PostgreSQL database and the blobs (docs/scaling.md)."
-        )
     check_cluster(config)
     from upscaled.cluster.worker_process import WorkerProcess  # noqa: PLC0415 - likewise
 
@@ -56,6 +51,16 @@ def make_worker(config: Config) -> WorkerProcess:
 
 
 def check_cluster(config: Config) -> None:
+    """Check that the settings describe a cluster.
+
+    Raises:
+        ConfigError: they name none, contradict each other, or a package is missing.
+    """
+    if not config.cluster.used:
+        raise ConfigError(
+            "This command is for a cluster, and cluster.database_url is empty; name the PostgreSQL "
+            "database and the blobs (docs/scaling.md)."
+        )
     database, blobs = config.cluster.database_url, config.cluster.blobs
     if not database or not blobs:
         there, missing = ("database_url", "blobs") if database else ("blobs", "database_url")

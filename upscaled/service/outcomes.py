@@ -12,7 +12,7 @@ from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.workspace import Workspace
-from upscaled.pipeline.receipt import write_receipt
+from upscaled.pipeline.receipt import make_receipt
 from upscaled.pipeline.result import RunResult
 from upscaled.service.health import Health
 from upscaled.service.sharing import SharedWork
@@ -42,7 +42,7 @@ class Outcomes:
 
     async def completed(self, job: Job, result: RunResult) -> None:
         """Record a job's result, with its receipt, and delete the files of its work."""
-        receipt = await write_receipt(job, result, self._workspace.upload_of(job.id))
+        receipt = await make_receipt(job, result, self._workspace.upload_of(job.id))
         if (current := self._registry.peek(job.id)) is not None:
             await self._learn(current, result)
         work = await self._shared.finished(job, result, receipt)
