@@ -178,8 +178,8 @@ def test_tensors_that_share_their_data_cannot_fill_the_memory(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no .pth, .pt or .safetensors"),
-        (b"GIF89a and so on", "no .pth, .pt or .safetensors"),
+        (b"", "not a .pth, .pt or .safetensors"),
+        (b"GIF89a and so on", "not a .pth, .pt or .safetensors"),
         (archive(checkpoints.pickled(TENSORS), **{"constants.pkl": b"x"}), "TorchScript"),
         (archive(b"\x80\x02K\x07."), "holds no state_dict"),
         (archive(b"\x80\x02}."), "holds no weights"),
