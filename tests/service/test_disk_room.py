@@ -184,7 +184,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
             path = server.data_dir / name
             if path.is_file() and path.name != "upload":
                 path.unlink()
-        await asyncio.to_thread(disk_of, 95)
+        await asyncio.to_thread(disk_of, 165)  # with 70 MB of compiled networks
         await server.start()
         await server.wait_until_healthy()
         async with aiohttp.ClientSession() as session:
