@@ -299,7 +299,9 @@ async def test_more_memory_than_there_is_is_told_before_the_work(
 ) -> None:
     monkeypatch.setattr("upscaled.service.admission.available", lambda: 200 << 20)
     async with running(make_config(tmp_path / "data", models_dir)) as service:
-        with pytest.raises(NoMemoryError, match="300 MiB of memory and 200 MiB are available") as no:
+        with pytest.raises(
+            NoMemoryError, match="300 MiB of memory and 200 MiB are available"
+        ) as no:
             await submit(service, thumbnail)
         assert no.value.status == 507
 
