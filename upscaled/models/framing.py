@@ -46,7 +46,7 @@ def framed(param: str, frame: Frame) -> str:
         before = [f"Padding pad 1 1 {_DATA} {inner} {sides}"]
         after: list[str] = []
     else:
-        # Squares of pixels become channels and pixels again: what is no multiple is dropped.
+        # Squares of pixels become channels and pixels again: a remainder is dropped.
         inner = "even"
         names = {entry: inner}
         before = [
