@@ -38,7 +38,7 @@ from upscaled.pipeline import bands
 from upscaled.service import processing
 from upscaled.service.service import Service
 from upscaled.workers.errors import WorkerRefusedError
-from upscaled.workers.server import RefusedError
+from upscaled.workers.server import RequestRefusedError
 
 _SIZE = (24, 160)
 _ROWS = 32
@@ -65,7 +65,7 @@ class HereWorker:
         try:
             with self._handler._errors_as_refusals():
                 reply = self._handler._answer(request, Confinement((), ()))
-        except RefusedError as error:
+        except RequestRefusedError as error:
             raise WorkerRefusedError(error.kind, error.message) from error
         return cast("dict[str, Any]", serial.plain(reply))
 

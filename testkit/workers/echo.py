@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from testkit.gate import wait_at_gate
-from upscaled.workers.server import Message, RefusedError, serve
+from upscaled.workers.server import Message, RequestRefusedError, serve
 
 
 def wait_forever() -> NoReturn:
@@ -23,7 +23,7 @@ def handle(message: Message, send: Callable[[Message], None]) -> Message:
     """Do what the request's ``do`` says; by default, echo its ``text``."""
     match message.get("do"):
         case "refuse":
-            raise RefusedError("wrong", "not like this")
+            raise RequestRefusedError("wrong", "not like this")
         case "die":
             sys.stderr.write("chatter\nthe very last words\n")
             sys.stderr.flush()

@@ -15,7 +15,7 @@ import pytest
 from testkit.curl import curl
 from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until_in
-from upscaled.api.context import DELIVERY_TRACKER
+from upscaled.api.context import TRANSFERS
 from upscaled.api.download import disposition
 
 
@@ -44,8 +44,8 @@ async def read_a_little(server: Server, job_id: str, headers: str = "") -> bytes
     await reader.readuntil(b"\r\n\r\n")
     got = await reader.readexactly(20_000)
     writer.transport.abort()
-    deliveries = server.app[DELIVERY_TRACKER]._by_job
-    await until_in(server, lambda: deliveries[job_id]._perhaps)
+    transfers = server.app[TRANSFERS]._by_job
+    await until_in(server, lambda: transfers[job_id]._perhaps)
     return got
 
 

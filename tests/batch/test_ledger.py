@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upscaled.batch.ledger import Entry, Ledger, Signature, is_current
+from upscaled.batch.ledger import Ledger, LedgerEntry, Signature, is_current
 from upscaled.errors import ConfigError
 from upscaled.files import sha256_of
 
@@ -29,8 +29,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def entry_of(source: Path, target: str = "in.png") -> Entry:
-    return Entry(target, str(source), Signature.of(source), sha256_of(source), OPTIONS, 6)
+def entry_of(source: Path, target: str = "in.png") -> LedgerEntry:
+    return LedgerEntry(target, str(source), Signature.of(source), sha256_of(source), OPTIONS, 6)
 
 
 def test_what_was_recorded_is_there_in_the_next_run(source: Path, out: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from testkit.parts import lavapipe_env, native_binary
-from upscaled.commands.doctor import Report, as_text, examine
+from upscaled.commands.doctor import DoctorReport, as_text, examine
 from upscaled.config.settings import Config
 from upscaled.config.sources import load
 from upscaled.server import room
@@ -165,7 +165,7 @@ def test_the_exit_status_is_1_where_nothing_can_be_upscaled(tmp_path: Path) -> N
 
 
 def test_the_text_of_an_empty_machine_is_complete() -> None:
-    text = as_text(Report(problems=["Nothing is here."]))
+    text = as_text(DoctorReport(problems=["Nothing is here."]))
     for part in ("Vulkan devices\n  none found", "Engine\n  none", "memory unknown", "PROBLEM: No"):
         assert part in text
     assert "can upscale" not in text

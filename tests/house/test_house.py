@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -63,3 +64,16 @@ def test_every_test_that_the_table_of_faults_names_exists() -> None:
     for path, function in named:
         source = text(f"tests/{path}")
         assert not function or f"def {function}(" in source, (path, function)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """The client, which imports nothing of the server, has names of its own."""
+    places: dict[str, list[str]] = {}
+    for path in (ROOT / "upscaled").rglob("*.py"):
+        module = path.relative_to(ROOT / "upscaled")
+        if module.parts[0] != "client":
+            for node in ast.parse(path.read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(module))
+    assert len(places) > 300
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from testkit.waiting import settled
-from upscaled.imaging.fair_places import FairPlaces, Kind
+from upscaled.imaging.fair_places import FairPlaces, PlaceKind
 
 
 class Crowd:
@@ -20,12 +20,12 @@ class Crowd:
         self._ends: list[tuple[str, asyncio.Event]] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def come(self, *callers: str, kind: Kind = Kind.LOOK) -> None:
+    async def come(self, *callers: str, kind: PlaceKind = PlaceKind.LOOK) -> None:
         for caller in callers:
             self.tasks.append(asyncio.create_task(self._hold(kind, caller)))
         await settled()
 
-    async def _hold(self, kind: Kind, caller: str) -> None:
+    async def _hold(self, kind: PlaceKind, caller: str) -> None:
         async with self._places.hold(kind, caller):
             self.order.append(caller)
             end = asyncio.Event()
@@ -68,8 +68,10 @@ async def test_callers_take_turns() -> None:
     await crowd.end_all()
 
 
-@pytest.mark.parametrize(("greedy", "other"), [(Kind.JOB, Kind.LOOK), (Kind.LOOK, Kind.JOB)])
-async def test_one_place_is_kept_for_each_kind(greedy: Kind, other: Kind) -> None:
+@pytest.mark.parametrize(
+    ("greedy", "other"), [(PlaceKind.JOB, PlaceKind.LOOK), (PlaceKind.LOOK, PlaceKind.JOB)]
+)
+async def test_one_place_is_kept_for_each_kind(greedy: PlaceKind, other: PlaceKind) -> None:
     crowd = Crowd(FairPlaces(3))
     await crowd.come(*"abcdef", kind=greedy)
     assert len(crowd.order) == 2

@@ -16,8 +16,8 @@ from testkit.imaging import enlarged
 from testkit.pictures import encoded
 from testkit.zoo import CARD
 from upscaled.errors import EngineError, UpscaledError
-from upscaled.imaging import NOTHING_WRITTEN, Band, FinishOptions, Imaging, Prepared, Written
-from upscaled.imaging.fair_places import Kind
+from upscaled.imaging import NOTHING_WRITTEN, Band, FinishOptions, Imaging, Prepared, ResultProgress
+from upscaled.imaging.fair_places import PlaceKind
 from upscaled.imaging.replies import WrongReplyError
 from upscaled.pictures import RawImage, Size
 from upscaled.workers.client import WorkerClient
@@ -183,8 +183,8 @@ async def _finish(
     prepared: Prepared,
     native: RawImage,
     folder: Folder,
-    written: Written = NOTHING_WRITTEN,
-) -> Written:
+    written: ResultProgress = NOTHING_WRITTEN,
+) -> ResultProgress:
     options = FinishOptions("png", native.size)
     band = Band(written.source_rows, prepared.source.size.height)
     return await imaging.finish(prepared, native, folder.path, options, band, written)
@@ -300,5 +300,5 @@ async def test_the_place_is_free_again_after_any_lie(
         with pytest.raises(WrongReplyError):
             await imaging.probe(folder.upload)
     assert imaging._pool._places.free == 2
-    async with imaging._pool.hold(Kind.JOB, ""):
+    async with imaging._pool.hold(PlaceKind.JOB, ""):
         assert imaging._pool._places.free == 1

@@ -22,7 +22,7 @@ from testkit.paths import DATA
 from upscaled.errors import EngineError
 from upscaled.formats import RESULT_NAMES
 from upscaled.imaging import FinishOptions, Imaging
-from upscaled.imaging.fair_places import Kind
+from upscaled.imaging.fair_places import PlaceKind
 from upscaled.imaging.sandbox import landlock, seccomp
 from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox
 from upscaled.pictures import RawImage, Size
@@ -177,7 +177,7 @@ import json, sys
 from upscaled.imaging import worker
 from upscaled.imaging.sandbox import landlock, seccomp
 from upscaled.imaging.sandbox.sandbox import restrictions
-from upscaled.workers.server import RefusedError
+from upscaled.workers.server import RequestRefusedError
 
 restrictions()  # as the process does before its first request
 means, upload, folder = sys.argv[1:]
@@ -189,7 +189,7 @@ setattr({"landlock": landlock, "seccomp": seccomp}[means], "restrict", missing)
 request = {"do": "prepare", "upload": upload, "workdir": folder, "required": active}
 try:
     print(json.dumps([active, "done", handler.handle(request, None)]))
-except RefusedError as error:
+except RequestRefusedError as error:
     print(json.dumps([active, error.kind, error.message]))
 """
 
@@ -240,7 +240,7 @@ async def test_a_header_is_read_while_every_encoder_is_busy(
 ) -> None:
     upload = tmp_path / "incoming" / "upload"
     Image.new("RGB", (8, 6)).save(upload, "PNG")
-    async with confined._pool.hold(Kind.JOB, ""), asyncio.timeout(30):
+    async with confined._pool.hold(PlaceKind.JOB, ""), asyncio.timeout(30):
         assert confined._pool._places.free == 1
         assert (await confined.probe(upload)).size == Size(8, 6)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from upscaled.engines.param_file import read_blobs
+from upscaled.engines.param_file import read_blob_names
 from upscaled.errors import ConfigError
 from upscaled.models.card import OFFICIAL_CARDS, ModelCard, read_card
 from upscaled.models.framing import Frame, framed
@@ -144,7 +144,7 @@ async def test_a_frame_is_put_around_a_network_that_lacks_a_margin(
         "7767517", "3 3", "Input data 0 1 data",
         "Padding pad 1 1 data padded 0=7 1=7 2=7 3=7 4=1", "ReLU r 1 1 padded output 0=0.1",
     ]  # fmt: skip
-    assert (await asyncio.to_thread(read_blobs, models / "a-x2.param")).repeats_edges
+    assert (await asyncio.to_thread(read_blob_names, models / "a-x2.param")).repeats_edges
     assert await asyncio.to_thread(install, models, source, pack=pack) == []
 
 

@@ -19,10 +19,10 @@ from testkit.dns_server import dns_server
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import TO_GET, OutgoingClient
 from upscaled.outgoing.errors import (
+    AddressRefusedError,
+    HostUnreachableError,
     NoAnswerError,
     OutgoingError,
-    RefusedError,
-    UnreachableError,
 )
 
 PUBLIC = "93.184.216.34"
@@ -155,7 +155,9 @@ async def get(client: OutgoingClient, url: str, seconds: float = 5) -> tuple[int
 async def test_no_local_address_is_reached_in_any_notation(listener: Listener, host: str) -> None:
     client = OutgoingClient(AddressRules())
     # Some resolvers don't know this form.
-    expected = (RefusedError, UnreachableError) if host == "localhost." else RefusedError
+    expected = (
+        (AddressRefusedError, HostUnreachableError) if host == "localhost." else AddressRefusedError
+    )
     with pytest.raises(expected):
         await get(client, f"http://{host}:{listener.port}/")
     assert listener.connections == 0
@@ -164,7 +166,7 @@ async def test_no_local_address_is_reached_in_any_notation(listener: Listener, h
 @pytest.mark.parametrize("url", URLS)
 async def test_no_trick_in_the_address_reaches_anything(listener: Listener, url: str) -> None:
     client = OutgoingClient(AddressRules())
-    with pytest.raises(RefusedError):
+    with pytest.raises(AddressRefusedError):
         await get(client, url.format(port=listener.port))
     assert listener.connections == 0
 
@@ -189,7 +191,7 @@ async def test_a_name_of_a_local_address_is_refused(listener: Listener, address:
     async with dns_server(zone) as names:
         client = OutgoingClient(AddressRules(), lookup=names.lookup)
         for name in zone:
-            with pytest.raises(RefusedError) as refusal:
+            with pytest.raises(AddressRefusedError) as refusal:
                 await get(client, f"http://{name}:{listener.port}/")
             assert address not in str(refusal.value), "what a name means inside is not told"
     assert listener.connections == 0
@@ -209,7 +211,7 @@ async def test_a_name_that_changes_its_address_after_the_check_gets_nothing(
         assert listener.connections == 0
 
         names.asked.clear()
-        with pytest.raises((NoAnswerError, UnreachableError)):
+        with pytest.raises((NoAnswerError, HostUnreachableError)):
             await get(client, f"http://rebind.example:{listener.port}/", seconds=1)
         assert names.asked["rebind.example", "A"] == 1, "one lookup for check and connection"
     assert listener.connections == 0
@@ -239,7 +241,7 @@ async def test_the_socket_goes_to_the_checked_address_even_if_the_http_client_re
     monkeypatch.setattr("upscaled.outgoing.client._Pinned.resolve", elsewhere)
     async with dns_server({"public.example": lambda _: [PUBLIC]}) as names:
         client = OutgoingClient(AddressRules(), lookup=names.lookup)
-        with pytest.raises(RefusedError):
+        with pytest.raises(AddressRefusedError):
             await get(client, f"http://public.example:{listener.port}/")
     assert listener.connections == 0
 
@@ -260,7 +262,7 @@ async def test_what_the_settings_allow_is_reached(listener: Listener) -> None:
             assert await get(client, f"http://{host}:{listener.port}/x") == (200, b"")
         client = OutgoingClient(AddressRules(["mine.lan"]), lookup=names.lookup)
         for host in ("inside.example", "127.0.0.1"):
-            with pytest.raises(RefusedError):
+            with pytest.raises(AddressRefusedError):
                 await get(client, f"http://{host}:{listener.port}/")
 
 
@@ -293,13 +295,13 @@ def test_public_addresses_are_allowed(text: str) -> None:
 async def test_other_ports_are_refused(listener: Listener) -> None:
     client = OutgoingClient(AddressRules(["127.0.0.1"]), [80, 443])
     for port in (listener.port, 22, 25, 6379):
-        with pytest.raises(RefusedError, match="80, 443"):
+        with pytest.raises(AddressRefusedError, match="80, 443"):
             await get(client, f"http://127.0.0.1:{port}/")
     listener.answer = lambda _: web.Response(
         status=302, headers={"Location": "http://127.0.0.1:22/"}
     )
     client = OutgoingClient(AddressRules(["127.0.0.1"]), [listener.port])
-    with pytest.raises(RefusedError, match="port 22"):
+    with pytest.raises(AddressRefusedError, match="port 22"):
         await get(client, f"http://127.0.0.1:{listener.port}/")
     assert listener.connections == 1
 
@@ -307,7 +309,7 @@ async def test_other_ports_are_refused(listener: Listener) -> None:
 async def test_redirects_are_bounded_and_never_loop(listener: Listener) -> None:
     client = OutgoingClient(AddressRules(["127.0.0.1"]))
     listener.answer = lambda _: web.Response(status=307, headers={"Location": "/again"})
-    with pytest.raises(RefusedError, match="more than 5 times"):
+    with pytest.raises(AddressRefusedError, match="more than 5 times"):
         await get(client, f"http://127.0.0.1:{listener.port}/")
     assert listener.connections == 6
 
@@ -318,7 +320,7 @@ async def test_a_redirect_that_makes_no_sense_is_refused(listener: Listener) -> 
         listener.answer = lambda _, to=location: web.Response(  # type: ignore[misc]
             status=302, headers={"Location": to}
         )
-        with pytest.raises(RefusedError):
+        with pytest.raises(AddressRefusedError):
             await get(client, f"http://127.0.0.1:{listener.port}/")
 
 
@@ -369,19 +371,19 @@ async def test_a_name_server_that_is_silent_holds_up_only_its_own_request() -> N
 async def test_names_that_do_not_exist_and_closed_ports_are_told() -> None:
     async with dns_server({"closed.example": lambda _: ["127.0.0.1"]}) as names:
         client = OutgoingClient(AddressRules(["127.0.0.1"]), lookup=names.lookup)
-        with pytest.raises(UnreachableError, match="resolved"):
+        with pytest.raises(HostUnreachableError, match="resolved"):
             await get(client, "http://nowhere.example/")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        with pytest.raises(UnreachableError, match="no connection"):
+        with pytest.raises(HostUnreachableError, match="no connection"):
             await get(client, f"http://closed.example:{port}/")
 
 
 async def test_the_system_resolver_is_asked_by_default(listener: Listener) -> None:
     client = OutgoingClient(AddressRules(["127.0.0.1", "::1"]))
     assert await get(client, f"http://localhost:{listener.port}/") == (200, b"")
-    with pytest.raises(UnreachableError):
+    with pytest.raises(HostUnreachableError):
         await get(client, "http://nowhere.invalid/", seconds=30)
 
 
@@ -402,15 +404,15 @@ async def test_tls_verifies_the_name_although_the_address_is_pinned(tmp_path: Pa
         rules = AddressRules(["127.0.0.1"])
         client = OutgoingClient(rules, lookup=names.lookup, tls=trusting)
         assert await get(client, f"https://good.example:{listener.port}/") == (200, b"")
-        with pytest.raises(UnreachableError, match="certificate"):
+        with pytest.raises(HostUnreachableError, match="certificate"):
             await get(client, f"https://evil.example:{listener.port}/")
-        with pytest.raises(UnreachableError, match="certificate"):
+        with pytest.raises(HostUnreachableError, match="certificate"):
             await get(
                 OutgoingClient(rules, lookup=names.lookup), f"https://good.example:{listener.port}/"
             )
         listener.answer = lambda _: web.Response(
             status=302, headers={"Location": f"http://good.example:{listener.port}/"}
         )
-        with pytest.raises(RefusedError, match="insecure"):
+        with pytest.raises(AddressRefusedError, match="insecure"):
             await get(client, f"https://good.example:{listener.port}/")
         assert len(listener.requests) == 2

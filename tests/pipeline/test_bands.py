@@ -12,7 +12,7 @@ import pytest
 
 from testkit.waiting import until
 from upscaled.errors import EngineError
-from upscaled.imaging import Band, Piece, Written
+from upscaled.imaging import Band, Piece, ResultProgress
 from upscaled.pictures import RawImage, Size
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.bands import BandFinisher, band_end, task_rows
@@ -150,7 +150,7 @@ def saved(tmp_path: Path) -> Checkpoint:
         Piece("result.part", at, len(text), zlib.crc32(text))
         for at, text in ((0, b"first"), (5, b"second"))
     )
-    return Checkpoint("work", 64, Written(100, 200, 11, 7, 0.9, pieces), began=50)
+    return Checkpoint("work", 64, ResultProgress(100, 200, 11, 7, 0.9, pieces), began=50)
 
 
 async def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, saved: Checkpoint) -> None:
@@ -196,5 +196,5 @@ async def test_a_checkpoint_of_the_first_release_still_loads(tmp_path: Path) -> 
         (tmp_path / "checkpoint").read_text().replace("2596996162", str(pieces[0].crc32))
     )
     loaded = await checkpoint.load(tmp_path, "work", "result.png")
-    written = Written(100, 200, 11, 7, 0.9, pieces)
+    written = ResultProgress(100, 200, 11, 7, 0.9, pieces)
     assert loaded == Checkpoint("work", 64, written, 50, ("ncnn 1.0",))

@@ -1,6 +1,6 @@
 from upscaled.engines.engine import CPU, Device, DeviceKind
 from upscaled.engines.pool import Place
-from upscaled.pipeline.retries import AttemptPlan, Retries
+from upscaled.pipeline.retries import AttemptPlan, RetryPlanner
 
 FIRST = Place("binary", Device(0, "A", DeviceKind.DISCRETE))
 SECOND = Place("binary", Device(1, "B", DeviceKind.INTEGRATED))
@@ -9,7 +9,7 @@ PLACES = (FIRST, SECOND, LAST)
 
 
 def attempts(first: AttemptPlan, *, fixed: bool) -> list[tuple[Place, int]]:
-    retries = Retries(first, PLACES, fixed_tile=fixed)
+    retries = RetryPlanner(first, PLACES, fixed_tile=fixed)
     seen = [retries.plan]
     while retries.smaller_tile_or_next_place(used_tile=0):
         seen.append(retries.plan)
@@ -35,13 +35,13 @@ def test_a_tile_size_that_the_caller_fixed_is_never_overridden() -> None:
 
 
 def test_the_tile_that_was_really_used_is_halved() -> None:
-    retries = Retries(AttemptPlan(FIRST, 0), PLACES, fixed_tile=False)
+    retries = RetryPlanner(AttemptPlan(FIRST, 0), PLACES, fixed_tile=False)
     assert retries.smaller_tile_or_next_place(used_tile=400)
     assert retries.plan == AttemptPlan(FIRST, 200)
 
 
 def test_repeating_makes_the_attempt_with_the_tile_that_was_used() -> None:
-    retries = Retries(AttemptPlan(LAST, 0), (LAST,), fixed_tile=False)
+    retries = RetryPlanner(AttemptPlan(LAST, 0), (LAST,), fixed_tile=False)
     retries.repeat(used_tile=96)
     assert retries.plan == AttemptPlan(LAST, 96)
     assert retries.smaller_tile_or_next_place(used_tile=96)
@@ -49,24 +49,24 @@ def test_repeating_makes_the_attempt_with_the_tile_that_was_used() -> None:
 
 
 def test_with_one_place_and_the_smallest_tile_nothing_is_left() -> None:
-    assert not Retries(AttemptPlan(LAST, 32), (LAST,), fixed_tile=False).smaller_tile_or_next_place(
-        used_tile=32
-    )
+    assert not RetryPlanner(
+        AttemptPlan(LAST, 32), (LAST,), fixed_tile=False
+    ).smaller_tile_or_next_place(used_tile=32)
 
 
 def test_a_place_that_is_left_has_its_other_tiles_not_tried() -> None:
-    retries = Retries(AttemptPlan(FIRST, 0), PLACES, fixed_tile=False)
+    retries = RetryPlanner(AttemptPlan(FIRST, 0), PLACES, fixed_tile=False)
     assert retries.next_place()
     assert retries.plan == AttemptPlan(SECOND, 0)
     assert retries.next_place()
     assert not retries.next_place()
-    fixed = Retries(AttemptPlan(FIRST, 64), PLACES, fixed_tile=True)
+    fixed = RetryPlanner(AttemptPlan(FIRST, 64), PLACES, fixed_tile=True)
     assert fixed.next_place()
     assert fixed.plan == AttemptPlan(SECOND, 64)
 
 
 def deaths_until_nothing_is_left(first: AttemptPlan, *, fixed: bool) -> list[tuple[Place, int]]:
-    retries = Retries(first, (LAST, FIRST), fixed_tile=fixed)
+    retries = RetryPlanner(first, (LAST, FIRST), fixed_tile=fixed)
     seen = [retries.plan]
     while retries.after_death(used_tile=200):
         seen.append(retries.plan)
@@ -85,7 +85,7 @@ def test_a_death_repeats_the_attempt_three_times_in_all_and_then_leaves_the_plac
 
 
 def test_finished_rows_forgive_the_deaths_before_them() -> None:
-    retries = Retries(AttemptPlan(LAST, 64), (LAST,), fixed_tile=True)
+    retries = RetryPlanner(AttemptPlan(LAST, 64), (LAST,), fixed_tile=True)
     for _ in range(3):
         assert retries.after_death(used_tile=64)
         assert retries.after_death(used_tile=64)

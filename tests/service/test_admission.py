@@ -3,16 +3,16 @@ import pytest
 from upscaled.errors import BadRequestError
 from upscaled.fields import FIELDS
 from upscaled.pictures import Size
-from upscaled.service.wishes import output_format, output_size, parse_fields
+from upscaled.service.job_options import output_format, output_size, parse_fields
 
 
 def test_no_fields_are_no_wishes() -> None:
-    wishes = parse_fields({})
-    wanted = (wishes.scale, wishes.format, wishes.tile_size, wishes.model_name, wishes.width)
+    options = parse_fields({})
+    wanted = (options.scale, options.format, options.tile_size, options.model_name, options.width)
     assert wanted == (None,) * 5
-    assert wishes.keep_metadata
-    assert not wishes.tta
-    assert wishes.background == (255, 255, 255)
+    assert options.keep_metadata
+    assert not options.tta
+    assert options.background == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

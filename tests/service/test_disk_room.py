@@ -60,7 +60,7 @@ async def test_large_jobs_that_wait_for_the_disk_let_small_ones_pass(
         waiting = [await submit(service, large) for _ in range(6)]
         dispatcher = dispatcher_of(service)
         async with asyncio.timeout(60):
-            while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
+            while len(dispatcher._deferred) < len(waiting) or dispatcher._under_way:
                 await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
         small = await submit(service, thumbnail)
         assert (await service.jobs.wait(small.id)).state is JobState.COMPLETED
@@ -71,7 +71,7 @@ async def test_large_jobs_that_wait_for_the_disk_let_small_ones_pass(
         for job in waiting:
             done = await service.jobs.wait(job.id)
             assert (done.state, done.error) == (JobState.COMPLETED, None)
-        assert not dispatcher._set_aside
+        assert not dispatcher._deferred
     assert caplog.text.count("job waits for room on the disk") == 6
 
 
@@ -87,7 +87,7 @@ async def test_room_is_promised_to_one_job_at_a_time(
         waiting = [await submit(service, large) for _ in range(2)]
         dispatcher = dispatcher_of(service)
         async with asyncio.timeout(60):
-            while len(dispatcher._set_aside) < len(waiting) or dispatcher._under_way:
+            while len(dispatcher._deferred) < len(waiting) or dispatcher._under_way:
                 await asyncio.wait([asyncio.create_task(service.jobs.get(waiting[0].id))])
         # Enough for one of them, and half of another.
         disk["free"] = service._running.timing.disk_bytes(waiting[0]) * 3 // 2

@@ -21,7 +21,7 @@ from testkit.logs import read_until, until_logged
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_progress
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
-from upscaled.imaging import Written
+from upscaled.imaging import ResultProgress
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.workspace import Workspace
@@ -118,7 +118,9 @@ async def test_a_run_that_finished_a_band_is_no_crash(
     size: dict[str, Any] = {"input_size": Size(48, 32)}
     job_id = await left_behind(data, thumbnail, state=JobState.PROCESSING, crashes=2, **size)
     folder = data / "jobs" / job_id
-    await checkpoint.save(folder, checkpoint.Checkpoint("another work", 32, Written(16), began=0))
+    await checkpoint.save(
+        folder, checkpoint.Checkpoint("another work", 32, ResultProgress(16), began=0)
+    )
     async with running(make_config(data, models_dir)) as service:
         outcome = await service.jobs.wait(job_id)
     assert (outcome.state, outcome.crashes) == (JobState.COMPLETED, 0)

@@ -27,7 +27,7 @@ from upscaled.errors import (
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline.receipt import make_receipt
-from upscaled.service import outcomes, set_aside
+from upscaled.service import deferred, outcomes
 from upscaled.workers import processes
 
 COFFEE = DATA / "coffee.jpg"
@@ -287,7 +287,7 @@ async def test_a_job_waits_while_the_system_is_short_of_something(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    monkeypatch.setattr(set_aside, "_SYSTEM_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(deferred, "_SYSTEM_RETRY_SECONDS", 0.001)
     start = processes.start
     failures = 6
 

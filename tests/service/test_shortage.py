@@ -14,7 +14,7 @@ from testkit.paths import DATA
 from testkit.services import make_config, running, submit
 from upscaled.errors import NoMemoryError
 from upscaled.jobs.job import JobState
-from upscaled.service import set_aside
+from upscaled.service import deferred
 from upscaled.workers import processes
 
 
@@ -22,7 +22,7 @@ from upscaled.workers import processes
 async def test_a_job_waits_until_its_engine_can_be_started(
     tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(set_aside, "_SYSTEM_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(deferred, "_SYSTEM_RETRY_SECONDS", 0.01)
     start = processes.start
     refused: list[object] = []
 

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.timing.fit import KEPT, Line, Measured, fit
+from upscaled.timing.fit import KEPT, LearnedLine, Line, fit
 
 GUESS = Line(0.1, 1e-4)
 
 
 def test_the_guess_holds_until_something_was_measured() -> None:
-    assert Measured(GUESS).line == GUESS
+    assert LearnedLine(GUESS).line == GUESS
 
 
 def test_the_first_measurements_scale_the_guess() -> None:
-    rate = Measured(GUESS)
+    rate = LearnedLine(GUESS)
     rate.add(1000, 0.4)
     assert rate.line.seconds(1000) == pytest.approx(0.4)
     assert rate.line.seconds(9000) == pytest.approx(2.0)
@@ -42,7 +42,7 @@ def test_one_job_on_a_busy_machine_changes_little() -> None:
 
 
 def test_a_machine_that_became_slower_is_followed() -> None:
-    rate = Measured(GUESS)
+    rate = LearnedLine(GUESS)
     for seconds in (1.0, 3.0):
         for n in range(KEPT):
             amount = 1000.0 * (1 + n % 8)
@@ -55,7 +55,7 @@ def test_after_ten_jobs_of_mixed_sizes_the_median_error_is_under_a_quarter() -> 
     truth, random_ = Line(0.05, 4e-6), random.Random(7)
     errors = []
     for _ in range(50):
-        rate = Measured(GUESS)
+        rate = LearnedLine(GUESS)
         for _ in range(10):
             amount = 10 ** random_.uniform(3.5, 6.5)
             rate.add(amount, truth.seconds(amount) * random_.lognormvariate(0, 0.2))

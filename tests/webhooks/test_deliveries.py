@@ -25,8 +25,8 @@ from upscaled.outgoing.client import OutgoingClient
 from upscaled.outgoing.signatures import keys_of
 from upscaled.webhooks.deliveries import Deliveries
 from upscaled.webhooks.events import EVENTS, USUAL_EVENTS, messages_of
-from upscaled.webhooks.receivers import Line, Receivers
-from upscaled.webhooks.retries import Retries, retry_after
+from upscaled.webhooks.receivers import MessageQueue, Receivers
+from upscaled.webhooks.retries import RetrySchedule, retry_after
 
 KEYS = keys_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
@@ -67,7 +67,7 @@ class World:
             self.store,
             OutgoingClient(AddressRules(["127.0.0.0/8"])),
             lambda _: KEYS,
-            Retries(self._pauses),
+            RetrySchedule(self._pauses),
             self._seconds,
         )
         self.registry.on_messages = self.deliveries.notice
@@ -235,7 +235,7 @@ async def test_retry_after_is_respected(tmp_path: Path) -> None:
 
 
 def test_pauses_grow_vary_and_end() -> None:
-    retries = Retries([5, 30, 120])
+    retries = RetrySchedule([5, 30, 120])
     assert {round(retries.pause(1) or 0, 3) for _ in range(20)} != {5}
     for attempts, pause in ((1, 5), (2, 30), (3, 120)):
         assert 0.8 * pause <= (retries.pause(attempts) or 0) <= 1.2 * pause
@@ -297,24 +297,27 @@ def test_owners_and_receivers_take_turns() -> None:
     receivers, now = Receivers(), 0.0
     for owner in ("ann", "bob"):
         for number in range(30):
-            line = Line(f"{owner}{number}", owner, f"http://{owner}-{number % 10}.example")
-            receivers.add(line)
-            receivers.wait(line)
+            queue = MessageQueue(f"{owner}{number}", owner, f"http://{owner}-{number % 10}.example")
+            receivers.add(queue)
+            receivers.wait(queue)
     first = list(receivers.ready(now))
-    assert {owner: sum(line.owner == owner for line in first) for owner in ("ann", "bob")} == {
+    assert {owner: sum(queue.owner == owner for queue in first) for owner in ("ann", "bob")} == {
         "ann": 16,
         "bob": 16,
     }
     # None of them answers. Half of an owner's places stay free for others of its receivers.
-    for line in first:
-        receivers.done(line, True, now)
+    for queue in first:
+        receivers.done(queue, True, now)
     receivers_asked = list(receivers.ready(now))
     assert receivers_asked == [], "they rest"
     assert len(list(receivers.ready(now + 100))) == 16
-    fresh = [Line(f"fresh{number}", "ann", f"http://fresh-{number}.example") for number in range(9)]
-    for line in fresh:
-        receivers.add(line)
-        receivers.wait(line)
+    fresh = [
+        MessageQueue(f"fresh{number}", "ann", f"http://fresh-{number}.example")
+        for number in range(9)
+    ]
+    for queue in fresh:
+        receivers.add(queue)
+        receivers.wait(queue)
     assert list(receivers.ready(now + 100)) == fresh[:8]
 
 

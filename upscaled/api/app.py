@@ -14,7 +14,7 @@ from upscaled.api.connections import Connections
 from upscaled.api.context import (
     BROADCASTS,
     CONNECTIONS,
-    DELIVERY_TRACKER,
+    TRANSFERS,
     EVENT_STREAMS,
     LINK_BASE,
     METRICS,
@@ -24,7 +24,6 @@ from upscaled.api.context import (
     STATUS_RENDERER,
     SUBMISSION_RATE,
 )
-from upscaled.api.delivery import DeliveryTracker
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.hosts import HostPolicy
 from upscaled.api.links import LinkBase
@@ -35,6 +34,7 @@ from upscaled.api.origins import OriginPolicy
 from upscaled.api.rate_limit import RateLimit
 from upscaled.api.sending import Sending
 from upscaled.api.status_json import StatusRenderer
+from upscaled.api.transfers import TransferTracker
 from upscaled.callers import Proxies, Tokens
 from upscaled.metrics.metrics import Metrics
 
@@ -88,7 +88,7 @@ def make_app(service: Service) -> web.Application:
     app[CONNECTIONS] = Connections(
         settings.max_connections, settings.header_timeout_seconds, settings.send_timeout_seconds
     )
-    app[DELIVERY_TRACKER] = DeliveryTracker()
+    app[TRANSFERS] = TransferTracker()
     streams = EventStreams(settings.max_connections, settings.send_timeout_seconds)
     app[EVENT_STREAMS] = streams
     app[BROADCASTS] = Broadcasts(streams)

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.context import DELIVERY_TRACKER, SERVICE
+from upscaled.api.context import TRANSFERS, SERVICE
 from upscaled.api.download import (
     ACKNOWLEDGE_SECONDS,
     CHUNK,
@@ -43,7 +43,7 @@ async def results(request: web.Request) -> web.StreamResponse:
     job_ids, keep = _job_ids(request), keep_of(request)
     found = []
     for job_id in job_ids:
-        await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
+        await request.app[TRANSFERS].settle(job_id, SETTLE_SECONDS)
         found.append(await service.jobs.result(job_id, owner))
     if not await service.jobs.are_there(found):
         raise gone("lost")

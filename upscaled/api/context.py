@@ -10,12 +10,12 @@ from aiohttp import web
 if TYPE_CHECKING:
     from upscaled.api.broadcasts import Broadcasts
     from upscaled.api.connections import Connections
-    from upscaled.api.delivery import DeliveryTracker
     from upscaled.api.event_streams import EventStreams
     from upscaled.api.links import LinkBase
     from upscaled.api.rate_limit import RateLimit
     from upscaled.api.sending import Sending
     from upscaled.api.status_json import StatusRenderer
+    from upscaled.api.transfers import TransferTracker
     from upscaled.callers import Caller
     from upscaled.metrics.metrics import Metrics
     from upscaled.service.service import Service
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SERVICE: web.AppKey[Service] = web.AppKey("service")
 METRICS: web.AppKey[Metrics | None] = web.AppKey("metrics")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
-DELIVERY_TRACKER: web.AppKey[DeliveryTracker] = web.AppKey("delivery_tracker")
+TRANSFERS: web.AppKey[TransferTracker] = web.AppKey("delivery_tracker")
 BROADCASTS: web.AppKey[Broadcasts] = web.AppKey("broadcasts")
 EVENT_STREAMS: web.AppKey[EventStreams] = web.AppKey("event_streams")
 LINK_BASE: web.AppKey[LinkBase] = web.AppKey("link_base")

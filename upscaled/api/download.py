@@ -13,12 +13,12 @@ from aiohttp import web
 
 from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.context import DELIVERY_TRACKER, METRICS, SERVICE
-from upscaled.api.delivery import Delivery, Span
+from upscaled.api.context import TRANSFERS, METRICS, SERVICE
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
 from upscaled.api.query import query_of
 from upscaled.api.responses import error_response
+from upscaled.api.transfers import Span, Transfer
 from upscaled.api.waiting import wait_for_end, wait_of
 from upscaled.errors import BadRequestError, StoreUnavailableError
 from upscaled.jobs.content import Content
@@ -135,7 +135,7 @@ async def deliver(
         ResultGoneError: its result was downloaded or expired.
     """
     service, owner = request.app[SERVICE], client_of(request).owner
-    await request.app[DELIVERY_TRACKER].settle(job_id, SETTLE_SECONDS)
+    await request.app[TRANSFERS].settle(job_id, SETTLE_SECONDS)
     result = await service.jobs.result(job_id, owner)
     try:
         content = await service.jobs.open(result)
@@ -199,25 +199,25 @@ async def _hand_over(
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    service, tracker = request.app[SERVICE], request.app[DELIVERY_TRACKER]
+    service, tracker = request.app[SERVICE], request.app[TRANSFERS]
     if keep:
         with service.jobs.downloading(job_id):
-            await _send(request, response, content, span, Delivery(size))
+            await _send(request, response, content, span, Transfer(size))
         return response
-    delivery = tracker.of(job_id, size)
-    delivery.asked(rest_from(wanted, span) if partial else None)
+    transfer = tracker.of(job_id, size)
+    transfer.asked(rest_from(wanted, span) if partial else None)
     through_proxy = passed_a_proxy(request)
-    delivery.through_proxy |= through_proxy
+    transfer.through_proxy |= through_proxy
     try:
         with service.jobs.downloading(job_id):
-            complete = await _send(request, response, content, span, delivery)
+            complete = await _send(request, response, content, span, transfer)
         if complete:
             tracker.forget(job_id)
             whole = span == Span(0, size)
-            to_proxy = through_proxy if whole else delivery.through_proxy
+            to_proxy = through_proxy if whole else transfer.through_proxy
             await service.jobs.delivered(job_id, to_proxy=to_proxy)
     finally:
-        delivery.settled.set()
+        transfer.settled.set()
     return response
 
 
@@ -226,7 +226,7 @@ async def _send(
     response: web.StreamResponse,
     content: Content,
     span: Span,
-    delivery: Delivery,
+    transfer: Transfer,
 ) -> bool:
     """Send ``span`` of ``content``; return whether every byte of the file is delivered now."""
     await response.prepare(request)
@@ -239,8 +239,8 @@ async def _send(
             if not chunk:
                 raise EOFError(f"a result ended {span.stop - sent} bytes early")
             sent += len(chunk)
-            if sent == span.stop and delivery.would_complete(span):
-                delivery.settled.clear()
+            if sent == span.stop and transfer.would_complete(span):
+                transfer.settled.clear()
             await response.write(chunk)
         await response.write_eof()
         await acknowledgement.wait(ACKNOWLEDGE_SECONDS)
@@ -255,9 +255,9 @@ async def _send(
     finally:
         acknowledgement.close()
         if arrived:
-            delivery.add(span)
+            transfer.add(span)
         else:
-            delivery.add_broken(Span(span.start, sent))
+            transfer.add_broken(Span(span.start, sent))
         if (metrics := request.app[METRICS]) is not None:
             metrics.sent_bytes += sent - span.start
-    return arrived and delivery.complete
+    return arrived and transfer.complete

@@ -19,7 +19,7 @@ from upscaled.errors import (
     UnreachableImageError,
 )
 from upscaled.outgoing.client import TO_GET
-from upscaled.outgoing.errors import NoAnswerError, RefusedError, UnreachableError
+from upscaled.outgoing.errors import AddressRefusedError, HostUnreachableError, NoAnswerError
 from upscaled.service.upload_room import Upload
 
 _ACCEPT = "image/*, application/octet-stream;q=0.5"
@@ -71,9 +71,9 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
         if not received:
             raise UnavailableImageError("There is nothing at the image_url. The answer was empty.")
         return await file.end()
-    except RefusedError as error:
+    except AddressRefusedError as error:
         raise BadRequestError(f"The image_url can't be used. {error}") from error
-    except UnreachableError as error:
+    except HostUnreachableError as error:
         raise UnreachableImageError(f"The image_url can't be fetched. {error}") from error
     except NoAnswerError as error:
         raise ImageTimeoutError(f"The image_url can't be fetched. {error}") from error

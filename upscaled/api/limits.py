@@ -12,7 +12,7 @@ from upscaled.api.responses import json_response
 from upscaled.api.waiting import ANSWER_SECONDS
 from upscaled.config.settings import Config
 from upscaled.formats import INPUT_NAMES, RESULT_NAMES, input_format, result_format
-from upscaled.service.wishes import LARGEST_FACTOR, SCALES
+from upscaled.service.job_options import LARGEST_FACTOR, SCALES
 
 _SHOWN_FEATURES = ("docs", "job_lists", "web", "image_url", "webhooks")
 

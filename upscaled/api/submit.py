@@ -33,7 +33,7 @@ from upscaled.fields import CALLBACK_FIELDS, FIELDS
 from upscaled.jobs.description import Links, described
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.service.idempotency import KeyClaim, parse_key
-from upscaled.service.wishes import parse_fields
+from upscaled.service.job_options import parse_fields
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
 _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)
@@ -49,7 +49,7 @@ _REPLAYED = "Idempotent-Replayed"
 
 
 @dataclass(frozen=True)
-class _Wishes:
+class _AnswerOptions:
     """How a submission is to be answered."""
 
     wait: Wait
@@ -61,7 +61,7 @@ class _Wishes:
     cancel_on_disconnect: bool
 
 
-def _wishes_of(request: web.Request, fields: Mapping[str, str]) -> _Wishes:
+def _answer_options(request: web.Request, fields: Mapping[str, str]) -> _AnswerOptions:
     """Return how the caller wants to be answered.
 
     Raises:
@@ -81,7 +81,7 @@ def _wishes_of(request: web.Request, fields: Mapping[str, str]) -> _Wishes:
             )
         wait = Wait(_READER_SECONDS) if original else NO_WAIT
     wants_picture = original or _accepts_picture(request)
-    return _Wishes(wait, wants_picture, original, on_timeout_cancel, on_disconnect_cancel)
+    return _AnswerOptions(wait, wants_picture, original, on_timeout_cancel, on_disconnect_cancel)
 
 
 def _flag(fields: Mapping[str, str], name: str) -> bool:
@@ -141,10 +141,10 @@ async def _submit(request: web.Request, field_names: Iterable[str]) -> web.Strea
                 read_anyway=query_of(request).get("on_timeout") == "original",
             ) as form,
         ):
-            wishes = _wishes_of(request, form.fields)
-            headers = {**form.rate_headers, **wishes.wait.headers}
+            options = _answer_options(request, form.fields)
+            headers = {**form.rate_headers, **options.wait.headers}
             original = None
-            if wishes.original:
+            if options.original:
                 # Open from now on: the job deletes the file when it ends.
                 original = await Original.open(form.path)
                 closing.push_async_callback(original.close)
@@ -159,7 +159,7 @@ async def _submit(request: web.Request, field_names: Iterable[str]) -> web.Strea
             if claim is not None and claim.earlier is not None:
                 headers[_REPLAYED] = "true"
         if job is not None:
-            return await _answer(request, job, wishes, original, headers)
+            return await _answer(request, job, options, original, headers)
         assert original is not None  # noqa: S101 - else the error was raised
         return await original.send(request, _original_headers("refused", headers))
 
@@ -192,21 +192,21 @@ async def _job_of(
 async def _answer(
     request: web.Request,
     job: Job,
-    wishes: _Wishes,
+    options: _AnswerOptions,
     original: Original | None,
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
-    job = await wait_for_end(request, job, wishes.wait)
+    job = await wait_for_end(request, job, options.wait)
     gone = not is_connected(request)
     timed_out = job.state not in TERMINAL
-    if timed_out and (wishes.cancel_on_disconnect if gone else wishes.cancel_on_timeout):
+    if timed_out and (options.cancel_on_disconnect if gone else options.cancel_on_timeout):
         with contextlib.suppress(WrongStateError):  # it has ended meanwhile
             await request.app[SERVICE].jobs.cancel(job.id, client_of(request).owner)
         job = await request.app[SERVICE].jobs.get(job.id, client_of(request).owner)
     if gone:
         raise ConnectionResetError("the caller went away while it waited")
     links = request.app[LINK_BASE].links(request, job.id)
-    if job.state is JobState.COMPLETED and wishes.picture and wishes.wait.seconds:
+    if job.state is JobState.COMPLETED and options.picture and options.wait.seconds:
         found = {_RESULT: "upscaled", "Content-Location": links.download, **headers}
         try:
             return await deliver(request, job.id, headers=found, as_picture=True)
@@ -218,7 +218,7 @@ async def _answer(
         return await original.send(
             request, _original_headers(reason, {"Location": links.status, **headers})
         )
-    if job.state not in TERMINAL or not wishes.wait.seconds:
+    if job.state not in TERMINAL or not options.wait.seconds:
         quicker = await request.app[SERVICE].jobs.quicker(job)
         return json_response(
             {**_accepted(links), **quicker_json(quicker)},

@@ -18,7 +18,7 @@ from upscaled.batch.events import (
     Begun,
     Done,
     Failed,
-    Planned,
+    PlannedResult,
     Progressed,
     Report,
     Skipped,
@@ -26,7 +26,7 @@ from upscaled.batch.events import (
     Summary,
 )
 from upscaled.batch.items import Item, Unreadable
-from upscaled.batch.ledger import Entry, Ledger, Signature, is_current
+from upscaled.batch.ledger import Ledger, LedgerEntry, Signature, is_current
 from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
 from upscaled.batch.outputs import OutputError, as_sentence
@@ -141,13 +141,13 @@ class Batch:
         self._count(outcome)
         self._report(outcome)
 
-    async def outcome_of(self, item: Item | Unreadable) -> Done | Failed | Skipped | Planned:
+    async def outcome_of(self, item: Item | Unreadable) -> Done | Failed | Skipped | PlannedResult:
         """Decide about one picture and upscale it if need be; return the outcome.
 
         Raises:
             RunEndedError: every further picture would fail alike.
         """
-        outcome: Done | Failed | Skipped | Planned
+        outcome: Done | Failed | Skipped | PlannedResult
         try:
             if isinstance(item, Unreadable):
                 outcome = Failed(item.source, "unreadable", item.reason)
@@ -168,7 +168,7 @@ class Batch:
             )
         return outcome
 
-    def _count(self, outcome: Done | Failed | Skipped | Planned) -> None:
+    def _count(self, outcome: Done | Failed | Skipped | PlannedResult) -> None:
         match outcome:
             case Done():
                 self.summary.done += 1
@@ -177,11 +177,11 @@ class Batch:
                 self.summary.failed.append(outcome)
             case Skipped():
                 self.summary.skipped[outcome.reason] += 1
-            case Planned():
+            case PlannedResult():
                 self.summary.planned += 1
                 self.summary.planned_seconds += outcome.seconds
 
-    async def _taken(self, item: Item) -> Done | Skipped | Planned:
+    async def _taken(self, item: Item) -> Done | Skipped | PlannedResult:
         if await asyncio.to_thread(self._naming.is_result, item):
             return Skipped(item.source, "result")
         async with self._names:
@@ -200,7 +200,7 @@ class Batch:
                 return Skipped(item.source, "large")
             if self._options.dry_run:
                 made, seconds = await self._upscaler.estimate(size, fields)
-                return Planned(item.source, target, size, made, seconds)
+                return PlannedResult(item.source, target, size, made, seconds)
         return await self._upscaled(item.source, target, fields)
 
     def _reason_to_skip(self, source: Path, target: Path, fields: dict[str, str]) -> str | None:
@@ -238,7 +238,7 @@ class Batch:
             await asyncio.to_thread(self._make_folder, target.parent)
         options = self._ledger_options(source, fields)
         task = Task(source, target, fields, _key(sha256, options))
-        entry = Entry(self._key_of(target), path, signature, sha256, options)
+        entry = LedgerEntry(self._key_of(target), path, signature, sha256, options)
         if self._options.reserve_names:
             await self._record(entry)
         try:
@@ -274,7 +274,7 @@ class Batch:
     def _key_of(self, target: Path) -> str:
         return str(target) if self._ledger is None else self._ledger.key(target)
 
-    async def _record(self, entry: Entry) -> None:
+    async def _record(self, entry: LedgerEntry) -> None:
         if self._ledger is not None:
             with as_sentence(self._ledger.folder, OutputError):
                 await asyncio.to_thread(self._ledger.put, entry)

@@ -89,7 +89,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedResult:
     """What would be done; in dry runs."""
 
     source: Path
@@ -116,5 +116,5 @@ class Summary:
     """It was ended before all pictures had their turn."""
 
 
-Event = Begun | Started | Progressed | Page | Done | Failed | Skipped | Planned | Summary
+Event = Begun | Started | Progressed | Page | Done | Failed | Skipped | PlannedResult | Summary
 Report = Callable[[Event], None]

@@ -46,7 +46,7 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One line."""
 
     target: str
@@ -89,7 +89,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / FOLDER / _NAME
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, LedgerEntry] = {}
         self._lines = 0
         self._writing = threading.Lock()
         try:
@@ -126,7 +126,7 @@ class Ledger:
                 if line.startswith(b'{"dropped"'):
                     self._entries.pop(serial.decode(line, _Dropped).dropped, None)
                 else:
-                    entry = serial.decode(line, Entry)
+                    entry = serial.decode(line, LedgerEntry)
                     self._entries[entry.target] = entry
         self._lines = len(lines)
         file = self._opened()
@@ -137,11 +137,11 @@ class Ledger:
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
-    def _append(self, line: _Dropped | Entry) -> None:
+    def _append(self, line: _Dropped | LedgerEntry) -> None:
         with self._writing:
             os.write(self._file, serial.encode(line) + b"\n")
             self._lines += 1
-            if isinstance(line, Entry):
+            if isinstance(line, LedgerEntry):
                 self._entries[line.target] = line
             else:
                 self._entries.pop(line.dropped, None)
@@ -165,11 +165,11 @@ class Ledger:
         """Return the name of a result in the ledger."""
         return target.relative_to(self.folder).as_posix()
 
-    def get(self, target: Path) -> Entry | None:
+    def get(self, target: Path) -> LedgerEntry | None:
         """Return the entry about a result."""
         return self._entries.get(self.key(target))
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LedgerEntry) -> None:
         """Record an outcome; blocking, from any thread.
 
         Raises:
@@ -188,8 +188,8 @@ class Ledger:
 
 
 def is_current(
-    entry: Entry | None, target: Path, source: Path, options: dict[str, str]
-) -> Entry | None:
+    entry: LedgerEntry | None, target: Path, source: Path, options: dict[str, str]
+) -> LedgerEntry | None:
     """Return the entry if its result is there and was made of these pixels with these options.
 
     Reads the picture only if its signature changed. Blocking.
@@ -213,7 +213,7 @@ def is_current(
         return None
     if same_file:
         return entry
-    return Entry(
+    return LedgerEntry(
         target=entry.target,
         source=str(source.absolute()),
         signature=signature,

@@ -20,8 +20,8 @@ from upscaled.errors import EngineError, UnknownJobError
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.store import JobFilter
 from upscaled.pictures import Size
+from upscaled.service.job_options import parse_fields
 from upscaled.service.service import Service
-from upscaled.service.wishes import parse_fields
 
 _PLACES = 1000
 """In the queue: more than `parallel` on any machine, and what an earlier run left."""

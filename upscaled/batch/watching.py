@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from upscaled.batch.batch import Batch, RunEndedError
-from upscaled.batch.events import Done, Failed, Planned, Report, Skipped
+from upscaled.batch.events import Done, Failed, PlannedResult, Report, Skipped
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger, Signature
 from upscaled.batch.naming import NameTakenError, Naming
@@ -200,7 +200,7 @@ class Watcher:
             self._report(outcome)
 
     def _finish(
-        self, item: Item, signature: Signature, outcome: Done | Failed | Skipped | Planned
+        self, item: Item, signature: Signature, outcome: Done | Failed | Skipped | PlannedResult
     ) -> bool:
         """Keep, move or delete a picture; blocking.
 

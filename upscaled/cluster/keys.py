@@ -1,4 +1,4 @@
-"""The keys of a cluster's blobs: uploads by job, results by job and attempt."""
+"""The keys of a cluster's blobs: uploads by job, results by job and lease."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def upload(job_id: str) -> str:
     return f"{UPLOADS}/{job_id}"
 
 
-def result(job: Job, attempt: int) -> str:
-    """Return the key of the result that an attempt at a job makes."""
-    return f"{RESULTS}/{job.id}/{attempt}.{job.request.format}"
+def result(job: Job, lease_number: int) -> str:
+    """Return the key of the result that is made under a lease."""
+    return f"{RESULTS}/{job.id}/{lease_number}.{job.request.format}"
 
 
 def job_of(key: str) -> str | None:

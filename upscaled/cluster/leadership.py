@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from upscaled.service.beside import run_beside
+from upscaled.service.background import run_in_background
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Leadership:
         try:
             async with contextlib.AsyncExitStack() as closing:
                 for name, work in self._duties():
-                    run_beside(closing, work, name)
+                    run_in_background(closing, work, name)
                 while True:
                     await asyncio.sleep(self._seconds)
                     async with asyncio.timeout(_ANSWER_SECONDS):

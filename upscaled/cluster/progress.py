@@ -22,7 +22,7 @@ _JOBS_AT_ONCE = 40
 
 
 @dataclass(frozen=True)
-class Report:
+class JobProgress:
     """How far a job is."""
 
     job_id: str
@@ -38,7 +38,7 @@ async def report_progress(registry: JobRegistry, database: Database) -> None:
     while True:
         try:
             async with registry.subscribe_all() as updates:
-                waiting: dict[str, Report] = {}
+                waiting: dict[str, JobProgress] = {}
                 while True:
                     if updates.empty and waiting:
                         await _send(database, list(waiting.values()))
@@ -49,7 +49,7 @@ async def report_progress(registry: JobRegistry, database: Database) -> None:
                     if job.state in TERMINAL:
                         waiting.pop(job.id, None)
                     else:
-                        waiting[job.id] = Report(job.id, job.progress, update.stage)
+                        waiting[job.id] = JobProgress(job.id, job.progress, update.stage)
         except LaggedError:
             continue
         except UpscaledError as error:
@@ -57,7 +57,7 @@ async def report_progress(registry: JobRegistry, database: Database) -> None:
             await asyncio.sleep(1.0)
 
 
-async def _send(database: Database, reports: list[Report]) -> None:
+async def _send(database: Database, reports: list[JobProgress]) -> None:
     async def write(connection: Connection) -> None:
         # No commit waits for the disk: a crash may forget this.
         await connection.execute("SET LOCAL synchronous_commit = off")

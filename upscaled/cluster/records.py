@@ -52,7 +52,7 @@ class _LinkedStore(PostgresJobStore):
 class SharedJobStore(_LinkedStore):
     """The records as API servers write them: new jobs, cancellations, and what becomes of results.
 
-    Times are the database's. A new job gets its place in the order and its delivery in the
+    Times are the database's. A new job gets its place in the order and its queue entry in the
     transaction that adds it.
 
     Args:
@@ -103,8 +103,8 @@ class SharedJobStore(_LinkedStore):
     ) -> None:
         job = replace(job, created=await work_queue.clock(connection))
         tag = await work_queue.start_tag(connection, job.client, cost) if self._fair else 0.0
-        delivery = await work_queue.add(connection, job, tag)
-        await insert_job(connection, job, delivery=delivery, cost=cost, tag=tag)
+        entry = await work_queue.add(connection, job, tag)
+        await insert_job(connection, job, queue_entry=entry, cost=cost, tag=tag)
         if key is not None:
             await insert_key(connection, key)
         await postgres_outbox.insert(connection, self._messages(job))
@@ -113,7 +113,7 @@ class SharedJobStore(_LinkedStore):
         before = record.job
         if job.state is JobState.CANCELLED and before.state in ACTIVE:
             job = before.to(JobState.CANCELLED, finished=record.now, client="")
-            await work_queue.withdraw(connection, record.delivery)
+            await work_queue.withdraw(connection, record.queue_entry)
         elif job.state in TERMINAL and job.state is before.state:
             # Another server may have recorded a later thing of the same result.
             job = replace(
@@ -133,14 +133,14 @@ class SharedJobStore(_LinkedStore):
         async def erase(connection: Connection) -> None:
             record = await work_queue.locked(connection, job_id)
             if record is not None:
-                await work_queue.withdraw(connection, record.delivery)
+                await work_queue.withdraw(connection, record.queue_entry)
             await delete_job(connection, job_id)
 
         await self._in_order(job_id, erase)
 
 
 @dataclass
-class Attempt:
+class HeldJob:
     """A job that a worker does."""
 
     lease: Lease
@@ -148,10 +148,10 @@ class Attempt:
     """The job is no longer this worker's."""
 
 
-class AttemptStore(_LinkedStore):
-    """The records as a worker writes them: those of its attempts, as long as they are the latest.
+class WorkerJobStore(_LinkedStore):
+    """The records as a worker writes them: those of the jobs that it holds.
 
-    What comes of an attempt that was taken from the worker is dropped.
+    What it does for a job that was taken from it is dropped.
 
     Args:
         database: where the records are.
@@ -174,7 +174,7 @@ class AttemptStore(_LinkedStore):
         self._result = result
         self._messages = messages
         self._on_lost = on_lost
-        self.attempts: dict[str, Attempt] = {}
+        self.held: dict[str, HeldJob] = {}
         """The jobs that the worker does, by id."""
 
     async def put(
@@ -184,20 +184,20 @@ class AttemptStore(_LinkedStore):
         *,
         messages: Sequence[Message] = (),
     ) -> None:
-        """Record the state of an attempt; an end is tried until the database takes it.
+        """Record the state of a held job; an end is tried until the database takes it.
 
         Raises:
             NoSpaceError: the blobs are full.
             StoreUnavailableError: the database does not answer, and the job has not ended.
         """
-        attempt = self.attempts.get(job.id)
-        if attempt is None or attempt.lost or job.state is JobState.CANCELLED:
+        held_job = self.held.get(job.id)
+        if held_job is None or held_job.lost or job.state is JobState.CANCELLED:
             return
         while True:
             try:
                 if job.state is JobState.COMPLETED and not job.result_key:
-                    job = await self._with_stored_result(job, attempt.lease)
-                await self._record(job, attempt)
+                    job = await self._with_stored_result(job, held_job.lease)
+                await self._record(job, held_job)
             except StoreUnavailableError as error:
                 if job.state is JobState.QUEUED:
                     log.warning("job can't be put back; others notice", extra={"job": job.id})
@@ -209,18 +209,18 @@ class AttemptStore(_LinkedStore):
                     extra={"job": job.id, "reason": error.message},
                 )
                 await asyncio.sleep(_AGAIN_SECONDS)
-                if self._is_lost(attempt):
+                if self._is_lost(held_job):
                     return
             else:
                 return
 
-    def _is_lost(self, attempt: Attempt) -> bool:
-        """Tell whether the attempt was taken from the worker meanwhile."""
-        return attempt.lost
+    def _is_lost(self, held_job: HeldJob) -> bool:
+        """Tell whether the job was taken from the worker meanwhile."""
+        return held_job.lost
 
     async def _with_stored_result(self, job: Job, lease: Lease) -> Job:
         """Store the result, and read it back."""
-        key = keys.result(job, lease.attempt)
+        key = keys.result(job, lease.number)
         await self._blobs.put(key, self._result(job))
         found = await digest(self._blobs, key)
         if found != job.receipt["output"]["sha256"]:
@@ -229,10 +229,10 @@ class AttemptStore(_LinkedStore):
             )
         return replace(job, result_key=key)
 
-    async def _record(self, job: Job, attempt: Attempt) -> None:
+    async def _record(self, job: Job, held_job: HeldJob) -> None:
         async def write(connection: Connection) -> bool:
             record = await work_queue.locked(connection, job.id)
-            if record is None or record.attempt != attempt.lease.attempt:
+            if record is None or record.lease_number != held_job.lease.number:
                 return False
             if record.job.state not in ACTIVE:  # or the transaction is repeated
                 return record.job.state is job.state
@@ -246,7 +246,7 @@ class AttemptStore(_LinkedStore):
 
         await self._in_order(job.id, write_and_tell)
         if not held[0]:
-            attempt.lost = True
+            held_job.lost = True
             log.warning("job was taken from this worker", extra={"job": job.id})
             self._on_lost(job.id)
 
@@ -261,6 +261,6 @@ class AttemptStore(_LinkedStore):
             finished=record.now if job.state in TERMINAL else None,
         )
         if job.state in TERMINAL:
-            await work_queue.withdraw(connection, record.delivery)
+            await work_queue.withdraw(connection, record.queue_entry)
         await update_job(connection, job)
         await postgres_outbox.insert(connection, self._messages(job))

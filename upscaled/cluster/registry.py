@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from upscaled import serial
-from upscaled.cluster.progress import Report
+from upscaled.cluster.progress import JobProgress
 from upscaled.cluster.records import SupersededError
 from upscaled.errors import UnknownJobError, UpscaledError
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB, Tidy
@@ -59,7 +59,7 @@ class SharedRegistry(JobRegistry):
     def heard_progress(self, payload: str) -> None:
         """Take over how far jobs are."""
         try:
-            reports = serial.decode(payload, tuple[Report, ...])
+            reports = serial.decode(payload, tuple[JobProgress, ...])
         except (ValueError, msgspec.ValidationError):
             return  # of a later version
         for report in reports:

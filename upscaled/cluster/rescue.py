@@ -50,7 +50,7 @@ class Rescuer:
 
     async def _take_back(self, connection: Connection, job_id: str) -> None:
         record = await work_queue.locked(connection, job_id)
-        if record is None or record.delivery is None or record.job.state not in ACTIVE:
+        if record is None or record.queue_entry is None or record.job.state not in ACTIVE:
             return
         crashes = record.job.crashes + 1
         if crashes >= self._max_attempts:
@@ -63,13 +63,13 @@ class Rescuer:
                 error=f"The worker that did this picture was lost {times}; it is not tried again "
                 "(upscaler.max_attempts).",
             )
-            await work_queue.withdraw(connection, record.delivery)
+            await work_queue.withdraw(connection, record.queue_entry)
         else:
             job = replace(
                 record.job, state=JobState.QUEUED, progress=0, device=None, started=None,
                 crashes=crashes,
             )  # fmt: skip
-            await work_queue.give_back(connection, record.delivery)
+            await work_queue.give_back(connection, record.queue_entry)
         await connection.execute(
             "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s", (job_id,)
         )

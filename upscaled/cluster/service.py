@@ -23,7 +23,7 @@ from upscaled.cluster.records import SharedJobStore
 from upscaled.cluster.registry import SharedRegistry
 from upscaled.cluster.rescue import Rescuer
 from upscaled.cluster.runner import RemoteRunner
-from upscaled.cluster.worker import Worker
+from upscaled.cluster.worker import ClusterWorker
 from upscaled.cluster.workspace import SharedWorkspace
 from upscaled.config.settings import Config
 from upscaled.engines.selection import EngineChoice
@@ -32,11 +32,11 @@ from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
 from upscaled.service.admission import Admission
-from upscaled.service.beside import run_beside
+from upscaled.service.background import run_in_background
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.foundation import Foundation
 from upscaled.service.health import Health
 from upscaled.service.job_access import JobAccess
+from upscaled.service.job_storage import JobStorage
 from upscaled.service.job_views import JobViews
 from upscaled.service.processing import Processing
 from upscaled.service.reports import Reports
@@ -82,7 +82,7 @@ class ClusterService(Service):
         self._workers = WorkersHealth(link.database, lease)
         self._leadership = Leadership(link.database.url, self._duties, lease / 4)
         self._deliveries: Deliveries | None = None
-        super().__init__(config, foundation=Foundation(self._files, self._records, self._jobs))
+        super().__init__(config, storage=JobStorage(self._files, self._records, self._jobs))
         self._membership = Membership(
             link.database,
             self._describe,
@@ -96,8 +96,8 @@ class ClusterService(Service):
             self._link.name, SERVER, settings=settings_of(self.config, SERVER)
         )
 
-    def _make_worker(self) -> Worker:
-        return Worker(
+    def _make_worker(self) -> ClusterWorker:
+        return ClusterWorker(
             self.config,
             self.config.data_dir / "work",
             f"{self._link.name}-worker",
@@ -196,7 +196,7 @@ class ClusterService(Service):
         await self._membership.join()
         closing.push_async_callback(self._membership.leave)
         self._membership.on_beat = self._count_slots
-        run_beside(closing, self._membership.run(), "membership")
+        run_in_background(closing, self._membership.run(), "membership")
         listening = asyncio.Event()
 
         async def connected(connection: Connection) -> None:
@@ -205,12 +205,12 @@ class ClusterService(Service):
 
         heard = {JOBS: self._jobs.heard, PROGRESS: self._jobs.heard_progress}
         changes = Changes(self._link.database.url, heard, connected=connected)
-        run_beside(closing, changes.run(), "changes")
-        run_beside(closing, self._jobs.follow(), "followed jobs")
+        run_in_background(closing, changes.run(), "changes")
+        run_in_background(closing, self._jobs.follow(), "followed jobs")
         async with asyncio.timeout(_LISTENING_SECONDS):
             await listening.wait()
-        run_beside(closing, self._leadership.run(), "leadership")
-        run_beside(closing, self._cleaner.run(), "cleanup")
+        run_in_background(closing, self._leadership.run(), "leadership")
+        run_in_background(closing, self._cleaner.run(), "cleanup")
         if self._worker is not None:
             await self._worker.start()
             closing.push_async_callback(self._worker.stop)

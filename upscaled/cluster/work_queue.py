@@ -1,6 +1,6 @@
 """The work queue: procrastinate's, used inside the transactions that change job records.
 
-A job is active exactly as long as it has a delivery in procrastinate's table. Its functions are
+A job is active exactly as long as it has an entry in procrastinate's table. Its functions are
 called here in SQL, since its worker would acknowledge a job in a transaction of its own, after the
 one that records the job's end.
 """
@@ -22,17 +22,19 @@ _LOWEST = -(2**31) + 1
 _REBASE_AT = 1e8
 """Virtual seconds after which tags start from 0 again, long before priorities run out."""
 CHANNEL = "procrastinate_any_queue_v1"
-"""Where procrastinate tells of a new delivery."""
+"""Where procrastinate tells of a new entry."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A worker's right to do a job, until a later attempt is numbered."""
+    """A worker's right to do a job, until a later lease is numbered."""
 
     job: Job
     """As it was recorded when it was taken."""
-    attempt: int
-    delivery: int
+    number: int
+    """The column ``attempt`` of the job's row."""
+    queue_entry: int
+    """The job's number in procrastinate's table."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Record:
     """A job's row, locked until the end of the transaction."""
 
     job: Job
-    attempt: int
-    delivery: int | None
+    lease_number: int
+    queue_entry: int | None
     now: float
     """The database's clock, in seconds since the epoch."""
 
@@ -94,7 +96,7 @@ def priority(tag: float) -> int:
 
 
 async def add(connection: Connection, job: Job, tag: float) -> int:
-    """Add the delivery of a job; return its number."""
+    """Add the queue entry of a job; return its number."""
     found = await connection.execute(
         "SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[ROW(%s::varchar, %s::varchar, %s::int, "
         "NULL::text, NULL::text, jsonb_build_object('job', %s::text), NULL::timestamptz)"
@@ -106,14 +108,14 @@ async def add(connection: Connection, job: Job, tag: float) -> int:
     return int(row[0])
 
 
-async def withdraw(connection: Connection, delivery: int | None) -> None:
-    """Delete the delivery of a job that has ended, whether it waits or is with a worker."""
-    if delivery is not None:
-        await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s", (delivery,))
+async def withdraw(connection: Connection, entry: int | None) -> None:
+    """Delete the queue entry of a job that has ended, whether it waits or is with a worker."""
+    if entry is not None:
+        await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s", (entry,))
 
 
 async def take(connection: Connection, worker: int, models: Collection[str]) -> Lease | None:
-    """Give the next job to a worker, as a new attempt; None if there is none that it can do.
+    """Give the next job to a worker, with a new lease; None if there is none that it can do.
 
     Args:
         connection: in a transaction of its own.
@@ -128,10 +130,10 @@ async def take(connection: Connection, worker: int, models: Collection[str]) -> 
         row = await found.fetchone()
         if row is None or row[0] is None:
             return None
-        delivery, job_id = row
+        entry, job_id = row
         record = await locked(connection, job_id)
-        if record is None or record.job.state not in ACTIVE or record.delivery != delivery:
-            await withdraw(connection, delivery)
+        if record is None or record.job.state not in ACTIVE or record.queue_entry != entry:
+            await withdraw(connection, entry)
             continue
         await connection.execute(
             "UPDATE jobs SET attempt = attempt + 1, worker = %s WHERE id = %s", (worker, job_id)
@@ -141,13 +143,13 @@ async def take(connection: Connection, worker: int, models: Collection[str]) -> 
             "%s))",
             (job_id,),
         )
-        return Lease(record.job, record.attempt + 1, delivery)
+        return Lease(record.job, record.lease_number + 1, entry)
 
 
-async def give_back(connection: Connection, delivery: int) -> None:
+async def give_back(connection: Connection, entry: int) -> None:
     """Let another worker take a job, with its old place in the order."""
     await connection.execute(
-        "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)", (delivery,)
+        "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)", (entry,)
     )
 
 
@@ -174,14 +176,14 @@ async def unregister(connection: Connection, worker: int) -> None:
 
 
 async def leases_of(connection: Connection, worker: int) -> list[tuple[str, int]]:
-    """Return ids and attempts of the jobs that a worker has taken."""
+    """Return ids and lease numbers of the jobs that a worker has taken."""
     found = await connection.execute(
         "SELECT jobs.id, jobs.attempt FROM procrastinate_jobs AS delivery JOIN jobs "
         "ON jobs.delivery = delivery.id WHERE delivery.worker_id = %s "
         "AND delivery.status = 'doing'",
         (worker,),
     )
-    return [(str(job_id), int(attempt)) for job_id, attempt in await found.fetchall()]
+    return [(str(job_id), int(number)) for job_id, number in await found.fetchall()]
 
 
 _LOST: LiteralString = """

@@ -13,7 +13,7 @@ from upscaled.cluster.changes import JOBS, Changes
 from upscaled.cluster.members import WORKER, Member, settings_of
 from upscaled.cluster.membership import Membership
 from upscaled.cluster.progress import report_progress
-from upscaled.cluster.records import Attempt, AttemptStore
+from upscaled.cluster.records import HeldJob, WorkerJobStore
 from upscaled.cluster.rescue import Rescuer
 from upscaled.cluster.work_queue import Lease
 from upscaled.config.settings import Config
@@ -32,7 +32,7 @@ from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import result_name
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
-from upscaled.service.beside import run_beside
+from upscaled.service.background import run_in_background
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.processing import Processing, make_dispatcher, open_processing
 from upscaled.webhooks.events import messages_of
@@ -46,10 +46,10 @@ _IDLE_SECONDS = 5.0
 _AGAIN_SECONDS = 1.0
 
 
-class Worker:
+class ClusterWorker:
     """Does jobs of a cluster, as many at a time as its devices can.
 
-    Its registry holds the jobs that it has; what changes there, `AttemptStore` records for the
+    Its registry holds the jobs that it has; what changes there, `WorkerJobStore` records for the
     cluster.
 
     Args:
@@ -82,7 +82,7 @@ class Worker:
         self._parts: Processing | None = None
         self._dispatcher: Dispatcher | None = None
         self._workspace = Workspace(data_dir)
-        self._store = AttemptStore(
+        self._store = WorkerJobStore(
             database,
             blobs,
             lambda job: self._workspace.folder(job.id) / result_name(job),
@@ -117,7 +117,7 @@ class Worker:
             gpu=any(d.is_gpu for d in parts.choice.devices) if parts is not None else False,
             slots=parts.pool.most_at_once if parts is not None else 0,
             models=tuple(model.name for model in self._models.models),
-            jobs=tuple(self._store.attempts),
+            jobs=tuple(self._store.held),
             state=health.state.value if health is not None else "starting",
             reason=health.reason if health is not None else None,
         )
@@ -146,18 +146,18 @@ class Worker:
             self._dispatcher = make_dispatcher(self._config, parts, self._registry, self._workspace)
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
-            run_beside(closing, self.membership.run(), "membership")
+            run_in_background(closing, self.membership.run(), "membership")
             heard = {JOBS: self._heard, work_queue.CHANNEL: lambda _: self._news.set()}
             changes = Changes(self._database.url, heard, connected=self._connected)
-            run_beside(closing, changes.run(), "changes")
-            run_beside(closing, self._listen(), "ends")
-            run_beside(closing, report_progress(self._registry, self._database), "progress")
-            run_beside(closing, parts.health.run(), "health")
-            run_beside(closing, parts.timing.run(), "timing")
+            run_in_background(closing, changes.run(), "changes")
+            run_in_background(closing, self._listen(), "ends")
+            run_in_background(closing, report_progress(self._registry, self._database), "progress")
+            run_in_background(closing, parts.health.run(), "health")
+            run_in_background(closing, parts.timing.run(), "timing")
             closing.push_async_callback(self._give_all_back)
             self._dispatcher.start()
             closing.push_async_callback(self.drain)
-            run_beside(closing, self._take_jobs(), "work")
+            run_in_background(closing, self._take_jobs(), "work")
             self._closing = closing.pop_all()
 
     async def stop(self) -> None:
@@ -177,7 +177,7 @@ class Worker:
         await self.membership.draining.wait()
         self._news.set()
         self._room.set()
-        while self._store.attempts or self._taking:
+        while self._store.held or self._taking:
             self._room.clear()
             await self._room.wait()
 
@@ -189,7 +189,7 @@ class Worker:
     def _heard(self, job_id: str) -> None:
         """Note that a job's record has changed: perhaps it is cancelled, or there is a new one."""
         self._news.set()
-        if job_id in self._store.attempts:
+        if job_id in self._store.held:
             self._spawn(self._check_leases(), "check")
 
     def _spawn(self, work: object, name: str) -> None:
@@ -200,7 +200,7 @@ class Worker:
     @property
     def _has_room(self) -> bool:
         assert self._parts is not None  # noqa: S101 - it was started
-        return len(self._store.attempts) < self._parts.pool.most_at_once + _AHEAD
+        return len(self._store.held) < self._parts.pool.most_at_once + _AHEAD
 
     async def _take_jobs(self) -> None:
         """Take jobs as long as there is room for them; runs until cancelled."""
@@ -235,7 +235,7 @@ class Worker:
         lease = await self._database.run(lambda c: work_queue.take(c, worker, models))
         if lease is None:
             return False
-        self._store.attempts[lease.job.id] = Attempt(lease)
+        self._store.held[lease.job.id] = HeldJob(lease)
         self._spawn(self._begin(lease), f"begin-{lease.job.id}")
         return True
 
@@ -250,7 +250,7 @@ class Worker:
             await asyncio.sleep(_AGAIN_SECONDS)
             await self._give_back(job.id)
             return
-        if self._store.attempts[job.id].lost:
+        if self._store.held[job.id].lost:
             await self._give_back(job.id)
             return
         self._registry.take_up(job)
@@ -289,10 +289,10 @@ class Worker:
                         await self._forget(update.job.id, update.job.state)
 
     async def _forget(self, job_id: str, state: JobState) -> None:
-        attempt = self._store.attempts.pop(job_id, None)
+        held_job = self._store.held.pop(job_id, None)
         await self._workspace.remove(job_id)
         keeps = self._config.features.web
-        if attempt is not None and not attempt.lost and not keeps and state in TERMINAL:
+        if held_job is not None and not held_job.lost and not keeps and state in TERMINAL:
             with contextlib.suppress(UpscaledError):
                 await self._blobs.delete(keys.upload(job_id))
         self._room.set()
@@ -305,15 +305,15 @@ class Worker:
         assert self._dispatcher is not None  # noqa: S101 - it was started
         with contextlib.suppress(UnknownJobError, WrongStateError):
             await self._dispatcher.cancel(job_id)
-        self._store.attempts.pop(job_id, None)
+        self._store.held.pop(job_id, None)
         self._room.set()
 
     async def _check_leases(self) -> None:
         """Find out which jobs are no longer this worker's, and which it has without knowing."""
         mine = {
-            job_id: attempt.lease.attempt
-            for job_id, attempt in self._store.attempts.items()
-            if not attempt.lost
+            job_id: held_job.lease.number
+            for job_id, held_job in self._store.held.items()
+            if not held_job.lost
         }
         worker, taking = self.membership.worker, self._taking
 
@@ -323,40 +323,44 @@ class Worker:
                 "AND state IN ('queued', 'processing')",
                 (list(mine),),
             )
-            held = {job_id for job_id, attempt in await found.fetchall() if mine[job_id] == attempt}
+            held = {job_id for job_id, number in await found.fetchall() if mine[job_id] == number}
             return held, await work_queue.leases_of(connection, worker)
 
         held, recorded = await self._database.run(read, patience=1.0)
         for job_id in mine.keys() - held:
-            attempt = self._store.attempts.get(job_id)
+            held_job = self._store.held.get(job_id)
             job = self._registry.peek(job_id)
             # One that is being ended by this worker is decided by its own transaction.
-            if attempt is not None and not self._registry.is_ending(job_id):
-                attempt.lost = True
+            if held_job is not None and not self._registry.is_ending(job_id):
+                held_job.lost = True
                 if job is not None:
                     self._lose(job_id)
         if not taking and not self._taking:
             for job_id, number in recorded:
-                if job_id not in self._store.attempts:
+                if job_id not in self._store.held:
                     await self._release(job_id, number)
 
     async def _give_back(self, job_id: str) -> None:
         """Let another worker do a job that this one has not begun or can't do."""
-        attempt = self._store.attempts.pop(job_id, None)
+        held_job = self._store.held.pop(job_id, None)
         await self._workspace.remove(job_id)
         self._room.set()
-        if attempt is not None and not attempt.lost:
-            await self._release(job_id, attempt.lease.attempt)
+        if held_job is not None and not held_job.lost:
+            await self._release(job_id, held_job.lease.number)
 
     async def _release(self, job_id: str, number: int) -> None:
         async def write(connection: Connection) -> None:
             record = await work_queue.locked(connection, job_id)
-            if record is not None and record.attempt == number and record.delivery is not None:
+            if (
+                record is not None
+                and record.lease_number == number
+                and record.queue_entry is not None
+            ):
                 await connection.execute(
                     "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s",
                     (job_id,),
                 )
-                await work_queue.give_back(connection, record.delivery)
+                await work_queue.give_back(connection, record.queue_entry)
 
         try:
             await self._database.run(write, patience=2.0)
@@ -366,5 +370,5 @@ class Worker:
     async def _give_all_back(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
-        for job_id in list(self._store.attempts):
+        for job_id in list(self._store.held):
             await self._give_back(job_id)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from upscaled.cluster.link import Link
-from upscaled.cluster.worker import Worker
+from upscaled.cluster.worker import ClusterWorker
 from upscaled.config.settings import Config
 from upscaled.models.catalog import ModelCatalog
 from upscaled.service.imaging_parts import make_imaging
@@ -24,7 +24,7 @@ class WorkerProcess:
         self.name = self._link.name
         """The worker among the members."""
         self._imaging = make_imaging(config)
-        self._worker = Worker(
+        self._worker = ClusterWorker(
             config,
             config.data_dir,
             self.name,

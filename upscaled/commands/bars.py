@@ -29,7 +29,7 @@ from upscaled.batch.events import (
     Event,
     Failed,
     Page,
-    Planned,
+    PlannedResult,
     Progressed,
     Skipped,
     Started,
@@ -115,7 +115,7 @@ class BarReport:
             case Failed():
                 self._live.console.print(failure(event))
                 self._ended(event.source)
-            case Done() | Skipped() | Planned():
+            case Done() | Skipped() | PlannedResult():
                 self._ended(event.source)
             case Summary():
                 self._live.stop()

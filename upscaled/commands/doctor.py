@@ -58,7 +58,7 @@ class RejectedModel:
 
 
 @dataclass
-class Report:
+class DoctorReport:
     """The findings.
 
     ``problems`` has a sentence for each thing that prevents upscaling, ``warnings`` for each that
@@ -94,9 +94,9 @@ class Report:
     """What is quick on this machine, where the default model is not."""
 
 
-async def examine(config: Config) -> Report:
+async def examine(config: Config) -> DoctorReport:
     """Check everything, and upscale a small picture as a trial."""
-    report = Report(models_dir=str(config.models_dir), data_dir=str(config.data_dir))
+    report = DoctorReport(models_dir=str(config.models_dir), data_dir=str(config.data_dir))
     report.platform = await asyncio.to_thread(platform.platform)
     report.memory_free_mb = await asyncio.to_thread(_memory_free_mb)
     report.disk_free_mb = await asyncio.to_thread(room.free_bytes, config.data_dir) >> 20
@@ -119,7 +119,7 @@ async def examine(config: Config) -> Report:
     return report
 
 
-async def _check_binary(config: Config, report: Report) -> None:
+async def _check_binary(config: Config, report: DoctorReport) -> None:
     program = await asyncio.to_thread(find_program, config.upscaler.binary_path, config.path("bin"))
     if program is None:
         return
@@ -130,7 +130,7 @@ async def _check_binary(config: Config, report: Report) -> None:
         report.binary_problem = error.message
 
 
-async def _check_engine(config: Config, report: Report) -> None:
+async def _check_engine(config: Config, report: DoctorReport) -> None:
     try:
         choice = await choose(config)
     except UpscaledError as error:
@@ -144,7 +144,7 @@ async def _check_engine(config: Config, report: Report) -> None:
     report.ways = tuple(await known_tables(config, ways))
 
 
-async def _check_models(config: Config, report: Report) -> None:
+async def _check_models(config: Config, report: DoctorReport) -> None:
     catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
     await catalog.rescan()
     report.models = tuple(
@@ -159,7 +159,7 @@ async def _check_models(config: Config, report: Report) -> None:
         )
 
 
-async def _check_sandbox(report: Report) -> None:
+async def _check_sandbox(report: DoctorReport) -> None:
     imaging = Imaging(max_pixels=1)
     try:
         report.sandbox = str(await imaging.warm())
@@ -169,7 +169,7 @@ async def _check_sandbox(report: Report) -> None:
         await imaging.close()
 
 
-async def _advise(report: Report, config: Config) -> None:
+async def _advise(report: DoctorReport, config: Config) -> None:
     """Say which model is quick here, and how much, where there is no GPU."""
     if not report.models or any(device.kind not in _NO_GPU for device in report.devices):
         return
@@ -186,7 +186,7 @@ async def _advise(report: Report, config: Config) -> None:
     report.advice = f"{advice} `upscaled models` lists them all."
 
 
-async def _try(config: Config, report: Report) -> None:
+async def _try(config: Config, report: DoctorReport) -> None:
     """Upscale a small picture with the model that loads fastest."""
     name = await asyncio.to_thread(_smallest_model, config, report)
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-doctor-"))
@@ -206,7 +206,7 @@ async def _try(config: Config, report: Report) -> None:
     report.trial = f"a small picture went through {name} on {job.device} in {seconds:.1f} s"
 
 
-def _smallest_model(config: Config, report: Report) -> str:
+def _smallest_model(config: Config, report: DoctorReport) -> str:
     def size(model: FoundModel) -> int:
         files = list(config.models_dir.glob(f"{model.name}*.bin"))
         return max((file.stat().st_size for file in files), default=0)
@@ -226,7 +226,7 @@ def _memory_free_mb() -> int | None:
     return None
 
 
-def as_text(report: Report) -> str:
+def as_text(report: DoctorReport) -> str:
     """Return the report as text for people."""
     lines = [f"upscaled {report.version} on Python {report.python}, {report.platform}", ""]
     lines.append("Vulkan devices")

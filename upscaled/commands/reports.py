@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from upscaled import serial
-from upscaled.batch.events import Done, Event, Failed, Page, Planned, Report, Summary
+from upscaled.batch.events import Done, Event, Failed, Page, PlannedResult, Report, Summary
 from upscaled.commands.wording import duration, failure, page_failure, printable, summary_lines
 
 
@@ -48,7 +48,7 @@ class LineReport:
             case Done():
                 sizes = f"{event.input_size} to {event.output_size}"
                 self._print(f"{printable(event.target)}: {sizes} on {event.device}")
-            case Planned():
+            case PlannedResult():
                 sizes = f"{event.input_size} to {event.output_size}"
                 self._print(f"{printable(event.target)}: {sizes}, {duration(event.seconds)}")
             case Failed():

@@ -20,7 +20,7 @@ class ParamError(Exception):
 
 
 @dataclass(frozen=True)
-class Blobs:
+class BlobNames:
     """The names of a network's input and output, and what it does with edges."""
 
     input: str
@@ -30,7 +30,7 @@ class Blobs:
     continued in the same way."""
 
 
-def read_blobs(path: Path) -> Blobs:
+def read_blob_names(path: Path) -> BlobNames:
     """Return the blobs of the first Input layer and of the last layer; blocking.
 
     Raises:
@@ -61,7 +61,7 @@ def read_blobs(path: Path) -> Blobs:
         raise ParamError("it has no input or no output")
     padding = next((layer for layer in layers if layer[0] not in {"Input", "Split"}), [])
     repeats = padding[:1] == ["Padding"] and _REPEATING in padding
-    return Blobs(inputs[0][0], outputs[-1][0], repeats)
+    return BlobNames(inputs[0][0], outputs[-1][0], repeats)
 
 
 def _outputs(layer: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from upscaled.imaging.result import (
     Finished,
     FinishOptions,
     Piece,
-    Written,
+    ResultProgress,
 )
 from upscaled.imaging.verify.thresholds import (
     CONFIRMABLE_LIMIT,
@@ -34,9 +34,9 @@ __all__ = [
     "Piece",
     "Prepared",
     "Probe",
+    "ResultProgress",
     "TileFileError",
     "UnlikeError",
-    "Written",
     "levels_of",
     "read_tile",
     "tile_count",

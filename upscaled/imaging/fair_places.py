@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class PlaceKind(StrEnum):
     """The purpose of a place."""
 
     JOB = "job"
@@ -33,9 +33,9 @@ class FairPlaces:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._held: Counter[tuple[Kind, str]] = Counter()
-        self._waiting: dict[tuple[Kind, str], deque[asyncio.Future[None]]] = {}
-        self._served: dict[tuple[Kind, str], int] = {}
+        self._held: Counter[tuple[PlaceKind, str]] = Counter()
+        self._waiting: dict[tuple[PlaceKind, str], deque[asyncio.Future[None]]] = {}
+        self._served: dict[tuple[PlaceKind, str], int] = {}
         self._turns = itertools.count(1)
 
     @property
@@ -43,7 +43,7 @@ class FairPlaces:
         return self._total - self._held.total()
 
     @asynccontextmanager
-    async def hold(self, kind: Kind, caller: str) -> AsyncIterator[None]:
+    async def hold(self, kind: PlaceKind, caller: str) -> AsyncIterator[None]:
         """Wait for a place and hold it during the block."""
         who = (kind, caller)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class FairPlaces:
             self._release(who)
 
     def _grant(self) -> None:
-        for kind in Kind:  # jobs first
+        for kind in PlaceKind:  # jobs first
             while self.free and self._held_by(kind) < self._total - 1:
                 callers = [who for who in self._waiting if who[0] is kind]
                 if not callers:
@@ -77,15 +77,15 @@ class FairPlaces:
                 self._served[who] = next(self._turns)
                 turn.set_result(None)
 
-    def _held_by(self, kind: Kind) -> int:
+    def _held_by(self, kind: PlaceKind) -> int:
         return sum(count for who, count in self._held.items() if who[0] is kind)
 
-    def _release(self, who: tuple[Kind, str]) -> None:
+    def _release(self, who: tuple[PlaceKind, str]) -> None:
         self._held[who] -= 1
         self._tidy(who)
         self._grant()
 
-    def _forget(self, who: tuple[Kind, str], turn: asyncio.Future[None]) -> None:
+    def _forget(self, who: tuple[PlaceKind, str], turn: asyncio.Future[None]) -> None:
         turns = self._waiting.get(who, deque())
         with contextlib.suppress(ValueError):
             turns.remove(turn)
@@ -93,7 +93,7 @@ class FairPlaces:
             self._waiting.pop(who, None)
         self._tidy(who)
 
-    def _tidy(self, who: tuple[Kind, str]) -> None:
+    def _tidy(self, who: tuple[PlaceKind, str]) -> None:
         """Forget a caller who neither holds a place nor waits for one."""
         if self._held[who] <= 0:
             del self._held[who]

@@ -17,7 +17,7 @@ _MAX_FILL_BYTES = 1 << 16
 """Between two segments of a JPEG."""
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     name: bytes
     """Type of the chunk, or marker of the segment."""
     offset: int
@@ -30,7 +30,7 @@ class TooManyPartsError(UnusablePictureError):
     """A file has more parts than any real one."""
 
 
-def png_chunks(file: BinaryIO) -> Iterator[Part]:
+def png_chunks(file: BinaryIO) -> Iterator[FilePart]:
     """Yield the chunks of a PNG up to its end, or to where the file is cut off.
 
     Raises:
@@ -52,13 +52,13 @@ def png_chunks(file: BinaryIO) -> Iterator[Part]:
                 f"image decode failed: the PNG file has more than {_MAX_PARTS} chunks; "
                 "save it again without them."
             )
-        yield Part(name, place + 8, length)
+        yield FilePart(name, place + 8, length)
         if name == b"IEND":
             return
         place += length + 12
 
 
-def jpeg_segments(file: BinaryIO) -> Iterator[Part]:
+def jpeg_segments(file: BinaryIO) -> Iterator[FilePart]:
     """Yield the segments of a JPEG that come before its pixels.
 
     Raises:
@@ -80,13 +80,13 @@ def jpeg_segments(file: BinaryIO) -> Iterator[Part]:
         if marker in (0xD9, 0xDA) or marker == 0:  # end, or start of the pixels
             return
         if 0xD0 <= marker <= 0xD8 or marker == 1:  # without content
-            yield Part(bytes((marker,)), place, 0)
+            yield FilePart(bytes((marker,)), place, 0)
         else:
             file.seek(place)
             length = int.from_bytes(file.read(2), "big")
             if length < 2:
                 return
-            yield Part(bytes((marker,)), place + 2, length - 2)
+            yield FilePart(bytes((marker,)), place + 2, length - 2)
             place += length
         count += 1
         if count > _MAX_PARTS:

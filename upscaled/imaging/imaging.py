@@ -10,9 +10,9 @@ from pathlib import Path
 from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import messages, replies
-from upscaled.imaging.fair_places import Kind
+from upscaled.imaging.fair_places import PlaceKind
 from upscaled.imaging.prepared import Prepared, Probe
-from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, Written
+from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, ResultProgress
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT
 from upscaled.imaging.view.box import Box
@@ -90,7 +90,7 @@ class Imaging:
                 its header takes more time than one may.
         """
         request = messages.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
-        reply = await self._pool.request(request, messages.ProbeReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.ProbeReply, PlaceKind.LOOK, caller)
         return replies.probe_of(reply, self._formats, self._max_pixels)
 
     async def receive(
@@ -117,7 +117,7 @@ class Imaging:
             cpu_seconds=_LOOK_SECONDS,
         )
         try:
-            reply = await self._pool.request(request, messages.ProbeReply, Kind.LOOK, caller)
+            reply = await self._pool.request(request, messages.ProbeReply, PlaceKind.LOOK, caller)
         except NotAPictureError:
             raise
         except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
@@ -148,7 +148,7 @@ class Imaging:
         request = messages.PrepareRequest(
             upload=_absolute(upload), workdir=_absolute(workdir), cpu_seconds=self._cpu_seconds
         )
-        reply = await self._pool.request(request, messages.PrepareReply, Kind.JOB)
+        reply = await self._pool.request(request, messages.PrepareReply, PlaceKind.JOB)
         return await self._prepared(reply.prepared, workdir, expected)
 
     async def check(
@@ -178,7 +178,7 @@ class Imaging:
             band=Band(top, bottom, limit),
             cpu_seconds=self._writing_seconds(native.size.pixels),
         )
-        return (await self._pool.request(request, messages.CheckReply, Kind.LOOK)).score
+        return (await self._pool.request(request, messages.CheckReply, PlaceKind.LOOK)).score
 
     async def finish(
         self,
@@ -187,8 +187,8 @@ class Imaging:
         workdir: Path,
         options: FinishOptions,
         band: Band,
-        written: Written = NOTHING_WRITTEN,
-    ) -> Written:
+        written: ResultProgress = NOTHING_WRITTEN,
+    ) -> ResultProgress:
         """Verify a band of ``native`` and write the rows it adds to the result.
 
         After the last band, the file `PART` in ``workdir`` is complete and was read back.
@@ -218,7 +218,7 @@ class Imaging:
             small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),
         )
-        reply = await self._pool.request(request, messages.FinishReply, Kind.JOB)
+        reply = await self._pool.request(request, messages.FinishReply, PlaceKind.JOB)
         return await asyncio.to_thread(replies.written_of, reply, request)
 
     async def view(
@@ -248,7 +248,7 @@ class Imaging:
             tiles=tiles,
             cpu_seconds=self._writing_seconds(size.pixels),
         )
-        reply = await self._pool.request(request, messages.ViewReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.ViewReply, PlaceKind.LOOK, caller)
         return await asyncio.to_thread(replies.view_of, reply, request, size)
 
     async def crop(self, upload: Path, workdir: Path, box: Box, *, caller: str) -> Prepared:
@@ -266,7 +266,7 @@ class Imaging:
             box=box,
             cpu_seconds=self._cpu_seconds,
         )
-        reply = await self._pool.request(request, messages.PrepareReply, Kind.LOOK, caller)
+        reply = await self._pool.request(request, messages.PrepareReply, PlaceKind.LOOK, caller)
         if reply.prepared.width * reply.prepared.height > box.most_pixels:
             raise replies.WrongReplyError("a part that is too large")
         return await self._prepared(reply.prepared, workdir, None)

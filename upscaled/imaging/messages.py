@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from upscaled.imaging.prepared import Prepared
-from upscaled.imaging.result import Band, FinishOptions, Piece, Written
+from upscaled.imaging.result import Band, FinishOptions, Piece, ResultProgress
 from upscaled.imaging.view.box import Box
 from upscaled.pictures import RawImage
 
@@ -120,7 +120,7 @@ class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
     native: RawImage
     options: FinishOptions
     band: Band
-    written: Written
+    written: ResultProgress
     small: bool = False
     """The resident process writes it itself: of the upload, only decoded pixels are used."""
 

@@ -22,7 +22,7 @@ from upscaled.imaging.messages import (
     ViewRequest,
 )
 from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared, Probe
-from upscaled.imaging.result import PART, Finished, Piece, Written
+from upscaled.imaging.result import PART, Finished, Piece, ResultProgress
 from upscaled.pictures import RawImage, Size
 
 _MAX_SIDECAR_BYTES = 64 << 20
@@ -95,7 +95,7 @@ def view_of(reply: ViewReply, request: ViewRequest, size: Size) -> Path:
     return path
 
 
-def written_of(reply: FinishReply, request: FinishRequest) -> Written:
+def written_of(reply: FinishReply, request: FinishRequest) -> ResultProgress:
     """Return the progress of a result; blocking.
 
     Raises:
@@ -113,7 +113,7 @@ def written_of(reply: FinishReply, request: FinishRequest) -> Written:
         _check_piece(piece, reply, request)
     if last != (reply.file is not None):
         raise WrongReplyError("a result that ends at the wrong band")
-    written = Written(
+    written = ResultProgress(
         source_rows=band.bottom,
         rows=reply.rows,
         length=reply.length,
@@ -130,7 +130,7 @@ def written_of(reply: FinishReply, request: FinishRequest) -> Written:
     return _with_file(written, reply.file, request)
 
 
-def _with_file(written: Written, file: FileReply, request: FinishRequest) -> Written:
+def _with_file(written: ResultProgress, file: FileReply, request: FinishRequest) -> ResultProgress:
     path = request.workdir / PART
     if file.length > request.most_bytes:
         raise WrongReplyError(f"a result of {file.length} bytes")
@@ -144,7 +144,7 @@ def _with_file(written: Written, file: FileReply, request: FinishRequest) -> Wri
         file.kept,
         file.lost,
     )
-    return Written(
+    return ResultProgress(
         written.source_rows,
         written.rows,
         written.length,

@@ -65,7 +65,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Written:
+class ResultProgress:
     """How far a result is written; any process can continue from it.
 
     Part of checkpoints on disk, so fields may be added but not changed.
@@ -86,4 +86,4 @@ class Written:
     """Set by the last band."""
 
 
-NOTHING_WRITTEN = Written()
+NOTHING_WRITTEN = ResultProgress()

@@ -52,7 +52,7 @@ from upscaled.imaging.view.crop import crop
 from upscaled.imaging.view.pyramid import write_pyramid
 from upscaled.imaging.view.rows import open_rows
 from upscaled.imaging.view.thumbnail import write_thumbnail
-from upscaled.workers.server import Message, RefusedError, serve
+from upscaled.workers.server import Message, RequestRefusedError, serve
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -70,7 +70,7 @@ class RequestHandler:
         """Answer one request.
 
         Raises:
-            RefusedError: its kind says which error of `upscaled.errors` it is.
+            RequestRefusedError: its kind says which error of `upscaled.errors` it is.
         """
         request = cast("AnyRequest", serial.convert(message, cast("type[Any]", AnyRequest)))
         if isinstance(request, FinishRequest) and request.small:
@@ -84,7 +84,7 @@ class RequestHandler:
             if error.errno not in SHORTAGE:
                 raise
             words = f"The imaging process could not start a child: {error.strerror}."
-            raise RefusedError("shortage", words) from error
+            raise RequestRefusedError("shortage", words) from error
 
     def _confined(self, request: AnyRequest) -> Message:
         limits.allow(
@@ -94,7 +94,9 @@ class RequestHandler:
         confinement = enter_sandbox(request.reads, writable)
         missing = sorted(set(request.required) - set(confinement.active))
         if missing:
-            raise RefusedError("unconfined", f"It cannot be confined any more: {confinement}.")
+            raise RequestRefusedError(
+                "unconfined", f"It cannot be confined any more: {confinement}."
+            )
         with self._errors_as_refusals():
             return cast("Message", serial.plain(self._answer(request, confinement)))
 
@@ -182,23 +184,23 @@ class RequestHandler:
         try:
             yield
         except BadRequestError as error:
-            raise RefusedError("bad_request", error.message) from error
+            raise RequestRefusedError("bad_request", error.message) from error
         except NotAPictureError as error:
-            raise RefusedError("not_a_picture", error.message) from error
+            raise RequestRefusedError("not_a_picture", error.message) from error
         except UnusablePictureError as error:
-            raise RefusedError("unusable", error.message) from error
+            raise RequestRefusedError("unusable", error.message) from error
         except UnlikeError as error:
-            raise RefusedError("unlike", error.message) from error
+            raise RequestRefusedError("unlike", error.message) from error
         except EngineError as error:
-            raise RefusedError("engine", error.message) from error
+            raise RequestRefusedError("engine", error.message) from error
         except MemoryError as error:
             words = f"The picture needs more than the {self.memory_limit_mb} MiB an imaging "
-            raise RefusedError("no_memory", words + "process may have.") from error
+            raise RequestRefusedError("no_memory", words + "process may have.") from error
         except OSError as error:
             if error.errno in _NO_SPACE:
                 words = "There is not enough disk space for this picture's files."
-                raise RefusedError("no_space", no_room(error, words)) from error
-            raise RefusedError("engine", f"A file cannot be used: {error}.") from error
+                raise RequestRefusedError("no_space", no_room(error, words)) from error
+            raise RequestRefusedError("engine", f"A file cannot be used: {error}.") from error
 
 
 def _prepared_reply(made: Prepared) -> messages.PreparedReply:
@@ -209,22 +211,22 @@ def _prepared_reply(made: Prepared) -> messages.PreparedReply:
     )
 
 
-def _refusal_after(death: ChildDiedError, request: Request) -> RefusedError:
+def _refusal_after(death: ChildDiedError, request: Request) -> RequestRefusedError:
     """Return the error for the death of the process that handled ``request``."""
     if death.signal == signal.SIGKILL:
         words = "The system ended the imaging process, most likely because memory ran out."
-        return RefusedError("killed", words)
+        return RequestRefusedError("killed", words)
     if death.signal == signal.SIGXCPU and request.decodes:
         what = "its header" if isinstance(request, ProbeRequest) else "it"
         words = f"reading {what} takes more than {request.cpu_seconds} s of processor time."
-        return RefusedError("unusable", f"image decode failed: {words}")
+        return RequestRefusedError("unusable", f"image decode failed: {words}")
     if death.signal and request.decodes:
         name = signal.Signals(death.signal).name
         words = f"the decoder crashed on it ({name})."
-        return RefusedError("crashed", f"image decode failed: {words}")
+        return RequestRefusedError("crashed", f"image decode failed: {words}")
     words = death.words or f"signal {death.signal}"
     kind = "died" if death.signal not in {0, signal.SIGXCPU} else "engine"
-    return RefusedError(kind, f"A picture's processing broke off: {words}.")
+    return RequestRefusedError(kind, f"A picture's processing broke off: {words}.")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from upscaled.errors import (
     WorkerFailedError,
 )
 from upscaled.imaging import messages, replies
-from upscaled.imaging.fair_places import FairPlaces, Kind
+from upscaled.imaging.fair_places import FairPlaces, PlaceKind
 from upscaled.imaging.messages import Request
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import UnlikeError
@@ -103,7 +103,7 @@ class WorkerPool:
         reply = await self._repeated(
             messages.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
             messages.PingReply,
-            Kind.LOOK,
+            PlaceKind.LOOK,
             "",
         )
         if self._required is None:
@@ -111,7 +111,7 @@ class WorkerPool:
         return Confinement(reply.active, reply.lacking)
 
     async def request(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
+        self, request: Request, reply_type: type[_Reply], kind: PlaceKind, caller: str = ""
     ) -> _Reply:
         """Send ``request`` to a free process that is confined like the first one.
 
@@ -133,7 +133,7 @@ class WorkerPool:
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     @asynccontextmanager
-    async def hold(self, kind: Kind, caller: str) -> AsyncIterator[WorkerClient]:
+    async def hold(self, kind: PlaceKind, caller: str) -> AsyncIterator[WorkerClient]:
         """Wait for a process and hold it during the block."""
         async with self._places.hold(kind, caller):
             # The worker used last is taken first: its memory is warm, the others need not start.
@@ -144,7 +144,7 @@ class WorkerPool:
                 self._idle.append(worker)
 
     async def _repeated(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str
+        self, request: Request, reply_type: type[_Reply], kind: PlaceKind, caller: str
     ) -> _Reply:
         """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
         first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
@@ -163,7 +163,7 @@ class WorkerPool:
         raise AssertionError("TRIES is positive")
 
     async def _ask(
-        self, request: Request, reply_type: type[_Reply], kind: Kind, caller: str = ""
+        self, request: Request, reply_type: type[_Reply], kind: PlaceKind, caller: str = ""
     ) -> _Reply:
         wall_seconds = request.cpu_seconds * _WALL_PER_CPU
         async with self.hold(kind, caller) as worker:

@@ -242,18 +242,18 @@ def row_of(job: Job) -> tuple[object, ...]:
 
 
 async def insert_job(
-    connection: Connection, job: Job, *, delivery: int, cost: float, tag: float
+    connection: Connection, job: Job, *, queue_entry: int, cost: float, tag: float
 ) -> None:
     """Insert a new job.
 
     Args:
         connection: in a transaction.
         job: the job.
-        delivery: number of its delivery in procrastinate's table.
+        queue_entry: its number in procrastinate's table.
         cost: seconds of work that it counts for.
         tag: its place in the order.
     """
-    await connection.execute(_INSERT, (*row_of(job), delivery, cost, tag))
+    await connection.execute(_INSERT, (*row_of(job), queue_entry, cost, tag))
 
 
 async def update_job(connection: Connection, job: Job) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from upscaled.engines.builtin.messages import Findings, NetworkFiles
 from upscaled.engines.engine import ModelFiles
-from upscaled.engines.param_file import ParamError, read_blobs
+from upscaled.engines.param_file import ParamError, read_blob_names
 from upscaled.errors import UnknownModelError
 from upscaled.models import inspector
 from upscaled.models.card import (
@@ -207,7 +207,7 @@ class ModelCatalog:
     async def _measured(self, stem: str, key: str) -> ModelFiles:
         param, weights = self._dir / f"{stem}.param", self._dir / f"{stem}.bin"
         try:
-            blobs = await asyncio.to_thread(read_blobs, param)
+            blobs = await asyncio.to_thread(read_blob_names, param)
         except ParamError as error:
             raise UnusableModelError(
                 f"{param.name} can't be used: {error}.", lasting=True

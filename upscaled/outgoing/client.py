@@ -17,7 +17,7 @@ from yarl import URL
 from upscaled import __version__
 from upscaled.outgoing.addresses import Address, AddressRules
 from upscaled.outgoing.destination import Destination, parse
-from upscaled.outgoing.errors import NoAnswerError, RefusedError, UnreachableError
+from upscaled.outgoing.errors import AddressRefusedError, HostUnreachableError, NoAnswerError
 from upscaled.outgoing.lookup import Lookup, SystemLookup
 
 MOST_REDIRECTS = 5
@@ -70,7 +70,7 @@ class OutgoingClient:
         """Return where a request to ``url`` would go to, without resolving a name.
 
         Raises:
-            RefusedError: it may not.
+            AddressRefusedError: it may not.
         """
         destination = parse(url, self._ports)
         if destination.address is not None:
@@ -81,10 +81,10 @@ class OutgoingClient:
         """Return where a request to ``url`` would go to. A name that can't be resolved passes.
 
         Raises:
-            RefusedError: it may not.
+            AddressRefusedError: it may not.
         """
         destination = self.parse(url)
-        with contextlib.suppress(UnreachableError, TimeoutError):
+        with contextlib.suppress(HostUnreachableError, TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._resolve(destination)
         return destination
@@ -113,8 +113,8 @@ class OutgoingClient:
             body: what is sent.
 
         Raises:
-            RefusedError: the address, or that of a redirect, is not allowed.
-            UnreachableError: there is no connection, or it broke off.
+            AddressRefusedError: the address, or that of a redirect, is not allowed.
+            HostUnreachableError: there is no connection, or it broke off.
             NoAnswerError: the time is over.
         """
         try:
@@ -136,7 +136,7 @@ class OutgoingClient:
                         return
                     url = _next(checked.destination.url, response.headers["Location"])
                     await hop.aclose()
-            raise RefusedError(f"The address redirects more than {MOST_REDIRECTS} times.")
+            raise AddressRefusedError(f"The address redirects more than {MOST_REDIRECTS} times.")
         except aiohttp.ServerTimeoutError as error:
             raise NoAnswerError(
                 f"It did not accept a connection within {_CONNECT_SECONDS:g} s."
@@ -146,20 +146,20 @@ class OutgoingClient:
                 raise  # somebody else's
             raise NoAnswerError(f"There was no complete answer within {seconds:g} s.") from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise UnreachableError("Its TLS certificate is not valid for this host.") from error
+            raise HostUnreachableError("Its TLS certificate is not valid for this host.") from error
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, _ForbiddenAddressError):
                 raise _forbidden(url) from error
-            raise UnreachableError("There is no connection to its host.") from error
+            raise HostUnreachableError("There is no connection to its host.") from error
         except aiohttp.ClientError as error:
-            raise UnreachableError("It broke off, or sent no valid HTTP.") from error
+            raise HostUnreachableError("It broke off, or sent no valid HTTP.") from error
 
     async def _resolve(self, destination: Destination) -> _Checked:
         """Return the addresses of a destination, all of them allowed.
 
         Raises:
-            RefusedError: one of them is not.
-            UnreachableError: it has none.
+            AddressRefusedError: one of them is not.
+            HostUnreachableError: it has none.
         """
         if destination.address is not None:
             return _Checked(destination, (destination.address,))
@@ -167,9 +167,9 @@ class OutgoingClient:
             texts = await self._lookup(destination.host)
             found = [ipaddress.ip_address(text) for text in list(texts)[:_MOST_ADDRESSES]]
         except (OSError, UnicodeError, ValueError) as error:
-            raise UnreachableError("The name of its host can't be resolved.") from error
+            raise HostUnreachableError("The name of its host can't be resolved.") from error
         if not found:
-            raise UnreachableError("The name of its host can't be resolved.")
+            raise HostUnreachableError("The name of its host can't be resolved.")
         return self._check(destination, found)
 
     def _check(self, destination: Destination, found: list[Address]) -> _Checked:
@@ -195,8 +195,8 @@ class OutgoingClient:
         )
 
 
-def _forbidden(host: str) -> RefusedError:
-    return RefusedError(
+def _forbidden(host: str) -> AddressRefusedError:
+    return AddressRefusedError(
         f"{host[:64]} is no public address; the server's operator can allow it in outgoing.allow."
     )
 
@@ -205,14 +205,16 @@ def _next(before: URL, location: str) -> str:
     """Return the absolute address of a redirect.
 
     Raises:
-        RefusedError: it makes no sense, or leads from https to http.
+        AddressRefusedError: it makes no sense, or leads from https to http.
     """
     try:
         url = str(before.join(URL(location)))
     except ValueError:
-        raise RefusedError("The address redirects to one that can't be understood.") from None
+        raise AddressRefusedError(
+            "The address redirects to one that can't be understood."
+        ) from None
     if before.scheme == "https" and not url.lower().startswith("https:"):
-        raise RefusedError("The address redirects from https to an insecure address.")
+        raise AddressRefusedError("The address redirects from https to an insecure address.")
     return url
 
 

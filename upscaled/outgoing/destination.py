@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from yarl import URL
 
 from upscaled.outgoing.addresses import HOST_NAME, Address
-from upscaled.outgoing.errors import RefusedError
+from upscaled.outgoing.errors import AddressRefusedError
 
 LONGEST_URL = 4096
 """Characters. Signed addresses of object stores have about 1,500."""
@@ -46,31 +46,31 @@ def parse(text: str, ports: Collection[int]) -> Destination:
         ports: allowed ports; empty: any.
 
     Raises:
-        RefusedError: it is not such an address, or has a user name or another port.
+        AddressRefusedError: it is not such an address, or has a user name or another port.
     """
     if len(text) > LONGEST_URL:
-        raise RefusedError(f"The address is longer than {LONGEST_URL} characters.")
+        raise AddressRefusedError(f"The address is longer than {LONGEST_URL} characters.")
     if not text.isprintable() or any(c.isspace() or c == "\\" for c in text):
-        raise RefusedError(
+        raise AddressRefusedError(
             "The address has blanks, backslashes or control characters; encode them."
         )
     authority = re.match("https?://([^/?#]*)", text, re.IGNORECASE)
     if authority is None:
-        raise RefusedError("The address must start with http:// or https://.")
+        raise AddressRefusedError("The address must start with http:// or https://.")
     try:
         url = URL(text)
         host, port = url.raw_host, url.port
     except ValueError:
-        raise RefusedError(
+        raise AddressRefusedError(
             "The address can't be understood; write it as https://host/path."
         ) from None
     if url.raw_user is not None or url.raw_password is not None or "@" in authority[1]:
-        raise RefusedError("The address has a user name or password; leave it out.")
+        raise AddressRefusedError("The address has a user name or password; leave it out.")
     if not host or port is None:
-        raise RefusedError("The address has no host; write it as https://host/path.")
+        raise AddressRefusedError("The address has no host; write it as https://host/path.")
     if port == 0 or (ports and port not in ports):
         allowed = ", ".join(str(number) for number in sorted(ports)) or "1 to 65535"
-        raise RefusedError(
+        raise AddressRefusedError(
             f"The address has port {port}; allowed is {allowed} (outgoing.ports of the server)."
         )
     address = _address(host)
@@ -83,7 +83,7 @@ def parse(text: str, ports: Collection[int]) -> Destination:
             port,
         )
     if not HOST_NAME.fullmatch(host) or "[" in authority[1]:
-        raise RefusedError(f"The host {host[:64]!r} is not a valid name.")
+        raise AddressRefusedError(f"The host {host[:64]!r} is not a valid name.")
     return Destination(url.with_fragment(None), host, None, port)
 
 
@@ -91,7 +91,7 @@ def _address(host: str) -> Address | None:
     """Return the address that ``host`` is, in whichever notation; None: it is a name.
 
     Raises:
-        RefusedError: it looks like an address but is none.
+        AddressRefusedError: it looks like an address but is none.
     """
     if ":" in host:
         try:
@@ -99,12 +99,14 @@ def _address(host: str) -> Address | None:
         except ValueError:
             found = None
         if found is None or found.scope_id is not None:
-            raise RefusedError(f"The host {host[:64]!r} is not a valid IPv6 address.")
+            raise AddressRefusedError(f"The host {host[:64]!r} is not a valid IPv6 address.")
         return found
     if _NUMERIC.fullmatch(host):
         try:
             # As the C library would read it: 127.1, 0x7f.1, 017700000001, 2130706433.
             return ipaddress.IPv4Address(socket.inet_aton(host.removesuffix(".")))
         except OSError:
-            raise RefusedError(f"The host {host[:64]!r} is not a valid IPv4 address.") from None
+            raise AddressRefusedError(
+                f"The host {host[:64]!r} is not a valid IPv4 address."
+            ) from None
     return None

@@ -10,11 +10,11 @@ class OutgoingError(Exception):
     """
 
 
-class RefusedError(OutgoingError):
+class AddressRefusedError(OutgoingError):
     """The address is not one that this server may connect to."""
 
 
-class UnreachableError(OutgoingError):
+class HostUnreachableError(OutgoingError):
     """The other machine could not be found or connected to, or broke off."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from upscaled import __version__, files, serial
 from upscaled.engines.pool import Place
 from upscaled.engines.way import Way
-from upscaled.imaging import PART, Finished, Piece, Written
+from upscaled.imaging import PART, Finished, Piece, ResultProgress
 from upscaled.pipeline.execution import Execution
 
 _NAME = "checkpoint"
@@ -28,7 +28,7 @@ class Checkpoint:
     work: str
     """The `work_key` of this work: bands of other work must not be combined with these."""
     tile_size: int
-    written: Written
+    written: ResultProgress
     began: int = 0
     """Source rows that were done when this run began."""
     libraries: tuple[str, ...] = ()
@@ -43,7 +43,13 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls, work: str, tile_size: int, written: Written, began: int, seconds: float, how: Execution
+        cls,
+        work: str,
+        tile_size: int,
+        written: ResultProgress,
+        began: int,
+        seconds: float,
+        how: Execution,
     ) -> Checkpoint:
         return cls(
             work,

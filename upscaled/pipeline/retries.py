@@ -1,4 +1,4 @@
-"""Retries: plan the next attempt after one failed."""
+"""RetryPlanner: plan the next attempt after one failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AttemptPlan:
     tile_size: int
 
 
-class Retries:
+class RetryPlanner:
     """Plans the attempts: half the tile, down to `SMALLEST_TILE`, then the next place.
 
     If a process dies, the same attempt is made again, `deaths.TRIES` times in all without progress.

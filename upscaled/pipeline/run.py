@@ -38,7 +38,7 @@ from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
 from upscaled.pipeline.result import RunResult, StageSeconds, Watch
-from upscaled.pipeline.retries import AttemptPlan, Retries
+from upscaled.pipeline.retries import AttemptPlan, RetryPlanner
 from upscaled.pipeline.shared import SharedParts
 from upscaled.workers import deaths
 
@@ -96,7 +96,7 @@ class PipelineRun:
         self._resumed_rows = 0
         """Source rows that an earlier run finished."""
         self._execution = Execution()
-        self._retries: Retries | None = None
+        self._retries: RetryPlanner | None = None
         self._bands: BandFinisher | None = None
         self._failed = False
         """The last attempt failed, so the next one needs a fresh process."""
@@ -216,7 +216,7 @@ class PipelineRun:
         self._execution = replace(self._execution, place=slot.place, program_sha256=digest)
         return self._retries.plan
 
-    def _plan_retries(self, first: Place) -> Retries:
+    def _plan_retries(self, first: Place) -> RetryPlanner:
         request = self._job.request
         known = self._tile_size or self._shared.tile_sizes.get(
             first, self._model.files, self._source.size.pixels
@@ -224,7 +224,7 @@ class PipelineRun:
         # Other GPUs before the CPU, wherever the job began.
         others = sorted(self._shared.pool.all_places, key=lambda place: place.is_cpu)
         plan = AttemptPlan(first, request.tile_size or known)
-        return Retries(plan, others, fixed_tile=request.tile_size > 0)
+        return RetryPlanner(plan, others, fixed_tile=request.tile_size > 0)
 
     def _band_finisher(self, plan: AttemptPlan) -> BandFinisher:
         return BandFinisher(

@@ -22,8 +22,8 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import Size
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
-from upscaled.service.wishes import (
-    Wishes,
+from upscaled.service.job_options import (
+    JobOptions,
     output_format,
     output_size,
     parse_fields,
@@ -100,13 +100,13 @@ class Admission:
             UnusablePictureError: it can't be upscaled as requested.
             NoSpaceError: the disk is full.
         """
-        wishes = parse_fields(fields)
+        options = parse_fields(fields)
         upscaler = self._config.upscaler
-        name = wishes.model_name if wishes.model_name is not None else upscaler.default_model
+        name = options.model_name if options.model_name is not None else upscaler.default_model
         model = await self._model(name)
         callback = await self._receivers.accept(
-            wishes.callback_url,
-            wishes.callback_events,
+            options.callback_url,
+            options.callback_events,
             owner=client.owner,
             links_base=links_base,
         )
@@ -114,7 +114,7 @@ class Admission:
         await self._workspace.adopt(upload, job_id)
         try:
             probe, prepared = (known, None) if known else await self._look_at(job_id, client.key)
-            request = self._request(wishes, model, probe.size, probe.format, size)
+            request = self._request(options, model, probe.size, probe.format, size)
         except BaseException:
             await self._workspace.remove(job_id)
             raise
@@ -127,7 +127,7 @@ class Admission:
             created=time.time(),
             owner=client.owner,
             client=client.key,
-            client_ref=wishes.client_ref,
+            client_ref=options.client_ref,
             input_sha256=sha256,
             callback=callback,
         )
@@ -184,8 +184,8 @@ class Admission:
             UnusablePictureError: it can't be upscaled as requested.
         """
         given = [name for name in SOURCE_FIELDS if name in fields]
-        wishes = parse_fields({name: fields[name] for name in fields if name not in given})
-        name = wishes.model_name
+        options = parse_fields({name: fields[name] for name in fields if name not in given})
+        name = options.model_name
         model = await self._model(self._config.upscaler.default_model if name is None else name)
         if upload is not None:
             if given:
@@ -196,7 +196,7 @@ class Admission:
             size, format_ = self._source_size(fields), INPUT_NAMES[0]
         return Job(
             id=new_job_id(),
-            request=self._request(wishes, model, size, format_),
+            request=self._request(options, model, size, format_),
             input_name="",
             input_format=format_,
             input_size=size,
@@ -229,15 +229,15 @@ class Admission:
 
     def _request(
         self,
-        wishes: Wishes,
+        options: JobOptions,
         model: Model,
         source: Size,
         input_format: str,
         exact: Size | None = None,
     ) -> JobRequest:
         upscaler = self._config.upscaler
-        size = exact or output_size(source, wishes, upscaler.default_scale)
-        format_ = output_format(wishes.format, input_format)
+        size = exact or output_size(source, options, upscaler.default_scale)
+        format_ = output_format(options.format, input_format)
         most = self._config.limits.max_output_megapixels
         if size.pixels > most * 1_000_000:
             raise UnusablePictureError(
@@ -252,28 +252,28 @@ class Admission:
                 f"{row.largest_side} a side; use format={' or format='.join(fitting)}, "
                 "or a smaller scale."
             )
-        if wishes.lossless and not row.has_lossless:
+        if options.lossless and not row.has_lossless:
             raise BadRequestError(
                 f"lossless is for {_named(lambda row: row.has_lossless)}; "
                 f"this result would be {format_}."
             )
-        if wishes.quality is not None and not row.has_quality:
+        if options.quality is not None and not row.has_quality:
             raise BadRequestError(
                 f"quality is for {_named(lambda row: row.has_quality)}; {format_} has none."
             )
-        sized = exact is not None or wishes.width is not None or wishes.height is not None
+        sized = exact is not None or options.width is not None or options.height is not None
         return JobRequest(
             model_name=model.name,
-            scale=None if sized else wishes.scale or upscaler.default_scale,
+            scale=None if sized else options.scale or upscaler.default_scale,
             output_size=size,
             format=format_,
-            tile_size=upscaler.tile_size if wishes.tile_size is None else wishes.tile_size,
-            tta=wishes.tta,
-            precision=wishes.precision,
-            quality=wishes.quality,
-            lossless=wishes.lossless,
-            background=wishes.background,
-            keep_metadata=wishes.keep_metadata,
+            tile_size=upscaler.tile_size if options.tile_size is None else options.tile_size,
+            tta=options.tta,
+            precision=options.precision,
+            quality=options.quality,
+            lossless=options.lossless,
+            background=options.background,
+            keep_metadata=options.keep_metadata,
         )
 
     def _check_limit(self, request: JobRequest, probe: Probe) -> int:

@@ -32,12 +32,12 @@ from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.result import RunResult, Watch
 from upscaled.pipeline.run import UPSCALED_PERCENT
+from upscaled.service.deferred import DeferredJobs
 from upscaled.service.disk_room import DiskRoom
 from upscaled.service.followers import Followers
 from upscaled.service.health import Health
 from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
-from upscaled.service.set_aside import SetAside
 from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.timing import JobTiming
@@ -106,7 +106,7 @@ class Dispatcher:
         self._under_way: dict[str, _UnderWay] = {}
         self._outcomes = Outcomes(registry, workspace, timing, health, shared)
         self.followers = Followers(registry, shared, workspace, self._outcomes, self.enqueue)
-        self._set_aside = SetAside(
+        self._deferred = DeferredJobs(
             workspace,
             self._disk_room,
             self._outcomes,
@@ -202,7 +202,7 @@ class Dispatcher:
         tasks += self.followers.served_soon()
         if tasks and drain_seconds > 0:
             await _ended(tasks, drain_seconds, hurry or asyncio.Event())
-        await _cancelled([*tasks, *self._set_aside.tasks(), *self.followers.tasks()])
+        await _cancelled([*tasks, *self._deferred.tasks(), *self.followers.tasks()])
         await self._cancels.done()
         await self._registry.ends_done()
         for job in self._registry.active():
@@ -236,7 +236,7 @@ class Dispatcher:
         entry.leave()
         if self._under_way.get(job_id) is entry:
             del self._under_way[job_id]
-        if job_id not in self._set_aside:
+        if job_id not in self._deferred:
             self._forget(job_id)
         self._disk_room.forget(job_id)
         self._prefetcher.job_ended()
@@ -245,7 +245,7 @@ class Dispatcher:
 
     def _forget(self, job_id: str) -> None:
         self._prepared.pop(job_id, None)
-        self._set_aside.forget(job_id)
+        self._deferred.forget(job_id)
         self._forecaster.gone(job_id)
 
     def _writing(self) -> list[Job]:
@@ -290,7 +290,7 @@ class Dispatcher:
     async def _end_work(self, job_id: str, ended: float) -> None:
         """End the work of a cancelled job; an identical one goes on from where it was."""
         self._queue.remove(job_id)
-        entry, waiting = self._under_way.get(job_id), self._set_aside.task(job_id)
+        entry, waiting = self._under_way.get(job_id), self._deferred.task(job_id)
         tasks = [*([entry.task] if entry else []), *([waiting] if waiting else [])]
         alive = await _cancelled([*tasks, *self.followers.tasks(job_id)])
         if alive and entry is not None:
@@ -316,11 +316,11 @@ class Dispatcher:
             except NoMemoryError as error:  # of what one picture may have
                 await self._outcomes.failed(job_id, error.message, server_fault=False)
             except NoSpaceError as error:
-                self._forecaster.set_aside(job.id)
-                self._set_aside.until_room(job, error)
+                self._forecaster.defer(job.id)
+                self._deferred.until_room(job, error)
             except ShortageError as error:
-                self._forecaster.set_aside(job.id)
-                self._set_aside.until_retry(job, error.message)
+                self._forecaster.defer(job.id)
+                self._deferred.until_retry(job, error.message)
             except UpscaledError as error:
                 await self._outcomes.failed(
                     job_id, error.message, server_fault=error.status >= _SERVER_ERROR
@@ -330,8 +330,8 @@ class Dispatcher:
             except Exception as error:
                 if isinstance(error, OSError) and is_shortage(error):
                     reason = f"The server's system refused what the job needs: {error.strerror}."
-                    self._forecaster.set_aside(job.id)
-                    self._set_aside.until_retry(job, reason)
+                    self._forecaster.defer(job.id)
+                    self._deferred.until_retry(job, reason)
                     return
                 log.exception("job met an unexpected error", extra={"job": job_id})
                 await self._outcomes.failed(

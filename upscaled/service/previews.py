@@ -20,7 +20,7 @@ from upscaled.imaging import Band, Box, FinishOptions, Imaging, Prepared
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage
-from upscaled.service.wishes import SCALES, whole_number
+from upscaled.service.job_options import SCALES, whole_number
 
 FIELD_NAMES = ("model_name", "scale", "x", "y", "width", "height")
 _LARGEST_PLACE = 1_000_000

@@ -24,14 +24,14 @@ from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import OutgoingClient
 from upscaled.service.admission import Admission
-from upscaled.service.beside import end_task, run_beside
+from upscaled.service.background import end_task, run_in_background
 from upscaled.service.calibrator import make_calibrator
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.foundation import Foundation, on_one_machine
 from upscaled.service.health import Health, HealthState
 from upscaled.service.idempotency import IdempotencyKeys
 from upscaled.service.imaging_parts import make_imaging
 from upscaled.service.job_access import JobAccess
+from upscaled.service.job_storage import JobStorage, on_one_machine
 from upscaled.service.job_views import JobViews
 from upscaled.service.model_imports import ModelImports
 from upscaled.service.positions import report_positions
@@ -86,7 +86,7 @@ class Service:
         models_cache: file with measurements of the models; None: the data folder's own.
         ways_file: file with measurements of ways to run networks, to which none is added; None: the
             data folder's own, and more are measured while the service is idle.
-        foundation: where jobs are kept; None: on this machine.
+        storage: where jobs are kept; None: on this machine.
     """
 
     joins_identical = True
@@ -100,7 +100,7 @@ class Service:
         *,
         models_cache: Path | None = None,
         ways_file: Path | None = None,
-        foundation: Foundation | None = None,
+        storage: JobStorage | None = None,
     ) -> None:
         self.config = config
         self._ways_file = ways_file
@@ -109,7 +109,7 @@ class Service:
             cache_file=models_cache or config.models_cache,
             commercial_only=config.upscaler.commercial_models_only,
         )
-        kept = foundation or on_one_machine(config)
+        kept = storage or on_one_machine(config)
         self._workspace, self._store, self._registry = kept.workspace, kept.store, kept.registry
         self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
         self.result_cache = ResultCache(
@@ -278,23 +278,23 @@ class Service:
             await recovery.begin()
             runner.start()
             closing.push_async_callback(self.drain)
-            run_beside(closing, timing.run(), "timing")
+            run_in_background(closing, timing.run(), "timing")
             positions = report_positions(
                 self._registry,
                 parts.queue,
                 lambda: shared.with_followers(timing.forecaster.positions()),
                 timing.forecaster,
             )
-            run_beside(closing, positions, "positions")
+            run_in_background(closing, positions, "positions")
             await self._log_speed(timing.speeds)
             await self._run_housework(closing)
-            run_beside(closing, imports.run(), "model imports")
+            run_in_background(closing, imports.run(), "model imports")
             if self.measures_ways and parts.ways.used and self._ways_file is None:
                 calibrator = await make_calibrator(
                     self.config, choice, parts.ways, parts.pipeline, submissions, previews, imports,
                     self._registry,
                 )  # fmt: skip
-                run_beside(closing, calibrator.run(), "calibration")
+                run_in_background(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()
 
     # What differs between one machine and several; `upscaled.cluster.service` has the other way.
@@ -343,11 +343,11 @@ class Service:
         return Reports(**parts)
 
     def _run_deliveries(self, closing: contextlib.AsyncExitStack, deliveries: Deliveries) -> None:
-        run_beside(closing, deliveries.run(), "webhooks")
+        run_in_background(closing, deliveries.run(), "webhooks")
 
     async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
         """Run what is done beside the jobs until ``closing`` is closed."""
-        run_beside(closing, self._cleaner.run(), "cleanup")
+        run_in_background(closing, self._cleaner.run(), "cleanup")
 
     async def _open_caches(self) -> None:
         for cache, what, folder in (

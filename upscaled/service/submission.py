@@ -23,10 +23,10 @@ from upscaled.pictures import Size
 from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
 from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
+from upscaled.service.job_options import fields_of
 from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
 from upscaled.service.upload_room import Upload, UploadsInProgress
-from upscaled.service.wishes import fields_of
 from upscaled.timing.timing import JobTiming, Quote
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from upscaled.engines.tile_progress import (
 )
 from upscaled.errors import NoSpaceError, UnknownModelError
 from upscaled.pictures import Size
-from upscaled.timing.fit import Line, Measured
+from upscaled.timing.fit import LearnedLine, Line
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Estimator:
         self._cores = cores
         self._engine_memory = engine_memory
         self._store = store
-        self._rates: dict[str, Measured] = {}
+        self._rates: dict[str, LearnedLine] = {}
         self._kept: dict[str, list[tuple[float, float]]] = {}
         self._changed: set[str] = set()
         self._stored: dict[str, int] = {}
@@ -141,7 +141,7 @@ class Estimator:
             try:
                 await self._store.save_rates(rates)
             except NoSpaceError as error:  # they are soon measured again
-                log.warning("Measured rates aren't kept: %s", error.message)
+                log.warning("LearnedLine rates aren't kept: %s", error.message)
 
     async def keep(self, seconds: float = _KEEP_SECONDS) -> None:
         """Save every ``seconds`` seconds; runs until cancelled."""
@@ -216,10 +216,10 @@ class Estimator:
         self._of(key, guess).add(amount, seconds)
         self._changed.add(key)
 
-    def _of(self, key: str, guess: Line) -> Measured:
+    def _of(self, key: str, guess: Line) -> LearnedLine:
         rate = self._rates.get(key)
         if rate is None or (not rate.points and rate.guess != guess):
-            rate = self._rates[key] = Measured(guess, self._kept.pop(key, []))
+            rate = self._rates[key] = LearnedLine(guess, self._kept.pop(key, []))
         return rate
 
     def _upscale_key(self, place: Place, work: Work) -> str:

@@ -42,7 +42,7 @@ class Line:
 
 
 @dataclass
-class Measured:
+class LearnedLine:
     """A line that is learned."""
 
     guess: Line

@@ -94,7 +94,7 @@ class Forecaster:
             self._taken[job_id] = None
             self._queue.touch()
 
-    def set_aside(self, job_id: str) -> None:
+    def defer(self, job_id: str) -> None:
         """Record that a job waits for something other than a slot."""
         self._work()
         self._taken.pop(job_id, None)

@@ -7,7 +7,7 @@ from upscaled.errors import BadRequestError, OutboxFullError
 from upscaled.jobs.job import Callback
 from upscaled.jobs.store import JobStore
 from upscaled.outgoing.client import OutgoingClient
-from upscaled.outgoing.errors import RefusedError
+from upscaled.outgoing.errors import AddressRefusedError
 from upscaled.webhooks.events import EVENTS, USUAL_EVENTS
 
 _CHECK_SECONDS = 3.0
@@ -72,7 +72,7 @@ class Callbacks:
             raise BadRequestError("This server does not send webhooks (features.webhooks is off).")
         try:
             await self._client.check(url, _CHECK_SECONDS)
-        except RefusedError as error:
+        except AddressRefusedError as error:
             raise BadRequestError(f"The callback_url can't be used. {error}") from None
         if await self._store.count_pending(owner) >= self._most:
             raise OutboxFullError(

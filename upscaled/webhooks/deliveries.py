@@ -19,9 +19,9 @@ from upscaled.jobs.webhook_messages import Message, MessageState
 from upscaled.outgoing import signatures
 from upscaled.outgoing.client import SAME_METHOD, OutgoingClient
 from upscaled.outgoing.destination import origin_of
-from upscaled.outgoing.errors import OutgoingError, RefusedError
-from upscaled.webhooks.receivers import Line, Receivers
-from upscaled.webhooks.retries import MOST_RETRY_AFTER, Retries, retry_after
+from upscaled.outgoing.errors import AddressRefusedError, OutgoingError
+from upscaled.webhooks.receivers import MessageQueue, Receivers
+from upscaled.webhooks.retries import MOST_RETRY_AFTER, RetrySchedule, retry_after
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Deliveries:
         store: JobStore,
         client: OutgoingClient,
         keys: Callable[[str], Sequence[bytes]],
-        retries: Retries,
+        retries: RetrySchedule,
         seconds: float,
     ) -> None:
         self._store = store
@@ -72,8 +72,8 @@ class Deliveries:
         self._keys = keys
         self._retries = retries
         self._seconds = seconds
-        self._lines: dict[str, Line] = {}
-        self._timers: list[tuple[float, int, Line]] = []
+        self._queues: dict[str, MessageQueue] = {}
+        self._timers: list[tuple[float, int, MessageQueue]] = []
         self._numbers = itertools.count()
         self._receivers = Receivers()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +83,7 @@ class Deliveries:
 
     def __len__(self) -> int:
         """Return the number of jobs with messages that are not delivered yet."""
-        return len(self._lines)
+        return len(self._queues)
 
     def notice(self, job: Job) -> None:
         """Note that messages of ``job`` were added to the outbox."""
@@ -91,17 +91,17 @@ class Deliveries:
             self._note(job.id, job.owner, job.callback.url, 0.0)
 
     def _note(self, job_id: str, owner: str, url: str, delay: float) -> None:
-        if (line := self._lines.get(job_id)) is not None:
-            line.more = True
+        if (queue := self._queues.get(job_id)) is not None:
+            queue.more = True
             return
-        line = self._lines[job_id] = Line(job_id, owner, origin_of(url))
-        self._receivers.add(line)
-        self._schedule(line, delay)
+        queue = self._queues[job_id] = MessageQueue(job_id, owner, origin_of(url))
+        self._receivers.add(queue)
+        self._schedule(queue, delay)
 
-    def _schedule(self, line: Line, delay: float) -> None:
+    def _schedule(self, queue: MessageQueue, delay: float) -> None:
         # By a clock that never goes back; one that was set back delays by one pause at the most.
         moment = asyncio.get_running_loop().time() + min(max(0.0, delay), self._longest)
-        heappush(self._timers, (moment, next(self._numbers), line))
+        heappush(self._timers, (moment, next(self._numbers), queue))
         self._wake.set()
 
     @property
@@ -126,8 +126,8 @@ class Deliveries:
         now = asyncio.get_running_loop().time()
         while self._timers and self._timers[0][0] <= now:
             self._receivers.wait(heappop(self._timers)[2])
-        for line in self._receivers.ready(now):
-            task = asyncio.create_task(self._send(line), name=f"webhook-{line.job_id}")
+        for queue in self._receivers.ready(now):
+            task = asyncio.create_task(self._send(queue), name=f"webhook-{queue.job_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         moments = [moment for moment, _, _ in self._timers[:1]]
@@ -149,15 +149,15 @@ class Deliveries:
         for job in pending:
             self._note(job.job_id, job.owner, job.url, job.due - time.time())
 
-    async def _send(self, line: Line) -> None:
+    async def _send(self, queue: MessageQueue) -> None:
         """Send the next message of a job, and decide when the one after it is due."""
         delay: float | None = _STORE_SECONDS
         dead: bool | None = None
         try:
-            line.more = False
-            message = await self._store.next_message(line.job_id)
+            queue.more = False
+            message = await self._store.next_message(queue.job_id)
             if message is None:
-                delay = 0.0 if line.more else None
+                delay = 0.0 if queue.more else None
             elif message.due > time.time() and message.attempts:
                 delay = message.due - time.time()
             else:
@@ -166,19 +166,19 @@ class Deliveries:
                 settled = self._settled(message, outcome)
                 self.attempts[settled.state.value] += 1
                 await self._store.settle(settled)
-                _report(settled, line.receiver)
+                _report(settled, queue.receiver)
                 pending = settled.state is MessageState.PENDING
                 delay = settled.due - time.time() if pending else 0.0
         except Exception:
-            log.exception("webhook message can't be sent", extra={"job": line.job_id})
+            log.exception("webhook message can't be sent", extra={"job": queue.job_id})
         finally:
-            self._receivers.done(line, dead, asyncio.get_running_loop().time())
+            self._receivers.done(queue, dead, asyncio.get_running_loop().time())
             if delay is None:
-                del self._lines[line.job_id]
-                self._receivers.remove(line)
+                del self._queues[queue.job_id]
+                self._receivers.remove(queue)
                 self._wake.set()
             else:
-                self._schedule(line, delay)
+                self._schedule(queue, delay)
 
     async def _attempt(self, message: Message) -> _Outcome:
         """Send a message once; an answer's status decides, whatever its body is."""
@@ -200,7 +200,7 @@ class Deliveries:
                 await response.content.read(_READ_BYTES)
         except OutgoingError as error:
             if status is None:
-                return _Outcome(None, str(error), dead=not isinstance(error, RefusedError))
+                return _Outcome(None, str(error), dead=not isinstance(error, AddressRefusedError))
         if 200 <= status < 300:
             return _Outcome(status)
         if 300 <= status < 400:
@@ -252,6 +252,6 @@ def make_deliveries(config: Config, store: JobStore, client: OutgoingClient) -> 
         store,
         client,
         lambda owner: keys.get(owner, ()) if owner else unnamed,
-        Retries(config.webhooks.retry_seconds),
+        RetrySchedule(config.webhooks.retry_seconds),
         config.webhooks.timeout_seconds,
     )

@@ -20,7 +20,7 @@ _LONGEST_REST = 60.0
 
 
 @dataclass(eq=False)
-class Line:
+class MessageQueue:
     """The pending messages of one job. At most one of them is being sent."""
 
     job_id: str
@@ -36,8 +36,8 @@ class Line:
 @dataclass
 class _Receiver:
     owner: str
-    waiting: deque[Line] = field(default_factory=deque)
-    lines: int = 0
+    waiting: deque[MessageQueue] = field(default_factory=deque)
+    queues: int = 0
     sending: int = 0
     failures: int = 0
     """How often in a row it did not answer."""
@@ -45,35 +45,35 @@ class _Receiver:
 
 
 class Receivers:
-    """The receivers of all lines; each owner has its own."""
+    """The receivers of all queues; each owner has its own."""
 
     def __init__(self) -> None:
         self._all: dict[tuple[str, str], _Receiver] = {}
         self._turns: dict[tuple[str, str], _Receiver] = {}
-        """Those with waiting lines; the first had the longest pause."""
+        """Those with waiting queues; the first had the longest pause."""
         self._sending: Counter[str] = Counter()
         self._doubtful: Counter[str] = Counter()
 
-    def add(self, line: Line) -> None:
-        """Enter a new line."""
-        receiver = self._all.setdefault((line.owner, line.receiver), _Receiver(line.owner))
-        receiver.lines += 1
+    def add(self, queue: MessageQueue) -> None:
+        """Enter a new queue."""
+        receiver = self._all.setdefault((queue.owner, queue.receiver), _Receiver(queue.owner))
+        receiver.queues += 1
 
-    def remove(self, line: Line) -> None:
-        """Forget a line that has nothing more to send."""
-        key = (line.owner, line.receiver)
-        self._all[key].lines -= 1
-        if not self._all[key].lines:
+    def remove(self, queue: MessageQueue) -> None:
+        """Forget a queue that has nothing more to send."""
+        key = (queue.owner, queue.receiver)
+        self._all[key].queues -= 1
+        if not self._all[key].queues:
             del self._all[key]
 
-    def wait(self, line: Line) -> None:
-        """Let a line wait until its next message may be sent."""
-        key = (line.owner, line.receiver)
-        self._all[key].waiting.append(line)
+    def wait(self, queue: MessageQueue) -> None:
+        """Let a queue wait until its next message may be sent."""
+        key = (queue.owner, queue.receiver)
+        self._all[key].waiting.append(queue)
         self._turns[key] = self._all[key]
 
-    def ready(self, now: float) -> Iterator[Line]:
-        """Yield the lines that may send now, a receiver at a time; they count as sending."""
+    def ready(self, now: float) -> Iterator[MessageQueue]:
+        """Yield the queues that may send now, a receiver at a time; they count as sending."""
         progress = True
         while progress:
             progress = False
@@ -81,15 +81,15 @@ class Receivers:
                 if not self._may_send(receiver, now):
                     continue
                 progress = True
-                line = receiver.waiting.popleft()
+                queue = receiver.waiting.popleft()
                 del self._turns[key]
                 if receiver.waiting:
                     self._turns[key] = receiver  # behind the others
                 receiver.sending += 1
                 self._sending[receiver.owner] += 1
-                line.doubtful = receiver.failures > 0
-                self._doubtful[receiver.owner] += line.doubtful
-                yield line
+                queue.doubtful = receiver.failures > 0
+                self._doubtful[receiver.owner] += queue.doubtful
+                yield queue
 
     def _may_send(self, receiver: _Receiver, now: float) -> bool:
         if self._sending.total() >= _MOST or self._sending[receiver.owner] >= _OF_OWNER:
@@ -99,19 +99,19 @@ class Receivers:
         doubtful = self._doubtful[receiver.owner]
         return not receiver.sending and now >= receiver.rests_until and doubtful < _DOUBTFUL
 
-    def done(self, line: Line, dead: bool | None, now: float) -> None:
+    def done(self, queue: MessageQueue, dead: bool | None, now: float) -> None:
         """Note the end of an attempt.
 
         Args:
-            line: whose message was sent.
+            queue: whose message was sent.
             dead: whether the receiver did not answer; None: it was not asked.
             now: as for `ready`.
         """
-        receiver = self._all[line.owner, line.receiver]
+        receiver = self._all[queue.owner, queue.receiver]
         receiver.sending -= 1
-        self._sending[line.owner] -= 1
-        if line.doubtful:
-            self._doubtful[line.owner] -= 1
+        self._sending[queue.owner] -= 1
+        if queue.doubtful:
+            self._doubtful[queue.owner] -= 1
         if dead:
             receiver.failures += 1
             rest = min(_LONGEST_REST, 2.0 ** min(receiver.failures - 1, 10))
@@ -122,7 +122,7 @@ class Receivers:
         self._doubtful += Counter()
 
     def wakes(self, now: float) -> Iterator[float]:
-        """Yield the moments at which receivers with waiting lines have rested."""
+        """Yield the moments at which receivers with waiting queues have rested."""
         for receiver in self._turns.values():
             if receiver.failures and receiver.rests_until > now:
                 yield receiver.rests_until

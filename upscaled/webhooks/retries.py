@@ -15,7 +15,7 @@ MOST_RETRY_AFTER = 86_400.0
 """The longest pause in seconds that a receiver may ask for."""
 
 
-class Retries:
+class RetrySchedule:
     """The pauses between the attempts at one message.
 
     Args:

@@ -19,7 +19,7 @@ Handler = Callable[[Message, Callable[[Message], None]], Message]
 """Handles a request: takes the message and a function that sends an event, returns the reply."""
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """Raised by a handler: it is sent as an error of this kind, and the worker keeps running."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -78,7 +78,7 @@ class _Responder:
             reply = self._handler(
                 message["request"], lambda event: self._send(number, "event", event)
             )
-        except RefusedError as error:
+        except RequestRefusedError as error:
             self._send(number, "error", {"kind": error.kind, "message": error.message})
         except BaseException:
             # A normal exit would wait for the other threads and bury this traceback under theirs.

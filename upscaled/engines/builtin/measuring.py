@@ -46,7 +46,7 @@ _IDENTICAL_DB = 120.0
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What a trial found."""
 
     paces: tuple[Pace, ...]
@@ -54,7 +54,7 @@ class Measured:
     """Agreement with ncnn in 32 bits by picture; empty if it was not asked for."""
 
 
-def measure(trial: Trial, cores: int, limit: int) -> Measured:
+def measure(trial: Trial, cores: int, limit: int) -> Measurement:
     """Load a network in one way and run it on tiles of several sides.
 
     Args:
@@ -92,7 +92,7 @@ def measure(trial: Trial, cores: int, limit: int) -> Measured:
         network.release_memory()
         memory.trim()
         paces.append(Pace(library, trial.threads, at_once, side, seconds / pixels, found))
-    return Measured(tuple(paces), decibels)
+    return Measurement(tuple(paces), decibels)
 
 
 def _load(model: ModelFiles, library: CpuLibrary, cores: int, threads: int) -> Network:

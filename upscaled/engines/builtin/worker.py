@@ -45,7 +45,7 @@ from upscaled.engines.tile_progress import (
     guess_seconds,
 )
 from upscaled.engines.traits import BUILTIN
-from upscaled.workers.server import Message, RefusedError, serve
+from upscaled.workers.server import Message, RequestRefusedError, serve
 
 _HUGE_PAGES_NEED = 2.0
 """Huge pages are used while the limit is at least this many times the tasks' memory. They make
@@ -80,7 +80,7 @@ class _Loaded:
     """Time of its last tile for each padded pixel; a guess before the first tile is done."""
 
 
-class Worker:
+class NetworkWorker:
     """Answers requests.
 
     Args:
@@ -122,15 +122,17 @@ class Worker:
                 case "devices":
                     return {"devices": _devices()}
                 case other:
-                    raise RefusedError("unknown_request", f"There is no request {other!r}.")
+                    raise RequestRefusedError("unknown_request", f"There is no request {other!r}.")
         except InferenceError as error:
-            raise RefusedError(error.kind, str(error)) from None
+            raise RequestRefusedError(error.kind, str(error)) from None
         except TooLittleMemoryError as error:
-            raise RefusedError("too_little_memory", str(error)) from None
+            raise RequestRefusedError("too_little_memory", str(error)) from None
         except MemoryError:
-            raise RefusedError("failed", "There is not enough memory for this tile.") from None
+            raise RequestRefusedError(
+                "failed", "There is not enough memory for this tile."
+            ) from None
         except OSError as error:
-            raise RefusedError(
+            raise RequestRefusedError(
                 "failed", f"{Path(error.filename or 'A file').name} failed: {error.strerror}."
             ) from None
 
@@ -145,7 +147,7 @@ class Worker:
 
     def _upscale(self, task: UpscaleTask, send: Callable[[Message], None]) -> Message:
         if self._device is not None and self._device >= ncnn.get_gpu_count():
-            raise RefusedError(
+            raise RequestRefusedError(
                 "no_device",
                 f"There is no Vulkan device {self._device}; `upscaled doctor` lists those there "
                 "are.",
@@ -323,7 +325,7 @@ def main() -> None:
     parser.add_argument("--networks", type=Path)
     arguments = parser.parse_args()
     device = None if arguments.device == "cpu" else int(arguments.device)
-    worker = Worker(
+    worker = NetworkWorker(
         device,
         arguments.threads,
         arguments.memory_limit_mb,

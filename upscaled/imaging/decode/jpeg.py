@@ -36,7 +36,7 @@ _FILLER = bytes(np.random.default_rng(12).integers(0, 255, 4096, np.uint8))
 
 
 @dataclass
-class Frame:
+class JpegFrame:
     """The frame header."""
 
     marker: int
@@ -71,7 +71,7 @@ class _Scans:
     in_order: bool = True
     """All scans have all their restart markers, numbered in turn."""
     seen: int = 0
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[JpegFrame] = field(default_factory=list)
 
 
 def check_kind(path: Path) -> None:
@@ -165,7 +165,7 @@ def _has_all_scans(content: bytes) -> bool:
 
 def _scans_of(content: bytes) -> _Scans | None:
     """Return what the scans up to the end marker hold; None: the markers make no sense."""
-    frame: Frame | None = None
+    frame: JpegFrame | None = None
     scans = _Scans({})
     interval, at = 0, 2
     try:
@@ -194,16 +194,16 @@ def _scans_of(content: bytes) -> _Scans | None:
     return scans
 
 
-def _frame(marker: int, body: bytes) -> Frame:
+def _frame(marker: int, body: bytes) -> JpegFrame:
     precision, height, width, count = struct.unpack_from(">BHHB", body)
     sampling = {
         body[at]: (body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, 6 + 3 * count, 3)
     }
-    return Frame(marker, precision, height, width, sampling)
+    return JpegFrame(marker, precision, height, width, sampling)
 
 
 def _take_scan(
-    scans: _Scans, frame: Frame, body: bytes, content: bytes, at: int, interval: int
+    scans: _Scans, frame: JpegFrame, body: bytes, content: bytes, at: int, interval: int
 ) -> None:
     components = [body[1 + 2 * number] for number in range(body[0])]
     first, last, bits = body[1 + 2 * body[0] :][:3]

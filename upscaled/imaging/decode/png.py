@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from upscaled.formats import PNG
 from upscaled.imaging.decode.refusals import broken, cut_off
-from upscaled.imaging.file_parts import Part, png_chunks
+from upscaled.imaging.file_parts import FilePart, png_chunks
 
 _PIECE_BYTES = 1 << 20
 _ANCILLARY = 0x20
@@ -212,7 +212,7 @@ def without(path: Path, parts: tuple[tuple[str, int, int], ...]) -> io.BytesIO:
     return made
 
 
-def _checked(file: BinaryIO, part: Part, keep: int, name: str) -> tuple[bytes, bool]:
+def _checked(file: BinaryIO, part: FilePart, keep: int, name: str) -> tuple[bytes, bool]:
     """Return up to ``keep`` bytes of a chunk, and whether its checksum is right.
 
     Raises:

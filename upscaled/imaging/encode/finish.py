@@ -26,7 +26,7 @@ from upscaled.imaging.encode.webp import write_webp
 from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.result import PART, Band, Finished, FinishOptions, Piece, Written
+from upscaled.imaging.result import PART, Band, Finished, FinishOptions, Piece, ResultProgress
 from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
@@ -42,10 +42,10 @@ def finish_band(
     workdir: Path,
     options: FinishOptions,
     band: Band,
-    written: Written,
+    written: ResultProgress,
     *,
     threads: int = 1,
-) -> Written:
+) -> ResultProgress:
     """Verify a band of ``native``, write the rows it adds to the result, and finish the last band.
 
     Args:
@@ -119,9 +119,9 @@ def _extended(
     encoder: StripEncoder,
     rows: ResultRows,
     stop: int,
-    written: Written,
+    written: ResultProgress,
     threads: int,
-) -> Written:
+) -> ResultProgress:
     """Append the rows up to ``stop`` to the result's unfinished file."""
     state = written.state if written.length else encoder.start
     length = check = 0
@@ -183,7 +183,7 @@ def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:
     return Piece(raw.path.name, top * raw.row_bytes, (bottom - top) * raw.row_bytes, check)
 
 
-def _read_back(part: Path, written: Written) -> tuple[int, str]:
+def _read_back(part: Path, written: ResultProgress) -> tuple[int, str]:
     """Read the complete file; return its length and SHA-256.
 
     Raises:

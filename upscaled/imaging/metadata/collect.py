@@ -11,7 +11,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from upscaled.formats import JPEG, PNG, TIFF, WEBP, PictureFormat
-from upscaled.imaging.file_parts import Part, jpeg_segments, png_chunks
+from upscaled.imaging.file_parts import FilePart, jpeg_segments, png_chunks
 from upscaled.imaging.metadata import exif as exifs
 from upscaled.imaging.metadata import iptc
 from upscaled.imaging.metadata.sidecar import (
@@ -190,7 +190,7 @@ def _is_resolution(across: float, down: float) -> bool:
     return all(math.isfinite(v) and 0.01 <= v <= 1_000_000 for v in (across, down))
 
 
-def _content(file: BinaryIO, part: Part) -> bytes:
+def _content(file: BinaryIO, part: FilePart) -> bytes:
     file.seek(part.offset)
     return file.read(min(part.length, MAX_BYTES + 1))
 
@@ -206,7 +206,7 @@ def _from_png(file: BinaryIO, found: Collector) -> None:
             found.lose(f"{name if name.isalpha() and name.isascii() else 'unknown'} chunk")
 
 
-def _is_whole(file: BinaryIO, part: Part) -> bool:
+def _is_whole(file: BinaryIO, part: FilePart) -> bool:
     """Tell whether a chunk's checksum is right; the decoder reports those that are wrong."""
     content = _content(file, part)
     if len(content) < part.length:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from upscaled.workers.launcher import die_with_parent
-from upscaled.workers.server import Message, RefusedError
+from upscaled.workers.server import Message, RequestRefusedError
 
 _MAX_ANSWER_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 16  # capacity of a pipe
@@ -41,7 +41,7 @@ class _Answer(msgspec.Struct, omit_defaults=True):
 
     reply: dict[str, Any] | None = None
     refused: tuple[str, str] | None = None
-    """Kind and message of a `RefusedError`."""
+    """Kind and message of a `RequestRefusedError`."""
     words: str | None = None
     """An exception that was not caught."""
 
@@ -52,7 +52,7 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     Only call it from a process with one thread: after a fork the child has only that thread.
 
     Raises:
-        RefusedError: ``work`` raised it.
+        RequestRefusedError: ``work`` raised it.
         ChildDiedError: it gave no answer.
     """
     parent = os.getpid()
@@ -71,7 +71,7 @@ def run_in_child(work: Callable[[], Message]) -> dict[str, Any]:
     code = os.waitstatus_to_exitcode(status)
     answer = _decoded(said)
     if code == 0 and answer.refused is not None:
-        raise RefusedError(*answer.refused)
+        raise RequestRefusedError(*answer.refused)
     if code != 0 or answer.reply is None:
         raise ChildDiedError(max(0, -code), answer.words or "")
     return answer.reply
@@ -110,7 +110,7 @@ def _answer(work: Callable[[], Message], parent: int, sending: int) -> NoReturn:
         _close_all_but(sending)
         try:
             answer, status = _Answer(reply=dict(work())), 0
-        except RefusedError as error:
+        except RequestRefusedError as error:
             answer, status = _Answer(refused=(error.kind, error.message)), 0
         except BaseException as error:
             traceback.print_exc()

@@ -20,7 +20,7 @@ from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.layers import fits_half, write_pair
 from upscaled.models.conversion.recognition import recognise
 from upscaled.models.conversion.weights import read_weights
-from upscaled.workers.server import Message, RefusedError, serve
+from upscaled.workers.server import Message, RequestRefusedError, serve
 
 _NICER = 10
 """Jobs come first."""
@@ -33,7 +33,7 @@ def _handle(message: Message, event: Callable[[Message], None]) -> Message:
     """Confine the process, once and for all, and convert the file.
 
     Raises:
-        RefusedError: it can't be converted.
+        RequestRefusedError: it can't be converted.
     """
     request = serial.convert(message, Conversion)
     os.nice(_NICER)
@@ -43,15 +43,15 @@ def _handle(message: Message, event: Callable[[Message], None]) -> Message:
     try:
         return _converted(request, lambda step: event({"step": step}))
     except ConversionError as error:
-        raise RefusedError("conversion", error.message) from error
+        raise RequestRefusedError("conversion", error.message) from error
     except MemoryError as error:
         words = (
             f"{request.name} needs more than the {request.memory_mb} MiB that its conversion may "
             "have; it is damaged, or its network is far too large to use."
         )
-        raise RefusedError("conversion", words) from error
+        raise RequestRefusedError("conversion", words) from error
     except OSError as error:
-        raise RefusedError("conversion", f"{request.name}: {error.strerror}.") from error
+        raise RequestRefusedError("conversion", f"{request.name}: {error.strerror}.") from error
 
 
 def _converted(request: Conversion, on_step: Callable[[str], None]) -> Message:

@@ -33,7 +33,7 @@ DNG_VERSION = 50706
 
 
 @dataclass(frozen=True)
-class Entry:
+class TagEntry:
     """One tag: its type, its number of values, and the position of their bytes in the file."""
 
     type: int
@@ -51,7 +51,7 @@ class Directory:
     """The tags of one page."""
 
     file: TiffFile
-    entries: dict[int, Entry]
+    entries: dict[int, TagEntry]
     following: int
     """Offset of the next directory; 0: none."""
 
@@ -164,17 +164,17 @@ class TiffFile:
         size = form.size + width
         start = offset + head.size
         table = self.read(start, count * size, "directory")
-        entries: dict[int, Entry] = {}
+        entries: dict[int, TagEntry] = {}
         for index in range(count):
             tag, type_, number = form.unpack_from(table, index * size)
             if type_ not in _TYPE_CODES:
                 continue  # TIFF 6.0, page 16: readers skip types they do not know
-            found = Entry(type_, number, start + index * size + form.size)
+            found = TagEntry(type_, number, start + index * size + form.size)
             if found.length > width:
                 (place,) = struct.unpack_from(
                     self.order + ("Q" if self.big else "I"), table, index * size + form.size
                 )
-                found = Entry(type_, number, place)
+                found = TagEntry(type_, number, place)
             entries.setdefault(tag, found)
         end = start + count * size
         following = 0

@@ -1,4 +1,4 @@
-"""What a caller wishes: the fields of a submission as typed values, and what follows from them."""
+"""The options of a job: the fields of a submission as typed values, and what follows from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST_FACTOR = 16.0
 
 
 @dataclass(frozen=True)
-class Wishes:
+class JobOptions:
     """The fields as typed values; None if the caller omitted one."""
 
     scale: int | None
@@ -45,7 +45,7 @@ class Wishes:
     callback_events: str | None
 
 
-def parse_fields(fields: Mapping[str, str]) -> Wishes:
+def parse_fields(fields: Mapping[str, str]) -> JobOptions:
     """Convert form fields to typed values.
 
     Raises:
@@ -57,7 +57,7 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
             raise BadRequestError(
                 f"There is no field {name[:64]!r}; allowed are image, {', '.join(known)}."
             )
-    wishes = Wishes(
+    options = JobOptions(
         scale=whole_number(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
         model_name=fields.get("model_name"),
         format=_format(fields.get("format")),
@@ -76,12 +76,12 @@ def parse_fields(fields: Mapping[str, str]) -> Wishes:
         callback_url=fields.get("callback_url"),
         callback_events=fields.get("callback_events"),
     )
-    callbacks.parse_events(wishes.callback_events)
-    if wishes.scale is not None and (wishes.width is not None or wishes.height is not None):
+    callbacks.parse_events(options.callback_events)
+    if options.scale is not None and (options.width is not None or options.height is not None):
         raise BadRequestError("Give either scale or width/height, not both.")
-    if wishes.quality is not None and wishes.lossless:
+    if options.quality is not None and options.lossless:
         raise BadRequestError("Give either quality or lossless=true, not both.")
-    return wishes
+    return options
 
 
 def fields_of(job: Job) -> dict[str, str]:
@@ -183,7 +183,7 @@ def output_format(wanted: str | None, input_format: str) -> str:
     return wanted if wanted is not None else result_format_for(input_format).result_name
 
 
-def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
+def output_size(source: Size, options: JobOptions, default_scale: int) -> Size:
     """Return the promised size of the result.
 
     Width and height are limits into which the result is fitted; its proportions are kept.
@@ -191,11 +191,11 @@ def output_size(source: Size, wishes: Wishes, default_scale: int) -> Size:
     Raises:
         BadRequestError: the requested size is smaller than the picture, or far too large.
     """
-    if wishes.width is None and wishes.height is None:
-        return source.times(wishes.scale or default_scale)
+    if options.width is None and options.height is None:
+        return source.times(options.scale or default_scale)
     factor = min(
-        wishes.width / source.width if wishes.width is not None else float("inf"),
-        wishes.height / source.height if wishes.height is not None else float("inf"),
+        options.width / source.width if options.width is not None else float("inf"),
+        options.height / source.height if options.height is not None else float("inf"),
     )
     if factor < 1:
         raise BadRequestError(

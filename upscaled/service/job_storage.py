@@ -1,4 +1,4 @@
-"""The foundation of a service: where jobs, their changes and their files are kept."""
+"""Where a service keeps jobs, their changes and their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Records(JobStore, RateStore, Protocol):
 
 
 @dataclass(frozen=True)
-class Foundation:
+class JobStorage:
     """Where jobs, their changes and their files are kept."""
 
     workspace: Workspace
@@ -27,10 +27,10 @@ class Foundation:
     registry: JobRegistry
 
 
-def on_one_machine(config: Config) -> Foundation:
-    """Return the foundation of a service on one machine: SQLite and a folder."""
+def on_one_machine(config: Config) -> JobStorage:
+    """Return the storage of a service on one machine: SQLite and a folder."""
     store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
-    return Foundation(
+    return JobStorage(
         Workspace(config.data_dir, keeps_uploads=config.features.web),
         store,
         JobRegistry(store, messages_of),

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-_REMEMBERED = 1024  # deliveries; results of forgotten ones stay until they expire
+_REMEMBERED = 1024  # transfers; results of forgotten ones stay until they expire
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Span:
     stop: int
 
 
-class Delivery:
+class Transfer:
     """The delivered bytes of one result.
 
     ``settled`` is clear while the last missing bytes are being sent. Other requests for the
@@ -70,37 +70,37 @@ class Delivery:
         return self._spans == [Span(0, self.size)]
 
     def would_complete(self, span: Span) -> bool:
-        """Tell whether the delivery is complete once ``span`` is delivered."""
-        trial = Delivery(self.size)
+        """Tell whether the transfer is complete once ``span`` is delivered."""
+        trial = Transfer(self.size)
         trial._spans = list(self._spans)
         trial.add(span)
         return trial.complete
 
 
-class DeliveryTracker:
-    """The deliveries by job id. The least recently used one is forgotten first."""
+class TransferTracker:
+    """The transfers by job id. The least recently used one is forgotten first."""
 
     def __init__(self) -> None:
-        self._by_job: OrderedDict[str, Delivery] = OrderedDict()
+        self._by_job: OrderedDict[str, Transfer] = OrderedDict()
 
     async def settle(self, job_id: str, seconds: float) -> None:
         """Wait, ``seconds`` at most, while the last bytes of a job's result are being sent."""
-        if delivery := self._by_job.get(job_id):
+        if transfer := self._by_job.get(job_id):
             try:
-                await asyncio.wait_for(delivery.settled.wait(), seconds)
+                await asyncio.wait_for(transfer.settled.wait(), seconds)
             except TimeoutError:
                 return
 
-    def of(self, job_id: str, size: int) -> Delivery:
-        """Return the delivery of the job's result of ``size`` bytes."""
-        delivery = self._by_job.get(job_id)
-        if delivery is None or delivery.size != size:
-            delivery = self._by_job[job_id] = Delivery(size)
+    def of(self, job_id: str, size: int) -> Transfer:
+        """Return the transfer of the job's result of ``size`` bytes."""
+        transfer = self._by_job.get(job_id)
+        if transfer is None or transfer.size != size:
+            transfer = self._by_job[job_id] = Transfer(size)
         self._by_job.move_to_end(job_id)
         while len(self._by_job) > _REMEMBERED:
             self._by_job.popitem(last=False)
-        return delivery
+        return transfer
 
     def forget(self, job_id: str) -> None:
-        """Forget the job's delivery."""
+        """Forget the job's transfer."""
         self._by_job.pop(job_id, None)

@@ -1,4 +1,4 @@
-"""Work that runs beside a service for as long as it is open."""
+"""Background work of a service, for as long as it is open."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-def run_beside(
+def run_in_background(
     closing: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
 ) -> asyncio.Task[None]:
     """Run ``work`` until ``closing`` is closed."""

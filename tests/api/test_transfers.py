@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.api.delivery import Delivery, DeliveryTracker, Span
 from upscaled.api.download import RangeError, disposition, rest_from, wanted_span
+from upscaled.api.transfers import Span, Transfer, TransferTracker
 
 SIZE = 40
 SPANS = st.lists(
@@ -19,55 +19,55 @@ SPANS = st.lists(
 
 @given(SPANS)
 def test_a_delivery_is_complete_when_every_byte_was_in_some_request(spans: list[Span]) -> None:
-    delivery = Delivery(SIZE)
+    transfer = Transfer(SIZE)
     covered: set[int] = set()
     for span in spans:
         expected = covered | set(range(span.start, span.stop))
-        assert delivery.would_complete(span) == (len(expected) == SIZE)
-        delivery.add(span)
+        assert transfer.would_complete(span) == (len(expected) == SIZE)
+        transfer.add(span)
         covered = expected
-        assert delivery.complete == (len(covered) == SIZE)
+        assert transfer.complete == (len(covered) == SIZE)
 
 
 @given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, SIZE))))
 def test_broken_requests_alone_never_complete_a_delivery(requests: list[tuple[int, int]]) -> None:
-    delivery = Delivery(SIZE)
+    transfer = Transfer(SIZE)
     for start, count in requests:
-        delivery.asked(start)
-        delivery.add_broken(Span(start, min(SIZE, start + count)))
-        assert not delivery.complete
+        transfer.asked(start)
+        transfer.add_broken(Span(start, min(SIZE, start + count)))
+        assert not transfer.complete
 
 
 @pytest.mark.parametrize(("start", "complete"), [(0, True), (11, True), (20, True), (21, False)])
 def test_the_rest_after_a_broken_request_completes_a_delivery(start: int, complete: bool) -> None:
-    delivery = Delivery(SIZE)
-    delivery.asked(None)
-    delivery.add_broken(Span(0, 20))
-    delivery.asked(start)
-    assert delivery.would_complete(Span(start, SIZE)) == complete
-    delivery.add(Span(start, SIZE))
-    assert delivery.complete == complete
+    transfer = Transfer(SIZE)
+    transfer.asked(None)
+    transfer.add_broken(Span(0, 20))
+    transfer.asked(start)
+    assert transfer.would_complete(Span(start, SIZE)) == complete
+    transfer.add(Span(start, SIZE))
+    assert transfer.complete == complete
 
 
 def test_a_download_may_break_off_twice_and_still_be_completed() -> None:
-    delivery = Delivery(SIZE)
-    delivery.add_broken(Span(0, 20))
-    delivery.asked(10)
-    delivery.add_broken(Span(10, SIZE))
-    delivery.asked(SIZE - 1)
-    delivery.add(Span(SIZE - 1, SIZE))
-    assert delivery.complete
+    transfer = Transfer(SIZE)
+    transfer.add_broken(Span(0, 20))
+    transfer.asked(10)
+    transfer.add_broken(Span(10, SIZE))
+    transfer.asked(SIZE - 1)
+    transfer.add(Span(SIZE - 1, SIZE))
+    assert transfer.complete
 
 
 def test_what_was_handed_out_and_broke_off_is_not_taken_for_delivered() -> None:
-    delivery = Delivery(SIZE)
-    delivery.add_broken(Span(0, SIZE))
-    delivery.asked(None)  # a segment: its caller wants the others too
-    delivery.add(Span(SIZE - 1, SIZE))
-    assert not delivery.complete
-    delivery.asked(20)  # too late: this caller may be another
-    delivery.add(Span(20, SIZE))
-    assert not delivery.complete
+    transfer = Transfer(SIZE)
+    transfer.add_broken(Span(0, SIZE))
+    transfer.asked(None)  # a segment: its caller wants the others too
+    transfer.add(Span(SIZE - 1, SIZE))
+    assert not transfer.complete
+    transfer.asked(20)  # too late: this caller may be another
+    transfer.add(Span(20, SIZE))
+    assert not transfer.complete
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_only_an_open_range_asks_for_the_rest(header: str, start: int | None) ->
 
 
 def test_only_so_many_deliveries_are_remembered() -> None:
-    deliveries = DeliveryTracker()
-    first = deliveries.of("0", SIZE)
-    assert deliveries.of("0", SIZE) is first
-    assert deliveries.of("0", SIZE + 1) is not first
+    transfers = TransferTracker()
+    first = transfers.of("0", SIZE)
+    assert transfers.of("0", SIZE) is first
+    assert transfers.of("0", SIZE + 1) is not first
     for number in range(1, 2000):
-        deliveries.of(str(number), SIZE)
-    assert len(deliveries._by_job) == 1024
+        transfers.of(str(number), SIZE)
+    assert len(transfers._by_job) == 1024
 
 
 @pytest.mark.parametrize(

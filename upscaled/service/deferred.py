@@ -1,4 +1,4 @@
-"""Jobs that wait outside the queue until the system has what they need."""
+"""Deferred jobs: they wait outside the queue until the system has what they need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_RETRY_SECONDS = 60.0
 """Longest pause of a job between tries while the system is short of something."""
 
 
-class SetAside:
+class DeferredJobs:
     """Jobs that wait for disk space or for the system, without turn and permit.
 
     An accepted job is delayed by a shortage and does not fail because of it.
@@ -78,7 +78,7 @@ class SetAside:
         self._start(job, functools.partial(self._wait_for_system, job, reason))
 
     def _start(self, job: Job, wait: Callable[[], Awaitable[bool]]) -> None:
-        task = asyncio.create_task(self._wait(job, wait), name=f"aside-{job.id}")
+        task = asyncio.create_task(self._wait(job, wait), name=f"deferred-{job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id))
 
