@@ -14,7 +14,6 @@ from upscaled.api.connections import Connections
 from upscaled.api.context import (
     BROADCASTS,
     CONNECTIONS,
-    TRANSFERS,
     EVENT_STREAMS,
     LINK_BASE,
     METRICS,
@@ -23,6 +22,7 @@ from upscaled.api.context import (
     SERVICE,
     STATUS_RENDERER,
     SUBMISSION_RATE,
+    TRANSFERS,
 )
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.hosts import HostPolicy

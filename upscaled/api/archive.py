@@ -10,7 +10,7 @@ from aiohttp import web
 
 from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.context import TRANSFERS, SERVICE
+from upscaled.api.context import SERVICE, TRANSFERS
 from upscaled.api.download import (
     ACKNOWLEDGE_SECONDS,
     CHUNK,

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from upscaled.api.acknowledgement import Acknowledgement
 from upscaled.api.auth import client_of
-from upscaled.api.context import TRANSFERS, METRICS, SERVICE
+from upscaled.api.context import METRICS, SERVICE, TRANSFERS
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
 from upscaled.api.query import query_of
