@@ -66,6 +66,14 @@ def packed_models(stem: str) -> Path:
     return folder
 
 
+def import_packages() -> Path:
+    """Return the folder with the packages of the extra ``import``."""
+    folder = ROOT / ".tools" / "import"
+    if not (folder / ".made").is_file():
+        missing("PyTorch")
+    return folder
+
+
 def _driver(name: str, candidates: Sequence[str]) -> dict[str, str]:
     for candidate in candidates:
         if Path(candidate).is_file():

@@ -78,8 +78,8 @@ def test_a_compact_network_without_slopes_asks_for_its_activation() -> None:
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"layers.0.residual_group.overlap_attn.qkv.weight": (3, 3)}, "This is a HAT network"),
-        ({"fc.weight": (3, 3)}, "family that is not known"),
+        ({"layers.0.residual_group.overlap_attn.qkv.weight": (3, 3)}, "of the family HAT, which"),
+        ({"fc.weight": (3, 3)}, "not of the families ESRGAN"),
     ],
 )
 def test_other_families_are_named(tensors: dict[str, tuple[int, ...]], words: str) -> None:

@@ -17,6 +17,7 @@ _VERSION_FLAG = 1
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
+_EXECUTE = 1 << 0
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
 _MAKE_DIR, _MAKE_FILE = 1 << 7, 1 << 8
@@ -31,7 +32,7 @@ _ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 
 _READ = _READ_FILE | _READ_DIR
 _WRITE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_FILE | _TRUNCATE
-_OF_A_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
+_OF_A_FILE = _EXECUTE | _READ_FILE | _WRITE_FILE | _TRUNCATE
 
 
 class _Ruleset(ctypes.Structure):
@@ -110,12 +111,17 @@ def read_rules(folders: Iterable[Path]) -> FileRules:
     )
 
 
-def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path]) -> int:
+def restrict(
+    rules: FileRules,
+    readable: Iterable[Path],
+    writable: Iterable[Path],
+    runnable: Iterable[Path] = (),
+) -> int:
     """Restrict this thread, and those it starts, to the rules and to these files and folders.
 
-    It can no longer open any other file, run a program, use a TCP port (version 4), signal an
-    outside process or connect to an abstract socket (version 6). Paths that do not exist are
-    skipped.
+    It can no longer open any other file, run a program except ``runnable`` ones, use a TCP port
+    (version 4), signal an outside process or connect to an abstract socket (version 6). Paths that
+    do not exist are skipped.
 
     Returns:
         The version of Landlock.
@@ -141,6 +147,9 @@ def restrict(rules: FileRules, readable: Iterable[Path], writable: Iterable[Path
             _allow(ruleset, path, _rights(path, _READ) & rules.handled)
         for path in writable:
             _allow(ruleset, path, _rights(path, _READ | _WRITE) & rules.handled)
+        for path in runnable:
+            rights = _rights(path, _READ | _EXECUTE) & rules.handled
+            _allow(ruleset, path, rights, follow=True)
         forbid_new_privileges()
         _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:

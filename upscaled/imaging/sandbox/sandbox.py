@@ -49,9 +49,13 @@ class Restrictions:
     program: seccomp.Program | OSError
 
 
-@functools.cache
-def restrictions() -> Restrictions:
-    """Return the shared parts. Call it once before forking processes that need them."""
+@functools.lru_cache(maxsize=2)
+def restrictions(*, programs: bool = False) -> Restrictions:
+    """Return the shared parts. Call it once before forking processes that need them.
+
+    Args:
+        programs: system calls may run programs; which ones, the rules for files say.
+    """
     rules: landlock.FileRules | OSError
     program: seccomp.Program | OSError
     try:
@@ -59,13 +63,15 @@ def restrictions() -> Restrictions:
     except OSError as error:
         rules = error
     try:
-        program = seccomp.compile_filter()
+        program = seccomp.compile_filter(allowed=("execve",) if programs else ())
     except OSError as error:
         program = error
     return Restrictions(rules, program)
 
 
-def enter_sandbox(readable: Collection[Path], writable: Collection[Path]) -> Confinement:
+def enter_sandbox(
+    readable: Collection[Path], writable: Collection[Path], runnable: Collection[Path] = ()
+) -> Confinement:
     """Confine this thread, and all that it starts, permanently; never fails if a means is missing.
 
     Call it before other threads are started, since running threads are not confined.
@@ -73,13 +79,14 @@ def enter_sandbox(readable: Collection[Path], writable: Collection[Path]) -> Con
     Args:
         readable: files and folders that may be read, in addition to Python's own.
         writable: folders in which files may also be created, changed and deleted.
+        runnable: programs that may be run, with their loaders; they stay confined.
     """
     active, lacking = [], []
-    found = restrictions()
+    found = restrictions(programs=bool(runnable))
     try:
         if isinstance(found.rules, OSError):
             raise found.rules
-        number = landlock.restrict(found.rules, readable, writable)
+        number = landlock.restrict(found.rules, readable, writable, runnable)
     except OSError as error:
         lacking.append(f"files (Landlock: {error.strerror})")
     else:

@@ -7,7 +7,7 @@ and its memory and time are bounded. `worker` is the other end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from upscaled import serial
 from upscaled.errors import ShortageError
 from upscaled.models.conversion.definition import SIZE, TILES, Pixels
-from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.errors import ConversionError, UnknownFamilyError
 from upscaled.workers.client import WorkerClient
 from upscaled.workers.errors import (
     WorkerDiedError,
@@ -37,6 +37,9 @@ twice for a moment."""
 
 _MAX_MESSAGE = 1000
 """Characters of an error message."""
+
+UNKNOWN_FAMILY = "unknown_family"
+"""How the process says that the file is sound and the network none that it knows."""
 
 EXACT, HALF = "exact", "half"
 """Stems of the pairs with weights in 32 and in 16 bits."""
@@ -82,30 +85,46 @@ async def converted(
     activation: str | None,
     on_step: Callable[[str], None],
     seconds: float = _SECONDS,
+    module: str = _WORKER_MODULE,
+    memory_mb: int = _MEMORY_MB,
+    env: Mapping[str, str] | None = None,
 ) -> Converted:
     """Read a file and write it as pairs, in a process of its own.
 
+    Args:
+        source: the file.
+        workdir: an existing folder.
+        name: of the file, for messages.
+        activation: see `ImportRequest`.
+        on_step: is told what is being done.
+        seconds: that it may take.
+        module: what the process runs.
+        memory_mb: address space beside the weights.
+        env: additional variables of the process.
+
     Raises:
+        UnknownFamilyError: the network is none that the process knows.
         ConversionError: the file cannot be used; the message says why.
         OSError: it can't be read.
         ShortageError: the system cannot start a process.
     """
     size = (await asyncio.to_thread(source.stat)).st_size
-    memory_mb = _MEMORY_MB + _WEIGHTS_FACTOR * (size >> 20)
+    memory_mb += _WEIGHTS_FACTOR * (size >> 20)
     request = Conversion(_absolute(source), _absolute(workdir), name, activation, memory_mb)
     # One thread until the process is confined: running ones would stay free.
-    env = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
-    worker = WorkerClient(_WORKER_MODULE, name="conversion", env=env)
+    plain = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2", **(env or {}))
+    worker = WorkerClient(module, name="conversion", env=plain)
     try:
         reply = await worker.request(
             serial.plain(request), on_event=lambda event: on_step(event["step"]), timeout=seconds
         )
     except WorkerRefusedError as error:
-        raise ConversionError(_sentence(error.message)) from None
+        kind = UnknownFamilyError if error.kind == UNKNOWN_FAMILY else ConversionError
+        raise kind(sentence(error.message)) from None
     except WorkerShortageError as error:
         raise ShortageError(f"{error}.") from None
     except WorkerDiedError as error:
-        words = _sentence(f"{name} breaks its reader ({error}); it is damaged.")
+        words = sentence(f"{name} breaks its reader ({error}); it is damaged.")
         raise ConversionError(words) from None
     except WorkerError as error:
         raise ShortageError(f"{error}.") from None
@@ -132,6 +151,6 @@ def _absolute(path: Path) -> Path:
     return path.absolute()
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """Return a message that may hold names of the file's, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:_MAX_MESSAGE])

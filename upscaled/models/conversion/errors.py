@@ -10,3 +10,7 @@ class ConversionError(UpscaledError):
 
     code = "unusable_model"
     status = 422
+
+
+class UnknownFamilyError(ConversionError):
+    """The file is sound, but its network is of a family that the reader here does not know."""

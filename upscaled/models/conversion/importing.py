@@ -14,7 +14,8 @@ from upscaled.models.card import ModelCard, card_path, write_card
 from upscaled.models.conversion import work_folders
 from upscaled.models.conversion.check import Agreement, DisagreementError, check
 from upscaled.models.conversion.converting import EXACT, HALF, converted, read_expectations
-from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.errors import ConversionError, UnknownFamilyError
+from upscaled.models.conversion.foreign import converted_by_pnnx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -93,10 +94,15 @@ async def import_model(
     name = checked_name(request)
     await asyncio.to_thread(check_free, request, models_dir, name)
     async with work_folders.opened(models_dir) as workdir:
-        made = await converted(
-            request.source, workdir, name=request.file_name, activation=request.activation,
-            on_step=on_step,
-        )  # fmt: skip
+        try:
+            made = await converted(
+                request.source, workdir, name=request.file_name, activation=request.activation,
+                on_step=on_step,
+            )  # fmt: skip
+        except UnknownFamilyError as error:
+            made = await converted_by_pnnx(
+                request.source, workdir, name=request.file_name, because=error, on_step=on_step
+            )
         expected = await asyncio.to_thread(read_expectations, workdir, made.scale)
         libraries = await asyncio.to_thread(_libraries)
         # 16 bits where they keep the picture, as in the official networks; else 32.

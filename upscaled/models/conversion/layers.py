@@ -15,7 +15,7 @@ INPUT, OUTPUT = "data", "output"
 """The names of the blobs that the native programs ask for."""
 _FP16_MARK = 0x01306B47
 """Stands before weights that are stored in 16 bits; 0 stands before 32 (ncnn's modelbin.cpp)."""
-_FP16_LARGEST = 65504.0
+FP16_LARGEST = 65504.0
 
 
 class NetworkBuilder:
@@ -170,7 +170,7 @@ def write_pair(layers: tuple[Layer, ...], param: Path, weights: Path, *, half: b
 def fits_half(layers: tuple[Layer, ...]) -> bool:
     """Tell whether all kernels are within the range of 16 bits."""
     return all(
-        float(np.abs(layer.weights[0]).max(initial=0)) <= _FP16_LARGEST
+        float(np.abs(layer.weights[0]).max(initial=0)) <= FP16_LARGEST
         for layer in layers
         if layer.kind == "Convolution"
     )

@@ -1,0 +1,67 @@
+"""What processes that convert files share: they confine themselves, then do the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from upscaled import serial
+from upscaled.imaging.sandbox import limits
+from upscaled.imaging.sandbox.sandbox import enter_sandbox
+from upscaled.models.conversion.converting import UNKNOWN_FAMILY, Conversion
+from upscaled.models.conversion.errors import ConversionError, UnknownFamilyError
+from upscaled.workers.server import Message, RequestRefusedError
+
+_NICER = 10
+"""Jobs come first."""
+_CPU_SECONDS = 3600
+_MOST_BYTES = 8 << 30
+"""Of a file that is written; the largest weights that are read take 4 GiB in 32 bits."""
+
+Work = Callable[[Conversion, Callable[[str], None]], Message]
+"""Converts: takes what is asked and a function that is told each step, returns the reply."""
+
+
+def limit_resources(memory_mb: int) -> None:
+    """Bound what this process uses, and let jobs come first."""
+    os.nice(_NICER)
+    limits.confine(memory_mb)
+    limits.allow(cpu_seconds=_CPU_SECONDS, file_bytes=_MOST_BYTES)
+
+
+def done(
+    message: Message,
+    event: Callable[[Message], None],
+    work: Work,
+    *,
+    readable: Collection[Path] = (),
+) -> Message:
+    """Confine the process, once and for all, and do the work.
+
+    Args:
+        message: a `Conversion`.
+        event: sends an event.
+        work: what is done.
+        readable: folders that may be read beside the file.
+
+    Raises:
+        RequestRefusedError: the file can't be converted.
+    """
+    request = serial.convert(message, Conversion)
+    limit_resources(request.memory_mb)
+    enter_sandbox([request.source, *readable], [request.workdir])
+    try:
+        return work(request, lambda step: event({"step": step}))
+    except UnknownFamilyError as error:
+        raise RequestRefusedError(UNKNOWN_FAMILY, error.message) from error
+    except ConversionError as error:
+        raise RequestRefusedError("conversion", error.message) from error
+    except MemoryError as error:
+        words = (
+            f"{request.name} needs more than the {request.memory_mb} MiB that its conversion may "
+            "have; it is damaged, or its network is far too large to use."
+        )
+        raise RequestRefusedError("conversion", words) from error
+    except OSError as error:
+        raise RequestRefusedError("conversion", f"{request.name}: {error.strerror}.") from error
