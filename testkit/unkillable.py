@@ -12,9 +12,12 @@ from upscaled.workers import processes
 
 
 def survive_sigkill(
-    monkeypatch: pytest.MonkeyPatch, *, seconds: float = 0.3
+    monkeypatch: pytest.MonkeyPatch, *, only: int | None = None, seconds: float = 0.3
 ) -> Callable[[int], None]:
     """Have children stopped instead of killed from now on, and shorten the wait for their end.
+
+    ``only`` is the process id of the child that this is about, where others are killed meanwhile:
+    the test must end each child that was stopped.
 
     No test can bring a process into state D at will. A stopped process is as good for whoever waits
     for its end: it does nothing, takes no notice of closed pipes and can't be reaped.
@@ -23,6 +26,10 @@ def survive_sigkill(
         A function that ends a child after all, by its process id.
     """
     kill = os.killpg
-    monkeypatch.setattr(os, "killpg", lambda group, _signal: kill(group, signal.SIGSTOP))
+
+    def killpg(group: int, number: int) -> None:
+        kill(group, signal.SIGSTOP if only in {None, group} else number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
     monkeypatch.setattr(processes, "KILL_SECONDS", seconds)
     return lambda pid: kill(pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ async def test_the_slot_is_given_up_until_the_process_has_ended(
         job = await submit(service, PICTURE, tta="true")
         pid = await until_a_tile_runs(service, job)
         with monkeypatch.context() as patch:
-            really_kill = survive_sigkill(patch)
+            really_kill = survive_sigkill(patch, only=pid)
             async with asyncio.timeout(20):
                 assert (await service.jobs.cancel(job.id)).state is JobState.CANCELLED
                 await until(lambda: service._running.pool.unusable)
@@ -69,7 +69,7 @@ async def test_the_service_stops_beside_a_process_that_does_not_end(
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         pid = await until_a_tile_runs(service, await submit(service, PICTURE, tta="true"))
         engine, ended = the_engine(service), asyncio.Event()
-        really_kill = survive_sigkill(monkeypatch)
+        really_kill = survive_sigkill(monkeypatch, only=pid)
         async with asyncio.timeout(60):
             await service.stop()
         engine.when_usable(ended.set)
