@@ -5,7 +5,7 @@
 The same tiles go through the service (upload, decoding, verification, encoding, download and all)
 and through a plain loop of ncnn and numpy (`bench.plain`) that does not decode or encode. The two
 alternate; the median of the ratios counts. Before the server starts, `upscaled bench` measures the
-ways to run the networks, as an idle server would, so that ``auto`` is what users get after a while.
+networks, as an idle server would, so that ``auto`` is what users get after a while.
 Where the service runs networks on another library than ncnn, the faster case runs a second time
 with ncnn in the service too. The times of the stages come from the receipts; stages overlap, so
 they add up to more than the total.
@@ -106,7 +106,7 @@ async def compare(
 
 
 def calibrate(data: Path, setup: BenchSetup, models: set[str]) -> None:
-    """Measure the ways to run the networks of ``models``, for the service with this data folder."""
+    """Measure the networks of ``models``, for the service with this data folder."""
     settings = {"STORAGE_DATA_DIR": data, "UPSCALER_MODELS_PATH": setup.models}
     env = os.environ | {f"UPSCALED_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "upscaled", "bench", *sorted(models)]

@@ -1,4 +1,4 @@
-"""From outside: a server that is idle measures, and later jobs run in the way it found."""
+"""From outside: a server that is idle measures, and later jobs run by the method it found."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_emulated_processor_allows_other_ways_and_the_commands_show_them(
     assert f"{STEM}\n" in again.stdout
     assert "chosen: " in again.stdout
     doctor = run("doctor", env=env)
-    assert "Measured ways on the processor" in doctor.stdout
+    assert "Measured methods on the processor" in doctor.stdout
     assert "chosen: " in doctor.stdout
     # What holds for one processor does not for another.
     other = run("doctor", env=env | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"})

@@ -1,4 +1,4 @@
-"""Networks are measured while the service is idle, and jobs run in the ways that were chosen."""
+"""Networks are measured while the service is idle, and jobs run by the chosen methods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from upscaled.config.settings import Config
 from upscaled.engines.builtin.calibration import Calibration
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.ways import Ways, key_of, this_machine
+from upscaled.engines.builtin.cpu_methods import CpuMethods, key_of, this_machine
 from upscaled.files import sha256_of
 from upscaled.jobs.job import JobState
 from upscaled.service import calibrator
@@ -82,15 +82,15 @@ def config(tmp_path: Path, models_dir: Path) -> Config:
     )  # fmt: skip
 
 
-async def known(config: Config, models: Path, stem: str, table: Table) -> Ways:
+async def known(config: Config, models: Path, stem: str, table: Table) -> CpuMethods:
     """Write what was measured of a network before."""
-    ways = Ways(config.ways_file, await asyncio.to_thread(this_machine, 2, 0))
-    await ways.load()
+    methods = CpuMethods(config.methods_file, await asyncio.to_thread(this_machine, 2, 0))
+    await methods.load()
     digests = [
         await asyncio.to_thread(sha256_of, models / f"{stem}.{end}") for end in ("param", "bin")
     ]
-    await ways.put(key_of(*digests), table)
-    return ways
+    await methods.put(key_of(*digests), table)
+    return methods
 
 
 async def receipt_of(service: Any, picture: Path, **fields: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ async def test_an_idle_service_measures_the_default_model_then_what_jobs_used(
             engine = await receipt_of(service, thumbnail, scale="2")
             assert engine["measured"]
             assert engine["library"].startswith("ncnn ")
-    kept = json.loads(await asyncio.to_thread(config.ways_file.read_bytes))
+    kept = json.loads(await asyncio.to_thread(config.methods_file.read_bytes))
     assert len(kept["networks"]) == 2
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.ways import Ways, this_machine
+from upscaled.engines.builtin.cpu_methods import CpuMethods, this_machine
 from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles
 from upscaled.engines.pool import Place
 from upscaled.errors import UnknownModelError
@@ -67,19 +67,21 @@ async def test_what_was_measured_of_a_network_while_idle_takes_the_place_of_the_
     tmp_path: Path,
 ) -> None:
     model = a_model(tmp_path)
-    ways = Ways(None, await asyncio.to_thread(this_machine, 2, 0))
-    estimator = Estimator(BUILTIN, cores=2, engine_memory=1 << 30, store=KeptNowhere(), ways=ways)
+    methods = CpuMethods(None, await asyncio.to_thread(this_machine, 2, 0))
+    estimator = Estimator(
+        BUILTIN, cores=2, engine_memory=1 << 30, store=KeptNowhere(), methods=methods
+    )
     await estimator.meet(work(model, 512))
-    ways.meet(model, "key")
+    methods.meet(model, "key")
     guessed = estimator.estimate(work(model, 512, tile_size=256))
     assert not guessed.measured
     slow = Pace(CpuLibrary.NCNN, 2, 1, 200, 9e-6, 100)
     quick = Pace(CpuLibrary.NCNN, 2, 1, 400, 1e-6, 100)
-    await ways.put("key", Table("net", (slow, quick)))
+    await methods.put("key", Table("net", (slow, quick)))
     told = estimator.estimate(work(model, 512, tile_size=256))
     assert told.measured
     assert told.upscale == pytest.approx(0.02 + 1e-6 * (512 + 2 * 20) ** 2, rel=0.01)
-    on_gpu = Estimator(BINARY, cores=2, engine_memory=1 << 30, store=KeptNowhere(), ways=ways)
+    on_gpu = Estimator(BINARY, cores=2, engine_memory=1 << 30, store=KeptNowhere(), methods=methods)
     await on_gpu.meet(work(model, 512))
     assert not on_gpu.estimate(work(model, 512)).measured
 

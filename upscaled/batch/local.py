@@ -65,7 +65,7 @@ class LocalUpscaler:
             kept=config.networks_dir,
         )
         self._service = Service(
-            self._config, models_cache=config.models_cache, ways_file=config.ways_file
+            self._config, models_cache=config.models_cache, methods_file=config.methods_file
         )
         self._left: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}

@@ -66,7 +66,7 @@ class ClusterService(Service):
     """
 
     joins_identical = False
-    measures_ways = False
+    measures_methods = False
 
     def __init__(self, config: Config, *, works: bool = False) -> None:
         self._link = link = Link(config)

@@ -1,4 +1,4 @@
-"""``upscaled bench``: measures the ways to run networks on this processor, and shows them."""
+"""``upscaled bench``: measures the methods to run networks on this processor, and shows them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from upscaled.engines.builtin import choice
 from upscaled.engines.builtin.calibration import Calibration
 from upscaled.engines.builtin.choice import Table
 from upscaled.engines.builtin.cpu_library import possible_libraries
-from upscaled.engines.builtin.ways import Ways, key_of
+from upscaled.engines.builtin.cpu_methods import CpuMethods, key_of
 from upscaled.engines.engine import ModelFiles
-from upscaled.engines.selection import choose, cpu_threads, open_ways, worker_memory_mb
+from upscaled.engines.selection import choose, cpu_threads, open_methods, worker_memory_mb
 from upscaled.errors import ConfigError, UnknownModelError
 from upscaled.models.catalog import ModelCatalog
 
@@ -25,8 +25,8 @@ from upscaled.models.catalog import ModelCatalog
 async def bench(options: argparse.Namespace, config: Config) -> int:
     """Measure the networks of the named models and print the tables."""
     selected = await choose(config)
-    ways = await open_ways(config, selected, config.ways_file)
-    if not ways.used:
+    methods = await open_methods(config, selected, config.methods_file)
+    if not methods.used:
         raise ConfigError(
             "There is nothing to measure: upscaler.cpu_library forces a library, "
             "upscaler.calibrate is false, or no network runs on the CPU."
@@ -35,11 +35,11 @@ async def bench(options: argparse.Namespace, config: Config) -> int:
     libraries = await asyncio.to_thread(possible_libraries)
     tables = []
     for model, key in await _networks(options.model, config):
-        table = ways.tables.get(key)
+        table = methods.tables.get(key)
         if table is None or options.again:
             print(f"Measuring {model.stem} …", file=sys.stderr, flush=True)
             table = await Calibration(model, libraries, cpu_threads(config), memory_mb).run()
-            await ways.put(key, table)
+            await methods.put(key, table)
         tables.append(table)
     if options.json:
         print(json.dumps([serial.plain(table) for table in tables]))
@@ -66,20 +66,20 @@ async def _networks(names: list[str], config: Config) -> list[tuple[ModelFiles, 
     return [(one, key_of(await digests.of(one.param), await digests.of(one.bin))) for one in files]
 
 
-async def known_tables(config: Config, ways: Ways) -> list[Table]:
+async def known_tables(config: Config, methods: CpuMethods) -> list[Table]:
     """Return what was measured of the installed networks, without measuring."""
     try:
         networks = await _networks([], config)
     except UnknownModelError:
         return []
-    return [ways.tables[key] for _, key in networks if key in ways.tables]
+    return [methods.tables[key] for _, key in networks if key in methods.tables]
 
 
 def lines_of(table: Table) -> Iterator[str]:
-    """Yield the lines of a table for people: the network, then its ways."""
-    way, small = choice.choose(table), choice.choose_for_small(table)
+    """Yield the lines of a table for people: the network, then its methods."""
+    method, small = choice.choose(table), choice.choose_for_small(table)
     yield table.name
-    yield "  way                                    s/MP     dB   MiB"
+    yield "  method                                 s/MP     dB   MiB"
     for pace in sorted(table.paces, key=lambda pace: pace.seconds_per_megapixel):
         least = table.least_db(pace.library)
         shown = "32 bits" if least is None else f"{least:.1f}"
@@ -95,8 +95,8 @@ def lines_of(table: Table) -> Iterator[str]:
         )
     for library, reason in table.failures.items():
         yield f"  {library.value}: {reason}"
-    if way is None or small is None:
-        yield "  chosen: nothing, since no way works; the rule of cpu_library applies"
+    if method is None or small is None:
+        yield "  chosen: nothing, since no method works; the rule of cpu_library applies"
         return
-    cap = f", tiles up to {way.tile}" if way.tile else ""
-    yield f"  chosen: {way.library}{cap}; for small pictures {small.library}"
+    cap = f", tiles up to {method.tile}" if method.tile else ""
+    yield f"  chosen: {method.library}{cap}; for small pictures {small.library}"

@@ -22,7 +22,7 @@ from upscaled.engines.builtin.choice import Table
 from upscaled.engines.devices import list_devices
 from upscaled.engines.engine import DeviceKind
 from upscaled.engines.native.program import find_program, probe
-from upscaled.engines.selection import choose, open_ways
+from upscaled.engines.selection import choose, open_methods
 from upscaled.errors import UpscaledError
 from upscaled.imaging import Imaging
 from upscaled.models.catalog import ModelCatalog
@@ -77,7 +77,7 @@ class DoctorReport:
     cpu_library: str | None = None
     """The library that runs networks on the processor, with its version."""
     ways: tuple[Table, ...] = ()
-    """What was measured of the ways to run the installed networks on the processor."""
+    """What was measured of the methods to run networks, by the name that the JSON has."""
     models_dir: str = ""
     models: tuple[FoundModel, ...] = ()
     rejected_models: tuple[RejectedModel, ...] = ()
@@ -140,8 +140,8 @@ async def _check_engine(config: Config, report: DoctorReport) -> None:
     report.engine_devices = tuple(f"{device.id} ({device.name})" for device in choice.devices)
     report.engine_reason = choice.reason
     report.cpu_library = await asyncio.to_thread(choice.library.with_version)
-    ways = await open_ways(config, choice, config.ways_file)
-    report.ways = tuple(await known_tables(config, ways))
+    methods = await open_methods(config, choice, config.methods_file)
+    report.ways = tuple(await known_tables(config, methods))
 
 
 async def _check_models(config: Config, report: DoctorReport) -> None:
@@ -241,7 +241,7 @@ def as_text(report: DoctorReport) -> str:
         lines.append(f"  because: {report.engine_reason}")
         lines.append(f"  on the processor: {report.cpu_library}")
         if report.ways:
-            lines.append("Measured ways on the processor (upscaled bench measures more)")
+            lines.append("Measured methods on the processor (upscaled bench measures more)")
             lines += [f"  {line}" for table in report.ways for line in lines_of(table)]
     else:
         lines.append("  none")

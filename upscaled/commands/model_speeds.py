@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from upscaled.config.settings import Config
 from upscaled.digests import Digests
 from upscaled.engines import memory
-from upscaled.engines.builtin.ways import key_of
+from upscaled.engines.builtin.cpu_methods import key_of
 from upscaled.engines.selection import (
     choose,
     cpu_threads,
     make_pool,
-    open_ways,
+    open_methods,
     worker_memory_mb,
 )
 from upscaled.jobs.learned_rates import LearnedRates
@@ -52,7 +52,7 @@ async def advice_of(catalog: ModelCatalog, config: Config) -> str | None:
 async def _opened(catalog: ModelCatalog, config: Config) -> AsyncIterator[Speeds]:
     """Give what compares the models, for the length of the block."""
     choice = await choose(config)
-    ways = await open_ways(config, choice, config.ways_file)
+    methods = await open_methods(config, choice, config.methods_file)
     pool = make_pool(config, choice)
     try:
         estimator = Estimator(
@@ -62,13 +62,15 @@ async def _opened(catalog: ModelCatalog, config: Config) -> AsyncIterator[Speeds
             LearnedRates(config.data_dir / "jobs.sqlite3"),
             shares=pool.shares(pool.places[0]),
             library=choice.library,
-            ways=ways,
+            methods=methods,
         )
         await estimator.load()
         digests = Digests()
         for model in catalog.models:
             for files in model.files.values():
-                ways.meet(files, key_of(await digests.of(files.param), await digests.of(files.bin)))
+                methods.meet(
+                    files, key_of(await digests.of(files.param), await digests.of(files.bin))
+                )
         yield Speeds(catalog, estimator)
     finally:
         await pool.close()

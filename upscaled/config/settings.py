@@ -379,8 +379,8 @@ class Config:
         return self.data_dir / "models.json"
 
     @property
-    def ways_file(self) -> Path:
-        """Absolute file that keeps what was measured of ways to run networks."""
+    def methods_file(self) -> Path:
+        """Absolute file that keeps what was measured of methods to run networks."""
         return self.data_dir / "ways.json"
 
     @property

@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.traits import EngineTraits
-from upscaled.engines.way import Way
 from upscaled.pictures import RawImage, Size
 
 _SMALL_PIXELS = 128 * 128
@@ -111,7 +111,7 @@ class UpscaleTask:
     """An existing folder of this job for the engine's temporary files."""
     shares: int = 1
     """How many tasks may run on the engine at once, this one included."""
-    way: Way | None = None
+    method: CpuMethod | None = None
     """How to run the network on the CPU; None: by the engine's rule."""
 
 

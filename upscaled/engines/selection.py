@@ -13,9 +13,9 @@ from pathlib import Path
 from upscaled.config.settings import Config
 from upscaled.engines import devices, memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
+from upscaled.engines.builtin.cpu_methods import CpuMethods, this_machine
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.memory_budget import MemoryBudget, TooLittleMemoryError
-from upscaled.engines.builtin.ways import Ways, this_machine
 from upscaled.engines.engine import CPU, Device, Engine, ModelFiles
 from upscaled.engines.native import program as native_program
 from upscaled.engines.native.engine import BinaryEngine
@@ -191,8 +191,8 @@ def cpu_threads(config: Config) -> int:
     return config.upscaler.threads or len(os.sched_getaffinity(0))
 
 
-async def open_ways(config: Config, choice: EngineChoice, file: Path) -> Ways:
-    """Return what was measured of ways to run networks, if the configuration leaves the choice.
+async def open_methods(config: Config, choice: EngineChoice, file: Path) -> CpuMethods:
+    """Return what was measured of methods to run networks, if the configuration leaves the choice.
 
     Args:
         config: the settings.
@@ -206,9 +206,9 @@ async def open_ways(config: Config, choice: EngineChoice, file: Path) -> Ways:
         and choice.traits.has_memory_limit
         and CPU in choice.devices
     ):
-        return Ways()
+        return CpuMethods()
     machine = await asyncio.to_thread(this_machine, cpu_threads(config), settings.memory_limit_mb)
-    found = Ways(file, machine)
+    found = CpuMethods(file, machine)
     await found.load()
     return found
 

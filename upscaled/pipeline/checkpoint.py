@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upscaled import __version__, files, serial
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.pool import Place
-from upscaled.engines.way import Way
 from upscaled.imaging import PART, Finished, Piece, ResultProgress
 from upscaled.pipeline.execution import Execution
 
@@ -37,7 +37,8 @@ class Checkpoint:
     # The fields of `Execution` are side by side with the others, as in earlier checkpoints.
     place: Place | None = None
     program_sha256: str | None = None
-    way: Way | None = None
+    way: CpuMethod | None = None
+    """`Execution.method`, by the name that earlier checkpoints have."""
     tiles_at_once: int = 0
     threads_per_tile: int = 0
 
@@ -60,14 +61,14 @@ class Checkpoint:
             seconds,
             how.place,
             how.program_sha256,
-            how.way,
+            how.method,
             how.tiles_at_once,
             how.threads_per_tile,
         )
 
     @property
     def execution(self) -> Execution:
-        """How the work was done; a later run goes on in the same way."""
+        """How the work was done; a later run goes on by the same method."""
         return Execution(
             self.place,
             self.program_sha256,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import Progress
 from upscaled.engines.pool import Place
-from upscaled.engines.way import Way
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Execution:
     """Of the native program that made it, if one did."""
     libraries: tuple[str, ...] = ()
     """Names and versions of the libraries that ran the network."""
-    way: Way | None = None
-    """The measured way in which it runs; None: by the engine's rule."""
+    method: CpuMethod | None = None
+    """The measured method in which it runs; None: by the engine's rule."""
     tiles_at_once: int = 0
     """Tiles that it worked on side by side; 0: unknown."""
     threads_per_tile: int = 0

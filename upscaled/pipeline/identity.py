@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from upscaled import serial
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.selection import EngineChoice
-from upscaled.engines.way import Way
 from upscaled.jobs.job import Job
 from upscaled.pipeline.checkpoint import work_key
 from upscaled.pipeline.result import IdentifiedModel
@@ -17,7 +17,7 @@ def work_digest(
     model: IdentifiedModel,
     choice: EngineChoice,
     program_sha256: str | None,
-    way: Way | None = None,
+    method: CpuMethod | None = None,
 ) -> str:
     """Return the SHA-256, in hexadecimal, of all that decides about the bytes of a result.
 
@@ -30,13 +30,13 @@ def work_digest(
         model: the network that does its work.
         choice: the engine and its devices.
         program_sha256: of the native program, if that is the engine.
-        way: the measured way to run the network; None: by the engine's rule.
+        method: the measured method to run the network; None: by the engine's rule.
     """
     request = serial.plain(job.request)
     del request["scale"]  # part of the result's name; its size is in the request anyway
-    library: list[str | int] = [choice.library.value] if way is None else [way.library]
-    if way is not None and way.tile:
-        library.append(way.tile)  # threads decide about no byte
+    library: list[str | int] = [choice.library.value] if method is None else [method.library]
+    if method is not None and method.tile:
+        library.append(method.tile)  # threads decide about no byte
     content = {
         "owner": job.owner,
         "input": job.input_sha256,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.builtin.cpu_methods import CpuMethods
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.pool import EnginePool
-from upscaled.engines.way import Way
 from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
@@ -26,9 +26,9 @@ class Pipeline:
         pool: EnginePool,
         models: ModelCatalog,
         workspace: Workspace,
-        ways: Ways | None = None,
+        methods: CpuMethods | None = None,
     ) -> None:
-        self._shared = SharedParts(imaging, pool, models, workspace, ways or Ways())
+        self._shared = SharedParts(imaging, pool, models, workspace, methods or CpuMethods())
 
     @property
     def verifications(self) -> Mapping[str, int]:
@@ -45,13 +45,13 @@ class Pipeline:
         """Return the network that does a job's work; see `SharedParts.identify`."""
         return await self._shared.identify(job)
 
-    def way_of(self, job: Job, model: IdentifiedModel) -> Way | None:
-        """Return the way in which the network will be run for a new job; None: by the rule."""
+    def method_of(self, job: Job, model: IdentifiedModel) -> CpuMethod | None:
+        """Return the method in which the network will be run for a new job; None: by the rule."""
         fast = job.request.precision == FAST
-        return self._shared.ways.of(model.files, job.input_size, fast=fast)
+        return self._shared.methods.of(model.files, job.input_size, fast=fast)
 
     async def meet_default(self, name: str, scale: float) -> None:
-        """Let the ways to run networks know that of a model; see `SharedParts.meet`."""
+        """Let the methods to run networks know that of a model; see `SharedParts.meet`."""
         await self._shared.meet(self._shared.models.get(name).files_for(scale))
 
     async def digest(self, path: Path) -> str:

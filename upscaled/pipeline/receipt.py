@@ -47,7 +47,7 @@ async def make_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, A
             "tile_size": result.tile_size,
             "tiles_at_once": how.tiles_at_once or None,
             "threads_per_tile": how.threads_per_tile or None,
-            "measured": how.way is not None and how.way.measured,
+            "measured": how.method is not None and how.method.measured,
             "tta": job.request.tta,
             "precision": job.request.precision,
         },

@@ -160,8 +160,8 @@ class PipelineRun:
             await self._take_up(earlier)
         else:
             fast = self._job.request.precision == FAST
-            way = self._shared.ways.of(self._model.files, self._source.size, fast=fast)
-            self._execution = Execution(way=way)
+            method = self._shared.methods.of(self._model.files, self._source.size, fast=fast)
+            self._execution = Execution(method=method)
         if self._written.finished is None:
             await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)
         self._report(self._written.source_rows)
@@ -269,7 +269,7 @@ class PipelineRun:
                 tta=self._job.request.tta,
                 workdir=self._folder,
                 shares=slot.shares,
-                way=self._execution.way,
+                method=self._execution.method,
             )
             outcome = await slot.engine.upscale(task, on_progress)
             self._engine_seconds += outcome.seconds

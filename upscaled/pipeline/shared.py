@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.digests import Digests
-from upscaled.engines.builtin.ways import Ways, key_of
+from upscaled.engines.builtin.cpu_methods import CpuMethods, key_of
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError
@@ -49,7 +49,7 @@ class SharedParts:
     pool: EnginePool
     models: ModelCatalog
     workspace: Workspace
-    ways: Ways = field(default_factory=Ways)
+    methods: CpuMethods = field(default_factory=CpuMethods)
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
     verifications: Counter[str] = field(default_factory=Counter)
@@ -68,13 +68,13 @@ class SharedParts:
         return IdentifiedModel(files, param, weights, model.card.license)
 
     async def meet(self, files: ModelFiles) -> tuple[str, str]:
-        """Return the SHA-256 of a network's files; from then on `ways` knows the network.
+        """Return the SHA-256 of a network's files; from then on `methods` knows the network.
 
         Raises:
             EngineError: they can't be read.
         """
         param, weights = await self.digest(files.param), await self.digest(files.bin)
-        self.ways.meet(files, key_of(param, weights))
+        self.methods.meet(files, key_of(param, weights))
         return param, weights
 
     async def digest(self, path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from upscaled.config.settings import Config
 from upscaled.engines.builtin.calibration import Calibration
 from upscaled.engines.builtin.cpu_library import CpuLibrary, possible_libraries
-from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.selection import EngineChoice, cpu_threads, worker_memory_mb
 from upscaled.errors import UpscaledError
 from upscaled.jobs.registry import JobRegistry
@@ -30,9 +30,9 @@ class Calibrator:
     """Measures one network after the other; stops at once when there is something to do.
 
     Args:
-        ways: keeps what was measured, and knows which networks are wanted.
+        methods: keeps what was measured, and knows which networks are wanted.
         is_idle: returns whether there is nothing to do.
-        meet_default: makes the default model's network known to ``ways``.
+        meet_default: makes the default model's network known to ``methods``.
         libraries: that can be used here.
         cores: threads of the engine.
         memory_mb: MiB that the measuring process may hold; None: half of the machine's.
@@ -40,14 +40,14 @@ class Calibrator:
 
     def __init__(
         self,
-        ways: Ways,
+        methods: CpuMethods,
         is_idle: Callable[[], bool],
         meet_default: Callable[[], Awaitable[None]],
         libraries: tuple[CpuLibrary, ...],
         cores: int,
         memory_mb: int | None,
     ) -> None:
-        self._ways = ways
+        self._methods = methods
         self._is_idle = is_idle
         self._meet_default = meet_default
         self._libraries = libraries
@@ -69,8 +69,8 @@ class Calibrator:
             log.info("the default model is not measured", extra={"reason": error.message})
         while True:
             await self._until_idle()
-            if self._ways.wanted:
-                await self._measure(next(iter(self._ways.wanted)))
+            if self._methods.wanted:
+                await self._measure(next(iter(self._methods.wanted)))
 
     async def _until_idle(self) -> None:
         """Wait until nothing has happened for a while."""
@@ -85,7 +85,7 @@ class Calibrator:
 
     async def _measure(self, key: str) -> None:
         """Measure a network; returns without a result when it is disturbed."""
-        model = self._ways.wanted[key]
+        model = self._methods.wanted[key]
         calibration = self._begun.setdefault(
             key, Calibration(model, self._libraries, self._cores, self._memory_mb)
         )
@@ -102,11 +102,11 @@ class Calibrator:
             return
         del self._begun[key]
         if (error := measuring.exception()) is not None:
-            self._ways.wanted.pop(key, None)  # wanted again when it is used again
+            self._methods.wanted.pop(key, None)  # wanted again when it is used again
             log.error("a network can't be measured", exc_info=error, extra={"model": model.stem})
             return
-        await self._ways.put(key, measuring.result())
-        best = self._ways.best(key)
+        await self._methods.put(key, measuring.result())
+        best = self._methods.best(key)
         log.info(
             "network measured",
             extra={
@@ -120,7 +120,7 @@ class Calibrator:
 async def make_calibrator(
     config: Config,
     choice: EngineChoice,
-    ways: Ways,
+    methods: CpuMethods,
     pipeline: Pipeline,
     submissions: Submissions,
     previews: Previews,
@@ -139,7 +139,7 @@ async def make_calibrator(
 
     engine_mb = worker_memory_mb(config, choice)
     calibrator = Calibrator(
-        ways,
+        methods,
         is_idle,
         meet_default,
         await asyncio.to_thread(possible_libraries),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
-from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool
 from upscaled.errors import BadRequestError, QueueFullError
@@ -61,14 +61,14 @@ class Previews:
         imaging: Imaging,
         pool: EnginePool,
         workspace: Workspace,
-        ways: Ways,
+        methods: CpuMethods,
     ) -> None:
         self._config = config
         self._models = models
         self._imaging = imaging
         self._pool = pool
         self._workspace = workspace
-        self._ways = ways
+        self._methods = methods
         self._callers: Counter[str] = Counter()
 
     @property
@@ -137,7 +137,7 @@ class Previews:
         await claim(native.path, native.total_bytes, keep=False)
         task = UpscaleTask(
             source, native, files, top=0, bottom=source.size.height, workdir=folder,
-            way=self._ways.of(files, source.size),
+            method=self._methods.of(files, source.size),
         )  # fmt: skip
         async with self._pool.slot_beside() as slot:
             began = time.monotonic()

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled.config.settings import Config
-from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.pool import EnginePool
 from upscaled.engines.selection import (
     EngineChoice,
     choose,
     make_pool,
-    open_ways,
+    open_methods,
     worker_memory_mb,
 )
 from upscaled.errors import ConfigError
@@ -44,7 +44,7 @@ class Processing:
     choice: EngineChoice
     pool: EnginePool
     health: Health
-    ways: Ways
+    methods: CpuMethods
     pipeline: Pipeline
     queue: JobQueue
     timing: JobTiming
@@ -61,7 +61,7 @@ async def open_processing(
     registry: JobRegistry,
     rates: RateStore,
     cache: ResultCache,
-    ways_file: Path | None = None,
+    methods_file: Path | None = None,
     order: Order | None = None,
     joins: bool = False,
 ) -> Processing:
@@ -76,7 +76,7 @@ async def open_processing(
         registry: knows the jobs.
         rates: keeps how long work took.
         cache: keeps results.
-        ways_file: file with measurements of ways to run networks; None: the data folder's own.
+        methods_file: measurements of the methods to run networks; None: the data folder's own.
         order: who is next; None: what the settings say.
         joins: jobs may join identical ones.
 
@@ -91,18 +91,18 @@ async def open_processing(
     closing.push_async_callback(pool.close)
     trial = SelfTest(pool, models, imaging, workspace, config.upscaler.default_model)
     health = Health(trial.run, lambda: not registry.active())
-    ways = await open_ways(config, choice, ways_file or config.ways_file)
-    pipeline = Pipeline(imaging, pool, models, workspace, ways)
+    methods = await open_methods(config, choice, methods_file or config.methods_file)
+    pipeline = Pipeline(imaging, pool, models, workspace, methods)
     queue = JobQueue(order or make_order(config.limits.scheduling, choice.traits.models_kept))
     timing = await make_job_timing(
         models, pool, queue, registry, rates,
         threads=config.upscaler.threads,
         engine_memory_mb=worker_memory_mb(config, choice),
-        library=choice.library, ways=ways,
+        library=choice.library, methods=methods,
     )  # fmt: skip
     closing.push_async_callback(timing.close)
     shared = SharedWork(cache, workspace, pipeline, choice, joins=joins)
-    return Processing(choice, pool, health, ways, pipeline, queue, timing, shared)
+    return Processing(choice, pool, health, methods, pipeline, queue, timing, shared)
 
 
 def make_dispatcher(

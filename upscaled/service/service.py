@@ -84,26 +84,26 @@ class Service:
     Args:
         config: the settings.
         models_cache: file with measurements of the models; None: the data folder's own.
-        ways_file: file with measurements of ways to run networks, to which none is added; None: the
-            data folder's own, and more are measured while the service is idle.
+        methods_file: measurements of the methods to run networks, to which none is added; None:
+            the data folder's own, and more are measured while the service is idle.
         storage: where jobs are kept; None: on this machine.
     """
 
     joins_identical = True
     """Whether a job may join an identical one where the settings allow it."""
-    measures_ways = True
-    """Whether ways to run networks are measured while the service is idle."""
+    measures_methods = True
+    """Whether methods to run networks are measured while the service is idle."""
 
     def __init__(
         self,
         config: Config,
         *,
         models_cache: Path | None = None,
-        ways_file: Path | None = None,
+        methods_file: Path | None = None,
         storage: JobStorage | None = None,
     ) -> None:
         self.config = config
-        self._ways_file = ways_file
+        self._methods_file = methods_file
         self.models = ModelCatalog(
             config.models_dir,
             cache_file=models_cache or config.models_cache,
@@ -213,7 +213,7 @@ class Service:
                 registry=self._registry,
                 rates=self._store,
                 cache=self.result_cache,
-                ways_file=self._ways_file,
+                methods_file=self._methods_file,
                 order=self._make_order(),
                 joins=self.joins_identical and self.config.features.join_identical,
             )
@@ -231,7 +231,7 @@ class Service:
                 shared,
             )
             previews = Previews(
-                self.config, self.models, self._looking, pool, self._workspace, parts.ways
+                self.config, self.models, self._looking, pool, self._workspace, parts.methods
             )
             imports = ModelImports(
                 self.config,
@@ -289,10 +289,10 @@ class Service:
             await self._log_speed(timing.speeds)
             await self._run_housework(closing)
             run_in_background(closing, imports.run(), "model imports")
-            if self.measures_ways and parts.ways.used and self._ways_file is None:
+            if self.measures_methods and parts.methods.used and self._methods_file is None:
                 calibrator = await make_calibrator(
-                    self.config, choice, parts.ways, parts.pipeline, submissions, previews, imports,
-                    self._registry,
+                    self.config, choice, parts.methods, parts.pipeline, submissions, previews,
+                    imports, self._registry,
                 )  # fmt: skip
                 run_in_background(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()

@@ -138,7 +138,7 @@ class SharedWork:
             digest = None if program is None else await self._pipeline.digest(program.path)
         except UpscaledError:
             return None
-        return work_digest(job, model, self._choice, digest, self._pipeline.way_of(job, model))
+        return work_digest(job, model, self._choice, digest, self._pipeline.method_of(job, model))
 
     async def place_of(self, job: Job) -> WorkGroup | CachedWork | None:
         """Return who does the work of a new job: the cache, or a group that it joins.
@@ -218,7 +218,7 @@ class SharedWork:
             The digest of the work that was done.
         """
         how = result.execution
-        key = work_digest(job, result.model, self._choice, how.program_sha256, how.way)
+        key = work_digest(job, result.model, self._choice, how.program_sha256, how.method)
         if job.input_sha256:
             await self.cache.store(key, result.path, receipt)
         group = self._of_job.get(job.id)

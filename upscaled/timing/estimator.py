@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
-from upscaled.engines.builtin.ways import Ways
 from upscaled.engines.engine import PADDING, SMALLEST_TILE, TTA_RUNS, ModelFiles, is_small
 from upscaled.engines.pool import Place
 from upscaled.engines.tile_progress import (
@@ -98,7 +98,7 @@ class Estimator:
         store: keeps the rates.
         shares: how many small pictures the place processes at the same time.
         library: what runs networks on the CPU, where nothing was measured.
-        ways: what was measured.
+        methods: what was measured.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Estimator:
         *,
         shares: int = 1,
         library: CpuLibrary = CpuLibrary.NCNN,
-        ways: Ways | None = None,
+        methods: CpuMethods | None = None,
     ) -> None:
         self._library = library
-        self._ways = ways or Ways()
+        self._methods = methods or CpuMethods()
         self._shares = shares
         self._place = place
         self._cores = cores
@@ -228,8 +228,8 @@ class Estimator:
         return f"{key} {self._library_of(work)}" if place.is_cpu else key
 
     def _library_of(self, work: Work) -> CpuLibrary:
-        way = self._ways.of(work.model, work.source, fast=work.fast)
-        return self._library if way is None else CpuLibrary(way.library)
+        method = self._methods.of(work.model, work.source, fast=work.fast)
+        return self._library if method is None else CpuLibrary(method.library)
 
     def _guess(self, place: Place, model: ModelFiles) -> Line:
         a_pixel = self._pace(place, model)
@@ -242,7 +242,7 @@ class Estimator:
         """Return the seconds of each padded pixel that were measured while nothing else was going
         on.
         """
-        return self._ways.pace(model) if place.is_cpu else None
+        return self._methods.pace(model) if place.is_cpu else None
 
     def _load_guess(self, model: ModelFiles) -> Line:
         return Line(self._stored[model.stem] / _LOAD_BYTES_PER_SECOND, 0.0)
@@ -268,7 +268,7 @@ class Estimator:
                 limit=self._engine_memory,
                 shares=self._shares if is_small(source) else 1,
                 library=self._library_of(work),
-                way=self._ways.of(model, source, fast=work.fast),
+                method=self._methods.of(model, source, fast=work.fast),
             )
         except TooLittleMemoryError:  # the engine will report it; until then assume the minimum
             return plan_on_gpu(model, source, tile=SMALLEST_TILE, threads=self._cores)

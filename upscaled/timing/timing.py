@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from upscaled.engines import memory
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.ways import Ways
+from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import UnknownModelError
 from upscaled.jobs.arrival_times import Arrivals
@@ -181,7 +181,8 @@ class JobTiming:
 async def make_job_timing(
     models: ModelCatalog, pool: EnginePool, queue: JobQueue, registry: JobRegistry,
     store: RateStore, *,
-    threads: int, engine_memory_mb: int | None, library: CpuLibrary, ways: Ways | None = None,
+    threads: int, engine_memory_mb: int | None, library: CpuLibrary,
+    methods: CpuMethods | None = None,
 ) -> JobTiming:  # fmt: skip
     """Build the timing of a service, with what earlier runs have learned.
 
@@ -195,7 +196,7 @@ async def make_job_timing(
         engine_memory_mb: MiB that a process of the builtin engine may hold; None: half of the
             machine's.
         library: what runs networks on the CPU, where nothing was measured.
-        ways: what was measured.
+        methods: what was measured.
     """
     shares = pool.shares(pool.places[0])
     estimator = Estimator(
@@ -205,7 +206,7 @@ async def make_job_timing(
         store,
         shares=shares,
         library=library,
-        ways=ways,
+        methods=methods,
     )
     await estimator.load()
     forecaster = Forecaster(

@@ -1,4 +1,4 @@
-"""Ways to run a network are measured in real processes, and a task runs in the way it names."""
+"""Methods to run a network are measured in real processes; a task runs by the one it names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.parallelism import Resources, choose_tile, parallelism_for
 from upscaled.engines.builtin.tile_plan import plan_on_cpu
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import CPU, ModelFiles, Progress
-from upscaled.engines.way import Way
 from upscaled.pictures import Size
 from upscaled.workers.client import WorkerClient
 from upscaled.workers.errors import WorkerDiedError
@@ -30,10 +30,10 @@ async def test_all_ways_of_a_network_are_measured(models_dir: Path) -> None:
     table = await Calibration(model, (NCNN, F32), 2, None).run()
     assert table.name == model.stem
     assert not table.failures
-    ways = {(pace.library, pace.threads, pace.at_once) for pace in table.paces}
-    assert ways == {(NCNN, 2, 1), (NCNN, 1, 2), (F32, 2, 1), (F32, 1, 2)}
+    methods = {(pace.library, pace.threads, pace.at_once) for pace in table.paces}
+    assert methods == {(NCNN, 2, 1), (NCNN, 1, 2), (F32, 2, 1), (F32, 1, 2)}
     assert all(pace.seconds_per_pixel > 0 and pace.memory_mb > 20 for pace in table.paces)
-    for library, threads, _ in ways:
+    for library, threads, _ in methods:
         sides = [p.side for p in table.paces if (p.library, p.threads) == (library, threads)]
         assert sides[:2] == [64, 128]
     assert table.decibels.keys() == {F32}
@@ -48,7 +48,7 @@ async def test_the_deepest_network_is_not_like_enough_in_bfloat16(models_dir: Pa
     table = await calibration.run()
     assert table.decibels[BF16]["slope"] < 50
     assert not table.holds(BF16)
-    # The other ways of a library that is out of the question take no more time.
+    # The other methods of a library that is out of the question take no more time.
     assert {pace.threads for pace in table.paces} == {2}
 
 
@@ -117,7 +117,9 @@ async def test_a_task_runs_in_its_way_whatever_the_engine_prefers(
     tmp_path: Path, models_dir: Path, library: CpuLibrary
 ) -> None:
     pixels, model = photo(300, 120, left=0), shipped(models_dir, "realesr-animevideov3-x2")
-    task = dataclasses.replace(make_task(tmp_path, pixels, model), way=Way(library, 64, 1.5))
+    task = dataclasses.replace(
+        make_task(tmp_path, pixels, model), method=CpuMethod(library, 64, 1.5)
+    )
     seen: list[Progress] = []
     engine = BuiltinEngine(CPU, threads=2, library=F32 if library is NCNN else NCNN)
     try:
@@ -125,7 +127,7 @@ async def test_a_task_runs_in_its_way_whatever_the_engine_prefers(
         first = result(task)
         # The bytes do not depend on how the cores are used.
         for doubling in (0.5, 3.0):
-            other = dataclasses.replace(task, way=Way(library, 64, doubling))
+            other = dataclasses.replace(task, method=CpuMethod(library, 64, doubling))
             await engine.upscale(other, seen.append)
             assert (result(other) == first).all()
     finally:
@@ -146,14 +148,14 @@ def test_tiles_and_threads_follow_what_was_measured() -> None:
     assert parallelism_for(picture, 128, 4000, alike).workers == 1
 
 
-def test_a_way_of_a_library_that_does_not_fit_changes_nothing_for_the_one_that_does(
+def test_a_method_of_a_library_that_does_not_fit_changes_nothing_for_the_one_that_does(
     models_dir: Path,
 ) -> None:
     model = shipped(models_dir, "realesrgan-x4plus")
-    stored, way = model.bin.stat().st_size, Way(F32, 48, 0.5)
+    stored, method = model.bin.stat().st_size, CpuMethod(F32, 48, 0.5)
     for limit, library in ((700 << 20, F32), (300 << 20, NCNN)):
         plan = plan_on_cpu(
-            model, stored, Size(600, 600), threads=2, limit=limit, library=F32, way=way
+            model, stored, Size(600, 600), threads=2, limit=limit, library=F32, method=method
         )
         rule = plan_on_cpu(model, stored, Size(600, 600), threads=2, limit=limit, library=F32)
         assert plan.library is library

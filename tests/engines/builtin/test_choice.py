@@ -1,4 +1,4 @@
-"""The choice of a way to run a network, from given measurements."""
+"""The choice of a method to run a network, from given measurements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 from upscaled.engines.builtin.choice import Pace, Table, choose, choose_for_small
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.way import Way
+from upscaled.engines.cpu_method import CpuMethod
 
 NCNN, F32, BF16 = CpuLibrary.NCNN, CpuLibrary.OPENVINO, CpuLibrary.OPENVINO_BF16
 GOOD = {F32: {"slope": 90.0, "noise": 80.0}, BF16: {"slope": 55.0, "noise": 51.0}}
@@ -24,44 +24,44 @@ def table(*paces: Pace) -> Table:
 
 def test_the_quickest_library_wins() -> None:
     quick = table(pace(NCNN, 2, 128, 2.0), pace(F32, 2, 128, 3.0), pace(BF16, 2, 128, 1.5))
-    assert choose(quick) == Way(BF16, 0, 0.0)
+    assert choose(quick) == CpuMethod(BF16, 0, 0.0)
     other = table(pace(NCNN, 2, 128, 1.0), pace(F32, 2, 128, 3.0), pace(BF16, 2, 128, 1.5))
-    assert choose(other) == Way(NCNN, 0, 0.0)
+    assert choose(other) == CpuMethod(NCNN, 0, 0.0)
 
 
 def test_a_library_whose_pictures_differ_is_not_chosen_however_quick() -> None:
     made = table(pace(NCNN, 2, 128, 9.0), pace(BF16, 2, 128, 1.0))
     for worst, chosen in ((50.0, BF16), (49.9, NCNN)):
-        way = choose(dataclasses.replace(made, decibels={BF16: {"slope": 60.0, "text": worst}}))
-        assert way is not None
-        assert way.library == chosen
+        method = choose(dataclasses.replace(made, decibels={BF16: {"slope": 60.0, "text": worst}}))
+        assert method is not None
+        assert method.library == chosen
 
 
 def test_a_library_that_failed_is_not_chosen() -> None:
     made = dataclasses.replace(
         table(pace(NCNN, 2, 128, 9.0), pace(F32, 2, 128, 1.0)), failures={F32: "It crashed."}
     )
-    way = choose(made)
-    assert way is not None
-    assert way.library == NCNN
+    method = choose(made)
+    assert method is not None
+    assert method.library == NCNN
 
 
 def test_where_times_are_level_32_bits_are_preferred() -> None:
     for bf16, chosen in ((1.00, F32), (0.97, BF16)):
-        way = choose(table(pace(F32, 2, 128, 1.01), pace(BF16, 2, 128, bf16)))
-        assert way is not None
-        assert way.library == chosen
+        method = choose(table(pace(F32, 2, 128, 1.01), pace(BF16, 2, 128, bf16)))
+        assert method is not None
+        assert method.library == chosen
 
 
 def test_tiles_grow_as_far_as_they_are_not_slower() -> None:
     sides = (64, 128, 200, 400)
 
     def largest(*times: float) -> int:
-        way = choose(
+        method = choose(
             table(*(pace(NCNN, 2, side, time) for side, time in zip(sides, times, strict=True)))
         )
-        assert way is not None
-        return way.tile
+        assert method is not None
+        return method.tile
 
     assert largest(4.0, 3.0, 2.0, 1.0) == 0
     assert largest(4.0, 3.0, 2.0, 2.05) == 0
@@ -75,7 +75,7 @@ def test_the_cost_of_threads_on_one_tile_is_that_of_the_chosen_library_and_size(
         pace(NCNN, 2, 128, 2.4), pace(NCNN, 1, 128, 2.0), pace(NCNN, 2, 64, 9.0),
         pace(NCNN, 1, 64, 3.0), pace(F32, 2, 128, 5.0),
     )  # fmt: skip
-    assert choose(made) == Way(NCNN, 0, 1.2)
+    assert choose(made) == CpuMethod(NCNN, 0, 1.2)
 
 
 def test_small_pictures_go_by_the_smallest_tile_with_one_thread() -> None:
@@ -88,7 +88,7 @@ def test_small_pictures_go_by_the_smallest_tile_with_one_thread() -> None:
     assert small is not None
     assert (small.library, small.doubling) == (NCNN, 5.0)
     only_large = dataclasses.replace(made, paces=tuple(p for p in made.paces if p.side == 400))
-    assert choose(only_large) == Way(F32, 0, 0.0)
+    assert choose(only_large) == CpuMethod(F32, 0, 0.0)
 
 
 def test_nothing_is_chosen_from_nothing() -> None:

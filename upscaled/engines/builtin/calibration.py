@@ -1,4 +1,4 @@
-"""Calibration of one network: all ways to run it are measured, each in a process of its own."""
+"""Calibration of one network: all methods to run it are measured, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from upscaled.workers.errors import WorkerError, WorkerRefusedError
 log = logging.getLogger(__name__)
 
 _TRIAL_SECONDS = 120.0
-"""A way that takes longer is none."""
+"""A method that takes longer is none."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Found:
 
 
 class Calibration:
-    """Measures the ways of one network. After an interruption it continues with the next way.
+    """Measures the methods of one network. After an interruption it continues with the next method.
 
     Args:
         model: the network.
@@ -74,7 +74,7 @@ class Calibration:
                 except (WorkerError, WorkerRefusedError, TimeoutError) as error:
                     reason = str(error) or f"no result within {_TRIAL_SECONDS:g} s"
                     log.info(
-                        "a way to run a network can't be used",
+                        "a method to run a network can't be used",
                         extra={"model": self.table.name, "library": library, "reason": reason},
                     )
                     self._add(failures={**self.table.failures, library: reason})

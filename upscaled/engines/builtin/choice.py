@@ -1,4 +1,4 @@
-"""The choice of the quickest way to run a network, from what was measured on this machine."""
+"""The choice of the quickest method to run a network, from what was measured on this machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import PADDING
-from upscaled.engines.way import Way
 
 LEAST_DB = 50.0
 """Least agreement with ncnn in 32 bits, on each test picture, that a library needs to be chosen."""
@@ -21,7 +21,7 @@ _FLAT = 1.03
 
 @dataclass(frozen=True)
 class Pace:
-    """The measured time of one way with tiles of one size. A format on disk."""
+    """The measured time of one method with tiles of one size. A format on disk."""
 
     library: CpuLibrary
     threads: int
@@ -63,32 +63,36 @@ class Table:
         return library not in self.failures and (least is None or least >= least_db)
 
 
-def choose(table: Table) -> Way | None:
-    """Return the quickest way for pictures of many tiles; None if there is none to choose from."""
+def choose(table: Table) -> CpuMethod | None:
+    """Return the quickest method for pictures of many tiles; None: nothing to choose from."""
     usable = [pace for pace in table.paces if table.holds(pace.library)]
     best = _preferred(usable)
-    return None if best is None else Way(best.library, _cap(usable, best), _doubling(usable, best))
+    return (
+        None
+        if best is None
+        else CpuMethod(best.library, _cap(usable, best), _doubling(usable, best))
+    )
 
 
 def quickest(table: Table) -> float | None:
-    """Return the seconds of the chosen way for each padded pixel of large pictures, all cores
+    """Return the seconds of the chosen method for each padded pixel of large pictures, all cores
     working; None as `choose`.
     """
     best = _preferred([pace for pace in table.paces if table.holds(pace.library)])
     return None if best is None else best.seconds_per_pixel
 
 
-def choose_fast(table: Table) -> Way | None:
-    """Return the quickest way for callers who accept `FAST_DB`; None as `choose`."""
+def choose_fast(table: Table) -> CpuMethod | None:
+    """Return the quickest method for callers who accept `FAST_DB`; None as `choose`."""
     usable = [pace for pace in table.paces if table.holds(pace.library, FAST_DB)]
     if not usable:
         return None
     best = min(usable, key=lambda pace: pace.seconds_per_megapixel)
-    return Way(best.library, _cap(usable, best), _doubling(usable, best), fast=True)
+    return CpuMethod(best.library, _cap(usable, best), _doubling(usable, best), fast=True)
 
 
-def choose_for_small(table: Table) -> Way | None:
-    """Return the quickest way for pictures of a single small tile; None as `choose`.
+def choose_for_small(table: Table) -> CpuMethod | None:
+    """Return the quickest method for pictures of a single small tile; None as `choose`.
 
     What counts is the smallest tile size that was measured, with a thread for each picture: small
     pictures share the engine.
@@ -97,7 +101,7 @@ def choose_for_small(table: Table) -> Way | None:
     smallest = min((pace.side for pace in usable), default=0)
     least = min((pace.threads for pace in usable), default=0)
     best = _preferred([p for p in usable if p.side == smallest and p.threads == least])
-    return None if best is None else Way(best.library, 0, _doubling(usable, best))
+    return None if best is None else CpuMethod(best.library, 0, _doubling(usable, best))
 
 
 def _preferred(paces: Sequence[Pace]) -> Pace | None:

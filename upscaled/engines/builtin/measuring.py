@@ -1,4 +1,4 @@
-"""Measures one way to run a network, inside a worker process of its own."""
+"""Measures one method to run a network, inside a worker process of its own."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class Measurement:
 
 
 def measure(trial: Trial, cores: int, limit: int) -> Measurement:
-    """Load a network in one way and run it on tiles of several sides.
+    """Load a network by one method and run it on tiles of several sides.
 
     Args:
-        trial: the network and the way.
+        trial: the network and the method.
         cores: threads of all tiles together.
         limit: bytes that the process may hold.
 
     Raises:
-        InferenceError: the way can't run the network.
+        InferenceError: the method can't run the network.
         TooLittleMemoryError: it does not fit into the limit.
     """
     model, library = trial.model, trial.library

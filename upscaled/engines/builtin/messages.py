@@ -36,7 +36,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to run a network, to be measured."""
+    """One method to run a network, to be measured."""
 
     model: ModelFiles
     library: CpuLibrary

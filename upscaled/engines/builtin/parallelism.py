@@ -19,7 +19,7 @@ MEMORY_PER_CORE = 2 << 30
 DOUBLING = 1.19
 """Processor time of a tile with twice the threads, which wait for each other at every layer.
 Measured with animevideov3-x4 at tile 400: 8.3 µs a pixel with two threads on one tile, 7.0 µs with
-one thread on each of two tiles. Where `Way.doubling` was measured, that counts instead."""
+one thread on each of two tiles. Where `CpuMethod.doubling` was measured, that counts instead."""
 _COUNTED = 16
 """With more tiles than this for each worker, the distribution of the last ones hardly matters."""
 

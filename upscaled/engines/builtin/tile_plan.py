@@ -17,8 +17,8 @@ from upscaled.engines.builtin.parallelism import (
     speedup,
     tile_bytes,
 )
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import ModelFiles
-from upscaled.engines.way import Way
 from upscaled.pictures import Size
 
 _PACKED = 0.9
@@ -60,7 +60,7 @@ def plan_on_cpu(
     free: int | None = None,
     shares: int = 1,
     library: CpuLibrary = CpuLibrary.NCNN,
-    way: Way | None = None,
+    method: CpuMethod | None = None,
 ) -> TilePlan:
     """Plan a task on the CPU; the worker and the estimator use the same plan.
 
@@ -76,7 +76,7 @@ def plan_on_cpu(
             admits so few tasks that cores would idle, each gets all threads. `MemoryGate` keeps
             their tiles together within ``tile_memory_limit``.
         library: the preferred library; another one is planned if memory does not suffice.
-        way: the measured one, as far as it goes beyond the library; it applies to that one only.
+        method: the measured one, as far as it goes beyond the library; it applies to that one only.
 
     Raises:
         TooLittleMemoryError: not even the smallest tile fits into the limit.
@@ -85,8 +85,8 @@ def plan_on_cpu(
     most = min(MEMORY_PER_CORE * threads, int(budget.for_tiles * _PACKED))
     whole = tile_bytes(picture, max(picture.width, picture.height), budget.bytes_per_pixel)
     largest, doubling = LARGEST_TILE, DOUBLING
-    if way is not None and budget.variant.library == way.library:
-        largest, doubling = way.tile or largest, way.doubling or doubling
+    if method is not None and budget.variant.library == method.library:
+        largest, doubling = method.tile or largest, method.doubling or doubling
     # If memory admits few tasks, one thread each would leave cores idle. More threads than cores
     # cost less than idle cores.
     if min(shares, most // max(1, whole)) < speedup(threads, doubling):

@@ -3,7 +3,7 @@
     python -m upscaled.engines.builtin.worker PARENT_PID --device cpu|INDEX --threads N
 
 Requests, by their ``op``: ``upscale`` (a task; sends an event after each tile), ``inspect`` (a
-network), ``measure`` (a way to run a network) and ``devices`` (lists the Vulkan devices).
+network), ``measure`` (a method to run a network) and ``devices`` (lists the Vulkan devices).
 `messages` encodes and decodes them.
 """
 
@@ -207,7 +207,7 @@ class NetworkWorker:
             free=free,
             shares=task.shares,
             library=self._loader.library_for(files, _measured(task), fast=_fast(task)),
-            way=task.way,
+            method=task.method,
         )
 
     def _load(self, task: UpscaleTask, need: MemoryNeed[_Key], plan: TilePlan) -> _Loaded:
@@ -281,7 +281,7 @@ def _progress(
 
 
 def _measured(task: UpscaleTask) -> CpuLibrary | None:
-    return None if task.way is None else CpuLibrary(task.way.library)
+    return None if task.method is None else CpuLibrary(task.method.library)
 
 
 def _identity(model: ModelFiles) -> Identity:
@@ -290,7 +290,7 @@ def _identity(model: ModelFiles) -> Identity:
 
 
 def _fast(task: UpscaleTask) -> bool:
-    return task.way is not None and task.way.fast
+    return task.method is not None and task.method.fast
 
 
 def _need(

@@ -1,4 +1,4 @@
-"""A way of running a network on the CPU, as `upscaled.engines.builtin.choice` chooses it."""
+"""A method of running a network on the CPU, as `upscaled.engines.builtin.choice` chooses it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Way:
+class CpuMethod:
     """How a network runs on the CPU. A format on disk: fields may be added but not changed."""
 
     library: str

@@ -1,4 +1,4 @@
-"""What was measured of ways to run networks is remembered."""
+"""What was measured of methods to run networks is remembered."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from testkit.networks import write_repeater
-from upscaled.engines.builtin import ways as ways_module
+from upscaled.engines.builtin import cpu_methods as methods_module
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.ways import Ways, this_machine
+from upscaled.engines.builtin.cpu_methods import CpuMethods, this_machine
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import ModelFiles
-from upscaled.engines.way import Way
 from upscaled.pictures import Size
 
 SMALL, LARGE = Size(100, 100), Size(1000, 1000)
@@ -35,28 +35,28 @@ def model(tmp_path: Path) -> ModelFiles:
     return write_repeater(tmp_path, "n", 2)
 
 
-async def opened(file: Path, threads: int = 2) -> Ways:
-    ways = Ways(file, await asyncio.to_thread(this_machine, threads, 0))
-    await ways.load()
-    return ways
+async def opened(file: Path, threads: int = 2) -> CpuMethods:
+    methods = CpuMethods(file, await asyncio.to_thread(this_machine, threads, 0))
+    await methods.load()
+    return methods
 
 
 async def test_a_network_is_wanted_until_it_is_measured_then_its_way_is_known(
     tmp_path: Path, model: ModelFiles
 ) -> None:
-    ways = await opened(tmp_path / "data" / "ways.json")
-    assert ways.of(model, LARGE) is None
-    ways.meet(model, "key")
-    assert dict(ways.wanted) == {"key": model}
-    await ways.put("key", TABLE)
-    assert not ways.wanted
-    assert ways.of(model, LARGE) == Way("openvino")
-    assert ways.of(model, SMALL) == Way("ncnn")
+    methods = await opened(tmp_path / "data" / "ways.json")
+    assert methods.of(model, LARGE) is None
+    methods.meet(model, "key")
+    assert dict(methods.wanted) == {"key": model}
+    await methods.put("key", TABLE)
+    assert not methods.wanted
+    assert methods.of(model, LARGE) == CpuMethod("openvino")
+    assert methods.of(model, SMALL) == CpuMethod("ncnn")
     again = await opened(tmp_path / "data" / "ways.json")
     assert again.of(model, LARGE) is None  # which files are that network is not known yet
     again.meet(model, "key")
     assert not again.wanted
-    assert again.of(model, LARGE) == Way("openvino")
+    assert again.of(model, LARGE) == CpuMethod("openvino")
     assert again.tables == {"key": TABLE}
     again.meet(model, "replaced")
     assert again.of(model, LARGE) is None
@@ -76,18 +76,18 @@ async def test_on_another_machine_nothing_is_known(tmp_path: Path) -> None:
         dataclasses.replace(machine, memory_gib=machine.memory_gib + 8),
         dataclasses.replace(machine, memory_limit_mb=900),
     ):
-        ways = Ways(file, other)
-        await ways.load()
-        assert not ways.tables
+        methods = CpuMethods(file, other)
+        await methods.load()
+        assert not methods.tables
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', bytes(50)])
 async def test_a_damaged_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ways.json"
     file.write_bytes(content)
-    ways = await opened(file)
-    assert not ways.tables
-    await ways.put("key", TABLE)
+    methods = await opened(file)
+    assert not methods.tables
+    await methods.put("key", TABLE)
     assert (await opened(file)).tables == {"key": TABLE}
 
 
@@ -96,21 +96,21 @@ async def test_a_file_of_another_format_counts_as_empty(
 ) -> None:
     file = tmp_path / "ways.json"
     await (await opened(file)).put("key", TABLE)
-    monkeypatch.setattr(ways_module, "_FORMAT", 99)
+    monkeypatch.setattr(methods_module, "_FORMAT", 99)
     assert not (await opened(file)).tables
 
 
 async def test_the_file_and_the_list_of_wanted_networks_are_bounded(
     tmp_path: Path, model: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways_module, "_TABLES", 3)
-    monkeypatch.setattr(ways_module, "_WANTED", 3)
-    ways = await opened(tmp_path / "ways.json")
+    monkeypatch.setattr(methods_module, "_TABLES", 3)
+    monkeypatch.setattr(methods_module, "_WANTED", 3)
+    methods = await opened(tmp_path / "ways.json")
     for number in range(5):
-        ways.meet(model, f"wanted {number}")
-        await ways.put(f"key {number}", TABLE)
-    assert list(ways.tables) == ["key 2", "key 3", "key 4"]
-    assert len(ways.wanted) == 3
+        methods.meet(model, f"wanted {number}")
+        await methods.put(f"key {number}", TABLE)
+    assert list(methods.tables) == ["key 2", "key 3", "key 4"]
+    assert len(methods.wanted) == 3
     assert list((await opened(tmp_path / "ways.json")).tables) == ["key 2", "key 3", "key 4"]
 
 
@@ -118,17 +118,17 @@ async def test_a_folder_that_cannot_be_written_is_no_error(
     tmp_path: Path, model: ModelFiles
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    ways = await opened(tmp_path / "file" / "ways.json")
-    ways.meet(model, "key")
-    await ways.put("key", TABLE)
-    assert ways.of(model, LARGE) == Way("openvino")
+    methods = await opened(tmp_path / "file" / "ways.json")
+    methods.meet(model, "key")
+    await methods.put("key", TABLE)
+    assert methods.of(model, LARGE) == CpuMethod("openvino")
 
 
 def test_where_a_setting_forces_a_way_nothing_is_wanted(model: ModelFiles) -> None:
-    ways = Ways()
-    ways.meet(model, "key")
-    assert not ways.wanted
-    assert ways.of(model, LARGE) is None
+    methods = CpuMethods()
+    methods.meet(model, "key")
+    assert not methods.wanted
+    assert methods.of(model, LARGE) is None
 
 
 async def test_who_wants_it_fast_gets_bfloat16_where_it_is_quicker(
@@ -136,22 +136,24 @@ async def test_who_wants_it_fast_gets_bfloat16_where_it_is_quicker(
 ) -> None:
     bf16, exact = CpuLibrary.OPENVINO_BF16, CpuLibrary.OPENVINO
     machine = await asyncio.to_thread(this_machine, 2, 0)
-    ways = Ways(tmp_path / "ways.json", dataclasses.replace(machine, usable=("ncnn", bf16.value)))
-    ways.meet(model, "key")
-    assert ways.of(model, LARGE, fast=True) == Way(bf16, measured=False, fast=True)
-    without = Ways(None, dataclasses.replace(machine, usable=("ncnn",)))
+    methods = CpuMethods(
+        tmp_path / "ways.json", dataclasses.replace(machine, usable=("ncnn", bf16.value))
+    )
+    methods.meet(model, "key")
+    assert methods.of(model, LARGE, fast=True) == CpuMethod(bf16, measured=False, fast=True)
+    without = CpuMethods(None, dataclasses.replace(machine, usable=("ncnn",)))
     without.meet(model, "key")
     assert without.of(model, LARGE, fast=True) is None
-    assert Ways().of(model, LARGE, fast=True) is None  # a setting forces a way
+    assert CpuMethods().of(model, LARGE, fast=True) is None  # a setting forces a method
     for least, chosen in ((45.0, bf16), (39.0, exact)):
         table = Table(
             "n",
             (Pace(bf16, 2, 1, 64, 1e-6, 100), Pace(exact, 2, 1, 64, 2e-6, 100)),
             {bf16: {"slope": least}, exact: {"slope": 90.0}},
         )
-        await ways.put("key", table)
+        await methods.put("key", table)
         for size in (LARGE, SMALL):
-            found = ways.of(model, size, fast=True)
+            found = methods.of(model, size, fast=True)
             assert found is not None
             assert (found.library, found.fast, found.measured) == (chosen, True, True)
-            assert ways.of(model, size) == dataclasses.replace(found, library=exact, fast=False)
+            assert methods.of(model, size) == dataclasses.replace(found, library=exact, fast=False)

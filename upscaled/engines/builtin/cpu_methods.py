@@ -1,4 +1,4 @@
-"""The measured ways to run networks on this machine, remembered across restarts."""
+"""The measured methods to run networks on this machine, remembered across restarts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from upscaled.engines import memory
 from upscaled.engines.builtin import choice, cpu_library, processor
 from upscaled.engines.builtin.choice import Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import ModelFiles, is_small
-from upscaled.engines.way import Way
 from upscaled.pictures import Size
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ class _Document:
     networks: dict[str, Table] = field(default_factory=dict)
 
 
-class Ways:
-    """Knows the best way to run each network that was measured.
+class CpuMethods:
+    """Knows the best method to run each network that was measured.
 
     Args:
         file: where measurements are kept; None: nowhere.
@@ -86,14 +86,14 @@ class Ways:
         self._file = file
         self._machine = machine
         self._tables: OrderedDict[str, Table] = OrderedDict()
-        self._chosen: dict[str, tuple[Way | None, Way | None]] = {}
+        self._chosen: dict[str, tuple[CpuMethod | None, CpuMethod | None]] = {}
         self._keys: dict[Path, str] = {}
         self.wanted: OrderedDict[str, ModelFiles] = OrderedDict()
         """Networks that were used and are not measured, by key."""
 
     @property
     def used(self) -> bool:
-        """Whether ways are chosen at all."""
+        """Whether methods are chosen at all."""
         return self._machine is not None
 
     @property
@@ -116,8 +116,8 @@ class Ways:
         if key not in self._tables and (key in self.wanted or len(self.wanted) < _WANTED):
             self.wanted[key] = model
 
-    def of(self, model: ModelFiles, picture: Size, *, fast: bool = False) -> Way | None:
-        """Return the best way to run a network that was met; None: not measured.
+    def of(self, model: ModelFiles, picture: Size, *, fast: bool = False) -> CpuMethod | None:
+        """Return the best method to run a network that was met; None: not measured.
 
         Args:
             model: the network.
@@ -129,16 +129,18 @@ class Ways:
         if fast and self._machine is not None:
             table = self._tables.get(key)
             if table is not None:
-                way = choice.choose_fast(table)
-                small_one = way is not None and is_small(picture)
-                return dataclasses.replace(way, tile=0) if way and small_one else way
+                method = choice.choose_fast(table)
+                small_one = method is not None and is_small(picture)
+                return dataclasses.replace(method, tile=0) if method and small_one else method
             has_bf16 = CpuLibrary.OPENVINO_BF16.value in self._machine.usable
-            return Way(CpuLibrary.OPENVINO_BF16, measured=False, fast=True) if has_bf16 else None
+            return (
+                CpuMethod(CpuLibrary.OPENVINO_BF16, measured=False, fast=True) if has_bf16 else None
+            )
         large, small = self._chosen.get(key, (None, None))
         return small if is_small(picture) else large
 
-    def best(self, key: str) -> Way | None:
-        """Return the best way to run a measured network on large pictures."""
+    def best(self, key: str) -> CpuMethod | None:
+        """Return the best method to run a measured network on large pictures."""
         return self._chosen.get(key, (None, None))[0]
 
     def pace(self, model: ModelFiles) -> float | None:
@@ -166,7 +168,7 @@ def key_of(param_sha256: str, bin_sha256: str) -> str:
     return f"{param_sha256} {bin_sha256}"
 
 
-def _choices(table: Table) -> tuple[Way | None, Way | None]:
+def _choices(table: Table) -> tuple[CpuMethod | None, CpuMethod | None]:
     return choice.choose(table), choice.choose_for_small(table)
 
 
