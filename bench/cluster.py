@@ -31,7 +31,7 @@ _SETTINGS: dict[str, object] = {
     "cluster.lease_seconds": 3,
     "limits.max_queue_size": 1000,
     "upscaler.default_model": FAST["model_name"],
-    "upscaler.max_attempts": 100,
+    "upscaler.max_crashes": 100,
     "server.drain_seconds": 5,
 }
 

@@ -22,8 +22,8 @@ from bench import network_export
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.graph import read_graph
 from upscaled.engines.builtin.loader import Loader
-from upscaled.engines.builtin.messages import NetworkFiles, worker_env
 from upscaled.engines.builtin.network import crop_margin
+from upscaled.engines.builtin.protocol import NetworkFiles, worker_env
 from upscaled.engines.engine import PADDING
 
 Pixels = NDArray[np.uint8]

@@ -24,10 +24,10 @@ from bench.setup import BenchSetup, bench_setup, make_parser
 from testkit.networks import make_task
 from testkit.photos import photo
 from upscaled.engines import devices
+from upscaled.engines.binary import program as native_program
+from upscaled.engines.binary.engine import BinaryEngine
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import PADDING, Device, Engine, ModelFiles, UpscaleTask
-from upscaled.engines.native import program as native_program
-from upscaled.engines.native.engine import BinaryEngine
 from upscaled.errors import EngineError
 from upscaled.models.official import official_findings
 from upscaled.workers import processes

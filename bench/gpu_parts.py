@@ -20,9 +20,9 @@ import numpy as np
 
 from testkit.networks import write_repeater
 from testkit.photos import photo
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import to_bytes
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.engine import PADDING
 
 

@@ -24,9 +24,9 @@ from PIL import Image
 from bench.report import Report, table
 from bench.setup import bench_setup, make_parser
 from testkit.gallery import KINDS, Picture, gallery
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import to_bytes
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.tiling import reflected
 from upscaled.imaging.verify import comparison
 from upscaled.imaging.verify.thresholds import CONFIRMABLE_LIMIT, TRUSTED_LIMIT

@@ -30,7 +30,7 @@ from upscaled.engines.selection import EngineChoice
 from upscaled.engines.traits import BUILTIN
 from upscaled.errors import EngineError, UpscaledError
 from upscaled.imaging import worker_pool
-from upscaled.imaging.messages import AnyRequest
+from upscaled.imaging.protocol import AnyRequest
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.worker import RequestHandler
 from upscaled.jobs.job import Job, JobState

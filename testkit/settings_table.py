@@ -77,6 +77,8 @@ def _row(setting: Setting) -> str:
         meaning += f" Allowed: {rule.minimum:.10g} to {rule.maximum:.10g}."
     elif rule.minimum is not None:
         meaning += f" Allowed: {rule.minimum:.10g} or more."
+    if rule.former:
+        meaning += f" Former name: `{rule.former}`."
     flag = f"`{rule.flag}`" if rule.flag else ""
     cells = (f"`{setting.key}`", f"`{literal(setting)}`", f"`{setting.env}`", flag, meaning)
     return "| " + " | ".join(cells) + " |"

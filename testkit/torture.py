@@ -176,7 +176,7 @@ async def torture(folder: Path, models: Path, *, jobs: int, kills: int, seed: in
     settings = {
         "upscaler.default_model": FIELDS["model_name"],
         # Each kill counts as an attempt of the running job; no job may run out of attempts.
-        "upscaler.max_attempts": 100,
+        "upscaler.max_crashes": 100,
         "limits.max_queue_size": 1000,
     }
     server = ServerProcess(folder, models, settings)

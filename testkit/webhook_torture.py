@@ -64,7 +64,7 @@ async def torture(
     await receiver.start()
     settings = {
         "upscaler.default_model": FIELDS["model_name"],
-        "upscaler.max_attempts": 100,
+        "upscaler.max_crashes": 100,
         "limits.max_queue_size": 10_000,
         "outgoing.allow": ["127.0.0.1"],
         "outgoing.ports": [receiver.port],

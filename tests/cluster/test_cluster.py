@@ -25,7 +25,7 @@ from testkit.services import FAST, make_config, running, submit
 SETTINGS: dict[str, object] = {
     "cluster.lease_seconds": 2,
     "upscaler.default_model": FAST["model_name"],
-    "upscaler.max_attempts": 20,
+    "upscaler.max_crashes": 20,
     "server.drain_seconds": 5,
 }
 API = "/api/v1"

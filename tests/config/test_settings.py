@@ -99,6 +99,33 @@ def test_every_key_can_be_set_in_the_environment(setting: Setting) -> None:
     assert value_of(load(environ={setting.env: text}), setting) == value
 
 
+@pytest.mark.parametrize("setting", [s for s in ALL if s.former], ids=names)
+def test_a_former_name_still_counts(setting: Setting, tmp_path: Path) -> None:
+    former, value = setting.former, other_value(setting)
+    assert former is not None
+    file = written(tmp_path, yaml.safe_dump({setting.section: {former.key: value}}))
+    assert value_of(load(file, environ={}), setting) == value
+    assert value_of(load(environ={former.env: str(value)}), setting) == value
+    # By its new name it may be anywhere that overrides the former one.
+    both = load(file, environ={setting.env: str(setting.default)})
+    assert value_of(both, setting) == setting.default
+    with pytest.raises(ConfigError, match=rf"{setting.name} is 'x'"):
+        load(environ={former.env: "x"})
+
+
+def test_a_setting_by_both_its_names_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "upscaler: {max_attempts: 5, max_crashes: 6}")
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    assert caught.value.message == (
+        f"{file}: upscaler has max_crashes and max_attempts, which is the former name of the same "
+        "setting; delete one of them."
+    )
+    variables = {f"UPSCALED_UPSCALER_MAX_{what}": "5" for what in ("CRASHES", "ATTEMPTS")}
+    with pytest.raises(ConfigError, match=r"^The environment has .*; delete one of them\.$"):
+        load(environ=variables)
+
+
 @pytest.mark.parametrize("setting", ALL, ids=names)
 def test_a_wrong_type_names_key_value_and_what_is_allowed(setting: Setting, tmp_path: Path) -> None:
     wrong = {"un": "likely"}

@@ -10,10 +10,10 @@ import pytest
 from testkit import parts
 from testkit.networks import make_task, photo, psnr, result, shipped
 from testkit.paths import DATA
+from upscaled.engines.binary.engine import BinaryEngine
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Engine, ModelFiles
-from upscaled.engines.native.engine import BinaryEngine
 from upscaled.models.packs import PACKS
 
 TILE = 32

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testkit.networks import write_network, write_repeater
-from upscaled.engines.builtin.messages import Findings, NetworkFiles
+from upscaled.engines.builtin.protocol import Findings, NetworkFiles
 from upscaled.errors import UnknownModelError
 from upscaled.models import inspector
 from upscaled.models.catalog import Model, ModelCatalog

@@ -18,6 +18,8 @@ from testkit import parts
 from testkit.gallery import gallery
 from testkit.jobs import make_job
 from testkit.paths import DATA
+from upscaled.engines.binary.engine import BinaryEngine
+from upscaled.engines.binary.program import Flavour
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import (
     CPU,
@@ -29,8 +31,6 @@ from upscaled.engines.engine import (
     UpscaleOutcome,
     UpscaleTask,
 )
-from upscaled.engines.native.engine import BinaryEngine
-from upscaled.engines.native.program import Flavour
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.traits import BUILTIN
 from upscaled.errors import EngineError

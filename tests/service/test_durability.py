@@ -65,7 +65,7 @@ async def test_a_picture_that_kills_the_server_is_not_tried_for_ever(
         assert failed.state is JobState.FAILED
         assert failed.error == (
             "The server died 3 times while it worked on this picture; it is not tried again "
-            "(upscaler.max_attempts)."
+            "(upscaler.max_crashes)."
         )
         assert not list((data / "jobs").iterdir())
 

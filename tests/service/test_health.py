@@ -11,10 +11,10 @@ import pytest
 from testkit.running import Api, Server, a_picture, configured
 from testkit.services import make_config, running, submit, until_processing
 from testkit.waiting import until
+from upscaled.engines.binary.engine import BinaryEngine
+from upscaled.engines.binary.program import Flavour
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Device, DeviceKind, Engine, ProgressCallback, UpscaleTask
-from upscaled.engines.native.engine import BinaryEngine
-from upscaled.engines.native.program import Flavour
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.errors import EngineError
 from upscaled.imaging import Imaging

@@ -26,7 +26,7 @@ _SHARED = (
     "storage.grace_minutes",
     "storage.record_ttl_hours",
     "storage.result_ttl_hours",
-    "upscaler.max_attempts",
+    "upscaler.max_crashes",
 )
 """Settings that all members must have alike."""
 _SHARED_BY_SERVERS = (

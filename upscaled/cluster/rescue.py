@@ -23,13 +23,13 @@ class Rescuer:
 
     Args:
         lease_seconds: how long a worker may be silent.
-        max_attempts: how often a job is begun by workers that get lost with it.
+        max_crashes: how many workers may get lost with a job.
         messages: the messages that a job's state calls for.
     """
 
-    def __init__(self, lease_seconds: float, max_attempts: int, messages: MessageWriter) -> None:
+    def __init__(self, lease_seconds: float, max_crashes: int, messages: MessageWriter) -> None:
         self._lease_seconds = lease_seconds
-        self._max_attempts = max_attempts
+        self._max_crashes = max_crashes
         self._messages = messages
 
     async def rescue(self, connection: Connection) -> list[str]:
@@ -53,7 +53,7 @@ class Rescuer:
         if record is None or record.queue_entry is None or record.job.state not in ACTIVE:
             return
         crashes = record.job.crashes + 1
-        if crashes >= self._max_attempts:
+        if crashes >= self._max_crashes:
             times = "once" if crashes == 1 else f"{crashes} times"
             job = record.job.to(
                 JobState.FAILED,
@@ -61,7 +61,7 @@ class Rescuer:
                 client="",
                 crashes=crashes,
                 error=f"The worker that did this picture was lost {times}; it is not tried again "
-                "(upscaler.max_attempts).",
+                "(upscaler.max_crashes).",
             )
             await work_queue.withdraw(connection, record.queue_entry)
         else:

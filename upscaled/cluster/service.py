@@ -87,7 +87,7 @@ class ClusterService(Service):
             link.database,
             self._describe,
             lease,
-            Rescuer(lease, config.upscaler.max_attempts, messages_of),
+            Rescuer(lease, config.upscaler.max_crashes, messages_of),
         )
         self._worker = self._make_worker() if works else None
 

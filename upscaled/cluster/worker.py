@@ -96,7 +96,7 @@ class ClusterWorker:
             database,
             self._describe,
             lease,
-            Rescuer(lease, config.upscaler.max_attempts, messages_of),
+            Rescuer(lease, config.upscaler.max_crashes, messages_of),
         )
         self.membership.on_beat = self._check_leases
         self._news = asyncio.Event()

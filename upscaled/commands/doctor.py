@@ -18,10 +18,10 @@ from upscaled.commands.bench import known_tables, lines_of
 from upscaled.commands.model_speeds import advice_of
 from upscaled.commands.upscale import upscale_file
 from upscaled.config.settings import Config
+from upscaled.engines.binary.program import find_program, probe
 from upscaled.engines.builtin.choice import Table
 from upscaled.engines.devices import list_devices
 from upscaled.engines.engine import DeviceKind
-from upscaled.engines.native.program import find_program, probe
 from upscaled.engines.selection import choose, open_methods
 from upscaled.errors import UpscaledError
 from upscaled.imaging import Imaging

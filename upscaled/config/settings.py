@@ -17,97 +17,8 @@ from upscaled.config import types as allowed
 from upscaled.config.cluster_settings import ClusterSettings
 from upscaled.config.server_settings import ServerSettings
 from upscaled.config.types import setting as _setting
+from upscaled.config.upscaler_settings import UpscalerSettings
 from upscaled.formats import INPUT_NAMES
-
-
-@dataclass(frozen=True)
-class UpscalerSettings:
-    """Which engine, models and devices are used, and how."""
-
-    engine: str = _setting(
-        "auto",
-        "binary: the native program; builtin: a worker process with ncnn or OpenVINO; auto: binary "
-        "where the program and a real GPU are present, else builtin.",
-        choices=("auto", "binary", "builtin"),
-        flag="--engine",
-    )
-    binary_path: str = _setting(
-        "",
-        "The native program (realesrgan-ncnn-vulkan or upscayl-bin); empty: the first one found in "
-        "bin/, then in PATH.",
-    )
-    models_path: str = _setting("models", "Folder of the models: pairs of .param and .bin files.")
-    default_model: str = _setting("realesrgan-x4plus", "Model for requests that name none.")
-    commercial_models_only: bool = _setting(
-        False,
-        "Offer only models whose licence is known to allow commercial use.",
-    )
-    default_scale: int = _setting(4, "Scale for requests that name none.", minimum=2, maximum=4)
-    gpu_ids: tuple[int, ...] = _setting(
-        (),
-        "Vulkan devices to use, by index as `upscaled doctor` lists them; "
-        "empty: the best one; -1: the CPU (builtin engine only).",
-        check=lambda v: None if all(-1 <= i <= 255 for i in v) else "indices from -1 to 255",
-    )
-    tile_size: int = _setting(
-        0,
-        "Tile side in pixels for requests that name none; 0: chosen by available memory.",
-        check=allowed.tile,
-    )
-    memory_limit_mb: int = _setting(
-        0,
-        "Memory limit of the whole service in MiB; tile sizes are chosen to stay below it. 0: half "
-        "of the memory that the machine or its control group has free at start.",
-        minimum=0,
-        maximum=100_000_000,
-    )
-    threads: int = _setting(
-        0, "CPU threads of the builtin engine; 0: one per core.", minimum=0, maximum=1024
-    )
-    cpu_library: str = _setting(
-        "auto",
-        "Library and precision of the builtin engine on the CPU. auto: the quickest, as measured "
-        "(calibrate); until then openvino where it is installed and the processor has AVX-512, in "
-        "bfloat16 where it has AMX, else ncnn. On GPUs ncnn is always used.",
-        choices=("auto", "ncnn", "openvino", "openvino-bf16"),
-    )
-    calibrate: bool = _setting(
-        True,
-        "Measure, while the server is idle, which library, precision and tiles are quickest on "
-        "this processor for the models in use, and use those where cpu_library is auto.",
-    )
-    job_timeout_seconds: int = _setting(
-        86_400,
-        "Longest run of any job in seconds. Waiting in the queue does not count.",
-        minimum=1,
-        maximum=1_000_000,
-    )
-    job_seconds_per_megapixel: float = _setting(
-        3600.0,
-        "Time limit of a job in seconds per megapixel of its picture, in addition to two minutes; "
-        "eight times as much with tta. At most job_timeout_seconds.",
-        minimum=0.1,
-        maximum=1_000_000,
-    )
-    stall_seconds: float = _setting(
-        300.0,
-        "Kill an engine that completes no tile for this many seconds, and retry the job another "
-        "way.",
-        minimum=1,
-        maximum=1_000_000,
-    )
-    fallback: str = _setting(
-        "cpu",
-        "What happens when every attempt on the GPU failed. cpu: try the CPU; none: the job fails.",
-        choices=("cpu", "none"),
-    )
-    max_attempts: int = _setting(
-        3,
-        "A job fails when the server has crashed this many times while it worked on it without "
-        "finishing a band.",
-        minimum=1,
-        maximum=100,
-    )
 
 
 @dataclass(frozen=True)
@@ -347,7 +258,7 @@ class Config:
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
-    upscaler: UpscalerSettings = UpscalerSettings()
+    upscaler: UpscalerSettings = field(default_factory=UpscalerSettings)
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()
     outgoing: OutgoingSettings = OutgoingSettings()

@@ -5,7 +5,6 @@ The file is YAML with one mapping per section; variables are ``UPSCALED_<SECTION
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from upscaled.config.settings import Config
-from upscaled.config.table import ENV_PREFIX, SECTIONS, settings
+from upscaled.config.table import ENV_PREFIX, SECTIONS, Setting, settings
 from upscaled.config.types import from_text, typed
 from upscaled.errors import ConfigError
 
@@ -48,17 +47,11 @@ def load(
     values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
     known_variables = {"UPSCALED_CONFIG", "UPSCALED_TOKEN"}
     for setting in settings():
-        known_variables.add(setting.env)
-        section = document.get(setting.section, {})
-        found: object
-        if setting.name in flags:
-            found, source = from_text(flags[setting.name], setting.type), str(setting.rule.flag)
-        elif setting.env in environ:
-            found, source = from_text(environ[setting.env], setting.type), setting.env
-        elif setting.key in section:
-            found, source = section[setting.key], str(file)
-        else:
+        known_variables |= {setting.env} | ({setting.former.env} if setting.former else set())
+        given = _given(setting, document.get(setting.section, {}), file, environ, flags)
+        if given is None:
             continue
+        found, source = given
         values[setting.section][setting.key] = typed(
             setting.name, setting.type, setting.rule, found, source
         )
@@ -71,6 +64,46 @@ def load(
     base = file.resolve().parent if file else Path.cwd()
     sections = {name: cls(**values[name]) for name, cls in SECTIONS.items()}
     return Config(base=base, **sections)
+
+
+def _given(
+    setting: Setting,
+    section: Mapping[str, object],
+    file: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+) -> tuple[object, str] | None:
+    """Return a setting's value and where it was found; None: it has its default.
+
+    Raises:
+        ConfigError: it is there by both its names.
+    """
+    former = setting.former
+    if setting.name in flags:
+        return from_text(flags[setting.name], setting.type), str(setting.rule.flag)
+    if variable := _name_in(
+        environ, setting.env, former.env if former else None, "The environment"
+    ):
+        return from_text(environ[variable], setting.type), variable
+    if key := _name_in(
+        section, setting.key, former.key if former else None, f"{file}: {setting.section}"
+    ):
+        return section[key], str(file)
+    return None
+
+
+def _name_in(
+    found: Mapping[str, object], present: str, former: str | None, where: str
+) -> str | None:
+    """Return the name by which ``found`` has a setting; None: it has not."""
+    if former is None or former not in found:
+        return present if present in found else None
+    if present in found:
+        raise ConfigError(
+            f"{where} has {present} and {former}, which is the former name of the same setting; "
+            "delete one of them."
+        )
+    return former
 
 
 def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
@@ -103,9 +136,11 @@ def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
             )
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: section {name} is {section!r}; allowed are its keys.")
-        keys = [item.name for item in dataclasses.fields(SECTIONS[name])]
+        rows = [setting for setting in settings() if setting.section == name]
+        keys = [setting.key for setting in rows]
+        former = {setting.former.key for setting in rows if setting.former}
         for key in section or {}:
-            if key not in keys:
+            if key not in keys and key not in former:
                 raise ConfigError(
                     f"{path}: there is no key {name}.{key}; allowed are {', '.join(keys)}."
                 )

@@ -17,10 +17,10 @@ from upscaled.config.settings import (
     MetricsSettings,
     OutgoingSettings,
     StorageSettings,
-    UpscalerSettings,
     WebhookSettings,
 )
 from upscaled.config.types import Rule
+from upscaled.config.upscaler_settings import UpscalerSettings
 
 ENV_PREFIX = "UPSCALED_"
 
@@ -44,6 +44,12 @@ class Setting:
     def env(self) -> str:
         """The environment variable that sets it."""
         return f"{ENV_PREFIX}{self.section}_{self.key}".upper()
+
+    @property
+    def former(self) -> Setting | None:
+        """The same setting by the name that it had before."""
+        key = self.rule.former
+        return None if key is None else dataclasses.replace(self, key=key)
 
 
 SECTIONS: Mapping[str, type] = {

@@ -35,6 +35,8 @@ class Rule:
     flag: str | None = None
     check: Callable[[Any], str | None] | None = None
     """Returns what is allowed if the value is not, else None."""
+    former: str | None = None
+    """The key that it had in earlier versions, which is still accepted."""
 
     def complaint(self, value: object) -> str | None:
         """Return what is allowed if ``value`` is not, else None."""

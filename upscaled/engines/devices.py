@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from upscaled.engines.builtin.messages import WORKER_MODULE, worker_arguments
+from upscaled.engines.builtin.protocol import WORKER_MODULE, worker_arguments
 from upscaled.engines.engine import CPU, Device, DeviceKind
 from upscaled.workers.client import WorkerClient
 from upscaled.workers.errors import WorkerError, WorkerRefusedError

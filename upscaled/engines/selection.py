@@ -12,14 +12,14 @@ from pathlib import Path
 
 from upscaled.config.settings import Config
 from upscaled.engines import devices, memory
+from upscaled.engines.binary import program as native_program
+from upscaled.engines.binary.engine import BinaryEngine
+from upscaled.engines.binary.program import ProgramInfo
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.cpu_methods import CpuMethods, this_machine
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.memory_budget import MemoryBudget, TooLittleMemoryError
 from upscaled.engines.engine import CPU, Device, Engine, ModelFiles
-from upscaled.engines.native import program as native_program
-from upscaled.engines.native.engine import BinaryEngine
-from upscaled.engines.native.program import ProgramInfo
 from upscaled.engines.pool import EnginePool, Place
 from upscaled.engines.traits import BINARY, BUILTIN, EngineTraits
 from upscaled.errors import ConfigError, EngineError, NoMemoryError

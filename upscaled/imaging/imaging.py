@@ -9,7 +9,7 @@ from pathlib import Path
 
 from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 from upscaled.formats import INPUT_NAMES
-from upscaled.imaging import messages, replies
+from upscaled.imaging import protocol, replies
 from upscaled.imaging.fair_places import PlaceKind
 from upscaled.imaging.prepared import Prepared, Probe
 from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, ResultProgress
@@ -89,8 +89,8 @@ class Imaging:
             UnusablePictureError: broken, animated, of several pages, or of too many pixels; or
                 its header takes more time than one may.
         """
-        request = messages.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
-        reply = await self._pool.request(request, messages.ProbeReply, PlaceKind.LOOK, caller)
+        request = protocol.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
+        reply = await self._pool.request(request, protocol.ProbeReply, PlaceKind.LOOK, caller)
         return replies.probe_of(reply, self._formats, self._max_pixels)
 
     async def receive(
@@ -110,14 +110,14 @@ class Imaging:
             NotAPictureError: it is of no format that is taken.
             UnusablePictureError: as `probe`; or a small picture cannot be decoded.
         """
-        request = messages.ProbeRequest(
+        request = protocol.ProbeRequest(
             upload=_absolute(upload),
             workdir=_absolute(workdir),
             max_pixels=_LOOK_PIXELS,
             cpu_seconds=_LOOK_SECONDS,
         )
         try:
-            reply = await self._pool.request(request, messages.ProbeReply, PlaceKind.LOOK, caller)
+            reply = await self._pool.request(request, protocol.ProbeReply, PlaceKind.LOOK, caller)
         except NotAPictureError:
             raise
         except UpscaledError:  # a broken header, or a picture made to keep its decoder busy
@@ -145,10 +145,10 @@ class Imaging:
                 than a picture may use, or to another size.
             NoSpaceError: the disk is full.
         """
-        request = messages.PrepareRequest(
+        request = protocol.PrepareRequest(
             upload=_absolute(upload), workdir=_absolute(workdir), cpu_seconds=self._cpu_seconds
         )
-        reply = await self._pool.request(request, messages.PrepareReply, PlaceKind.JOB)
+        reply = await self._pool.request(request, protocol.PrepareReply, PlaceKind.JOB)
         return await self._prepared(reply.prepared, workdir, expected)
 
     async def check(
@@ -172,13 +172,13 @@ class Imaging:
         Raises:
             UnlikeError: it is not the enlarged source.
         """
-        request = messages.CheckRequest(
+        request = protocol.CheckRequest(
             source=source,
             native=native,
             band=Band(top, bottom, limit),
             cpu_seconds=self._writing_seconds(native.size.pixels),
         )
-        return (await self._pool.request(request, messages.CheckReply, PlaceKind.LOOK)).score
+        return (await self._pool.request(request, protocol.CheckReply, PlaceKind.LOOK)).score
 
     async def finish(
         self,
@@ -207,7 +207,7 @@ class Imaging:
             NoSpaceError: there is not enough memory or disk space.
         """
         pixels = max(native.size.pixels, options.size.pixels)
-        request = messages.FinishRequest(
+        request = protocol.FinishRequest(
             prepared=prepared,
             native=native,
             workdir=_absolute(workdir),
@@ -218,7 +218,7 @@ class Imaging:
             small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),
         )
-        reply = await self._pool.request(request, messages.FinishReply, PlaceKind.JOB)
+        reply = await self._pool.request(request, protocol.FinishReply, PlaceKind.JOB)
         return await asyncio.to_thread(replies.written_of, reply, request)
 
     async def view(
@@ -241,14 +241,14 @@ class Imaging:
             UnusablePictureError: it can't be decoded, or has another size.
             NoSpaceError: the disk is full, or the file would be longer than ``most_bytes``.
         """
-        request = messages.ViewRequest(
+        request = protocol.ViewRequest(
             picture=_absolute(picture),
             workdir=_absolute(workdir),
             most_bytes=most_bytes,
             tiles=tiles,
             cpu_seconds=self._writing_seconds(size.pixels),
         )
-        reply = await self._pool.request(request, messages.ViewReply, PlaceKind.LOOK, caller)
+        reply = await self._pool.request(request, protocol.ViewReply, PlaceKind.LOOK, caller)
         return await asyncio.to_thread(replies.view_of, reply, request, size)
 
     async def crop(self, upload: Path, workdir: Path, box: Box, *, caller: str) -> Prepared:
@@ -260,13 +260,13 @@ class Imaging:
             UnusablePictureError: it does not decode.
             NoSpaceError: the disk is full.
         """
-        request = messages.CropRequest(
+        request = protocol.CropRequest(
             upload=_absolute(upload),
             workdir=_absolute(workdir),
             box=box,
             cpu_seconds=self._cpu_seconds,
         )
-        reply = await self._pool.request(request, messages.PrepareReply, PlaceKind.LOOK, caller)
+        reply = await self._pool.request(request, protocol.PrepareReply, PlaceKind.LOOK, caller)
         if reply.prepared.width * reply.prepared.height > box.most_pixels:
             raise replies.WrongReplyError("a part that is too large")
         return await self._prepared(reply.prepared, workdir, None)
@@ -279,7 +279,7 @@ class Imaging:
         return self._cpu_seconds + int(pixels * _CPU_SECONDS_PER_PIXEL)
 
     async def _prepared(
-        self, reply: messages.PreparedReply, workdir: Path, expected: Size | None
+        self, reply: protocol.PreparedReply, workdir: Path, expected: Size | None
     ) -> Prepared:
         folder = _absolute(workdir)
         return await asyncio.to_thread(

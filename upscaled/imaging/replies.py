@@ -11,7 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from upscaled.errors import EngineError, UnusablePictureError
-from upscaled.imaging.messages import (
+from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared, Probe
+from upscaled.imaging.protocol import (
     VIEW,
     FileReply,
     FinishReply,
@@ -21,7 +22,6 @@ from upscaled.imaging.messages import (
     ViewReply,
     ViewRequest,
 )
-from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared, Probe
 from upscaled.imaging.result import PART, Finished, Piece, ResultProgress
 from upscaled.pictures import RawImage, Size
 

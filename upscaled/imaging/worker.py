@@ -27,11 +27,12 @@ from upscaled.errors import (
     UnusablePictureError,
     no_room,
 )
-from upscaled.imaging import messages
+from upscaled.imaging import protocol
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
 from upscaled.imaging.encode.finish import finish_band
-from upscaled.imaging.messages import (
+from upscaled.imaging.prepared import Prepared
+from upscaled.imaging.protocol import (
     AnyRequest,
     CheckRequest,
     CropRequest,
@@ -42,7 +43,6 @@ from upscaled.imaging.messages import (
     Request,
     ViewRequest,
 )
-from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.sandbox import limits
 from upscaled.imaging.sandbox.child import ChildDiedError, run_in_child
 from upscaled.imaging.sandbox.sandbox import Confinement, enter_sandbox, restrictions
@@ -102,18 +102,18 @@ class RequestHandler:
 
     def _answer(  # noqa: PLR0911 - one for each kind
         self, request: AnyRequest, confinement: Confinement
-    ) -> messages.Reply:
+    ) -> protocol.Reply:
         match request:
             case PingRequest():
-                return messages.PingReply(confinement.active, confinement.lacking)
+                return protocol.PingReply(confinement.active, confinement.lacking)
             case ProbeRequest():
                 return self._probe(request)
             case PrepareRequest():
-                return messages.PrepareReply(self._prepare(request))
+                return protocol.PrepareReply(self._prepare(request))
             case CheckRequest():
                 band = (request.band.top, request.band.bottom, request.band.limit)
                 score = verify_rows(request.source, request.native, *band, threads=self.threads)
-                return messages.CheckReply(score)
+                return protocol.CheckReply(score)
             case FinishRequest():
                 return self._finish(request)
             case ViewRequest():
@@ -121,20 +121,20 @@ class RequestHandler:
             case CropRequest():
                 return self._crop(request)
 
-    def _crop(self, request: CropRequest) -> messages.PrepareReply:
+    def _crop(self, request: CropRequest) -> protocol.PrepareReply:
         made = crop(request.upload, request.workdir, request.box, self.formats, self.max_pixels)
-        return messages.PrepareReply(_prepared_reply(made))
+        return protocol.PrepareReply(_prepared_reply(made))
 
-    def _view(self, request: ViewRequest) -> messages.ViewReply:
-        path = request.workdir / messages.VIEW
+    def _view(self, request: ViewRequest) -> protocol.ViewReply:
+        path = request.workdir / protocol.VIEW
         with open_rows(request.picture, self.formats, self.max_pixels) as rows:
             if request.tiles:
                 write_pyramid(rows, path, threads=self.threads)
             else:
                 write_thumbnail(rows, path)
-        return messages.ViewReply(rows.size.width, rows.size.height)
+        return protocol.ViewReply(rows.size.width, rows.size.height)
 
-    def _probe(self, request: ProbeRequest) -> messages.ProbeReply:
+    def _probe(self, request: ProbeRequest) -> protocol.ProbeReply:
         opened = open_picture(request.upload, self.formats, self.max_pixels)
         with opened:
             probe = opened.probe()
@@ -146,17 +146,17 @@ class RequestHandler:
                 broken = error.message[:300]
             except (OSError, MemoryError):
                 pass  # not the picture's fault; the job decodes it again
-        return messages.ProbeReply(
+        return protocol.ProbeReply(
             probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared, broken
         )
 
-    def _prepare(self, request: ProbeRequest | PrepareRequest) -> messages.PreparedReply:
+    def _prepare(self, request: ProbeRequest | PrepareRequest) -> protocol.PreparedReply:
         assert request.workdir is not None  # noqa: S101 - the caller saw to it
         return _prepared_reply(
             prepare(request.upload, request.workdir, self.formats, self.max_pixels)
         )
 
-    def _finish(self, request: FinishRequest) -> messages.FinishReply:
+    def _finish(self, request: FinishRequest) -> protocol.FinishReply:
         before = request.written
         written = finish_band(
             request.prepared,
@@ -168,7 +168,7 @@ class RequestHandler:
             threads=self.threads,
         )
         done = written.finished
-        return messages.FinishReply(
+        return protocol.FinishReply(
             written.rows,
             written.length,
             written.state,
@@ -176,7 +176,7 @@ class RequestHandler:
             written.pieces[len(before.pieces) :],
             None
             if done is None
-            else messages.FileReply(done.file_size_bytes, done.sha256, done.kept, done.lost),
+            else protocol.FileReply(done.file_size_bytes, done.sha256, done.kept, done.lost),
         )
 
     @contextlib.contextmanager
@@ -203,10 +203,10 @@ class RequestHandler:
             raise RequestRefusedError("engine", f"A file cannot be used: {error}.") from error
 
 
-def _prepared_reply(made: Prepared) -> messages.PreparedReply:
+def _prepared_reply(made: Prepared) -> protocol.PreparedReply:
     size = made.source.size
     has_alpha, has_sidecar = made.alpha is not None, made.sidecar is not None
-    return messages.PreparedReply(
+    return protocol.PreparedReply(
         size.width, size.height, has_alpha, has_sidecar, made.kept, made.lost, made.grey
     )
 

@@ -23,9 +23,9 @@ from upscaled.errors import (
     UpscaledError,
     WorkerFailedError,
 )
-from upscaled.imaging import messages, replies
+from upscaled.imaging import protocol, replies
 from upscaled.imaging.fair_places import FairPlaces, PlaceKind
-from upscaled.imaging.messages import Request
+from upscaled.imaging.protocol import Request
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import UnlikeError
 from upscaled.workers import deaths
@@ -59,7 +59,7 @@ _ERRORS: dict[str, type[UpscaledError]] = {
     "shortage": ShortageError,
 }
 
-_Reply = TypeVar("_Reply", bound=messages.Reply)
+_Reply = TypeVar("_Reply", bound=protocol.Reply)
 
 
 class WorkerPool:
@@ -101,8 +101,8 @@ class WorkerPool:
         """
         required = self._required or ()
         reply = await self._repeated(
-            messages.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
-            messages.PingReply,
+            protocol.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
+            protocol.PingReply,
             PlaceKind.LOOK,
             "",
         )
@@ -147,7 +147,7 @@ class WorkerPool:
         self, request: Request, reply_type: type[_Reply], kind: PlaceKind, caller: str
     ) -> _Reply:
         """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
-        first_look = isinstance(request, messages.ProbeRequest) and request.workdir is not None
+        first_look = isinstance(request, protocol.ProbeRequest) and request.workdir is not None
         tries = 1 if first_look else deaths.TRIES  # a plain probe follows a first look
         for left in reversed(range(tries)):
             try:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from upscaled.engines.builtin.messages import Findings, NetworkFiles
+from upscaled.engines.builtin.protocol import Findings, NetworkFiles
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.param_file import ParamError, read_blob_names
 from upscaled.errors import UnknownModelError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
-from upscaled.engines.builtin.messages import Findings
+from upscaled.engines.builtin.protocol import Findings
 
 log = logging.getLogger(__name__)
 

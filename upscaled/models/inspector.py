@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upscaled.engines.builtin.messages import (
+from upscaled.engines.builtin.protocol import (
     WORKER_MODULE,
     Findings,
     NetworkFiles,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upscaled.engines.builtin.messages import Findings
+from upscaled.engines.builtin.protocol import Findings
 from upscaled.files import sha256_of
 from upscaled.models.packs import OFFICIAL
 

@@ -116,17 +116,17 @@ class Dispatcher:
         self._prepared: dict[str, Prepared] = {}
         self._cancels = Uninterrupted()
 
-    async def resume(self, job: Job, max_attempts: int) -> None:
+    async def resume(self, job: Job, max_crashes: int) -> None:
         """Queue a job of an earlier run again; one that was started too often fails."""
         if job.state is JobState.PROCESSING or await self._workspace.is_begun(job.id):
             # If the run made progress, the picture did not crash the server.
             folder = self._workspace.folder(job.id)
             crashes = 0 if await checkpoint.has_advanced(folder) else job.crashes + 1
-            if crashes >= max_attempts:
+            if crashes >= max_crashes:
                 times = "once" if crashes == 1 else f"{crashes} times"
                 sentence = (
                     f"The server died {times} while it worked on this picture; it is not tried "
-                    "again (upscaler.max_attempts)."
+                    "again (upscaler.max_crashes)."
                 )
                 self._shared.give_up(job.id, sentence)
                 await self._outcomes.failed(job.id, sentence)

@@ -32,7 +32,7 @@ class Recovery:
         cleaner: records results whose files are missing.
         dispatcher: runs the jobs.
         shared: knows which jobs do the same work.
-        max_attempts: how often a job is started if the server dies during it.
+        max_crashes: how often a job is started if the server dies during it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Recovery:
         cleaner: Cleaner,
         dispatcher: Dispatcher,
         shared: SharedWork,
-        max_attempts: int,
+        max_crashes: int,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -51,7 +51,7 @@ class Recovery:
         self._cleaner = cleaner
         self._dispatcher = dispatcher
         self._shared = shared
-        self._max_attempts = max_attempts
+        self._max_crashes = max_crashes
         self._resuming: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -117,6 +117,6 @@ class Recovery:
             if group is not None and group.leader != job.id:
                 followers.add(job, group)
             elif group is None or not await followers.complete_from_cache(job, group.key):
-                await self._dispatcher.resume(job, self._max_attempts)
+                await self._dispatcher.resume(job, self._max_crashes)
         except Exception:
             log.exception("job can't be taken up", extra={"job": job.id})

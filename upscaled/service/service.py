@@ -313,7 +313,7 @@ class Service:
             self._cleaner,
             dispatcher,
             parts.shared,
-            self.config.upscaler.max_attempts,
+            self.config.upscaler.max_crashes,
         )
         return dispatcher, recovery
 

@@ -14,8 +14,9 @@ from upscaled.engines.builtin import calibration as calibration_module
 from upscaled.engines.builtin.calibration import Calibration
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.builtin.parallelism import Resources, choose_tile, parallelism_for
+from upscaled.engines.builtin.parallelism import Resources, parallelism_for
 from upscaled.engines.builtin.tile_plan import plan_on_cpu
+from upscaled.engines.builtin.tile_size import choose_tile
 from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import CPU, ModelFiles, Progress
 from upscaled.pictures import Size

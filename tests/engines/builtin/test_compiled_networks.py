@@ -14,8 +14,8 @@ from upscaled.engines.builtin.compiled_networks import CompiledNetworks, keep, r
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.loader import Loader
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.network import Floats
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.tile_plan import plan_on_cpu
 from upscaled.engines.engine import CPU
 from upscaled.pictures import Size

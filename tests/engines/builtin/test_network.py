@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from testkit.networks import make_task, write_network, write_repeater
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import InferenceError, Network, to_bytes
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.upscaling import upscale
 from upscaled.engines.engine import ModelFiles, UpscaleTask
 

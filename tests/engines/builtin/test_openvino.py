@@ -33,7 +33,6 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.builtin.inspection import gradient
 from upscaled.engines.builtin.loader import LibraryRejectedError, Loader, textured
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
     Floats,
@@ -43,6 +42,7 @@ from upscaled.engines.builtin.network import (
     to_bytes,
 )
 from upscaled.engines.builtin.openvino_network import OpenvinoNetwork
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.tile_plan import plan_on_cpu
 from upscaled.engines.engine import CPU, PADDING, ModelFiles
 from upscaled.errors import ConfigError

@@ -12,10 +12,10 @@ import pytest
 from testkit.networks import GATED, photo, shipped, write_network, write_weights
 from upscaled.engines.builtin import inspection, ncnn_network
 from upscaled.engines.builtin.graph import UnknownGraphError, operations, read_graph
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import Floats, InferenceError, crop_margin
 from upscaled.engines.builtin.padding_trim import TrimmedNetwork, trim_padding
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.engine import PADDING, ModelFiles
 from upscaled.pictures import Size
 

@@ -10,10 +10,10 @@ from upscaled.engines.builtin.parallelism import (
     LARGEST_TILE,
     Parallelism,
     Resources,
-    choose_tile,
     parallelism_for,
     tile_bytes,
 )
+from upscaled.engines.builtin.tile_size import choose_tile
 from upscaled.engines.engine import SMALLEST_TILE
 from upscaled.pictures import Size
 

@@ -20,9 +20,9 @@ from testkit.networks import (
     write_network,
     write_repeater,
 )
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import InferenceError, Network
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.upscaling import TilesDone, upscale
 from upscaled.engines.engine import ModelFiles, UpscaleTask
 

@@ -15,10 +15,10 @@ from blockbuster import BlockBuster
 from numpy.typing import NDArray
 
 from testkit import checkpoints, parts
+from upscaled.engines.binary.engine import BinaryEngine
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Engine, ModelFiles, UpscaleTask
-from upscaled.engines.native.engine import BinaryEngine
 from upscaled.models.card import read_card
 from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.check import check

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from upscaled import serial
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.messages import (
+from upscaled.engines.builtin.protocol import (
     WORKER_MODULE,
     Trial,
     encode_trial,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from upscaled.engines.builtin.cpu_library import CpuLibrary
-from upscaled.engines.builtin.messages import (
+from upscaled.engines.builtin.protocol import (
     WORKER_MODULE,
     encode_task,
     worker_arguments,

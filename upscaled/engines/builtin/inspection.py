@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from upscaled.engines import memory
-from upscaled.engines.builtin.messages import Findings, NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
     MIN_PSNR_DB,
@@ -17,6 +16,7 @@ from upscaled.engines.builtin.network import (
     psnr_db,
     to_bytes,
 )
+from upscaled.engines.builtin.protocol import Findings, NetworkFiles
 from upscaled.engines.engine import PADDING
 
 LARGEST_SCALE = 16

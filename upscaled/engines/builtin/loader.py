@@ -10,7 +10,6 @@ from upscaled.engines.builtin import inspection
 from upscaled.engines.builtin.compiled_networks import CompiledNetworks
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.graph import UnknownGraphError
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
     MIN_PSNR_DB,
@@ -21,6 +20,7 @@ from upscaled.engines.builtin.network import (
     psnr_db,
     to_bytes,
 )
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.builtin.tile_plan import TilePlan
 from upscaled.engines.engine import PADDING
 

@@ -17,7 +17,6 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.graph import UnknownGraphError
 from upscaled.engines.builtin.loader import textured
 from upscaled.engines.builtin.memory_budget import MemoryBudget
-from upscaled.engines.builtin.messages import NetworkFiles, Trial
 from upscaled.engines.builtin.ncnn_network import NcnnNetwork
 from upscaled.engines.builtin.network import (
     InferenceError,
@@ -27,6 +26,7 @@ from upscaled.engines.builtin.network import (
     psnr_db,
     to_bytes,
 )
+from upscaled.engines.builtin.protocol import NetworkFiles, Trial
 from upscaled.engines.engine import PADDING, ModelFiles
 
 SIDES = (64, 128, 200, 400)

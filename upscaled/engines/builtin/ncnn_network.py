@@ -9,7 +9,6 @@ import ncnn
 import numpy as np
 
 from upscaled.engines.builtin.graph import UnknownGraphError, param_text, read_graph
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.network import (
     Floats,
     InferenceError,
@@ -19,6 +18,7 @@ from upscaled.engines.builtin.network import (
     crop_margin,
 )
 from upscaled.engines.builtin.padding_trim import trim_padding
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.engine import PADDING
 
 

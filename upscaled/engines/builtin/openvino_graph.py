@@ -20,9 +20,9 @@ from functools import cached_property
 import numpy as np
 
 from upscaled.engines.builtin.graph import ADD, MULTIPLY, SUBTRACT, Floats, Layer, read_graph
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.openvino_library import openvino, ops
 from upscaled.engines.builtin.padding_trim import trim_padding
+from upscaled.engines.builtin.protocol import NetworkFiles
 
 _CUBIC = -0.75
 """ncnn's coefficient of bicubic interpolation (interp.cpp)."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from upscaled.engines.builtin import compiled_networks
-from upscaled.engines.builtin.messages import NetworkFiles
 from upscaled.engines.builtin.network import (
     Floats,
     InferenceError,
@@ -19,6 +18,7 @@ from upscaled.engines.builtin.network import (
 )
 from upscaled.engines.builtin.openvino_graph import model_of
 from upscaled.engines.builtin.openvino_library import openvino
+from upscaled.engines.builtin.protocol import NetworkFiles
 from upscaled.engines.engine import PADDING
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from upscaled.engines.engine import PADDING, SMALLEST_TILE
+from upscaled.engines.engine import PADDING
 from upscaled.pictures import Size
 
 LARGEST_TILE = 400
@@ -62,28 +62,7 @@ def parallelism_for(
     now. So a band that is done again has the same bytes, even if the number of threads should
     change the last bits of a network's values.
     """
-    return _fastest(picture, tile, bytes_per_pixel, resources)[0]
-
-
-def choose_tile(picture: Size, bytes_per_pixel: int, resources: Resources, free: int) -> int:
-    """Choose the tile side in source pixels.
-
-    Large tiles waste less on padding. Small tiles keep all cores busy and take less memory. Among
-    sides that are equally fast the smallest is chosen. If none fits, `SMALLEST_TILE` is returned.
-
-    Args:
-        picture: size of the whole source.
-        bytes_per_pixel: the network's peak memory for each pixel of a padded tile.
-        resources: the upper limits.
-        free: bytes that are free now.
-    """
-    best, least = SMALLEST_TILE, math.inf
-    for side in sorted(_sides(picture, resources.largest_tile)):
-        parallelism, time = _fastest(picture, side, bytes_per_pixel, resources)
-        needed = parallelism.workers * tile_bytes(picture, side, bytes_per_pixel)
-        if needed <= min(free, resources.memory) and time < least:
-            best, least = side, time
-    return best
+    return fastest(picture, tile, bytes_per_pixel, resources)[0]
 
 
 def tile_bytes(picture: Size, tile: int, bytes_per_pixel: int) -> int:
@@ -92,7 +71,7 @@ def tile_bytes(picture: Size, tile: int, bytes_per_pixel: int) -> int:
     return width * height * bytes_per_pixel
 
 
-def _fastest(
+def fastest(
     picture: Size, tile: int, bytes_per_pixel: int, resources: Resources
 ) -> tuple[Parallelism, float]:
     """Return the fastest parallelism whose tiles fit, and its time for the picture."""
@@ -113,18 +92,6 @@ def _candidates(cores: int) -> Iterator[Parallelism]:
     while threads >= 1:
         yield Parallelism(cores // threads, threads)
         threads //= 2
-
-
-def _sides(picture: Size, largest: int) -> set[int]:
-    """Return the sides to consider: those that give equal parts, and some between."""
-    sides = {SMALLEST_TILE, largest}
-    for length in (picture.width, picture.height):
-        fewest = math.ceil(length / largest)
-        for parts in range(fewest, max(fewest, min(length // SMALLEST_TILE, 4 * fewest + 16)) + 1):
-            sides.add(math.ceil(length / parts))
-    sides |= set(range(SMALLEST_TILE, largest, 8))
-    longest = max(picture.width, picture.height, SMALLEST_TILE)
-    return {side for side in sides if SMALLEST_TILE <= side <= min(largest, longest)}
 
 
 def _time(picture: Size, tile: int, parallelism: Parallelism, doubling: float) -> float:

@@ -12,11 +12,11 @@ from upscaled.engines.builtin.parallelism import (
     MEMORY_PER_CORE,
     Parallelism,
     Resources,
-    choose_tile,
     parallelism_for,
     speedup,
     tile_bytes,
 )
+from upscaled.engines.builtin.tile_size import choose_tile
 from upscaled.engines.cpu_method import CpuMethod
 from upscaled.engines.engine import ModelFiles
 from upscaled.pictures import Size

@@ -28,14 +28,14 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary, versions
 from upscaled.engines.builtin.loader import Identity, LibraryRejectedError, Loader
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
-from upscaled.engines.builtin.messages import (
+from upscaled.engines.builtin.network import InferenceError, Network
+from upscaled.engines.builtin.parallelism import Parallelism, speedup
+from upscaled.engines.builtin.protocol import (
     NetworkFiles,
     decode_network,
     decode_task,
     decode_trial,
 )
-from upscaled.engines.builtin.network import InferenceError, Network
-from upscaled.engines.builtin.parallelism import Parallelism, speedup
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.builtin.upscaling import TilesDone
 from upscaled.engines.engine import PADDING, TTA_RUNS, ModelFiles, UpscaleTask

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from upscaled.engines.binary import exchange
+from upscaled.engines.binary.exchange import StoppedError, read_output, write_inputs
 from upscaled.engines.engine import ModelFiles, UpscaleTask
-from upscaled.engines.native import exchange
-from upscaled.engines.native.exchange import StoppedError, read_output, write_inputs
 from upscaled.errors import EngineError
 from upscaled.pictures import RawImage, Size
 

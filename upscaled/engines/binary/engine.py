@@ -14,6 +14,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from upscaled.engines.binary import exchange
+from upscaled.engines.binary.line_progress import LineProgress
+from upscaled.engines.binary.output import ProgramOutput
+from upscaled.engines.binary.program import (
+    Flavour,
+    ProgramInfo,
+    command_line,
+    find_program,
+    probe,
+)
 from upscaled.engines.engine import (
     PADDING,
     TTA_RUNS,
@@ -23,16 +33,6 @@ from upscaled.engines.engine import (
     ProgressCallback,
     UpscaleOutcome,
     UpscaleTask,
-)
-from upscaled.engines.native import exchange
-from upscaled.engines.native.line_progress import LineProgress
-from upscaled.engines.native.output import NativeOutput
-from upscaled.engines.native.program import (
-    Flavour,
-    ProgramInfo,
-    command_line,
-    find_program,
-    probe,
 )
 from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, guess_seconds
 from upscaled.engines.traits import BINARY
@@ -223,7 +223,7 @@ class BinaryEngine:
             gpu=self._gpu,
             tta=task.tta,
         )
-        output = NativeOutput()
+        output = ProgramOutput()
         progress = await self._tile_progress(task, on_progress)
         child: Child | None = None
         try:
@@ -266,7 +266,7 @@ class BinaryEngine:
             output.last_words,
         )
 
-    async def _listen(self, child: Child, output: NativeOutput, progress: LineProgress) -> int:
+    async def _listen(self, child: Child, output: ProgramOutput, progress: LineProgress) -> int:
         """Read standard error until the program has ended; return its exit status."""
         loop = asyncio.get_running_loop()
 
@@ -319,7 +319,7 @@ class BinaryEngine:
 
         return LineProgress(report, tiles, seconds)
 
-    def _note_device(self, output: NativeOutput) -> None:
+    def _note_device(self, output: ProgramOutput) -> None:
         if self._gpu is None:
             return
         found = output.devices.get(self._gpu)

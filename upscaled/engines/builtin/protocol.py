@@ -1,4 +1,4 @@
-"""The requests that the builtin engine sends to its worker; loads no heavy library."""
+"""Requests to the worker of the builtin engine, and how it is started; loads no heavy library."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled.engines.native.output import NativeOutput
+from upscaled.engines.binary.output import ProgramOutput
 
 
-def heard(text: str | bytes) -> NativeOutput:
-    output = NativeOutput()
+def heard(text: str | bytes) -> ProgramOutput:
+    output = ProgramOutput()
     output.feed(text.encode() if isinstance(text, str) else text)
     output.finish()
     return output
@@ -37,7 +37,7 @@ def test_a_percentage_is_read_whatever_is_around_it(line: str, share: float) -> 
 
 
 def test_progress_never_goes_back() -> None:
-    output = NativeOutput()
+    output = ProgramOutput()
     seen = []
     for line in ("10.00%\n", "50.00%\n", "20.00%\n", "50.00%\n", "60.00%\n"):
         grew = output.feed(line.encode())
@@ -46,7 +46,7 @@ def test_progress_never_goes_back() -> None:
 
 
 def test_a_percentage_cut_in_two_reads_is_one() -> None:
-    output = NativeOutput()
+    output = ProgramOutput()
     assert not output.feed(b"1")
     assert not output.feed(b"2.5")
     assert output.feed(b"0%\n")
@@ -117,7 +117,7 @@ def test_last_words_are_one_short_line_of_printable_text() -> None:
 
 
 def test_output_without_end_is_not_kept() -> None:
-    output = NativeOutput()
+    output = ProgramOutput()
     for _ in range(2000):
         output.feed(b"chatter" * 1000)
     assert len(output._line) <= 2048
@@ -127,7 +127,7 @@ def test_output_without_end_is_not_kept() -> None:
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_no_bytes_whatever_break_it(chunks: list[bytes]) -> None:
-    output = NativeOutput()
+    output = ProgramOutput()
     for chunk in chunks:
         output.feed(chunk)
         assert 0.0 <= output.progress <= 1.0

@@ -34,7 +34,7 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _JUNK = re.compile(r"[^\x20-\x7e\u00a0-\u024f]+")
 
 
-class NativeOutput:
+class ProgramOutput:
     """Parses standard error as it arrives, and keeps a bounded amount of it."""
 
     def __init__(self) -> None:

@@ -22,14 +22,14 @@ from PIL import Image
 from testkit import parts
 from testkit.paths import DATA
 from testkit.waiting import until
-from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles, Progress, UpscaleTask
-from upscaled.engines.native.engine import (
+from upscaled.engines.binary.engine import (
     BinaryEngine,
     Flavour,
     find_program,
     max_rows,
     probe,
 )
+from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles, Progress, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.pictures import RawImage, Size
 
