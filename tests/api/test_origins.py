@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 
@@ -172,3 +173,49 @@ async def test_a_trusted_proxy_tells_the_public_name(
 ) -> None:
     async with Api(serve(server__trusted_proxies=trusted)) as api:
         assert (await api.post(NOBODYS, headers=headers)).status == status
+
+
+async def raw_status(server: Server, target: str, *headers: str, method: str = "GET") -> int:
+    """Send a request as it is; return the status of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        head = (f"{method} {target} HTTP/1.1", *headers, "Connection: close", "", "")
+        writer.write("\r\n".join(head).encode())
+        async with asyncio.timeout(20):
+            return int((await reader.readline()).split()[1])
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://evil.example", "localhost", 403),
+        ("http://evil.example:{port}", "127.0.0.1:{port}", 403),
+        ("HTTP://EVIL.example.", "localhost", 403),
+        ("http://localhost@evil.example", "localhost", 403),
+        ("https://evil.example", "localhost", 403),
+        ("ftp://evil.example", "localhost", 403),
+        ("http://localhost", "evil.example", 200),  # RFC 9112: Host counts for nothing then
+        ("http://127.0.0.1:{port}", "127.0.0.1:{port}", 200),
+        ("http://evil.example@localhost", "localhost", 200),
+        ("http://[::1]:{port}", "localhost", 200),
+        ("", "evil.example", 403),
+        ("", "localhost", 200),
+    ],
+)
+async def test_an_absolute_target_is_judged_instead_of_host(
+    server: Server, target: str, host: str, status: int
+) -> None:
+    target, host = (text.format(port=server.port) for text in (target, host))
+    assert await raw_status(server, f"{target}/api/v1/models", f"Host: {host}") == status
+    if target.startswith("http:"):
+        shown = await raw_status(server, f"{target}/metrics", f"Host: {host}")
+        assert shown == status, "metrics are open to this machine's own names only"
+
+
+async def test_a_page_is_of_the_server_that_an_absolute_target_names(server: Server) -> None:
+    target, host = f"http://nas/api/v1{NOBODYS}", "Host: other"
+    for origin, status in (("http://nas", 404), ("http://other", 403)):
+        told = await raw_status(server, target, host, f"Origin: {origin}", method="POST")
+        assert told == status, origin

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from aiohttp import web
@@ -37,6 +37,17 @@ def host_of(authority: str) -> str:
     return _split(authority)[0] if len(authority) <= _LONGEST else ""
 
 
+def authorities(request: web.Request) -> Sequence[str]:
+    """Return the hosts, with their ports, that a request addresses; one in all but odd requests.
+
+    In the absolute form (``GET http://name/path``) the request's target says it, and ``Host``
+    counts for nothing (RFC 9112, section 3.2.2).
+    """
+    if not request.raw_path.startswith("/") and (named := request.url.host_port_subcomponent):
+        return (named,)
+    return request.headers.getall("Host", ())
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -46,7 +57,7 @@ def _is_address(host: str) -> bool:
 
 
 class HostPolicy:
-    """Decides whether a ``Host`` header names this server.
+    """Decides whether the host that a request addresses is this server.
 
     Always allowed are addresses and names without a dot, since no page can have such a name of
     its own; localhost; the machine's host name; and the host that the server listens on.
@@ -74,7 +85,7 @@ class HostPolicy:
         Raises:
             ForbiddenHostError: it does; the message says what to set.
         """
-        for authority in request.headers.getall("Host", ()):
+        for authority in authorities(request):
             short = len(authority) <= _LONGEST
             if (short and self._allows(authority)) or self._proxies.trusts(request.remote):
                 continue
@@ -108,18 +119,17 @@ class HostPolicy:
         if self.lists(host):
             return True
         default = {"http": "80", "https": "443"}.get(scheme.lower(), "")
+        requested = authorities(request)
         if self._proxies.trusts(request.remote):
             # Proxies may drop the port or change it, so the name alone must do.
             names = [
                 _split(part)[0]
-                for header in ("X-Forwarded-Host", "Host")
-                for value in request.headers.getall(header, ())
+                for value in (*request.headers.getall("X-Forwarded-Host", ()), *requested)
                 for part in value.split(",")
                 if len(part) <= _LONGEST
             ]
             return host in names
-        requested = request.headers.get("Host", "")
-        if len(requested) > _LONGEST:
+        if not requested or len(requested[0]) > _LONGEST:
             return False
-        name, at = _split(requested)
+        name, at = _split(requested[0])
         return (host, port or default) == (name, at or default)

@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from upscaled.api.auth import presented
-from upscaled.api.hosts import host_of
+from upscaled.api.hosts import authorities, host_of
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.responses import Handler
 from upscaled.callers import Tokens
@@ -33,7 +33,7 @@ def _is_from_here(request: web.Request) -> bool:
     """Tell whether a program on this machine asks, and not a proxy on behalf of somebody else."""
     return (
         _is_loopback(request.remote or "")
-        and _is_loopback(host_of(request.headers.get("Host", "")))
+        and all(_is_loopback(host_of(named)) for named in authorities(request) or ("",))
         and not passed_a_proxy(request)
     )
 

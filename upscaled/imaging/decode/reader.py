@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from upscaled.imaging.decode.jpeg import (
     without_end,
 )
 from upscaled.imaging.decode.jpeg_damage import check_coded_pixels
-from upscaled.imaging.decode.png import check_pixels, low_bytes, read_chunks, without
+from upscaled.imaging.decode.png import check_pixels, low_bytes, without
+from upscaled.imaging.decode.png_structure import Dropped, read_chunks
 from upscaled.imaging.decode.refusals import broken, cut_off
 from upscaled.imaging.decode.sniff import sniff
 from upscaled.imaging.decode.tiff.page import TiffPage, open_tiff
@@ -76,6 +77,8 @@ class Opened:
     """Of a PNG: length of its decompressed pixels."""
     colours: int = 0
     """Of a PNG: how many its palette has."""
+    dropped: Sequence[Dropped] = ()
+    """Of a PNG: chunks that its decoder must not see."""
     grey_png: bool = False
     """A PNG whose colour type is grey, or grey and alpha."""
     page: TiffPage | BmpPicture | None = None
@@ -165,7 +168,7 @@ class Opened:
         key = self.image.info.get("transparency")
         if self.depth != 16 or not isinstance(key, tuple) or self.image.mode != "RGB":
             return
-        with low_bytes(self.path) as low:
+        with low_bytes(without(self.path, self.dropped)) as low:
             same = (np.asarray(self.image) == [sample >> 8 for sample in key]).all(axis=2)
             same &= (np.asarray(low) == [sample & 255 for sample in key]).all(axis=2)
         self.alpha = np.where(same, 0, 255).astype(np.uint8)
@@ -210,15 +213,16 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
     if kind is JPEG:
         check_kind(path)
     chunks = read_chunks(path, MAX_METADATA_BYTES) if kind is PNG else None
-    damaged = chunks.damaged if chunks is not None else ()
-    source = without(path, damaged) if damaged else path
-    image: Image.Image = Image.open(source, formats=[kind.plugin])
+    dropped = chunks.dropped if chunks is not None else ()
+    image: Image.Image = Image.open(without(path, dropped), formats=[kind.plugin])
     try:
         _check_size(Size(*image.size), max_pixels)
-        lost = [f"chunk {name}, whose checksum is wrong" for name, _, _ in damaged]
+        lost = [chunk.lost for chunk in dropped if chunk.lost]
         if chunks is not None and not chunks.has_end:
             lost.append("the end marker (IEND), which the file lacks; all pixels are there")
         _refuse_series(image, lost)
+        if chunks is not None:
+            _refuse_frames(chunks.frames)
         block = image.info.get("exif") or b"" if chunks is None else chunks.exif
         while block.startswith(b"Exif\x00\x00"):
             block = block[6:]
@@ -227,6 +231,7 @@ def _open(path: Path, kind: PictureFormat, max_pixels: int) -> Opened:
         if chunks is not None:
             opened.depth, opened.grey_png = chunks.depth, chunks.grey
             opened.coded_bytes, opened.colours = chunks.coded_bytes, chunks.colours
+            opened.dropped = dropped
             if chunks.has_profile and not image.info.get("icc_profile"):
                 lost.append("ICC profile, which is broken")
             if chunks.has_late_profile:
@@ -329,7 +334,12 @@ def _refuse_series(image: Image.Image, lost: list[str]) -> None:
                 f"The file holds a series of {frames} pictures (MPO); send one picture."
             )
         lost.append("further pictures in the file (previews or gain maps)")
-    elif frames > 1:
+    else:
+        _refuse_frames(frames)
+
+
+def _refuse_frames(frames: int) -> None:
+    if frames > 1:
         raise UnusablePictureError(f"The file is an animation of {frames} frames; send one frame.")
 
 
