@@ -63,18 +63,18 @@ def test_every_documented_path_is_refused_somewhere_above() -> None:
 async def test_a_wrong_method_names_the_right_ones(api: Api) -> None:
     answer = await api.call("DELETE", "/upscale")
     assert answer.headers["allow"] == "POST, PUT"
-    assert answer.json["error"] == "DELETE is not allowed here; allowed: POST, PUT."
+    assert answer.json["error"] == "DELETE is not allowed here; use POST, PUT."
     answer = await api.call("POST", "/health")
     assert answer.headers["allow"] == "GET, HEAD"
 
 
 BAD_FIELDS: list[tuple[dict[str, str], str]] = [
-    ({"scale": "5"}, "scale is '5'; allowed is 2, 3 or 4"),
-    ({"scale": "two"}, "scale is 'two'; allowed is"),
-    ({"format": "gif"}, "format is 'gif'; allowed is png, jpg or webp"),
-    ({"tile_size": "31"}, "tile_size is '31'; allowed is 0 (automatic) or 32 to 4096"),
-    ({"tile_size": "-1"}, "tile_size is '-1'; allowed is"),
-    ({"sclae": "2"}, "There is no field 'sclae'; allowed are image, scale, model_name, format"),
+    ({"scale": "5"}, "scale is '5'; it must be 2, 3 or 4"),
+    ({"scale": "two"}, "scale is 'two'; it must be"),
+    ({"format": "gif"}, "format is 'gif'; it must be png, jpg or webp"),
+    ({"tile_size": "31"}, "tile_size is '31'; it must be 0 (automatic) or between 32 and 4096"),
+    ({"tile_size": "-1"}, "tile_size is '-1'; it must be"),
+    ({"sclae": "2"}, "There is no field 'sclae'; the fields are image, scale, model_name, format"),
     ({"model_name": "x" * 2000}, "The field 'model_name' is longer than 1024 bytes."),
     ({"model_name": "../models/realesrgan-x4plus"}, ""),
 ]

@@ -81,7 +81,7 @@ async def test_keep_leaves_the_deletion_to_the_caller(api: Api, server: Server) 
     assert (await api.get(f"/download/{job_id}?keep=true")).status == 404
     assert not server.result_file(job_id).exists()
     refused = await api.get(f"/download/{job_id}?keep=perhaps")
-    assert refused.status == 400 and "allowed is true or false" in refused.json["error"]
+    assert refused.status == 400 and "it must be true or false" in refused.json["error"]
 
 
 async def test_without_grace_a_proxy_is_like_anybody(serve: Callable[..., Server]) -> None:

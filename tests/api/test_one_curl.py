@@ -202,14 +202,18 @@ async def test_curls_default_type_is_refused_with_the_header_to_send(
     [
         ("?scale=2", {"scale": "2"}, "The field 'scale' was sent twice"),
         ("?scale=2&scale=3", {}, "The field 'scale' was sent twice"),
-        ("?scale=5", {}, "scale is '5'; allowed is 2, 3 or 4."),
-        ("?sclae=2", {}, "There is no query parameter 'sclae' here; allowed are background,"),
+        ("?scale=5", {}, "scale is '5'; it must be 2, 3 or 4."),
+        (
+            "?sclae=2",
+            {},
+            "There is no query parameter 'sclae' here; the parameters are background,",
+        ),
         ("?image=x", {}, "There is no query parameter 'image' here"),
         ("?model_name=" + "x" * 2000, {}, "longer than 1024 bytes"),
-        ("?wait=61", {}, "wait is '61'; allowed is one whole number"),
+        ("?wait=61", {}, "wait is '61'; it must be one whole number"),
         ("?wait=3", {"wait": "3"}, "The field 'wait' was sent twice"),
-        ("?on_timeout=fail", {}, "on_timeout is 'fail'; allowed is original."),
-        ("?wait=1&cancel_on_timeout=maybe", {}, "cancel_on_timeout is 'maybe'; allowed is true"),
+        ("?on_timeout=fail", {}, "on_timeout is 'fail'; it must be original."),
+        ("?wait=1&cancel_on_timeout=maybe", {}, "cancel_on_timeout is 'maybe'; it must be true"),
         ("?cancel_on_disconnect=true", {}, "need wait, such as wait=30."),
     ],
 )

@@ -59,7 +59,7 @@ async def test_an_unknown_query_parameter_is_refused(api: Api, route: Route) -> 
 
 async def test_the_refusal_names_what_is_allowed(api: Api) -> None:
     told = (await api.get(f"/status/{NOBODYS}?wait=3&wiat=3")).json["error"]
-    assert told == "There is no query parameter 'wiat' here; allowed is wait."
+    assert told == "There is no query parameter 'wiat' here; the parameter is wait."
     told = (await api.post(f"/cancel/{NOBODYS}?now=1")).json["error"]
     assert told == "There is no query parameter 'now' here; this address takes none."
 
@@ -107,7 +107,9 @@ async def test_an_empty_query_parameter_hides_no_other_value(api: Api) -> None:
     for path in ("/models?scale=x&scale=", "/jobs?limit=&limit=0", "/results?job_ids="):
         assert (await api.get(path)).status == 400, path
     answer = await api.get("/models?sclae=")
-    assert answer.json["error"] == "There is no query parameter 'sclae' here; allowed is scale."
+    assert (
+        answer.json["error"] == "There is no query parameter 'sclae' here; the parameter is scale."
+    )
 
 
 async def test_unknown_paths_and_the_pages_files_take_any_query(

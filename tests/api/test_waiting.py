@@ -67,7 +67,7 @@ async def test_a_wait_that_is_no_number_of_seconds_is_refused(api: Api, query: s
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     shown = query.replace("&wait=", ", ")
     assert answer.json["error"] == (
-        f"wait is {shown!r}; allowed is one whole number of seconds from 0 to 60."
+        f"wait is {shown!r}; it must be one whole number of seconds between 0 and 60."
     )
 
 

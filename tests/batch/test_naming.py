@@ -79,7 +79,7 @@ def test_only_pictures_below_the_limit_are_taken(text: str, taken: Size, left: S
 
 @pytest.mark.parametrize("text", ["", "large", "100x", "-1", "1e9", "10x10x10", "5GB"])
 def test_another_limit_is_refused(text: str) -> None:
-    with pytest.raises(BadRequestError, match="allowed is a size such as 1600x1200"):
+    with pytest.raises(BadRequestError, match="it must be a size such as 1600x1200"):
         SizeLimit.parse(text)
 
 

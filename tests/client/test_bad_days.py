@@ -242,7 +242,7 @@ async def test_what_is_no_server_gets_its_sentence() -> None:
             await client.models()
         with pytest.raises(UnexpectedAnswerError, match="redirects to https"):
             await client.status(JOB)
-    with pytest.raises(FieldRefusedError, match="allowed is one such as"):
+    with pytest.raises(FieldRefusedError, match="it must be one such as"):
         AsyncClient("localhost:8089")
     async with AsyncClient("http://127.0.0.1:9", retries=Retries(0)) as nobody:
         with pytest.raises(UnreachableError, match="can't be reached"):

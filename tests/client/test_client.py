@@ -73,7 +73,7 @@ async def test_refusals_carry_the_servers_code_and_sentence(
     with pytest.raises(FieldRefusedError) as field:
         await client.submit(picture, {"scale": 7})
     assert (field.value.code, field.value.status) == ("bad_request", 400)
-    assert field.value.message == "The field scale is '7'; allowed is 2, 3 or 4."
+    assert field.value.message == "The field scale is '7'; it must be 2, 3 or 4."
     with pytest.raises(FieldRefusedError) as model:
         await client.submit(picture, {"model_name": "nobody"})
     assert model.value.code == "unknown_model"

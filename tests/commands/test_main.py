@@ -133,7 +133,9 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_ends_with_2(tmp_path
     file.write_text("server: {port: 99999}")
     done = run("serve", "--config", file)
     assert done.returncode == 2
-    assert done.stderr == (f"upscaled: {file}: server.port is 99999; allowed is 0 to 65535.\n")
+    assert done.stderr == (
+        f"upscaled: {file}: server.port is 99999; it must be between 0 and 65535.\n"
+    )
 
 
 def test_in_the_journal_a_mistake_is_an_error(tmp_path: Path) -> None:
@@ -398,4 +400,4 @@ def test_a_token_is_made_and_its_line_fits_the_configuration(env: dict[str, str]
     assert token[1] != run("token", "laptop", env=env).stdout.split()[5]
     wrong = run("token", "a b", env=env)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("upscaled: The name is 'a b'; allowed is a name of letters")
+    assert wrong.stderr.startswith("upscaled: The name is 'a b'; it must be a name of letters")

@@ -70,7 +70,7 @@ def test_a_picture_goes_round(shell: str, server: Server, tmp_path: Path) -> Non
         (("in.png",), 2, "give a picture and a name for the result"),
         (("none.png", "out.png"), 2, "there is no file none.png"),
         (("in.png", "out.png", "2"), 2, "2 is no field"),
-        (("in.png", "out.png", "scale=9"), 3, "The field scale is '9'; allowed is 2, 3 or 4."),
+        (("in.png", "out.png", "scale=9"), 3, "The field scale is '9'; it must be 2, 3 or 4."),
         (("text.png", "out.png"), 3, "(415): The file is not a picture of a known format"),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_server_that_is_gone_is_no_fault_of_the_pictures(
     ("arguments", "sentence"),
     [
         (("none", "out"), "There is no folder none."),
-        ((".", "out", "--settle", "0"), "--settle is 0.0; allowed is 0.05 to 86400 s."),
+        ((".", "out", "--settle", "0"), "--settle is 0.0; it must be between 0.05 and 86400 s."),
         ((".", "out", "--scale", "9"), "The field scale is '9'"),
     ],
 )

@@ -74,7 +74,7 @@ async def test_two_services_cannot_share_a_data_folder(tmp_path: Path) -> None:
 
 async def test_a_data_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"storage.data_dir is '.*file/data'; allowed is"):
+    with pytest.raises(ConfigError, match=r"storage.data_dir is '.*file/data'; it must be"):
         await Workspace(tmp_path / "file" / "data").open()
 
 

@@ -74,5 +74,5 @@ async def test_fast_and_exact_pictures_are_made_in_their_own_precision(
         form.add_field("image", content, filename="a.png", content_type="image/png")
         async with session.post(server.url + "/upscale", data=form) as answer:
             assert answer.status == 400
-            sentence = "precision is 'faster'; allowed are exact and fast."
+            sentence = "precision is 'faster'; it must be exact or fast."
             assert sentence in await answer.text()

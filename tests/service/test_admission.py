@@ -18,21 +18,29 @@ def test_no_fields_are_no_wishes() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("scale", "5", "The field scale is '5'; allowed is 2, 3 or 4."),
-        ("scale", "", "The field scale is ''; allowed is 2, 3 or 4."),
-        ("scale", "2.0", "The field scale is '2.0'; allowed is 2, 3 or 4."),
-        ("scale", "٢", "The field scale is '٢'; allowed is 2, 3 or 4."),
-        ("format", "gif", "The field format is 'gif'; allowed is png, jpg or webp."),
-        ("tile_size", "31", "The field tile_size is '31'; allowed is 0 (automatic) or 32 to 4096."),
-        ("tile_size", "-1", "The field tile_size is '-1'; allowed is 0 (automatic) or 32 to 4096."),
-        ("width", "0", "The field width is '0'; allowed is 1 to 1000000 pixels."),
-        ("quality", "0", "The field quality is '0'; allowed is 1 to 100."),
-        ("quality", "101", "The field quality is '101'; allowed is 1 to 100."),
-        ("tta", "maybe", "The field tta is 'maybe'; allowed is true or false."),
+        ("scale", "5", "The field scale is '5'; it must be 2, 3 or 4."),
+        ("scale", "", "The field scale is ''; it must be 2, 3 or 4."),
+        ("scale", "2.0", "The field scale is '2.0'; it must be 2, 3 or 4."),
+        ("scale", "٢", "The field scale is '٢'; it must be 2, 3 or 4."),
+        ("format", "gif", "The field format is 'gif'; it must be png, jpg or webp."),
+        (
+            "tile_size",
+            "31",
+            "The field tile_size is '31'; it must be 0 (automatic) or between 32 and 4096.",
+        ),
+        (
+            "tile_size",
+            "-1",
+            "The field tile_size is '-1'; it must be 0 (automatic) or between 32 and 4096.",
+        ),
+        ("width", "0", "The field width is '0'; it must be between 1 and 1000000 pixels."),
+        ("quality", "0", "The field quality is '0'; it must be between 1 and 100."),
+        ("quality", "101", "The field quality is '101'; it must be between 1 and 100."),
+        ("tta", "maybe", "The field tta is 'maybe'; it must be true or false."),
         (
             "background",
             "red",
-            "The field background is 'red'; allowed is a colour such as #ffffff.",
+            "The field background is 'red'; it must be a colour such as #ffffff.",
         ),
     ],
 )
@@ -46,7 +54,7 @@ def test_a_wrong_field_is_answered_with_what_is_allowed(
 
 
 def test_an_unknown_field_is_answered_with_those_there_are() -> None:
-    with pytest.raises(BadRequestError, match=r"no field 'sclae'; allowed are image, scale, "):
+    with pytest.raises(BadRequestError, match=r"no field 'sclae'; the fields are image, scale, "):
         parse_fields({"sclae": "2"})
     assert "model_name" in FIELDS
 

@@ -243,7 +243,7 @@ async def test_a_default_model_that_is_not_installed_stops_the_start(
     tmp_path: Path, models_dir: Path
 ) -> None:
     config = make_config(tmp_path / "data", models_dir, upscaler__default_model="nope")
-    with pytest.raises(ConfigError, match=r"default_model is 'nope'; allowed is an inst"):
+    with pytest.raises(ConfigError, match=r"default_model is 'nope'; it must be an inst"):
         async with running(config):
             pass
 

@@ -79,7 +79,7 @@ def _job_ids(request: web.Request) -> list[str]:
     job_ids = [part.strip() for part in text.split(",") if part.strip()]
     if not 1 <= len(job_ids) <= MOST_JOBS:
         raise BadRequestError(
-            f"job_ids has {len(job_ids)} ids; allowed are 1 to {MOST_JOBS}, separated by commas."
+            f"job_ids has {len(job_ids)} ids; it must have 1 to {MOST_JOBS}, separated by commas."
         )
     if len(set(job_ids)) < len(job_ids):
         raise BadRequestError("job_ids has an id twice; send it once.")

@@ -105,7 +105,7 @@ def keep_of(request: web.Request) -> bool:
     """
     text = ", ".join(query_of(request).getall("keep", ["false"])).lower()
     if text not in {"true", "1", "false", "0"}:
-        raise BadRequestError(f"keep is {text[:64]!r}; allowed is true or false.")
+        raise BadRequestError(f"keep is {text[:64]!r}; it must be true or false.")
     return text in {"true", "1"}
 
 

@@ -77,7 +77,7 @@ class FormReader:
         self.end()
         if part.name not in self.allowed:
             raise BadRequestError(
-                f"There is no field {part.name[:64]!r}; allowed are {', '.join(self.allowed)}."
+                f"There is no field {part.name[:64]!r}; the fields are {', '.join(self.allowed)}."
             )
         self._see(part.name)
         self._open = part.name

@@ -57,13 +57,13 @@ async def delete(request: web.Request) -> web.Response:
 
 
 def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
-    return BadRequestError(f"{name} is {text[:64]!r}; allowed is {allowed}.")
+    return BadRequestError(f"{name} is {text[:64]!r}; it must be {allowed}.")
 
 
 def _state(query: Mapping[str, str]) -> JobState | None:
     text = query.get("state")
     if text is not None and text not in set(JobState):
-        raise _refusal("state", text, ", ".join(JobState))
+        raise _refusal("state", text, f"one of {', '.join(JobState)}")
     return None if text is None else JobState(text)
 
 
@@ -79,7 +79,7 @@ def _moment(query: Mapping[str, str], name: str) -> float | None:
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit", str(_USUAL_LIMIT))
     if re.fullmatch("[0-9]{1,3}", text) is None or not 1 <= int(text) <= _LARGEST_LIMIT:
-        raise _refusal("limit", text, f"1 to {_LARGEST_LIMIT}")
+        raise _refusal("limit", text, f"between 1 and {_LARGEST_LIMIT}")
     return int(text)
 
 

@@ -58,7 +58,7 @@ def _wanted_scale(request: web.Request) -> int | None:
         return None
     if len(values) > 1 or not re.fullmatch("[1-9][0-9]?", values[0]):
         shown = ", ".join(values)[:64]
-        raise BadRequestError(f"scale is {shown!r}; allowed is one whole number from 1 to 99.")
+        raise BadRequestError(f"scale is {shown!r}; it must be one whole number between 1 and 99.")
     return int(values[0])
 
 

@@ -74,7 +74,7 @@ def _of_http_exception(request: web.Request, error: web.HTTPException) -> web.Re
     headers: dict[str, str] = {}
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"{request.method} is not allowed here; allowed: {allowed}."
+        message = f"{request.method} is not allowed here; use {allowed}."
         headers["Allow"] = allowed
     elif error.status == 404:
         message = f"There is nothing at {request.path}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -104,12 +104,13 @@ def check_query(request: web.Request) -> None:
         return
     for name in request.query:
         if name not in route.query:
-            allowed = ", ".join(sorted(route.query))
             raise BadRequestError(
-                f"There is no query parameter {name[:64]!r} here; "
-                + (
-                    f"allowed {'is' if len(route.query) == 1 else 'are'} {allowed}."
-                    if allowed
-                    else "this address takes none."
-                )
+                f"There is no query parameter {name[:64]!r} here; {_parameters(route.query)}."
             )
+
+
+def _parameters(names: Collection[str]) -> str:
+    if not names:
+        return "this address takes none"
+    verb = "parameter is" if len(names) == 1 else "parameters are"
+    return f"the {verb} {', '.join(sorted(names))}"

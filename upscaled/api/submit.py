@@ -69,7 +69,7 @@ def _answer_options(request: web.Request, fields: Mapping[str, str]) -> _AnswerO
     """
     on_timeout = fields.get("on_timeout")
     if on_timeout not in {None, "original"}:
-        raise BadRequestError(f"on_timeout is {on_timeout[:64]!r}; allowed is original.")
+        raise BadRequestError(f"on_timeout is {on_timeout[:64]!r}; it must be original.")
     original = on_timeout is not None
     wait = parse_wait(fields["wait"]) if "wait" in fields else preferred_wait(request)
     on_timeout_cancel = _flag(fields, "cancel_on_timeout")
@@ -87,7 +87,7 @@ def _answer_options(request: web.Request, fields: Mapping[str, str]) -> _AnswerO
 def _flag(fields: Mapping[str, str], name: str) -> bool:
     text = fields.get(name, "false").strip().lower()
     if text not in {"true", "1", "false", "0"}:
-        raise BadRequestError(f"{name} is {text[:64]!r}; allowed is true or false.")
+        raise BadRequestError(f"{name} is {text[:64]!r}; it must be true or false.")
     return text in {"true", "1"}
 
 

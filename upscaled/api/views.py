@@ -28,7 +28,7 @@ async def thumbnail(request: web.Request) -> web.StreamResponse:
     values = query_of(request).getall("side", [RESULT])
     if len(values) > 1 or values[0] not in SIDES:
         shown = ", ".join(values)[:64]
-        raise BadRequestError(f"side is {shown!r}; allowed is {' or '.join(SIDES)}.")
+        raise BadRequestError(f"side is {shown!r}; it must be {' or '.join(SIDES)}.")
     picture = await _picture(request, values[0])
     etag = f'"{picture.key}"'
     if (unchanged := _unchanged(request, etag)) is not None:

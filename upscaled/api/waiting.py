@@ -49,7 +49,7 @@ def parse_wait(text: str) -> Wait:
     number = re.fullmatch("[0-9]{1,12}", text)
     if number is None or int(text) > MOST_SECONDS:
         raise BadRequestError(
-            f"wait is {text[:64]!r}; allowed is one whole number of seconds from 0 to "
+            f"wait is {text[:64]!r}; it must be one whole number of seconds between 0 and "
             f"{MOST_SECONDS}."
         )
     return Wait(min(int(text), ANSWER_SECONDS))

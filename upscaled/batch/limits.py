@@ -29,8 +29,8 @@ class SizeLimit:
         if area := re.fullmatch(r"(\d{1,6}(?:[.]\d{1,6})?)\s*(?:MP)?", text.strip(), re.IGNORECASE):
             return cls(pixels=float(area[1]) * 1_000_000)
         raise BadRequestError(
-            f"--only-below is {text!r}; allowed is a size such as 1600x1200, or megapixels such "
-            "as 2MP."
+            f"--only-below is {text!r}; it must be a size such as 1600x1200, or megapixels "
+            "such as 2MP."
         )
 
     def takes(self, size: Size) -> bool:

@@ -186,7 +186,7 @@ def base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise FieldRefusedError(
-            f"The server's address is {url!r}; allowed is one such as http://127.0.0.1:8089.",
+            f"The server's address is {url!r}; it must be one such as http://127.0.0.1:8089.",
             code="bad_request",
             status=400,
         )

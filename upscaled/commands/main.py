@@ -215,7 +215,7 @@ async def _token(options: argparse.Namespace, _config: Config) -> int:
     token = new_token()
     pair = (options.name, hash_of(token))
     if complaint := tokens((pair,)):
-        raise BadRequestError(f"The name is {options.name!r}; allowed is {complaint}.")
+        raise BadRequestError(f"The name is {options.name!r}; it must be {complaint}.")
     print(f"The token, which is shown only now: {token}")
     print("Add this line to config.yaml, below `tokens:` in the section `server:`")
     print(f"    {pair[0]}: {pair[1]}")

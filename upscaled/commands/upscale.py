@@ -275,7 +275,7 @@ def _check_folder(options: argparse.Namespace, out: Path) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the results.")
     if "/" in options.suffix or "\0" in options.suffix:
-        raise ConfigError(f"--suffix is {options.suffix!r}; allowed is text without a slash.")
+        raise ConfigError(f"--suffix is {options.suffix!r}; it must be text without a slash.")
     (first, *others) = options.inputs
     for path in map(Path, options.inputs):
         if not options.suffix and path.is_dir() and out.is_dir() and path.samefile(out):

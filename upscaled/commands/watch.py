@@ -59,7 +59,9 @@ def _watch_options(options: argparse.Namespace) -> WatchOptions:
     folder = Path(options.folder)
     for name in ("settle", "interval"):
         if not 0.05 <= getattr(options, name) <= 86_400:
-            raise ConfigError(f"--{name} is {getattr(options, name)}; allowed is 0.05 to 86400 s.")
+            raise ConfigError(
+                f"--{name} is {getattr(options, name)}; it must be between 0.05 and 86400 s."
+            )
     return WatchOptions(
         folder=folder,
         selection=Selection(options.recursive, tuple(options.include), tuple(options.exclude)),

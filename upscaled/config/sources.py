@@ -59,7 +59,7 @@ def load(
         if variable.startswith(ENV_PREFIX) and variable not in known_variables:
             raise ConfigError(
                 f"There is no setting for the environment variable {variable}; "
-                f"allowed are {ENV_PREFIX}<SECTION>_<KEY> for the keys in config.yaml."
+                f"the names are {ENV_PREFIX}<SECTION>_<KEY>, with the keys of config.yaml."
             )
     base = file.resolve().parent if file else Path.cwd()
     sections = {name: cls(**values[name]) for name, cls in SECTIONS.items()}
@@ -132,16 +132,18 @@ def _read_file(path: Path) -> Mapping[str, Mapping[str, object]]:
     for name, section in document.items():
         if name not in SECTIONS:
             raise ConfigError(
-                f"{path}: there is no section {name!r}; allowed are {', '.join(SECTIONS)}."
+                f"{path}: there is no section {name!r}; the sections are {', '.join(SECTIONS)}."
             )
         if section is not None and not isinstance(section, dict):
-            raise ConfigError(f"{path}: section {name} is {section!r}; allowed are its keys.")
+            raise ConfigError(
+                f"{path}: section {name} is {section!r}; it must have keys and values."
+            )
         rows = [setting for setting in settings() if setting.section == name]
         keys = [setting.key for setting in rows]
         former = {setting.former.key for setting in rows if setting.former}
         for key in section or {}:
             if key not in keys and key not in former:
                 raise ConfigError(
-                    f"{path}: there is no key {name}.{key}; allowed are {', '.join(keys)}."
+                    f"{path}: there is no key {name}.{key}; the keys are {', '.join(keys)}."
                 )
     return {name: section or {} for name, section in document.items()}

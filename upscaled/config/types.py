@@ -47,7 +47,7 @@ class Rule:
             if (low is not None and value < low) or (high is not None and value > high):
                 if high is None:
                     return f"{low:g} or more"
-                return f"{low:g} to {high:g}"
+                return f"between {low:g} and {high:g}"
         return self.check(value) if self.check else None
 
 
@@ -62,7 +62,7 @@ def setting(default: Any, help_: str, **rule: Any) -> Any:
 def member_name(value: str) -> str | None:
     """Check the name of a cluster's member."""
     fits = not value or _TOKEN_NAME.fullmatch(value)
-    return None if fits else "up to 64 letters, digits, dots, dashes and underscores, or nothing"
+    return None if fits else "empty, or up to 64 letters, digits, dots, dashes and underscores"
 
 
 def public_url(value: str) -> str | None:
@@ -80,7 +80,7 @@ def prefix(value: str) -> str | None:
 
 def tile(value: int) -> str | None:
     """Check a tile size."""
-    return None if value == 0 or 32 <= value <= 4096 else "0 (automatic) or 32 to 4096"
+    return None if value == 0 or 32 <= value <= 4096 else "0 (automatic) or between 32 and 4096"
 
 
 def token(value: str) -> str | None:
@@ -137,7 +137,11 @@ def destinations(value: tuple[str, ...]) -> str | None:
 
 def ports(value: tuple[int, ...]) -> str | None:
     """Check TCP ports."""
-    return None if all(1 <= port <= 65535 for port in value) else "port numbers from 1 to 65535"
+    return (
+        None
+        if all(1 <= port <= 65535 for port in value)
+        else "a list of port numbers between 1 and 65535"
+    )
 
 
 def webhook_secret(value: str) -> str | None:
@@ -145,7 +149,7 @@ def webhook_secret(value: str) -> str | None:
     try:
         signatures.keys_of(value)
     except ValueError:
-        return "whsec_ and 24 to 64 random bytes in base64, several of them separated by blanks"
+        return "whsec_ and 24 to 64 random bytes in base64, or several of them separated by blanks"
     return None
 
 
@@ -161,7 +165,7 @@ def retry_pauses(value: tuple[int, ...]) -> str | None:
     """Check the pauses between attempts."""
     if len(value) <= 50 and all(1 <= seconds <= 86_400 for seconds in value):
         return None
-    return "up to 50 pauses from 1 to 86400 seconds"
+    return "a list of up to 50 pauses between 1 and 86400 seconds"
 
 
 def input_formats(value: tuple[str, ...]) -> str | None:
@@ -174,12 +178,12 @@ def input_formats(value: tuple[str, ...]) -> str | None:
 # --- types ------------------------------------------------------------------------------------
 
 _TYPE_NAMES: Mapping[object, str] = {
-    str: "a text",
+    str: "text",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     tuple[int, ...]: "a list of whole numbers, such as [0, 1]",
-    tuple[str, ...]: "a list of texts",
+    tuple[str, ...]: "a list of strings",
     Tokens: "names with values, such as {laptop: 'sha256:…'}",
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -250,5 +254,5 @@ def typed(name: str, kind: object, rule: Rule, value: object, source: str) -> ob
     if allowed is None and isinstance(value, float) and not math.isfinite(value):
         allowed = "a finite number"
     if allowed is not None:
-        raise ConfigError(f"{source}: {name} is {shown!r}; allowed is {allowed}.")
+        raise ConfigError(f"{source}: {name} is {shown!r}; it must be {allowed}.")
     return value

@@ -35,7 +35,9 @@ class UpscalerSettings:
         (),
         "Vulkan devices to use, by index as `upscaled doctor` lists them; "
         "empty: the best one; -1: the CPU (builtin engine only).",
-        check=lambda v: None if all(-1 <= i <= 255 for i in v) else "indices from -1 to 255",
+        check=lambda v: (
+            None if all(-1 <= i <= 255 for i in v) else "a list of indices between -1 and 255"
+        ),
     )
     tile_size: int = setting(
         0,

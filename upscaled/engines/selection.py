@@ -122,8 +122,8 @@ def _chosen(config: Config, found: Sequence[Device]) -> tuple[Device, ...]:
         if device is None:
             known = ", ".join(f"{d.index} ({d.name})" for d in found) or "none"
             raise ConfigError(
-                f"upscaler.gpu_ids is {list(config.upscaler.gpu_ids)}; allowed are the Vulkan "
-                f"devices of this machine: {known}; and -1 for the CPU."
+                f"upscaler.gpu_ids is {list(config.upscaler.gpu_ids)}; it can name the Vulkan "
+                f"devices of this machine ({known}) and -1, the CPU."
             )
         chosen.append(device)
     if config.upscaler.engine == BINARY.name and CPU in chosen:

@@ -90,8 +90,8 @@ class Workspace:
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"storage.data_dir is {str(self.data_dir)!r}; allowed is a folder this user can "
-                f"write to ({error.strerror})."
+                f"storage.data_dir is {str(self.data_dir)!r}; it must be a folder that this user "
+                f"can write to ({error.strerror})."
             ) from None
         files.remove_parts(self.data_dir)
         shutil.rmtree(self._incoming, ignore_errors=True)

@@ -71,7 +71,7 @@ def parse(text: str, ports: Collection[int]) -> Destination:
     if port == 0 or (ports and port not in ports):
         allowed = ", ".join(str(number) for number in sorted(ports)) or "1 to 65535"
         raise AddressRefusedError(
-            f"The address has port {port}; allowed is {allowed} (outgoing.ports of the server)."
+            f"The address has port {port}; the server connects to {allowed} only (outgoing.ports)."
         )
     address = _address(host)
     if address is not None:

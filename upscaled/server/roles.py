@@ -71,7 +71,7 @@ def check_cluster(config: Config) -> None:
     if config.storage.result_cache_mb:
         raise ConfigError(
             f"storage.result_cache_mb is {config.storage.result_cache_mb} and cluster.database_url "
-            "is set; in a cluster allowed is 0."
+            "is set; in a cluster it must be 0."
         )
     missing_packages = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing_packages:

@@ -205,7 +205,9 @@ class Admission:
 
     def _source_size(self, fields: Mapping[str, str]) -> Size:
         sides = [
-            whole_number(fields, name, lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels")
+            whole_number(
+                fields, name, lambda v: 1 <= v <= 1_000_000, "between 1 and 1000000 pixels"
+            )
             for name in SOURCE_FIELDS
         ]
         if sides[0] is None or sides[1] is None:

@@ -55,20 +55,27 @@ def parse_fields(fields: Mapping[str, str]) -> JobOptions:
     for name in fields:
         if name not in known:
             raise BadRequestError(
-                f"There is no field {name[:64]!r}; allowed are image, {', '.join(known)}."
+                f"There is no field {name[:64]!r}; the fields are image, {', '.join(known)}."
             )
     options = JobOptions(
         scale=whole_number(fields, "scale", lambda v: v in SCALES, "2, 3 or 4"),
         model_name=fields.get("model_name"),
         format=_format(fields.get("format")),
         tile_size=whole_number(
-            fields, "tile_size", lambda v: v == 0 or 32 <= v <= 4096, "0 (automatic) or 32 to 4096"
+            fields,
+            "tile_size",
+            lambda v: v == 0 or 32 <= v <= 4096,
+            "0 (automatic) or between 32 and 4096",
         ),
-        width=whole_number(fields, "width", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
-        height=whole_number(fields, "height", lambda v: 1 <= v <= 1_000_000, "1 to 1000000 pixels"),
+        width=whole_number(
+            fields, "width", lambda v: 1 <= v <= 1_000_000, "between 1 and 1000000 pixels"
+        ),
+        height=whole_number(
+            fields, "height", lambda v: 1 <= v <= 1_000_000, "between 1 and 1000000 pixels"
+        ),
         tta=_boolean(fields, "tta", default=False),
         precision=_precision(fields.get("precision")),
-        quality=whole_number(fields, "quality", lambda v: 1 <= v <= 100, "1 to 100"),
+        quality=whole_number(fields, "quality", lambda v: 1 <= v <= 100, "between 1 and 100"),
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
         keep_metadata=_boolean(fields, "keep_metadata", default=True),
@@ -114,7 +121,7 @@ def _precision(value: str | None) -> str:
     if value is None:
         return EXACT
     if value not in {EXACT, FAST}:
-        raise BadRequestError(f"precision is {value[:64]!r}; allowed are exact and fast.")
+        raise BadRequestError(f"precision is {value[:64]!r}; it must be exact or fast.")
     return value
 
 
@@ -123,7 +130,7 @@ def _word(value: bool) -> str:
 
 
 def _refusal(name: str, text: str, allowed: str) -> BadRequestError:
-    return BadRequestError(f"The field {name} is {text[:64]!r}; allowed is {allowed}.")
+    return BadRequestError(f"The field {name} is {text[:64]!r}; it must be {allowed}.")
 
 
 def whole_number(

@@ -178,7 +178,7 @@ class ModelImports:
         activation = fields.get("activation")
         if activation is not None and activation not in _ACTIVATIONS:
             raise BadRequestError(
-                f"activation is {activation[:64]!r}; allowed is {' or '.join(_ACTIVATIONS)}."
+                f"activation is {activation[:64]!r}; it must be {' or '.join(_ACTIVATIONS)}."
             )
         card = ModelCard(license=fields.get("license"))
         if self._config.upscaler.commercial_models_only and not card.commercial:

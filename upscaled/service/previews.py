@@ -101,11 +101,15 @@ class Previews:
 
     def _box(self, fields: Mapping[str, str]) -> Box:
         places = [
-            whole_number(fields, name, lambda v: v <= _LARGEST_PLACE, "0 to 1000000 pixels")
+            whole_number(
+                fields, name, lambda v: v <= _LARGEST_PLACE, "between 0 and 1000000 pixels"
+            )
             for name in ("x", "y")
         ]
         sides = [
-            whole_number(fields, name, lambda v: 1 <= v <= _LARGEST_PLACE, "1 to 1000000 pixels")
+            whole_number(
+                fields, name, lambda v: 1 <= v <= _LARGEST_PLACE, "between 1 and 1000000 pixels"
+            )
             for name in ("width", "height")
         ]
         return Box(places[0], places[1], sides[0], sides[1], self._config.limits.preview_pixels)

@@ -133,6 +133,6 @@ def _check_default_model(config: Config, models: ModelCatalog) -> None:
         )
     elif config.upscaler.default_model not in names:
         raise ConfigError(
-            f"upscaler.default_model is {config.upscaler.default_model!r}; allowed is "
-            f"an installed model: {', '.join(names)}."
+            f"upscaler.default_model is {config.upscaler.default_model!r}; it must "
+            f"be an installed model: {', '.join(names)}."
         )

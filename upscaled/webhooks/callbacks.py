@@ -27,7 +27,7 @@ def parse_events(text: str | None) -> tuple[str, ...]:
     for name in wanted:
         if name not in EVENTS:
             raise BadRequestError(
-                f"The field callback_events has {name[:64]!r}; allowed are {', '.join(EVENTS)}, "
+                f"The field callback_events has {name[:64]!r}; it can have {', '.join(EVENTS)}, "
                 "separated by commas."
             )
     return tuple(name for name in EVENTS if name in wanted)
