@@ -77,3 +77,30 @@ def test_no_two_classes_have_one_name() -> None:
                     places.setdefault(node.name, []).append(str(module))
     assert len(places) > 300
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    rows: dict[str, set[str]] = {}
+    for line in text("docs/architecture.md").splitlines():
+        if row := re.fullmatch(r"\| (`[^|]+) \| (.*) \|", line):
+            for name in re.findall(r"`([\w/.]+)`", row[1]):
+                rows[name.rstrip("/").removesuffix(".py")] = set(re.findall(r"\w+", row[2]))
+    missing = []
+    for module in (ROOT / "upscaled").rglob("*.py"):
+        room, *inner = module.relative_to(ROOT / "upscaled").with_suffix("").parts
+        name = inner[0] if inner else room
+        if name not in {"__init__", "__main__"} and name not in {room, *rows.get(room, ())}:
+            missing.append(f"{room}/{name}")
+        elif room not in {*rows, "__init__", "__main__"}:
+            missing.append(room)
+    assert len(rows) > 20
+    assert sorted(set(missing)) == [], "name them in the table of docs/architecture.md"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_that_a_document_names_exists(document: Path) -> None:
+    if document.name == "CHANGELOG.md":
+        return  # it tells of earlier versions too
+    for named in re.findall(r"`([a-z_]+/[a-z_/0-9]+\.py)", document.read_text("utf-8")):
+        places = [ROOT / base / named for base in ("", "upscaled", "tests")]
+        assert any(place.exists() for place in places), named
