@@ -6,22 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
 from upscaled.engines.pool import Place, Slot
 from upscaled.errors import (
-    OUT_OF_SPACE,
     EngineError,
     NoSpaceError,
     ShortageError,
     WorkerDeathError,
-    no_room,
 )
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
-    NOTHING_WRITTEN,
     Band,
     FinishOptions,
     Prepared,
@@ -37,8 +33,9 @@ from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
-from upscaled.pipeline.result import RunResult, StageSeconds, Watch
+from upscaled.pipeline.result import RunResult, Watch
 from upscaled.pipeline.retries import AttemptPlan, RetryPlanner
+from upscaled.pipeline.run_record import RunRecord
 from upscaled.pipeline.shared import SharedParts
 from upscaled.workers import deaths
 
@@ -88,14 +85,7 @@ class PipelineRun:
             keep_metadata=request.keep_metadata,
         )
         self._prepared = prepared
-        self._seconds = StageSeconds()
-        self._engine_seconds = 0.0
-        self._written = NOTHING_WRITTEN
-        self._tile_size = 0
-        """Tile size of the finished bands."""
-        self._resumed_rows = 0
-        """Source rows that an earlier run finished."""
-        self._execution = Execution()
+        self._done = RunRecord()
         self._retries: RetryPlanner | None = None
         self._bands: BandFinisher | None = None
         self._failed = False
@@ -132,12 +122,12 @@ class PipelineRun:
             UpscaledError: what no other attempt could change.
         """
         await self._begin()
-        while self._written.finished is None:
+        while self._done.written.finished is None:
             try:
                 await self._attempt()
             except EngineError as error:
                 await self._plan_retry(error)
-        return await self._seal()
+        return await self._done.seal(self._folder, self._work, self._job, self._model)
 
     async def _begin(self) -> None:
         """Open the run's files and load the progress of an earlier run.
@@ -161,20 +151,17 @@ class PipelineRun:
         else:
             fast = self._job.request.precision == FAST
             method = self._shared.methods.of(self._model.files, self._source.size, fast=fast)
-            self._execution = Execution(method=method)
-        if self._written.finished is None:
+            self._done.execution = Execution(method=method)
+        if self._done.written.finished is None:
             await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)
-        self._report(self._written.source_rows)
+        self._report(self._done.written.source_rows)
 
     async def _take_up(self, earlier: Checkpoint) -> None:
         """Continue where an earlier run ended."""
-        self._written, self._tile_size = earlier.written, earlier.tile_size
-        self._resumed_rows = earlier.written.source_rows
-        self._execution = earlier.execution
-        self._seconds.stages["resumed"] = earlier.seconds
-        log.info("job goes on", extra={"job": self._job.id, "rows": self._resumed_rows})
+        self._done.resume(earlier)
+        log.info("job goes on", extra={"job": self._job.id, "rows": self._done.resumed_rows})
         if earlier.written.finished is None:
-            await self._save()
+            await self._done.save(self._folder, self._work)
         elif earlier.place is not None:  # no attempt follows
             self._watch.started(earlier.place)
             self._report_attempt(earlier.place, earlier.tile_size, "ok")
@@ -192,13 +179,13 @@ class PipelineRun:
             async with self._shared.pool.slot(
                 self._rank, plan.place if plan else None, small=small
             ) as slot:
-                self._seconds.add("wait", waiting)
+                self._done.seconds.add("wait", waiting)
                 plan = await self._take(slot)
                 self._bands = await stack.enter_async_context(self._band_finisher(plan))
                 await self._upscale(slot, self._bands, plan)
             await self._finish(self._bands)
         self._failed = False
-        if self._written.finished is not None:
+        if self._done.written.finished is not None:
             self._report_attempt(plan.place, self._bands.tile_size, "ok")
             self._shared.verifications["passed"] += 1
             self._remember_tile_size(plan)
@@ -213,12 +200,14 @@ class PipelineRun:
         # Before the work: a program that replaces this one later took no part.
         program = slot.engine.program
         digest = None if program is None else await self._shared.digest(program)
-        self._execution = replace(self._execution, place=slot.place, program_sha256=digest)
+        self._done.execution = replace(
+            self._done.execution, place=slot.place, program_sha256=digest
+        )
         return self._retries.plan
 
     def _plan_retries(self, first: Place) -> RetryPlanner:
         request = self._job.request
-        known = self._tile_size or self._shared.tile_sizes.get(
+        known = self._done.tile_size or self._shared.tile_sizes.get(
             first, self._model.files, self._source.size.pixels
         )
         # Other GPUs before the CPU, wherever the job began.
@@ -231,7 +220,7 @@ class PipelineRun:
             f"finish-{self._job.id}",
             self._native,
             self._source.size.height,
-            top=self._written.source_rows,
+            top=self._done.written.source_rows,
             one_band=plan.tile_size if self._one_band_at_a_time else None,
             finish=self._finish_band,
         )
@@ -255,7 +244,7 @@ class PipelineRun:
         for top, bottom in task_rows(bands.top, bands.end, most, tile_size):
 
             def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
-                self._execution = self._execution.after(progress)
+                self._done.execution = self._done.execution.after(progress)
                 bands.reached(top + progress.rows, progress.tile_size)
                 self._report(top + progress.share * (bottom - top))
 
@@ -269,10 +258,10 @@ class PipelineRun:
                 tta=self._job.request.tta,
                 workdir=self._folder,
                 shares=slot.shares,
-                method=self._execution.method,
+                method=self._done.execution.method,
             )
             outcome = await slot.engine.upscale(task, on_progress)
-            self._engine_seconds += outcome.seconds
+            self._done.engine_seconds += outcome.seconds
             tile_size = tile_size or outcome.tile_size
             bands.reached(bottom, outcome.tile_size)
 
@@ -282,13 +271,13 @@ class PipelineRun:
         tile_size = self._bands.tile_size
         if await self._confirmation.is_confirmed(self._retries.plan.place, band):
             band = replace(band, limit=CONFIRMABLE_LIMIT)
-        self._written = await self._shared.imaging.finish(
-            self._prepared, self._native, self._folder, self._options, band, self._written
+        self._done.written = await self._shared.imaging.finish(
+            self._prepared, self._native, self._folder, self._options, band, self._done.written
         )
-        self._tile_size = tile_size
+        self._done.tile_size = tile_size
         self._retries.progressed()
-        if self._written.finished is None:
-            await self._save()
+        if self._done.written.finished is None:
+            await self._done.save(self._folder, self._work)
 
     async def _finish(self, bands: BandFinisher) -> None:
         """Wait for the bands that are still being finished."""
@@ -352,52 +341,11 @@ class PipelineRun:
         ):
             raise error
 
-    async def _save(self) -> None:
-        """Write the checkpoint.
-
-        Raises:
-            NoSpaceError: the disk is full.
-        """
-        with _full_disk_told():
-            await checkpoint.save(self._folder, self._checkpoint())
-
-    async def _seal(self) -> RunResult:
-        """Give the complete result its name and return it.
-
-        Raises:
-            NoSpaceError: the disk is full.
-        """
-        finished, place = self._written.finished, self._execution.place
-        assert finished is not None and place is not None  # noqa: S101 - all is done
-        with _full_disk_told():
-            path = await checkpoint.seal(self._folder, self._checkpoint(), result_name(self._job))
-        return RunResult(
-            path=path,
-            finished=finished,
-            model=self._model,
-            place=place,
-            execution=self._execution,
-            tile_size=self._tile_size,
-            seconds=self._seconds,
-            engine_seconds=self._engine_seconds,
-            resumed=self._resumed_rows > 0,
-        )
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint.of(
-            self._work,
-            self._tile_size,
-            self._written,
-            self._resumed_rows,
-            self._seconds.total,
-            self._execution,
-        )
-
     def _remember_tile_size(self, plan: AttemptPlan) -> None:
         """Remember a tile size that worked after the engine's own choice had failed."""
         assert self._bands is not None  # noqa: S101 - an attempt has succeeded
         chosen_by_retries = plan.tile_size != 0 and self._job.request.tile_size == 0
-        if chosen_by_retries and not self._one_band_at_a_time and not self._resumed_rows:
+        if chosen_by_retries and not self._one_band_at_a_time and not self._done.resumed_rows:
             self._shared.tile_sizes.remember(
                 plan.place,
                 self._model.files,
@@ -415,20 +363,8 @@ class PipelineRun:
 
     def _end_stage(self, stage: str, began: float, place: Place | None = None) -> None:
         """Add the time since ``began`` (of `time.monotonic`) to a stage and log it."""
-        seconds = round(self._seconds.add(stage, began), 2)
+        seconds = round(self._done.seconds.add(stage, began), 2)
         where = {"device": place.device.id} if place else {}
         log.info(
             "stage done", extra={"job": self._job.id, "stage": stage, **where, "seconds": seconds}
         )
-
-
-@contextlib.contextmanager
-def _full_disk_told() -> Iterator[None]:
-    """Raise `NoSpaceError` for what a full disk refuses."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
-            raise
-        words = f"The job's folder can't be written: {error.strerror}."
-        raise NoSpaceError(no_room(error, words)) from error

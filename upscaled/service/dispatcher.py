@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from upscaled.engines.engine import is_small
-from upscaled.engines.pool import Place
 from upscaled.errors import (
     EngineError,
     JobTimeoutError,
@@ -22,7 +21,7 @@ from upscaled.errors import (
     is_shortage,
 )
 from upscaled.imaging import Prepared
-from upscaled.jobs.job import Attempt, Job, JobState
+from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry, NotUnderWayError
 from upscaled.jobs.updates import Stage
@@ -30,14 +29,14 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.pipeline import Pipeline
-from upscaled.pipeline.result import RunResult, Watch
-from upscaled.pipeline.run import UPSCALED_PERCENT
+from upscaled.pipeline.result import RunResult
 from upscaled.service.deferred import DeferredJobs
 from upscaled.service.disk_room import DiskRoom
 from upscaled.service.followers import Followers
 from upscaled.service.health import Health
 from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
+from upscaled.service.run_watch import RunWatch
 from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.timing import JobTiming
@@ -46,9 +45,9 @@ log = logging.getLogger(__name__)
 
 _FEED_AGAIN_SECONDS = 1.0
 _CANCEL_SECONDS = 30.0
+"""How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
 _SERVER_ERROR = 500
 """HTTP status from which on an error is not the picture's."""
-"""How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
 
 
 @dataclass(eq=False)
@@ -99,6 +98,7 @@ class Dispatcher:
         self._timing = timing
         self._forecaster = timing.forecaster
         self._time_limit = time_limit
+        self._run_watch = RunWatch(registry, timing, time_limit)
         self._permits = asyncio.Semaphore(2 * slots + 2)
         self._prefetcher = Prefetcher(slots, timing.forecaster)
         self._disk_room = DiskRoom(workspace, timing.disk_bytes, self._writing)
@@ -343,7 +343,7 @@ class Dispatcher:
         """Do all of a job's work once."""
         try:
             async with asyncio.timeout(None) as deadline:
-                watch = self._watch(job, deadline, turn)
+                watch = self._run_watch.of(job, deadline, turn)
                 prepared = self._prepared.pop(job.id, None)
                 run = self._pipeline.run(job, watch, prepared=prepared, rank=turn.rank)
                 if prepared is None:
@@ -355,45 +355,6 @@ class Dispatcher:
             if not deadline.expired():
                 raise
             raise JobTimeoutError(self._time_limit.complaint(job)) from None
-
-    def _watch(self, job: Job, deadline: asyncio.Timeout, turn: Turn) -> Watch:
-        def attempted(attempt: Attempt) -> None:
-            if (current := self._registry.peek(job.id)) is not None:
-                self._registry.amend(job.id, attempts=(*current.attempts, attempt))
-
-        def progress(percent: int) -> None:
-            self._registry.report_progress(job.id, percent)
-            if percent >= UPSCALED_PERCENT:
-                self._registry.report_stage(job.id, Stage.FINISHING)
-
-        return Watch(
-            started=functools.partial(self._started, job, deadline, turn),
-            progress=progress,
-            attempted=attempted,
-        )
-
-    def _started(self, job: Job, deadline: asyncio.Timeout, turn: Turn, place: Place) -> None:
-        """Show a job that got a slot as processing; its time limit starts with the first slot."""
-        turn.leave()
-        self._timing.begun(job.id, place)
-        self._registry.report_stage(job.id, Stage.UPSCALING)
-        current = self._registry.peek(job.id)
-        if current is not None and current.state is JobState.PROCESSING:
-            self._registry.amend(job.id, device=place.device.id)
-            return
-        deadline.reschedule(asyncio.get_running_loop().time() + self._time_limit.seconds(job))
-        now, runs = time.time(), (current or job).runs + 1
-        self._registry.begin(job.id, started=now, device=place.device.id, runs=runs)
-        log.info(
-            "job started",
-            extra={
-                "job": job.id,
-                "device": place.device.id,
-                "engine": place.engine,
-                "run": runs,
-                "waited": round(now - job.created, 2),
-            },
-        )
 
 
 async def _ended(
