@@ -26,12 +26,10 @@ from upscaled.cluster.runner import RemoteRunner
 from upscaled.cluster.worker import ClusterWorker
 from upscaled.cluster.workspace import SharedWorkspace
 from upscaled.config.settings import Config
-from upscaled.engines.selection import EngineChoice
 from upscaled.errors import UpscaledError
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
-from upscaled.service.admission import Admission
 from upscaled.service.background import run_in_background
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.health import Health
@@ -40,17 +38,16 @@ from upscaled.service.job_storage import JobStorage
 from upscaled.service.job_views import JobViews
 from upscaled.service.processing import Processing
 from upscaled.service.reports import Reports
-from upscaled.service.runner import JobRunner
-from upscaled.service.service import Service, Taking
-from upscaled.webhooks.callbacks import Callbacks
+from upscaled.service.runner import JobRunner, StartupRecovery
+from upscaled.service.service import Service
 from upscaled.webhooks.deliveries import Deliveries
 from upscaled.webhooks.events import messages_of
 
 _LISTENING_SECONDS = 15.0
 
 
-class _NothingToTakeUp:
-    """Takes up nothing at the start: what earlier servers accepted, workers do."""
+class _NoRecovery:
+    """Continues nothing at the start: what earlier servers accepted, workers do."""
 
     async def begin(self) -> None: ...
 
@@ -67,6 +64,7 @@ class ClusterService(Service):
 
     joins_identical = False
     measures_methods = False
+    admission_type = SharedAdmission
 
     def __init__(self, config: Config, *, works: bool = False) -> None:
         self._link = link = Link(config)
@@ -133,7 +131,7 @@ class ClusterService(Service):
     def _make_order(self) -> Order | None:
         return self._order
 
-    def _make_runner(self, parts: Processing) -> tuple[JobRunner, Taking]:
+    def _make_runner(self, parts: Processing) -> tuple[JobRunner, StartupRecovery]:
         async def cost(job: Job) -> float:
             try:
                 return (await parts.timing.waiting(job))[1].upscale
@@ -145,20 +143,10 @@ class ClusterService(Service):
         runner = RemoteRunner(
             self._jobs, self._files, parts.queue, self._order, parts.timing, parts.shared
         )
-        return runner, _NothingToTakeUp()
+        return runner, _NoRecovery()
 
     def _make_health(self, parts: Processing) -> Health:
         return self._workers
-
-    def _make_admission(self, choice: EngineChoice) -> Admission:
-        return SharedAdmission(
-            self.config,
-            self.models,
-            self._imaging,
-            self._workspace,
-            choice,
-            Callbacks(self.config, self.outgoing, self._store),
-        )
 
     def _make_job_views(self) -> JobViews:
         copies = Copies(self._link.blobs, self.config.data_dir / "copies")

@@ -58,3 +58,11 @@ class JobRunner(Protocol):
             hurry: ends that wait when it is set.
         """
         ...
+
+
+class StartupRecovery(Protocol):
+    """Continues the jobs that an earlier run of the service left."""
+
+    async def begin(self) -> None: ...
+
+    async def end(self) -> None: ...

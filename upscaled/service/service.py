@@ -7,15 +7,12 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
 from upscaled.engines.selection import EngineChoice
-from upscaled.errors import (
-    ConfigError,
-    UpscaledError,
-)
+from upscaled.errors import ConfigError, UpscaledError
 from upscaled.formats import INPUT_NAMES
 from upscaled.jobs.job import JobState
 from upscaled.jobs.order import Order
@@ -39,7 +36,7 @@ from upscaled.service.previews import Previews
 from upscaled.service.processing import Processing, make_dispatcher, open_processing
 from upscaled.service.recovery import Recovery
 from upscaled.service.reports import Reports
-from upscaled.service.runner import JobRunner
+from upscaled.service.runner import JobRunner, StartupRecovery
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
@@ -52,14 +49,6 @@ from upscaled.webhooks.deliveries import Deliveries, make_deliveries
 log = logging.getLogger(__name__)
 
 
-class Taking(Protocol):
-    """Takes up the jobs that there are at the start."""
-
-    async def begin(self) -> None: ...
-
-    async def end(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class _Started:
     """The parts that exist only after the engines are selected."""
@@ -67,7 +56,7 @@ class _Started:
     choice: EngineChoice
     submissions: Submissions
     runner: JobRunner
-    recovery: Taking
+    recovery: StartupRecovery
     timing: JobTiming
     health: Health
     pool: EnginePool
@@ -93,6 +82,7 @@ class Service:
     """Whether a job may join an identical one where the settings allow it."""
     measures_methods = True
     """Whether methods to run networks are measured while the service is idle."""
+    admission_type: type[Admission] = Admission
 
     def __init__(
         self,
@@ -303,7 +293,7 @@ class Service:
         """Return who is next; None: what the settings say."""
         return None
 
-    def _make_runner(self, parts: Processing) -> tuple[JobRunner, Taking]:
+    def _make_runner(self, parts: Processing) -> tuple[JobRunner, StartupRecovery]:
         """Return what does the jobs, and what takes up those that there are at the start."""
         dispatcher = make_dispatcher(self.config, parts, self._registry, self._workspace)
         recovery = Recovery(
@@ -321,7 +311,7 @@ class Service:
         return parts.health
 
     def _make_admission(self, choice: EngineChoice) -> Admission:
-        return Admission(
+        return self.admission_type(
             self.config,
             self.models,
             self._imaging,
