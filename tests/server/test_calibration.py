@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import psutil
 import pytest
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from testkit.command_line import run
 from testkit.paths import DATA
 from testkit.server_process import ServerProcess, server_process
+from testkit.submissions import completed, only_network
 from testkit.waiting import until
 from upscaled.engines.builtin.cpu_library import CpuLibrary, possible_libraries
 
@@ -29,11 +29,7 @@ SETTINGS: dict[str, object] = {
 @pytest.fixture
 def models(models_dir: Path, tmp_path: Path) -> Path:
     """A folder with the quickest network alone."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for file in models_dir.glob(f"{STEM}.*"):
-        (folder / file.name).symlink_to(file)
-    return folder
+    return only_network(models_dir, STEM, tmp_path / "models")
 
 
 def picture(folder: Path) -> Path:
@@ -51,17 +47,9 @@ def told(server: ServerProcess, message: str) -> dict[str, Any] | None:
 
 async def engine_of(server: ServerProcess, content: bytes) -> dict[str, Any]:
     """Submit a picture and return what its receipt says about the engine."""
-    async with aiohttp.ClientSession() as session:
-        form = aiohttp.FormData({"format": "png"})
-        form.add_field("image", content, filename="coffee.png", content_type="image/png")
-        async with session.post(server.url + "/upscale", data=form) as answer:
-            assert answer.status == 202, await answer.text()
-            job_id = (await answer.json())["job_id"]
-        async with session.get(f"{server.url}/status/{job_id}?wait=60") as answer:
-            assert (await answer.json())["status"] == "completed"
-        async with session.get(f"{server.url}/receipt/{job_id}") as answer:
-            engine: dict[str, Any] = (await answer.json())["engine"]
-            return engine
+    _, receipt = await completed(server, content, {"format": "png"})
+    engine: dict[str, Any] = receipt["engine"]
+    return engine
 
 
 def calibrations(server: ServerProcess) -> list[psutil.Process]:

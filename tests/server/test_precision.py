@@ -15,6 +15,7 @@ from PIL import Image
 from testkit.networks import Pixels, photo, psnr
 from testkit.photos import png
 from testkit.server_process import server_process
+from testkit.submissions import completed, only_network
 from upscaled.engines.builtin.cpu_library import CpuLibrary, possible_libraries
 
 STEM = "realesrgan-x4plus"
@@ -22,11 +23,7 @@ STEM = "realesrgan-x4plus"
 
 @pytest.fixture
 def models(models_dir: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for file in models_dir.glob(f"{STEM}.*"):
-        (folder / file.name).symlink_to(file)
-    return folder
+    return only_network(models_dir, STEM, tmp_path / "models")
 
 
 async def test_fast_and_exact_pictures_are_made_in_their_own_precision(
@@ -45,18 +42,11 @@ async def test_fast_and_exact_pictures_are_made_in_their_own_precision(
     ):
 
         async def made(precision: str) -> tuple[Pixels, dict[str, Any]]:
-            form = aiohttp.FormData({"format": "png", "precision": precision})
-            form.add_field("image", content, filename="a.png", content_type="image/png")
-            async with session.post(server.url + "/upscale", data=form) as answer:
-                assert answer.status == 202, await answer.text()
-                job_id = (await answer.json())["job_id"]
-            async with session.get(f"{server.url}/status/{job_id}?wait=60") as answer:
-                assert (await answer.json())["status"] == "completed"
-            async with session.get(f"{server.url}/receipt/{job_id}") as answer:
-                engine = (await answer.json())["engine"]
+            fields = {"format": "png", "precision": precision}
+            job_id, receipt = await completed(server, content, fields)
             async with session.get(f"{server.url}/download/{job_id}") as answer:
                 with Image.open(io.BytesIO(await answer.read())) as picture:
-                    return np.asarray(picture.convert("RGB")), engine
+                    return np.asarray(picture.convert("RGB")), receipt["engine"]
 
         exact, exactly = await made("exact")
         fast, quickly = await made("fast")
