@@ -79,7 +79,7 @@ async def test_bands_are_finished_while_later_rows_are_still_made() -> None:
             seen.append(list(record.bands))
 
     async with record.finishing() as finishing:
-        await finishing.beside(inference())
+        await finishing.during(inference())
         await finishing.done()
     assert seen[0] == [(0, 50)]
     assert record.bands == [(0, 50), (50, 100), (100, 150), (150, 200)]
@@ -94,7 +94,7 @@ async def test_what_an_engine_got_through_with_before_it_failed_is_finished() ->
 
     async with record.finishing() as finishing:
         with pytest.raises(EngineError, match="out of memory"):
-            await finishing.beside(inference())
+            await finishing.during(inference())
         await finishing.done()
     assert record.bands == [(0, 50), (50, 100)]
     assert finishing.top == 100
@@ -113,7 +113,7 @@ async def test_a_band_that_fails_ends_the_inference_of_later_ones() -> None:
             ended.set()
 
     async with record.finishing() as finishing:
-        await finishing.beside(inference())
+        await finishing.during(inference())
         assert ended.is_set()
         with pytest.raises(EngineError, match="unlike"):
             await finishing.done()
@@ -128,7 +128,7 @@ async def test_one_band_alone_ends_where_it_would_among_others() -> None:
 
     async with record.finishing(top=50, one_band=50) as finishing:
         assert finishing.end == 100
-        await finishing.beside(inference())
+        await finishing.during(inference())
         await finishing.done()
     assert record.bands == [(50, 100)]
 

@@ -14,7 +14,7 @@ from upscaled.jobs.job import Job
 from upscaled.timing.timing import Quote
 
 FIELD_NAMES = (*FIELDS, *SOURCE_FIELDS)
-"""Fields that it takes beside the picture, in the form or in the query."""
+"""Fields that it takes besides the picture, in the form or in the query."""
 
 
 async def estimate(request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Payload:
-    """What a request brings beside its fields, in the words of messages."""
+    """What a request brings besides its fields, in the words of messages."""
 
     part: str
     """Name of the part of a form that holds it."""
@@ -39,9 +39,9 @@ class FormReader:
     """What has been received of a request's fields so far.
 
     Args:
-        allowed: names of fields beside `IMAGE`.
+        allowed: names of fields besides `IMAGE`.
         query: fields that the request's address has.
-        payload: what it brings beside them.
+        payload: what it brings besides them.
 
     Raises:
         BadRequestError: ``query`` has a field twice, or one that is too long.

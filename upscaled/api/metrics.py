@@ -17,7 +17,7 @@ from upscaled.errors import ForbiddenMetricsError, UnauthorizedError
 from upscaled.metrics.metrics import Metrics
 
 PATH = "/metrics"
-"""Beside ``server.api_prefix``: where Prometheus looks by default."""
+"""Next to ``server.api_prefix``: where Prometheus looks by default."""
 
 _Check = Callable[[web.Request], None]
 

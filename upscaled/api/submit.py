@@ -40,7 +40,7 @@ _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)
 FIELD_NAMES_OF_FILE = (*_JOB_FIELDS, *_ANSWER_FIELDS)
 """Fields that a ``PUT`` takes in the query. Its body is the picture."""
 FIELD_NAMES = (*FIELD_NAMES_OF_FILE, IMAGE_URL)
-"""Fields that a ``POST`` takes beside the picture, in the form or in the query."""
+"""Fields that a ``POST`` takes besides the picture, in the form or in the query."""
 _READER_SECONDS = 25
 """How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi
 give up after 30 seconds."""

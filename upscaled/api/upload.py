@@ -87,7 +87,7 @@ async def received(
 
     Args:
         request: its body has not been read.
-        fields: names that are allowed beside `IMAGE`.
+        fields: names that are allowed besides `IMAGE`.
         queues: the request is to become a job, for which there must be a place in the queue.
         picture_needed: the picture must not be missing.
         read_anyway: read it even if the queue is full, the client's rate is used up or the server

@@ -111,7 +111,7 @@ class _Part(io.RawIOBase):
         count = min(len(buffer), self._left)
         if not count:
             return 0
-        piece = os.pread(self._file.fileno(), count, self._at)  # other threads read beside
+        piece = os.pread(self._file.fileno(), count, self._at)  # other threads read too
         if not piece:
             raise UnusableArchiveError(_BROKEN.format(f"{shown(self._entry.name)} is cut off"))
         self._at += len(piece)

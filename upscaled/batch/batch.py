@@ -258,7 +258,7 @@ class Batch:
         )  # fmt: skip
 
     def _ledger_options(self, source: Path, fields: Mapping[str, str]) -> dict[str, str]:
-        """Return what a result depends on beside its picture."""
+        """Return what a result depends on besides its picture."""
         options = _without_label(fields)
         if is_archive(source) and self._options.only_below is not None:
             options["only_below"] = str(self._options.only_below)

@@ -18,16 +18,16 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def work_folder(out: Path, beside: Path) -> Path:
+def work_folder(out: Path, nearby: Path) -> Path:
     """Return the folder for a run's data; blocking.
 
     Args:
         out: the folder of the results.
-        beside: where it lies if ``out`` is on a local disk; else it lies in the user's cache.
+        nearby: where it lies if ``out`` is on a local disk; else it lies in the user's cache.
     """
     place = out.resolve()
     if file_system(place, _mounts()) not in _NETWORK:
-        return beside
+        return nearby
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
     return Path(cache) / "upscaled" / name

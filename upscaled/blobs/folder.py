@@ -20,7 +20,7 @@ _PARTS = ".parts"
 
 
 class FolderBlobs:
-    """Blobs as files below a folder. A blob is written beside, flushed, and renamed into place."""
+    """Blobs as files below a folder, each written under another name, flushed, and renamed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

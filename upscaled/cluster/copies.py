@@ -13,7 +13,7 @@ from upscaled.blobs.blobs import Blobs, fetch
 from upscaled.blobs.folder import FolderBlobs
 
 _MOST_BYTES = 2 << 30
-"""Of all copies together, beside the latest; those that were used longest ago go first."""
+"""Of all copies together, besides the latest; those that were used longest ago go first."""
 
 
 class Copies:

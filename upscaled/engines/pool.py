@@ -16,7 +16,7 @@ from upscaled.engines.engine import Device, Engine
 from upscaled.engines.traits import ENGINES, EngineTraits
 
 _BESIDE_SECONDS = 60.0
-"""How long an engine beside the slots is kept for the next preview, with its models loaded."""
+"""How long an engine outside the slots is kept for the next preview, with its models loaded."""
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class EnginePool:
         """Hold a slot for something short that waits for no job.
 
         If an engine of a place is free, it is that one, with its models loaded. Otherwise it is an
-        engine beside the slots, which takes one task at a time. It ends when it is not used for
+        engine outside the slots, which takes one task at a time. It ends when it is not used for
         `_BESIDE_SECONDS`.
         """
         free = self._free_slot()
@@ -241,7 +241,7 @@ class EnginePool:
             try:
                 yield Slot(best.place, self._beside, 1, 1.0, _SharedEngine(self._beside), 0)
             finally:
-                self._ending = asyncio.create_task(self._end_later(), name="engine-beside")
+                self._ending = asyncio.create_task(self._end_later(), name="engine-outside-slots")
 
     def _free_slot(self) -> Slot | None:
         """Return a slot that no job holds or waits for."""
@@ -254,7 +254,7 @@ class EnginePool:
         return None
 
     async def _keep_beside(self) -> None:
-        """Do not end the engine beside the slots yet; called by the holder of its turn."""
+        """Do not end the engine outside the slots yet; called by the holder of its turn."""
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.wait({self._ending})

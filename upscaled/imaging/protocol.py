@@ -127,8 +127,8 @@ class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
     @property
     def reads(self) -> tuple[Path, ...]:
         alpha = self.prepared.alpha
-        beside = (None if alpha is None else alpha.path, self.prepared.sidecar)
-        files = (self.prepared.source.path, self.native.path, *beside)
+        others = (None if alpha is None else alpha.path, self.prepared.sidecar)
+        files = (self.prepared.source.path, self.native.path, *others)
         return tuple(path for path in files if path is not None)
 
     def file_bytes(self, max_pixels: int) -> int:

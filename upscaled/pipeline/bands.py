@@ -97,7 +97,7 @@ class BandFinisher:
         bottom = band_end(self.top, self._height, self.tile_size, self._row_bytes)
         return Band(self.top, min(bottom, self.end))
 
-    async def beside(self, inference: Coroutine[Any, Any, None]) -> None:
+    async def during(self, inference: Coroutine[Any, Any, None]) -> None:
         """Run ``inference``, which calls `reached`, and finish bands at the same time.
 
         Raises:

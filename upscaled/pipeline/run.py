@@ -229,7 +229,7 @@ class PipelineRun:
         """Let the slot's engine do the rows that ``bands`` waits for."""
         began = time.monotonic()
         try:
-            await bands.beside(self._infer(slot, bands, plan.tile_size))
+            await bands.during(self._infer(slot, bands, plan.tile_size))
         except EngineError:
             await bands.done()  # bands whose rows came before the failure count
             raise

@@ -1,4 +1,4 @@
-"""Imports of models that an administrator sends: one after the other, beside the jobs."""
+"""Imports of models that an administrator sends: one after the other, while jobs run."""
 
 from __future__ import annotations
 

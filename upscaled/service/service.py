@@ -336,7 +336,7 @@ class Service:
         run_in_background(closing, deliveries.run(), "webhooks")
 
     async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
-        """Run what is done beside the jobs until ``closing`` is closed."""
+        """Run what is done in the background until ``closing`` is closed."""
         run_in_background(closing, self._cleaner.run(), "cleanup")
 
     async def _open_caches(self) -> None:

@@ -77,7 +77,7 @@ def finish_band(
     )
     written = replace(written, source_rows=band.bottom, score=min(written.score, score))
     last = band.bottom == prepared.source.size.height
-    beside = Attached(prepared, options)
+    attached = Attached(prepared, options)
     rows = ResultRows(prepared, native, options)
     part = workdir / PART
     row = result_format(options.format)
@@ -85,29 +85,29 @@ def finish_band(
         stop = rows.ready(_native_row(band.bottom, prepared, native))
         if not last:
             stop = max(written.rows, stop // _ROWS * _ROWS)
-        written = _extended(part, _encoder(rows, options, beside), rows, stop, written, threads)
+        written = _extended(part, _encoder(rows, options, attached), rows, stop, written, threads)
     elif last:
         assert row is WEBP, f"no encoder for {row.label}"  # noqa: S101 - our own table
-        write_webp(rows, part, options, beside)
+        write_webp(rows, part, options, attached)
     if not last:
         if rows.resampled or not row.banded:  # later rows need these rows again
             first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
     size, sha256 = _read_back(part, written)
-    kept, lost = tuple(beside.kept), tuple(beside.lost)
+    kept, lost = tuple(attached.kept), tuple(attached.lost)
     finished = Finished(part, options.size, size, sha256, written.score, kept, lost)
     return replace(written, finished=finished)
 
 
-def _encoder(rows: ResultRows, options: FinishOptions, beside: Attached) -> StripEncoder:
+def _encoder(rows: ResultRows, options: FinishOptions, attached: Attached) -> StripEncoder:
     kind = result_format(options.format)
     if kind is PNG:
-        return PngEncoder(options.size, rows.channels, beside)
+        return PngEncoder(options.size, rows.channels, attached)
     assert kind is JPEG, f"no encoder of strips for {kind.label}"  # noqa: S101 - our own table
     quality = quality_of(options)
     allowed = mean_error_allowed(quality)
-    return JpegEncoder(options.size, rows.channels, quality, allowed, beside)
+    return JpegEncoder(options.size, rows.channels, quality, allowed, attached)
 
 
 def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:

@@ -38,7 +38,7 @@ class JpegEncoder:
         channels: 1 for grey, 3 for RGB.
         quality: 1 to 100.
         mean_error: levels by which a local mean may move.
-        beside: profile and metadata.
+        attached: profile and metadata.
     """
 
     # So all strips number their markers alike, and the last number is left for the one between
@@ -47,24 +47,24 @@ class JpegEncoder:
     start = 0
 
     def __init__(
-        self, size: Size, channels: int, quality: int, mean_error: float, beside: Attached
+        self, size: Size, channels: int, quality: int, mean_error: float, attached: Attached
     ) -> None:
         self._size = size
         self._channels = channels
         self._quality = quality
         self._mean_error = mean_error
-        self._beside = beside
+        self._attached = attached
 
     def head(self) -> bytes:
         """Return the bytes before the pixels: those of a small picture, with the real height."""
         small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
-        profile = {"icc_profile": self._beside.icc} if self._beside.icc else {}
+        profile = {"icc_profile": self._attached.icc} if self._attached.icc else {}
         head, _ = _split(self._encoded(small, profile))
         end = 4 + struct.unpack_from(">H", head, 4)[0]  # of the JFIF segment, which is the first
         jfif = bytearray(head[:end])
-        if self._beside.dpi is not None:
-            jfif[_JFIF_DENSITY] = jfif_density(self._beside.dpi)
-        head = bytes(jfif) + self._beside.jpeg_segments() + head[end:]
+        if self._attached.dpi is not None:
+            jfif[_JFIF_DENSITY] = jfif_density(self._attached.dpi)
+        head = bytes(jfif) + self._attached.jpeg_segments() + head[end:]
         at = _segment(head, _START_OF_FRAME)
         height = struct.pack(">H", self._size.height)  # behind length and precision
         return head[: at + 5] + height + head[at + 7 :]
@@ -94,7 +94,7 @@ class JpegEncoder:
     def tail(self, state: int) -> bytes:
         return _END
 
-    def _encoded(self, pixels: Pixels, beside: dict[str, Any]) -> bytes:
+    def _encoded(self, pixels: Pixels, attached: dict[str, Any]) -> bytes:
         file = io.BytesIO()
         # Full colour resolution: halved, red lines and text fray.
         picture(pixels).save(
@@ -103,7 +103,7 @@ class JpegEncoder:
             quality=self._quality,
             subsampling="4:4:4",
             restart_marker_rows=1,
-            **beside,
+            **attached,
         )
         return file.getvalue()
 

@@ -36,10 +36,10 @@ class PngEncoder:
     multiple = 1
     start = 1  # of an Adler-32
 
-    def __init__(self, size: Size, channels: int, beside: Attached) -> None:
+    def __init__(self, size: Size, channels: int, attached: Attached) -> None:
         self._size = size
         self._channels = channels
-        self._beside = beside
+        self._attached = attached
 
     def head(self) -> bytes:
         width, height = self._size.width, self._size.height
@@ -47,9 +47,9 @@ class PngEncoder:
             ">IIBBBBB", width, height, 8, _COLOUR_TYPE[self._channels], 0, 0, 0
         )  # fmt: skip
         parts = [_SIGNATURE, chunk(b"IHDR", header)]
-        if self._beside.icc:
-            parts.append(chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._beside.icc)))
-        parts += [chunk(name, content) for name, content in self._beside.png_chunks()]
+        if self._attached.icc:
+            parts.append(chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(self._attached.icc)))
+        parts += [chunk(name, content) for name, content in self._attached.png_chunks()]
         parts.append(chunk(b"IDAT", _ZLIB_HEADER))
         return b"".join(parts)
 

@@ -48,7 +48,7 @@ class _Digest:
         return max(mine.difference(theirs) for mine, theirs in pairs)
 
 
-def write_webp(rows: ResultRows, path: Path, options: FinishOptions, beside: Attached) -> None:
+def write_webp(rows: ResultRows, path: Path, options: FinishOptions, attached: Attached) -> None:
     """Write the picture to ``path`` and read it back.
 
     Raises:
@@ -67,7 +67,7 @@ def write_webp(rows: ResultRows, path: Path, options: FinishOptions, beside: Att
         settings: dict[str, Any] = {"quality": quality_of(options), "method": _METHOD}
         if options.lossless:
             settings = {"lossless": True, "method": _LOSSLESS_METHOD}
-        blocks = {"icc_profile": beside.icc, "exif": beside.exif, "xmp": beside.xmp}
+        blocks = {"icc_profile": attached.icc, "exif": attached.exif, "xmp": attached.xmp}
         settings |= {name: block for name, block in blocks.items() if block}
         with open(path, "wb", 1 << 20, opener=files.no_follow) as file:
             image.save(file, "WEBP", **settings)

@@ -43,7 +43,7 @@ def done(
         message: a `Conversion`.
         event: sends an event.
         work: what is done.
-        readable: folders that may be read beside the file.
+        readable: folders that may be read besides the file.
 
     Raises:
         RequestRefusedError: the file can't be converted.

@@ -30,7 +30,7 @@ _WORKER_MODULE = "upscaled.models.conversion.worker"
 _SECONDS = 900.0
 """Of a conversion; x4plus takes 8 s on two cores."""
 _MEMORY_MB = 3072
-"""Address space beside the weights; x4plus takes 0.7 GB with them."""
+"""Address space besides the weights; x4plus takes 0.7 GB with them."""
 _WEIGHTS_FACTOR = 8
 """Address space for the weights, as a multiple of the file: 16 bits become 32, and some are held
 twice for a moment."""
@@ -99,7 +99,7 @@ async def converted(
         on_step: is told what is being done.
         seconds: that it may take.
         module: what the process runs.
-        memory_mb: address space beside the weights.
+        memory_mb: address space besides the weights.
         env: additional variables of the process.
 
     Raises:

@@ -31,7 +31,7 @@ _PACKAGES = ("torch", "spandrel", "pnnx")
 _WORKER_MODULE = "upscaled.models.conversion.spandrel_worker"
 _LAUNCHER_MODULE = "upscaled.models.conversion.pnnx_launcher"
 _MEMORY_MB = 8192
-"""Address space beside the weights. PyTorch takes 1 GB, pnnx less."""
+"""Address space besides the weights. PyTorch takes 1 GB, pnnx less."""
 _SECONDS = 900.0
 _LARGEST_OUTPUT = 1 << 20
 """Bytes that are read of what pnnx prints."""
