@@ -1,9 +1,13 @@
-"""Waiting for the end of processes that are not this process's own children."""
+"""Child processes that do not outlive their test, and waiting for the end of other processes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -37,3 +41,23 @@ async def wait_for_exit(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def child_process(
+    *command: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program for the length of the block; afterwards it is killed and reaped."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=env, stdout=stdout, stderr=stderr
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()  # closes its pipes too

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from testkit.child_processes import child_process
+
 
 @dataclass(frozen=True)
 class Done:
@@ -18,7 +20,7 @@ class Done:
 
 async def curl(*arguments: str, cwd: Path | None = None) -> Done:
     """Run curl and wait for its end, a minute at most."""
-    process = await asyncio.create_subprocess_exec(
+    async with child_process(
         "curl",
         "--max-time",
         "60",
@@ -26,7 +28,7 @@ async def curl(*arguments: str, cwd: Path | None = None) -> Done:
         cwd=cwd,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-    )
-    stdout, stderr = await process.communicate()
+    ) as process:
+        stdout, stderr = await process.communicate()
     assert process.returncode is not None
     return Done(process.returncode, stdout.decode(), stderr.decode())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from testkit import contract
+from testkit.child_processes import child_process
 from testkit.paths import ROOT
 from testkit.running import Server
 
@@ -48,7 +49,7 @@ async def findings(server: Server, folder: Path, *options: str) -> str:
     """Run schemathesis; return what it found, nothing if nothing."""
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG)
-    process = await asyncio.create_subprocess_exec(
+    async with child_process(
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
         *("run", str(contract.FILE), "--url", server.url),
         *("--checks", "all", "--seed", "1", "--continue-on-failure"),
@@ -58,8 +59,8 @@ async def findings(server: Server, folder: Path, *options: str) -> str:
              "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "140"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate()
+    ) as process:  # fmt: skip
+        output, _ = await process.communicate()
     return "" if process.returncode == 0 else output.decode()
 
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
+from testkit.child_processes import child_process
 from testkit.paths import ROOT
 from testkit.running import FAST_MODEL, Server, a_picture, configured
 
@@ -167,11 +168,10 @@ class BadDays:
 async def run_against(days: BadDays, folder: Path, **more: str) -> tuple[int | None, str]:
     """Run the script with a bad server; return its status and what it complained."""
     (folder / "in.png").write_bytes(b"picture")
-    async with days.server:
-        process = await asyncio.create_subprocess_exec(
-            *SHELLS[0].split(), str(SCRIPT), "in.png", "out.png", cwd=folder,
-            env=environment(str(days.server.make_url("")), **more), stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+    async with days.server, child_process(
+        *SHELLS[0].split(), str(SCRIPT), "in.png", "out.png", cwd=folder,
+        env=environment(str(days.server.make_url("")), **more), stderr=asyncio.subprocess.PIPE,
+    ) as process:  # fmt: skip
         _, errors = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, errors.decode()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from testkit.child_processes import child_process
 from testkit.curl import curl
 from testkit.proxies import KINDS, Proxy
 from testkit.running import FAST_MODEL, Api, Server, a_picture
@@ -176,17 +177,14 @@ async def test_a_download_that_breaks_off_behind_the_proxy_can_be_continued_and_
 @asynccontextmanager
 async def first_event(url: str) -> AsyncIterator[bytes]:
     """Open a stream of events for the length of the block; yield its first event."""
-    process = await asyncio.create_subprocess_exec(
+    async with child_process(
         "curl", "-sSN", "--fail", url, stdout=asyncio.subprocess.PIPE
-    )
-    try:
+    ) as process:
         assert process.stdout is not None
         async with asyncio.timeout(30):
             await process.stdout.readuntil(b"retry: 2000\n\n")
-            yield await process.stdout.readuntil(b"\n\n")
-    finally:
-        process.kill()
-        await process.wait()
+            event = await process.stdout.readuntil(b"\n\n")
+        yield event
 
 
 async def test_60_mb_go_up_events_come_at_once_and_answers_may_wait_45_seconds(
@@ -209,7 +207,9 @@ async def test_60_mb_go_up_events_come_at_once_and_answers_may_wait_45_seconds(
             for root, job in zip(roots, jobs, strict=True)
         ]
         began = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*waits)
+        async with asyncio.TaskGroup() as tasks:  # if one fails, the others end too
+            waiting = [tasks.create_task(wait) for wait in waits]
+        answers = [task.result() for task in waiting]
         assert asyncio.get_running_loop().time() - began > 40
         assert all(a["status"] in {"queued", "processing"} for a in answers), answers
     finally:

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
+from testkit.child_processes import child_process
 from testkit.jobs import make_job
 from testkit.logs import read_until, until_logged
 from testkit.paths import DATA
@@ -347,41 +348,41 @@ async def test_a_stopping_server_refuses_work_finishes_its_own_and_still_answers
         f"server: {{port: 0, drain_seconds: 60}}\nupscaler: {{engine: builtin, models_path: "
         f"'{models_dir}', gpu_ids: [-1]}}\nstorage: {{data_dir: '{tmp_path}/data'}}\n"
     )
-    server = await asyncio.create_subprocess_exec(
+    async with child_process(
         sys.executable, "-m", "upscaled", "serve", "--config", str(config),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert server.stdout is not None
-    assert server.stderr is not None
-    line = await read_until(server.stdout, "Listening on ")
-    url = line.removeprefix("Listening on ").strip() + "/api/v1"
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        assert server.stderr is not None
+        line = await read_until(server.stdout, "Listening on ")
+        url = line.removeprefix("Listening on ").strip() + "/api/v1"
 
-    with Image.open(COFFEE) as photo:
-        photo.resize((96, 64)).save(tmp_path / "small.png")
-    picture = (tmp_path / "small.png").read_bytes()
+        with Image.open(COFFEE) as photo:
+            photo.resize((96, 64)).save(tmp_path / "small.png")
+        picture = (tmp_path / "small.png").read_bytes()
 
-    async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session:
 
-        async def post() -> tuple[int, dict[str, str]]:
-            data = aiohttp.FormData({"model_name": "realesrgan-x4plus"})
-            data.add_field("image", picture, filename="a.png")
-            async with session.post(url + "/upscale", data=data) as answer:
-                return answer.status, await answer.json()
+            async def post() -> tuple[int, dict[str, str]]:
+                data = aiohttp.FormData({"model_name": "realesrgan-x4plus"})
+                data.add_field("image", picture, filename="a.png")
+                async with session.post(url + "/upscale", data=data) as answer:
+                    return answer.status, await answer.json()
 
-        async def state(job_id: str) -> str:
-            async with session.get(f"{url}/status/{job_id}") as answer:
-                return str((await answer.json())["status"])
+            async def state(job_id: str) -> str:
+                async with session.get(f"{url}/status/{job_id}") as answer:
+                    return str((await answer.json())["status"])
 
-        status, accepted = await post()
-        assert status == 202
-        job_id = accepted["job_id"]
-        await read_until(server.stderr, "job started")
-        server.send_signal(signal.SIGTERM)
-        await read_until(server.stderr, "Stopping: waiting")
-        status, refused = await post()
-        assert (status, refused["code"]) == (503, "shutting_down")
-        assert await state(job_id) in {"processing", "completed"}
-    assert await asyncio.wait_for(server.wait(), 90) == 0
+            status, accepted = await post()
+            assert status == 202
+            job_id = accepted["job_id"]
+            await read_until(server.stderr, "job started")
+            server.send_signal(signal.SIGTERM)
+            await read_until(server.stderr, "Stopping: waiting")
+            status, refused = await post()
+            assert (status, refused["code"]) == (503, "shutting_down")
+            assert await state(job_id) in {"processing", "completed"}
+        assert await asyncio.wait_for(server.wait(), 90) == 0
     async with running(make_config(tmp_path / "data", models_dir)) as service:
         assert (await service.jobs.get(job_id)).state is JobState.COMPLETED
         assert (await service.jobs.result(job_id)).path.exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from testkit.child_processes import child_process
 from testkit.paths import ROOT
 from testkit.services import make_config, running, submit
 from upscaled.jobs.job import JobState
@@ -76,13 +77,13 @@ async def test_a_result_that_was_made_is_not_made_again(
     tmp_path: Path, models_dir: Path, thumbnail: Path, step: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, picture = tmp_path / "data", thumbnail
-    server = await asyncio.create_subprocess_exec(
+    async with child_process(
         sys.executable,
         *("-c", _SERVER, str(data), str(models_dir), str(picture), step),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert await server.wait() == _KILLED
+    ) as server:
+        assert await server.wait() == _KILLED
     caplog.set_level(logging.INFO)
     (folder,) = await asyncio.to_thread(lambda: list((data / "jobs").iterdir()))
     async with running(make_config(data, models_dir)) as service:

