@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -235,3 +236,57 @@ async def test_a_file_that_is_too_large_is_refused_before_it_is_sent(
     async with Api(serve(**settings, server__max_request_size_mb="1"), ADMIN) as admin:
         answer = await admin.post("/models", data=form(bytes(2 << 20)))
         assert (answer.status, answer.json["code"]) == (413, "too_large")
+
+
+async def test_what_came_of_imports_survives_a_restart(
+    serve: Callable[..., Server], settings: dict[str, str], published: bytes
+) -> None:
+    server = serve(**settings)
+    addresses = []
+    async with Api(server, ADMIN) as admin:
+        for content in (published, b"nothing"):
+            begun = await admin.post("/models", data=form(content))
+            addresses.append(begun.json["status_url"].removeprefix("/api/v1"))
+            await admin.get(f"{addresses[-1]}?wait=45")
+        before = [(await admin.get(address)).json for address in addresses]
+        # A stop does not wait for an import.
+        cut = await admin.post("/models", data=form(published, name="other"))
+        addresses.append(cut.json["status_url"].removeprefix("/api/v1"))
+    await asyncio.to_thread(server.stop_serving)
+    again = Server(server.config)
+    await asyncio.to_thread(again.start)
+    try:
+        async with Api(again, ADMIN) as admin:
+            after = [(await admin.get(address)).json for address in addresses]
+            assert after[:2] == before
+            assert [one["status"] for one in after] == ["completed", "failed", "failed"]
+            assert after[1]["code"] == "unusable_model"
+            assert after[2]["error"] == (
+                "The server was stopped during the import; send the file again."
+            )
+            # And the next ones are remembered beside them.
+            ended = await admin.post("/models?wait=45", data=form(published, name="other"))
+            assert ended.status == 201, ended
+            assert (await admin.get(addresses[0])).json == before[0]
+            unknown = (await admin.get("/models/imports/1234567890123456789")).json
+            assert unknown["error"] == (
+                "There is no import with this id; the last 50 are remembered."
+            )
+    finally:
+        await asyncio.to_thread(again.stop)
+
+
+async def test_a_damaged_record_of_imports_hinders_nothing(
+    serve: Callable[..., Server], settings: dict[str, str], published: bytes
+) -> None:
+    server = serve(**settings)
+    await asyncio.to_thread(server.stop_serving)
+    (server.data_dir / "imports.json").write_bytes(b'{"imports": [{"id"')
+    again = Server(server.config)
+    await asyncio.to_thread(again.start)
+    try:
+        async with Api(again, ADMIN) as admin:
+            ended = await admin.post("/models?wait=45", data=form(published))
+            assert ended.status == 201, ended
+    finally:
+        await asyncio.to_thread(again.stop)

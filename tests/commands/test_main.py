@@ -248,6 +248,26 @@ def test_one_picture_is_upscaled_without_a_server(env: dict[str, str], tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.webp", "small.png"]
 
 
+def test_a_picture_whose_model_is_named_needs_no_default_model(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    missing = {**env, "UPSCALED_UPSCALER_DEFAULT_MODEL": "realesrgan-x4plus"}
+    source, out = tmp_path / "in.png", tmp_path / "out.png"
+    Image.new("RGB", (16, 12), "teal").save(source)
+    named = ["--model", "realesr-animevideov3", "--scale", "2"]
+    done = run("upscale", source, out, *named, env=missing)
+    assert done.returncode == 0, done.stderr
+    done = run("upscale", source, f"{tmp_path}/folder/", *named, env=missing)
+    assert done.returncode == 0, done.stderr
+    for target in (out, f"{tmp_path}/folder/"):
+        done = run("upscale", source, target, env=missing)
+        assert done.returncode != 0
+        assert done.stderr.splitlines()[-1] == (
+            "upscaled: upscaler.default_model is 'realesrgan-x4plus'; allowed is an installed "
+            "model: realesr-animevideov3."
+        )
+
+
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_picture_that_is_given_up_leaves_nothing_at_once(

@@ -20,7 +20,7 @@ from upscaled.errors import BadRequestError, ForbiddenChangeError, UnknownModelE
 from upscaled.models.card import UNKNOWN_LICENSE
 from upscaled.models.catalog import Model
 from upscaled.service import model_imports
-from upscaled.service.model_imports import ImportState, ImportStatus
+from upscaled.service.import_records import ImportState, ImportStatus
 from upscaled.service.service import Service
 
 FIELD_NAMES = (*model_imports.FIELD_NAMES, "wait")

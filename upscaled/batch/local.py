@@ -21,6 +21,7 @@ from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.store import JobFilter
 from upscaled.pictures import Size
 from upscaled.service.job_options import parse_fields
+from upscaled.service.processing import check_default_model
 from upscaled.service.service import Service
 
 _PLACES = 1000
@@ -65,7 +66,10 @@ class LocalUpscaler:
             kept=config.networks_dir,
         )
         self._service = Service(
-            self._config, models_cache=config.models_cache, methods_file=config.methods_file
+            self._config,
+            models_cache=config.models_cache,
+            methods_file=config.methods_file,
+            needs_default_model=False,
         )
         self._left: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}
@@ -118,8 +122,10 @@ class LocalUpscaler:
 
         Raises:
             BadRequestError: a field is wrong.
+            ConfigError: they name no model, and the default one is not installed.
         """
         upscaler = self._config.upscaler
+        self._check_model(fields)
         filled = {"model_name": upscaler.default_model, **fields}
         if not {"width", "height"} & filled.keys():
             filled.setdefault("scale", str(upscaler.default_scale))
@@ -127,8 +133,13 @@ class LocalUpscaler:
         self._service.models.get(filled["model_name"])
         return filled
 
+    def _check_model(self, fields: Mapping[str, str]) -> None:
+        if "model_name" not in fields:
+            check_default_model(self._config, self._service.models)
+
     async def upscale(self, task: Task, on_percent: OnPercent) -> Made:
         """Make one result; see `Upscaler`."""
+        self._check_model(task.fields)
         job = await self._continued(task, on_percent)
         if job is None:
             job = await self._ended(await self._submit(task), on_percent)

@@ -8,8 +8,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from upscaled.config.settings import Config
@@ -27,7 +25,6 @@ from upscaled.models.card import UNKNOWN_LICENSE, ModelCard
 from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.importing import (
-    Imported,
     ImportRequest,
     Words,
     check_free,
@@ -35,6 +32,7 @@ from upscaled.models.conversion.importing import (
     import_model,
 )
 from upscaled.models.removal import remove_imported
+from upscaled.service.import_records import ImportRecords, ImportState, ImportStatus
 
 log = logging.getLogger(__name__)
 
@@ -50,36 +48,6 @@ _ACTIVATIONS = ("relu", "leakyrelu")
 _WORDS = Words(
     name="send another one in the field `name`", taken="send another name, or delete that model"
 )
-
-
-class ImportState(StrEnum):
-    """How far an import is."""
-
-    QUEUED = "queued"
-    IMPORTING = "importing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class ImportStatus:
-    """An import."""
-
-    id: str
-    name: str
-    """That the model gets."""
-    state: ImportState = ImportState.QUEUED
-    step: str | None = None
-    """What is being done, while it works."""
-    made: Imported | None = None
-    offered_as: str | None = None
-    """Name of the model that it is a network of; None before the end."""
-    error: UpscaledError | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not change any more."""
-        return self.state in {ImportState.COMPLETED, ImportState.FAILED}
 
 
 class ModelImports:
@@ -103,12 +71,20 @@ class ModelImports:
         self._models = models
         self._workspace = workspace
         self._models_in_use = models_in_use
+        self._records = ImportRecords(config.data_dir / "imports.json")
         self._all: dict[str, ImportStatus] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._waiting: deque[tuple[str, ImportRequest]] = deque()
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
         """Held while files of models change."""
+
+    async def open(self) -> None:
+        """Remember the imports of earlier runs."""
+        for status in await self._records.load():
+            self._all[status.id] = status
+            self._ends[status.id] = asyncio.Event()
+            self._ends[status.id].set()
 
     @property
     def busy(self) -> bool:
@@ -155,8 +131,14 @@ class ModelImports:
         own = self._workspace.new_upload()
         try:
             await asyncio.to_thread(upload.rename, own)
-        except BaseException:
+            await self._records.save(self._all.values())
+        except BaseException as error:
             del self._all[status.id], self._ends[status.id]
+            await self._workspace.discard(own)
+            if isinstance(error, OSError):
+                raise UpscaledError(
+                    f"The import cannot be recorded in the data folder: {error.strerror}."
+                ) from None
             raise
         self._waiting.append((status.id, dataclasses.replace(request, source=own, name=name)))
         self._news.set()
@@ -217,7 +199,7 @@ class ModelImports:
             return self._all[import_id]
         except KeyError:
             raise UnknownImportError(
-                "There is no import with this id; a restart of the server forgets them."
+                f"There is no import with this id; the last {_KEPT} are remembered."
             ) from None
 
     async def wait(self, import_id: str) -> None:
@@ -261,6 +243,7 @@ class ModelImports:
                 import_id, request = self._waiting.popleft()
                 try:
                     await self._import(import_id, request)
+                    await self._keep()
                 finally:
                     await self._workspace.discard(request.source)
 
@@ -287,6 +270,12 @@ class ModelImports:
             log.info("model imported", extra={"model": offered, "license": request.license})
             done = ImportState.COMPLETED
             self._change(import_id, state=done, step=None, made=made, offered_as=offered)
+
+    async def _keep(self) -> None:
+        try:
+            await self._records.save(self._all.values())
+        except OSError as error:
+            log.error("the end of an import is not recorded", extra={"reason": str(error)})
 
     def _fail(self, import_id: str, error: UpscaledError) -> None:
         self._change(import_id, state=ImportState.FAILED, step=None, error=error)

@@ -64,6 +64,7 @@ async def open_processing(
     methods_file: Path | None = None,
     order: Order | None = None,
     joins: bool = False,
+    needs_default_model: bool = True,
 ) -> Processing:
     """Select the engine and build the parts around it; ``closing`` ends them.
 
@@ -79,6 +80,7 @@ async def open_processing(
         methods_file: measurements of the methods to run networks; None: the data folder's own.
         order: who is next; None: what the settings say.
         joins: jobs may join identical ones.
+        needs_default_model: False where every job names its model.
 
     Raises:
         ConfigError: something that the settings require is missing.
@@ -86,7 +88,8 @@ async def open_processing(
     choice = await choose(config)
     log.info("Engine: %s (%s).", choice.engine, choice.reason)
     await models.rescan()
-    _check_default_model(config, models)
+    if needs_default_model:
+        check_default_model(config, models)
     pool = make_pool(config, choice)
     closing.push_async_callback(pool.close)
     trial = SelfTest(pool, models, imaging, workspace, config.upscaler.default_model)
@@ -124,7 +127,12 @@ def make_dispatcher(
     )
 
 
-def _check_default_model(config: Config, models: ModelCatalog) -> None:
+def check_default_model(config: Config, models: ModelCatalog) -> None:
+    """Refuse a default model that is not installed, unless there is no model at all.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     names = [model.name for model in models.models]
     if not names:
         log.warning(

@@ -76,6 +76,7 @@ class Service:
         methods_file: measurements of the methods to run networks, to which none is added; None:
             the data folder's own, and more are measured while the service is idle.
         storage: where jobs are kept; None: on this machine.
+        needs_default_model: False where every job names its model.
     """
 
     joins_identical = True
@@ -91,8 +92,10 @@ class Service:
         models_cache: Path | None = None,
         methods_file: Path | None = None,
         storage: JobStorage | None = None,
+        needs_default_model: bool = True,
     ) -> None:
         self.config = config
+        self._needs_default_model = needs_default_model
         self._methods_file = methods_file
         self.models = ModelCatalog(
             config.models_dir,
@@ -206,6 +209,7 @@ class Service:
                 methods_file=self._methods_file,
                 order=self._make_order(),
                 joins=self.joins_identical and self.config.features.join_identical,
+                needs_default_model=self._needs_default_model,
             )
             choice, pool, timing, shared = parts.choice, parts.pool, parts.timing, parts.shared
             runner, recovery = self._make_runner(parts)
@@ -229,6 +233,7 @@ class Service:
                 self._workspace,
                 lambda: {job.request.model_name for job in self._registry.active()},
             )
+            await imports.open()
             jobs = self._make_jobs(
                 registry=self._registry,
                 store=self._store,
