@@ -244,8 +244,8 @@ async def test_what_came_of_imports_survives_a_restart(
     server = serve(**settings)
     addresses = []
     async with Api(server, ADMIN) as admin:
-        for content in (published, b"nothing"):
-            begun = await admin.post("/models", data=form(content))
+        for name, content in (("good", published), ("bad", b"nothing")):
+            begun = await admin.post("/models", data=form(content, name=name))
             addresses.append(begun.json["status_url"].removeprefix("/api/v1"))
             await admin.get(f"{addresses[-1]}?wait=45")
         before = [(await admin.get(address)).json for address in addresses]
