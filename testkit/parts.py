@@ -74,6 +74,14 @@ def import_packages() -> Path:
     return folder
 
 
+def node_red() -> Path:
+    """Return Node-RED's program, for ``node``."""
+    program = ROOT / ".tools" / "node-red" / "node_modules" / "node-red" / "red.js"
+    if not program.is_file():
+        missing("Node-RED")
+    return program
+
+
 def _driver(name: str, candidates: Sequence[str]) -> dict[str, str]:
     for candidate in candidates:
         if Path(candidate).is_file():
