@@ -43,6 +43,7 @@ BENCHES = (
     Bench("service_tax", ("--rounds", "3")),
     Bench("small_pictures"),
     Bench("folders", by_name=True),
+    Bench("watch", by_name=True),
     Bench("runtimes"),
     Bench("choice"),
     Bench("huge", ("--killed",), ("--quick", "--killed")),

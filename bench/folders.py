@@ -69,24 +69,30 @@ def fill(folder: Path, files: int) -> int:
     return broken
 
 
-def command(setup: BenchSetup, tree: Path, out: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and the environment of a run."""
+def environment(setup: BenchSetup) -> dict[str, str]:
+    """Return the environment of a command: the bench's models and device, no other settings."""
     device = setup.settings["upscaler.gpu_ids"][0]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("UPSCALED_")}
-    return (
-        [sys.executable, "-m", "upscaled", "upscale", "--json", "-r", str(tree), str(out),
-         "--scale", "2", "--model", FAST],
-        {**kept, "UPSCALED_UPSCALER_MODELS_PATH": str(setup.models),
-         "UPSCALED_UPSCALER_ENGINE": "builtin", "UPSCALED_UPSCALER_GPU_IDS": str(device),
-         "UPSCALED_STORAGE_DATA_DIR": str(setup.folder / "data")},
-    )  # fmt: skip
+    return {
+        **kept,
+        "UPSCALED_UPSCALER_MODELS_PATH": str(setup.models),
+        "UPSCALED_UPSCALER_ENGINE": "builtin",
+        "UPSCALED_UPSCALER_GPU_IDS": str(device),
+        "UPSCALED_STORAGE_DATA_DIR": str(setup.folder / "data"),
+    }
+
+
+def command(tree: Path, out: Path) -> list[str]:
+    """Return the command line of a run."""
+    return [sys.executable, "-m", "upscaled", "upscale", "--json", "-r", str(tree), str(out),
+            "--scale", "2", "--model", FAST]  # fmt: skip
 
 
 def run(
     setup: BenchSetup, tree: Path, out: Path, told: Told, kill_after: int | None = None
 ) -> None:
     """Run the command once and add to ``told``; kill it after so many results."""
-    line, env = command(setup, tree, out)
+    line, env = command(tree, out), environment(setup)
     began = time.perf_counter()
     count = 0
     with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
