@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"{', '.join(names)}; default: all but gigapixel and folders, which take half an "
-        "hour each",
+        help=f"{', '.join(names)}; default: all but gigapixel, folders, watch and "
+        "fidelity, which take up to half an hour each",
     )
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer rounds")
     parser.add_argument("--document", action="store_true", help="only write the tables in docs/")

@@ -262,10 +262,9 @@ def test_a_picture_whose_model_is_named_needs_no_default_model(
     for target in (out, f"{tmp_path}/folder/"):
         done = run("upscale", source, target, env=missing)
         assert done.returncode != 0
-        assert done.stderr.splitlines()[-1] == (
-            "upscaled: upscaler.default_model is 'realesrgan-x4plus'; allowed is an installed "
-            "model: realesr-animevideov3."
-        )
+        told = done.stderr.splitlines()[-1]
+        assert told.startswith("upscaled: upscaler.default_model is 'realesrgan-x4plus'; ")
+        assert told.endswith(" an installed model: realesr-animevideov3.")
 
 
 @pytest.mark.usefixtures("interruptible")
