@@ -191,6 +191,7 @@ function actions(jobs, uploads, limits) {
   return (name, item) => void attempt(async () => {
     if (isUpload(item)) {
       if (name === "again") uploads.again(item);
+      else if (name === "details") await (await import("./details.js")).showDetails(item);
       else uploads.remove(item);
       return;
     }
@@ -200,7 +201,7 @@ function actions(jobs, uploads, limits) {
     else if (name === "retry") await jobs.retry(id);
     else if (name === "save") await save(id);
     else if (name === "compare") await (await import("./viewer.js")).showViewer(item, limits);
-    else if (name === "details") (await import("./details.js")).showDetails(item);
+    else if (name === "details") await (await import("./details.js")).showDetails(item);
   });
 }
 

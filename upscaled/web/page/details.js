@@ -1,24 +1,35 @@
-// How a job went: its tries, and for a result its receipt.
+// How a job went: its tries, and for a result its receipt; why an upload does not go on.
 import { ApiError, json } from "./api.js";
 import { closesOnBackdrop, h } from "./dom.js";
 import { duration } from "./format.js";
-import { nameOf } from "./row.js";
+import { isUpload, nameOf, stateText } from "./row.js";
 import { t } from "./text.js";
 
-/** @param {import("./jobs.js").Job} job */
-export async function showDetails(job) {
+/** @param {import("./jobs.js").Job | import("./uploads.js").Upload} item */
+export async function showDetails(item) {
+  if (isUpload(item)) {
+    show(item.picture.file.name, h("p", {}, stateText(item)));
+    return;
+  }
   let receipt = null;
-  if (job.status === "completed") {
+  if (item.status === "completed") {
     try {
-      receipt = await json(`receipt/${job.job_id}`);
+      receipt = await json(`receipt/${item.job_id}`);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error; // a record of an earlier version has none
     }
   }
+  show(nameOf(item), h("p", { class: "hint" }, t("details.title")),
+    h("dl", { class: "facts" }, ...facts(item, receipt).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+}
+
+/**
+ * @param {string} title
+ * @param {...HTMLElement} content
+ */
+function show(title, ...content) {
   const dialog = h("dialog", { class: "small", "aria-labelledby": "details-title" },
-    h("h2", { id: "details-title" }, nameOf(job)),
-    h("p", { class: "hint" }, t("details.title")),
-    h("dl", { class: "facts" }, ...facts(job, receipt).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    h("h2", { id: "details-title" }, title), ...content,
     h("p", { class: "dialog-actions" }, h("button", { type: "button", class: "primary", onclick: () => dialog.close() }, t("view.close"))));
   closesOnBackdrop(dialog);
   dialog.addEventListener("close", () => dialog.remove());

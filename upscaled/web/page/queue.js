@@ -25,6 +25,7 @@ export class Queue {
     jobs.addEventListener("change", later);
     uploads.addEventListener("change", later);
     addEventListener("scroll", later, { passive: true });
+    addEventListener("resize", later); // also where only the window's height changes
     new ResizeObserver(later).observe(document.body);
     setInterval(() => {
       if (document.visibilityState === "visible") for (const row of this.rows.values()) row.tick();

@@ -65,13 +65,12 @@ export class Row {
 
   /** @param {Upload} upload */
   #upload(upload) {
-    const { file, width, height } = upload.picture;
+    const { file, width } = upload.picture;
     setText(this.name, file.name);
     setText(this.facts, [width ? dimensions(upload.picture) : "", fileSize(file.size), upload.fields.model_name].filter(Boolean).join(" · "));
     this.#state(upload.state, upload.state === "refused" ? null : upload.sent * 100);
     this.#thumb(width ? upload.picture.url : "");
-    this.#actions(upload.state === "refused" || upload.state === "paused" ? ["again", "remove"] : ["remove"]);
-    void height;
+    this.#actions(upload.state === "refused" || upload.state === "paused" ? ["details", "again", "remove"] : ["remove"]);
   }
 
   /** @param {Job} job */
@@ -89,7 +88,7 @@ export class Row {
       });
     }
     /** @type {Record<string, string[]>} */
-    const actions = { queued: ["cancel"], processing: ["cancel"], failed: ["details", "retry", "delete"], cancelled: ["retry", "delete"] };
+    const actions = { queued: ["cancel"], processing: job.attempts?.length ? ["details", "cancel"] : ["cancel"], failed: ["details", "retry", "delete"], cancelled: ["retry", "delete"] };
     this.#actions(actions[job.status] ?? (job.result_gone ? ["details", "delete"] : ["compare", "save", "details", "delete"]));
   }
 
