@@ -140,6 +140,27 @@ class UnknownJobError(UpscaledError):
     status = 404
 
 
+class UnknownUploadError(UpscaledError):
+    """No upload has this id (or it is somebody else's), or it was not continued in time."""
+
+    code = "unknown_upload"
+    status = 404
+
+
+class UploadOffsetError(UpscaledError):
+    """The upload continues at another byte; ``Upload-Offset`` says at which."""
+
+    code = "upload_offset"
+    status = 409
+
+
+class UploadIncompleteError(UpscaledError):
+    """A part of the upload is still missing."""
+
+    code = "upload_incomplete"
+    status = 409
+
+
 class NoViewError(UpscaledError):
     """The job has no such thumbnail or tile."""
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from PIL import Image
 from playwright.async_api import Browser
 
@@ -50,14 +51,14 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
         running.stop()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def browser() -> AsyncIterator[Browser]:
-    """A browser."""
+    """A browser for all tests; each opens a window without the traces of others in it."""
     async with chromium() as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="package")
 async def web(browser: Browser, server: Server) -> AsyncIterator[WebPage]:
     """The page of the shared server, loaded."""
     async with web_page(browser, root(server)) as opened:

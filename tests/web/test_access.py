@@ -14,6 +14,8 @@ from testkit.job_records import multiply_job
 from testkit.running import Api, Server
 from testkit.web_page import WebPage, web_page
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 THEMES = ("light", "dark")
 WIDTHS = (1440, 360)
 JOBS = 2000

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from playwright.async_api import Browser, Locator, expect
 
@@ -13,6 +14,8 @@ from testkit.paths import DATA
 from testkit.running import Api, Server
 from testkit.server_process import server_process
 from testkit.web_page import SLOW_LABEL, WebPage, web_page
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 PROGRESS = """(least) => new Promise((done) => {
   const look = () => {

@@ -12,6 +12,8 @@ from testkit.hurdles import hurdles
 from testkit.running import Server
 from testkit.web_page import web_page
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 
 def root(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}/"
@@ -107,9 +109,6 @@ async def test_a_browser_without_modules_is_told_what_it_lacks(
         await web.shot("old-browser")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a fault: beside rows of earlier jobs, the German page is 391 px wide"
-)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_german_fits_a_phone(
     browser: Browser, server: Server, photo: Path, theme: str

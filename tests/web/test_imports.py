@@ -15,6 +15,8 @@ from testkit.running import FAST_MODEL, Server
 from testkit.web_page import WebPage, web_page
 from upscaled.callers import hash_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 
 @pytest.fixture
 def taking(serve: Callable[..., Server], models_dir: Path, tmp_path: Path) -> Server:

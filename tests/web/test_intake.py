@@ -6,9 +6,12 @@ import base64
 import shutil
 from pathlib import Path
 
+import pytest
 from playwright.async_api import expect
 
 from testkit.web_page import WebPage
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 _HAND_OVER = """([kind, files]) => {
   const carried = new DataTransfer();

@@ -17,6 +17,8 @@ from testkit.paths import DATA
 from testkit.running import Api, Server
 from testkit.web_page import SLOW_LABEL, WebPage, web_page
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 MOST_MEMORY = 500e6
 """Bytes of a tab with a result of 100 megapixels."""
 

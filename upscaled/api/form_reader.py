@@ -32,6 +32,9 @@ MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
 _MAX_URL_BYTES = 4096  # of a field with an address; signed ones have about 1,500
 IMAGE_URL = "image_url"
 """Name of the field that says where the picture is, instead of `IMAGE`."""
+UPLOAD = "upload"
+"""Name of the field with the id of an upload that has come before, instead of `IMAGE`."""
+ELSEWHERE = (IMAGE_URL, UPLOAD)
 _URL_FIELDS = frozenset({"callback_url", IMAGE_URL})
 
 
@@ -131,9 +134,11 @@ class FormReader:
         Raises:
             BadRequestError: it is missing or empty.
         """
-        if IMAGE_URL in self.fields:
+        if given := [name for name in ELSEWHERE if name in self.fields]:
             if self.filename or self._image_bytes:
-                raise BadRequestError("Give either image or image_url, not both.")
+                given.insert(0, IMAGE)
+            if len(given) > 1:
+                raise BadRequestError(f"Give either {given[0]} or {given[1]}, not both.")
             self.filename = None
             return
         if not picture_needed and not self.filename and not self._image_bytes:

@@ -10,15 +10,15 @@ from upscaled.api.hosts import HostPolicy
 from upscaled.errors import ForbiddenOriginError
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = "GET, HEAD, POST, PUT, DELETE"
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADERS = (
     "Authorization, Content-Type, Prefer, Idempotency-Key, X-Auth-Token, X-Request-ID, Range, "
-    "If-Range"
+    "If-Range, Upload-Length, Upload-Offset"
 )
 _EXPOSED = (
     "Content-Disposition, Content-Location, Content-Range, ETag, Location, Preference-Applied, "
     "Upscaled-Result, Idempotent-Replayed, Accept-Ranges, Repr-Digest, Retry-After, "
-    "RateLimit, RateLimit-Policy, X-Request-ID"
+    "RateLimit, RateLimit-Policy, Upload-Length, Upload-Offset, X-Request-ID"
 )
 _PREFLIGHT_SECONDS = "600"
 

@@ -13,7 +13,7 @@ from upscaled.api import upload
 from upscaled.api.auth import client_of
 from upscaled.api.context import LINK_BASE, SERVICE, SUBMISSION_RATE
 from upscaled.api.download import deliver
-from upscaled.api.form_reader import IMAGE_URL
+from upscaled.api.form_reader import ELSEWHERE
 from upscaled.api.jobs import job_id_of
 from upscaled.api.original import Original
 from upscaled.api.query import query_of
@@ -39,7 +39,7 @@ _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconne
 _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)
 FIELD_NAMES_OF_FILE = (*_JOB_FIELDS, *_ANSWER_FIELDS)
 """Fields that a ``PUT`` takes in the query. Its body is the picture."""
-FIELD_NAMES = (*FIELD_NAMES_OF_FILE, IMAGE_URL)
+FIELD_NAMES = (*FIELD_NAMES_OF_FILE, *ELSEWHERE)
 """Fields that a ``POST`` takes besides the picture, in the form or in the query."""
 _READER_SECONDS = 25
 """How long ``on_timeout=original`` waits where no time is given: picture readers such as Suwayomi

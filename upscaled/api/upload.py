@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -14,7 +15,7 @@ from aiohttp import web
 from upscaled.api import image_url, multipart
 from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE, SUBMISSION_RATE
-from upscaled.api.form_reader import IMAGE_URL, PICTURE, FormReader, Payload
+from upscaled.api.form_reader import ELSEWHERE, IMAGE_URL, PICTURE, UPLOAD, FormReader, Payload
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
 from upscaled.api.query import query_of
@@ -29,6 +30,7 @@ from upscaled.errors import (
     ShuttingDownError,
     TooManyBytesError,
     TooManyRequestsError,
+    UnknownUploadError,
     UpscaledError,
     no_room,
 )
@@ -60,9 +62,10 @@ class ReceivedForm:
     path: Path
     """Where the picture is, if there is one."""
     sha256: str
-    """The picture's digest, in hexadecimal."""
+    """The picture's digest, in hexadecimal; empty where it was uploaded before."""
     identity: str
-    """What stands for the picture when requests are compared: its digest, or its address."""
+    """What stands for the picture when requests are compared: its digest, its
+    address or the id of its upload."""
     rate_headers: Mapping[str, str]
     """What is left of the client's rate, for the response."""
     refusal: UpscaledError | None
@@ -102,8 +105,8 @@ async def received(
     settings = service.config.server
     max_bytes = settings.max_request_size_mb * 2**20
     query = query_of(request)
-    # With the address of the picture in the query there need be no body.
-    has_body = request.can_read_body or IMAGE_URL not in query
+    # Where the query says where the picture is, there need be no body.
+    has_body = request.can_read_body or not any(name in query for name in ELSEWHERE)
     is_raw = has_body and check_head(request, max_bytes, payload)
     reader = FormReader(fields, query.items(), payload)
     client = client_of(request)
@@ -121,7 +124,7 @@ async def received(
     keep = False
     try:
         try:
-            async with aclosing(_body(request, max_bytes, settings.body_timeout_seconds)) as body:
+            async with aclosing(body_of(request, max_bytes, settings.body_timeout_seconds)) as body:
                 events = (
                     _nothing()
                     if not has_body
@@ -139,12 +142,20 @@ async def received(
                 # A repetition gets the job that it had; its address may have expired since.
                 if queues or reader.fields.get("on_timeout") == "original":
                     sha256 = await image_url.fetch(request, url, upload, max_bytes)
+            elif (sent := reader.fields.get(UPLOAD)) is not None:
+                filename, identity, sha256 = "", f"upload {sent}", ""
+                # A repetition gets the job that it had; the upload was deleted then.
+                if queues or reader.fields.get("on_timeout") == "original":
+                    filename = await submissions.resumable.link(sent, client, upload.path)
         finally:
             upload.end()
         yield ReceivedForm(
             reader.fields, filename, upload.path, sha256, identity, rate_headers, refusal
         )
         keep = queues and refusal is None
+        if keep and UPLOAD in reader.fields:
+            with contextlib.suppress(UnknownUploadError):  # a repetition's is gone already
+                await submissions.resumable.end(reader.fields[UPLOAD], client)
     finally:
         if not keep:
             await submissions.discard_upload(upload.path)
@@ -170,7 +181,9 @@ def check_head(request: web.Request, max_bytes: int, payload: Payload = PICTURE)
     # Not `request.content_type`: it looks up whatever codec a `name*=` parameter names.
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     # `curl -T` sends no type.
-    is_raw = bool(_RAW.fullmatch(media_type)) or (not media_type and request.method == "PUT")
+    is_raw = bool(_RAW.fullmatch(media_type)) or (
+        not media_type and request.method in {"PUT", "PATCH"}
+    )
     if not request.can_read_body and not request.query_string:
         is_raw = False  # nothing was sent; some libraries name a type all the same
     if media_type == "application/x-www-form-urlencoded":
@@ -186,17 +199,18 @@ def check_head(request: web.Request, max_bytes: int, payload: Payload = PICTURE)
             f"{payload.noun} alone with its Content-Type, such as {payload.media_type}."
         )
     if (request.content_length or 0) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     return is_raw
 
 
-def _too_large(max_bytes: int) -> TooManyBytesError:
+def too_large(max_bytes: int) -> TooManyBytesError:
+    """Return the error for a request that is longer than ``max_bytes``."""
     return TooManyBytesError(
         f"The request is larger than the {max_bytes // 2**20} MiB this server takes."
     )
 
 
-async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGenerator[bytes]:
+async def body_of(request: web.Request, max_bytes: int, seconds: float) -> AsyncGenerator[bytes]:
     """Yield the body as it comes.
 
     Raises:
@@ -225,7 +239,7 @@ async def _body(request: web.Request, max_bytes: int, seconds: float) -> AsyncGe
             patience = seconds
         received += len(chunk)
         if received > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         yield chunk
 
 

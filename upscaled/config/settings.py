@@ -42,6 +42,12 @@ class StorageSettings:
         minimum=0,
         maximum=100_000,
     )
+    upload_ttl_minutes: float = _setting(
+        60.0,
+        "Minutes that an upload which broke off is kept, so that it can be continued.",
+        minimum=0.001,
+        maximum=100_000,
+    )
     record_ttl_hours: float = _setting(
         168.0, "Hours after a job's end after which its status is deleted.", minimum=0.001
     )

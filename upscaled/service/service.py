@@ -223,6 +223,7 @@ class Service:
                 timing,
                 IdempotencyKeys(self._store),
                 shared,
+                upload_seconds=self.config.storage.upload_ttl_minutes * 60,
             )
             previews = Previews(
                 self.config, self.models, self._looking, pool, self._workspace, parts.methods
@@ -283,6 +284,7 @@ class Service:
             run_in_background(closing, positions, "positions")
             await self._log_speed(timing.speeds)
             await self._run_housework(closing)
+            run_in_background(closing, submissions.resumable.run(), "uploads")
             run_in_background(closing, imports.run(), "model imports")
             if self.measures_methods and parts.methods.used and self._methods_file is None:
                 calibrator = await make_calibrator(

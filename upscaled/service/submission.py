@@ -24,6 +24,7 @@ from upscaled.service.admission import DISK_RESERVE, Admission, Admitted
 from upscaled.service.followers import completed_from
 from upscaled.service.idempotency import IdempotencyKeys, KeyClaim, fingerprint, key_in_use
 from upscaled.service.job_options import fields_of
+from upscaled.service.resumable import ResumableUpload, ResumableUploads
 from upscaled.service.runner import JobRunner
 from upscaled.service.sharing import CachedWork, SharedWork, WorkGroup
 from upscaled.service.upload_room import Upload, UploadsInProgress
@@ -44,6 +45,7 @@ class Submissions:
         timing: tells when it is worth trying again, and what a job would take.
         keys: the idempotency keys of submissions.
         shared: knows which jobs do the same work.
+        upload_seconds: how long an upload is kept that nobody continues.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Submissions:
         timing: JobTiming,
         keys: IdempotencyKeys,
         shared: SharedWork,
+        *,
+        upload_seconds: float,
     ) -> None:
         self.keys = keys
         self._shared = shared
@@ -67,6 +71,10 @@ class Submissions:
         self._timing = timing
         self._admitting: Counter[str] = Counter()
         self._uploads = UploadsInProgress(workspace, limits.max_queue_size, DISK_RESERVE)
+        self.resumable = ResumableUploads(
+            workspace, self._uploads, limits.max_queue_size, upload_seconds
+        )
+        """Uploads that come in with several requests."""
         self._open = True
         self.on_arrival: Callable[[], None] = lambda: None
         """Called when a picture begins to come in."""
@@ -102,9 +110,7 @@ class Submissions:
             ShuttingDownError: the server is stopping.
             QueueFullError: the queue is full, or the client's share of it.
         """
-        if not self._open:
-            raise ShuttingDownError("The server is stopping; try again in a minute.",
-                                    headers={"Retry-After": "60"})  # fmt: skip
+        self._check_open()
         entering = self._admitting + self._uploads.queueing
         waiting = self._registry.count(JobState.QUEUED) + entering.total()
         if waiting >= self._limits.max_queue_size:
@@ -113,6 +119,11 @@ class Submissions:
             own = self._registry.count_of(client.key) + entering[client.key]
             if own >= self._limits.max_queue_per_client:
                 raise self._full(f"You have {own} jobs in the queue, as many as one client may")
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ShuttingDownError("The server is stopping; try again in a minute.",
+                                    headers={"Retry-After": "60"})  # fmt: skip
 
     def _full_for(self, client: Caller) -> QueueFullError | None:
         """Return why only the result cache can answer the client; None: the queue has a place.
@@ -153,6 +164,18 @@ class Submissions:
             queues = self._full_for(client) is None
         self.on_arrival()
         return await self._uploads.begin(client, length, queues=queues)
+
+    async def begin_resumable(self, client: Caller, length: int, filename: str) -> ResumableUpload:
+        """Reserve room for a picture of ``length`` bytes that comes with several requests.
+
+        Raises:
+            ShuttingDownError: the server is stopping.
+            QueueFullError: there are too many such uploads.
+            NoSpaceError: the disk has no room for it.
+        """
+        self._check_open()
+        self.on_arrival()
+        return await self.resumable.begin(client, length, filename)
 
     def reserve_upload(self) -> Path:
         """Return a new path for an upload."""

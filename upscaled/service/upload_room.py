@@ -38,7 +38,7 @@ class UploadsInProgress:
         """Uploads that will become jobs, by client key."""
 
     def __len__(self) -> int:
-        return len(self._uploads)
+        return sum(not upload.resting for upload in self._uploads)
 
     async def begin(self, client: Caller, length: int | None, *, queues: bool) -> Upload:
         """Reserve room for an upload.
@@ -110,6 +110,8 @@ class Upload:
         """Where its picture is written."""
         self.client = client
         self.queues = queues
+        self.resting = False
+        """No request sends it now; it keeps its room."""
         self.reserved = 0
         self.written = 0
 

@@ -95,19 +95,20 @@ export async function json(path, options) {
 }
 
 /**
- * Send a form and tell how far it is. The promise rejects like `request`.
+ * Send a body and tell how far it is. The promise rejects like `request`.
+ * @param {string} method
  * @param {string} path
- * @param {FormData} form
+ * @param {FormData | Blob} body
  * @param {Record<string, string>} headers
  * @param {(sent: number, total: number) => void} onProgress
  * @param {AbortSignal} signal
  * @returns {Promise<any>}
  */
-export function sendForm(path, form, headers, onProgress, signal) {
+export function send(method, path, body, headers, onProgress, signal) {
   // fetch() cannot tell the progress of an upload.
   return new Promise((resolve, reject) => {
     const call = new XMLHttpRequest();
-    call.open("POST", address(path));
+    call.open(method, address(path));
     for (const [name, value] of Object.entries({ ...authorization(), ...headers })) {
       call.setRequestHeader(name, value);
     }
@@ -120,6 +121,6 @@ export function sendForm(path, form, headers, onProgress, signal) {
     call.onerror = () => reject(new ConnectionError());
     call.onabort = () => reject(new DOMException("", "AbortError"));
     signal.addEventListener("abort", () => call.abort());
-    call.send(form);
+    call.send(body);
   });
 }

@@ -1,6 +1,6 @@
 // Models of one's own: an administrator adds published files and deletes them again.
 import { announce } from "./announce.js";
-import { ApiError, json, request, sendForm } from "./api.js";
+import { ApiError, json, request, send } from "./api.js";
 import { closesOnBackdrop, h, setText } from "./dom.js";
 import { fileSize } from "./format.js";
 import { t } from "./text.js";
@@ -101,7 +101,7 @@ export function showImports(models, mostBytes, onChange) {
  * @returns {Promise<{name: string}>}
  */
 async function importing(form, progress, signal) {
-  let state = await sendForm("models", form, {}, (sent, total) => {
+  let state = await send("POST", "models", form, {}, (sent, total) => {
     setText(progress, t("import.sending", { percent: Math.floor((100 * sent) / total) }));
   }, signal);
   const address = `models/imports/${state.import_id}`;

@@ -1,11 +1,14 @@
 // Pictures on their way to the server. A lost connection or a full queue delays them, no more.
-import { ApiError, ConnectionError, sendForm, setToken } from "./api.js";
+import { ApiError, ConnectionError, send, setToken } from "./api.js";
+import { Pieces } from "./pieces.js";
 import { t } from "./text.js";
 
 const AT_ONCE = 2;
 const LONGEST_PAUSE = 15; // seconds
 /** Refusals that end by themselves; the request is sent again later. */
-const PASSING = new Set(["queue_full", "shutting_down", "too_many_connections", "rate_limited", "idempotency_key_in_use", "request_timeout"]);
+const PASSING = new Set(["queue_full", "shutting_down", "too_many_connections", "rate_limited", "idempotency_key_in_use", "request_timeout", "unknown_upload", "upload_offset", "upload_incomplete"]);
+/** Answers to a submission whose picture the server no longer has. */
+const LOST = new Set(["unknown_upload", "upload_incomplete"]);
 
 /**
  * @typedef {object} Upload
@@ -13,6 +16,7 @@ const PASSING = new Set(["queue_full", "shutting_down", "too_many_connections", 
  * @property {import("./stage.js").Picture} picture
  * @property {Record<string, string>} fields
  * @property {"waiting"|"sending"|"paused"|"refused"} state
+ * @property {Pieces | null} pieces how a large picture is sent; null: with one request
  * @property {number} sent 0 to 1
  * @property {string} reason why it is paused or refused
  * @property {number} resumes when a paused one goes on, in milliseconds since 1970
@@ -39,7 +43,7 @@ export class Uploads extends EventTarget {
    */
   add(picture, fields) {
     this.list.unshift({
-      key: randomKey(), picture, fields, state: "waiting", sent: 0, reason: "", resumes: 0, tries: 0,
+      key: randomKey(), picture, fields, pieces: Pieces.of(picture.file), state: "waiting", sent: 0, reason: "", resumes: 0, tries: 0,
       abort: new AbortController(),
     });
     this.#changed();
@@ -49,6 +53,7 @@ export class Uploads extends EventTarget {
   /** @param {Upload} upload */
   remove(upload) {
     upload.abort.abort();
+    upload.pieces?.forget();
     this.#drop(upload);
     URL.revokeObjectURL(upload.picture.url);
   }
@@ -87,17 +92,21 @@ export class Uploads extends EventTarget {
   /** @param {Upload} upload */
   async #send(upload) {
     upload.state = "sending";
-    upload.sent = 0;
+    upload.sent = upload.pieces?.sent ?? 0;
     upload.reason = "";
     this.#changed();
-    const form = new FormData();
-    for (const [name, value] of Object.entries(upload.fields)) form.append(name, value);
-    form.append("image", upload.picture.file, upload.picture.file.name);
+    const { file } = upload.picture;
+    const progress = (/** @type {number} */ sent, /** @type {number} */ total) => {
+      upload.sent = total ? sent / total : 0;
+      this.#changed();
+    };
     try {
-      const told = await sendForm("upscale", form, { "Idempotency-Key": upload.key }, (sent, total) => {
-        upload.sent = total ? sent / total : 0;
-        this.#changed();
-      }, upload.abort.signal);
+      const form = new FormData();
+      for (const [name, value] of Object.entries(upload.fields)) form.append(name, value);
+      const id = await upload.pieces?.send(progress, upload.abort.signal);
+      if (id) form.append("upload", id);
+      else form.append("image", file, file.name);
+      const told = await send("POST", "upscale", form, { "Idempotency-Key": upload.key }, id ? () => {} : progress, upload.abort.signal);
       this.jobs.submitted(told.job_id, upload);
       this.#drop(upload);
     } catch (error) {
@@ -112,6 +121,8 @@ export class Uploads extends EventTarget {
    * @param {Error} error
    */
   #failed(upload, error) {
+    if (upload.pieces?.moved()) upload.tries = 0;
+    if (error instanceof ApiError && LOST.has(error.code)) upload.pieces?.restart();
     upload.tries += 1;
     if (error instanceof ConnectionError) this.#pause(upload, t("upload.lost"), Math.min(LONGEST_PAUSE, 2 ** upload.tries / 2));
     else if (error instanceof ApiError && error.status === 401) {
