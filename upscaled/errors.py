@@ -126,6 +126,20 @@ class UnknownImportError(UpscaledError):
     status = 404
 
 
+class UnknownArchiveError(UpscaledError):
+    """There is no archive with this id."""
+
+    code = "unknown_archive"
+    status = 404
+
+
+class NoArchivesError(UpscaledError):
+    """Archives are not taken by this server."""
+
+    code = "archives_unsupported"
+    status = 501
+
+
 class RequestTimeoutError(UpscaledError):
     """The request came too slowly."""
 

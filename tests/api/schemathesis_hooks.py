@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: what a picture and a model's name are, so that jobs come about."""
+"""Loaded by schemathesis: pictures, archives and names of models, so that jobs come about."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
+from testkit.books import a_book
 from testkit.running import FAST_MODEL, a_picture
 
 
@@ -20,6 +21,8 @@ def pictures(kind: str) -> st.SearchStrategy[bytes]:
 schemathesis.openapi.media_type("image/png", pictures("PNG"))
 schemathesis.openapi.media_type("image/jpeg", pictures("JPEG"))
 schemathesis.openapi.media_type("image/webp", pictures("WEBP"))
+for comic in ("application/zip", "application/vnd.comicbook+zip"):
+    schemathesis.openapi.media_type(comic, st.builds(a_book, st.integers(1, 3)))
 
 
 @schemathesis.hook

@@ -206,7 +206,7 @@ async def test_lists_of_jobs_can_be_switched_off(serve: Callable[..., Server]) -
 async def test_a_silent_stream_has_heartbeats(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.05)
     server = serve()
     async with Api(server) as api, listening(server, "/events") as stream:
         async with asyncio.timeout(30):
@@ -243,7 +243,7 @@ async def test_streams_leave_connections_to_other_requests(serve: Callable[..., 
 async def test_a_listener_who_never_reads_is_cut_off(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.0001)
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.0001)
     server = serve(server__send_timeout_seconds="1")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -258,7 +258,7 @@ async def test_a_listener_who_never_reads_is_cut_off(
 async def test_a_listener_who_reads_nothing_of_a_job_holds_up_nobody(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_HEARTBEAT_SECONDS", 0.0001)
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.0001)
     server = serve(server__send_timeout_seconds="1")
     async with Api(server) as api:
         job_id = await api.accepted(a_picture(300, 300), **SLOW)

@@ -23,6 +23,7 @@ PLACES = {
     "column": "0",
     "row": "0",
     "import_id": NOBODYS,
+    "archive_id": NOBODYS,
     "name": "nothing",
 }
 

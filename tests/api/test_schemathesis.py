@@ -33,12 +33,18 @@ checks.positive_data_acceptance.expected-statuses = [
 ]
 
 [[operations]]
+include-path = "/archives"
+checks.positive_data_acceptance.expected-statuses = [
+  "2xx", "400", "413", "415", "422", "401", "503",
+]
+
+[[operations]]
 include-path-regex = "^/upscale"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "415", "422", "401", "503"]
 
 # A result that was downloaded before is gone; a range may lie outside of it.
 [[operations]]
-include-path = "/download/{job_id}"
+include-path-regex = "/download(/.job_id.)?$"
 checks.positive_data_acceptance.expected-statuses = [
     "2xx", "401", "403", "404", "409", "410", "416", "429", "5xx",
 ]
@@ -81,3 +87,5 @@ async def test_schemathesis_finds_nothing(
     assert not found, found
     jobs = await asyncio.to_thread(lambda: list((server.data_dir / "jobs").iterdir()))
     assert jobs, "no submission was accepted, so little was tested"
+    books = await asyncio.to_thread(lambda: list((server.data_dir / "archives").iterdir()))
+    assert books, "no archive was accepted"

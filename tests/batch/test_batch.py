@@ -14,12 +14,11 @@ from upscaled.batch.batch import Batch, Options, RunEndedError
 from upscaled.batch.events import Done, Event, Failed, Skipped
 from upscaled.batch.items import Item
 from upscaled.batch.ledger import Ledger
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import Naming
 from upscaled.batch.outputs import place
 from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.errors import EngineError, NoMemoryError, NoSpaceError, UpscaledError
-from upscaled.pictures import Size
+from upscaled.pictures import Size, SizeLimit
 
 
 class Pretender:

@@ -7,10 +7,9 @@ from pathlib import Path, PurePath
 import pytest
 
 from upscaled.batch.items import Item
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NameTakenError, Naming, fields_for
 from upscaled.errors import BadRequestError
-from upscaled.pictures import Size
+from upscaled.pictures import Size, SizeLimit
 
 
 def item(name: str, folder: str = "in") -> Item:

@@ -6,7 +6,9 @@ import logging
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from email.utils import formatdate
+from typing import Protocol
 from urllib.parse import quote
 
 from aiohttp import web
@@ -31,6 +33,18 @@ ACKNOWLEDGE_SECONDS = 60.0  # for the last bytes; `Connection` ends slower calle
 SETTLE_SECONDS = 5.0
 
 QUERY = frozenset({"wait", "keep"})
+
+
+class Deletion(Protocol):
+    """What deletes a result when it has arrived."""
+
+    def downloading(self, job_id: str, /) -> AbstractContextManager[None]:
+        """Return a block during which the result stays."""
+        ...
+
+    async def delivered(self, job_id: str, /, *, to_proxy: bool = False) -> None:
+        """Delete a result whose every byte has arrived, at its caller or at a proxy."""
+        ...
 
 
 class RangeError(Exception):
@@ -145,22 +159,35 @@ async def deliver(
         raise gone("lost") from None
     try:
         kind = result.media_type if as_picture else "application/octet-stream"
-        return await _hand_over(
-            request, job_id, content, result, {"Content-Type": kind, **headers}, keep=keep
-        )
+        return await hand_over(
+            request, job_id, content, result, {"Content-Type": kind, **headers},
+            service.jobs, keep=keep,
+        )  # fmt: skip
     finally:
         await content.close()
 
 
-async def _hand_over(
+async def hand_over(
     request: web.Request,
     job_id: str,
     content: Content,
     result: ResultFile,
     headers: Mapping[str, str],
+    deletion: Deletion,
     *,
     keep: bool,
 ) -> web.StreamResponse:
+    """Send a result, or a part of it.
+
+    Args:
+        request: may ask for a range.
+        job_id: of the job or the archive.
+        content: its bytes.
+        result: its name and digest.
+        headers: further headers of the response.
+        deletion: is told when all of it has arrived.
+        keep: do not delete the result.
+    """
     size = content.size
     modified = formatdate(content.modified, usegmt=True)
     etag = f'"{content.version}"'
@@ -199,9 +226,9 @@ async def _hand_over(
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    service, tracker = request.app[SERVICE], request.app[TRANSFERS]
+    tracker = request.app[TRANSFERS]
     if keep:
-        with service.jobs.downloading(job_id):
+        with deletion.downloading(job_id):
             await _send(request, response, content, span, Transfer(size))
         return response
     transfer = tracker.of(job_id, size)
@@ -209,13 +236,13 @@ async def _hand_over(
     through_proxy = passed_a_proxy(request)
     transfer.through_proxy |= through_proxy
     try:
-        with service.jobs.downloading(job_id):
+        with deletion.downloading(job_id):
             complete = await _send(request, response, content, span, transfer)
         if complete:
             tracker.forget(job_id)
             whole = span == Span(0, size)
             to_proxy = through_proxy if whole else transfer.through_proxy
-            await service.jobs.delivered(job_id, to_proxy=to_proxy)
+            await deletion.delivered(job_id, to_proxy=to_proxy)
     finally:
         transfer.settled.set()
     return response

@@ -22,7 +22,7 @@ from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import TERMINAL, JobState
 from upscaled.jobs.updates import JobUpdate, LaggedError, Subscription
 
-_HEARTBEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
 """Proxies and clients cut a silent connection after 30 to 60 s."""
 _RETRY_MILLISECONDS = 2000
 """After which a client is to connect again."""
@@ -32,7 +32,7 @@ async def of_job(request: web.Request) -> web.StreamResponse:
     """``GET /events/{job_id}``: how a job stands, then each change, up to its end."""
     service, owner = request.app[SERVICE], client_of(request).owner
     job = await service.jobs.get(job_id_of(request), owner)
-    last = _last_event_id(request)
+    last = last_event_id(request)
     if last is not None and _is_end(last) and job.state in TERMINAL:
         return web.Response(status=204)  # tells an EventSource not to connect again
     after = None if last is None else _sequence(last)
@@ -53,15 +53,15 @@ async def of_job(request: web.Request) -> web.StreamResponse:
             listener,
             functools.partial(service.jobs.subscribe, job.id),
             encode,
-            _HEARTBEAT_SECONDS,
+            HEARTBEAT_SECONDS,
         )
 
-    return await _stream(request, send, f"job-{job.id}")
+    return await stream(request, send, f"job-{job.id}")
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:
     """``GET /events``: the caller's active jobs, then each change of any of its jobs."""
-    last = _last_event_id(request)
+    last = last_event_id(request)
     after = None if last is None else _sequence(last)
     jobs, owner = request.app[SERVICE].jobs, client_of(request).owner
     base, streams = request.app[LINK_BASE].of(request), request.app[EVENT_STREAMS]
@@ -71,10 +71,10 @@ async def of_all(request: web.Request) -> web.StreamResponse:
         async with jobs.subscribe_all(owner, after=after) as updates:
             await _send(response, updates, encode, streams)
 
-    return await _stream(request, send, "all")
+    return await stream(request, send, "all")
 
 
-def _last_event_id(request: web.Request) -> int | None:
+def last_event_id(request: web.Request) -> int | None:
     """Return the id of the last event that the caller has; None: it has none of ours."""
     given = re.fullmatch("[0-9]{1,19}", request.headers.get("Last-Event-ID", ""))
     return int(given[0]) if given else None
@@ -113,7 +113,7 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
     return b"id: %d\nevent: update\ndata: %b%b}\n\n" % (_event_id(update), status[:-1], more)
 
 
-async def _stream(
+async def stream(
     request: web.Request, send: Callable[[web.StreamResponse], Coroutine[Any, Any, None]], name: str
 ) -> web.StreamResponse:
     """Let ``send`` send updates while the caller is connected and the server is not stopping."""
@@ -156,7 +156,7 @@ async def _send(
     with contextlib.suppress(LaggedError):
         while True:
             try:
-                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
                     update = await anext(updates)
             except TimeoutError:
                 await response.write(b":\n\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from upscaled.api.multipart import Part
+from upscaled.archives import kinds
 from upscaled.errors import BadRequestError
 
 IMAGE = "image"
@@ -23,10 +24,19 @@ class Payload:
     """Name of a file."""
     media_type: str
     """That it may have as a body."""
+    media_types: frozenset[str] = frozenset()
+    """Further ones, beside those of pictures."""
 
 
 PICTURE = Payload(IMAGE, "picture", "photo.jpg", "image/jpeg")
 MODEL = Payload("file", "model", "model.pth", "application/octet-stream")
+ARCHIVE = Payload(
+    "archive",
+    "archive",
+    "book.cbz",
+    kinds.ZIP.media_type,
+    frozenset(kind.media_type for kind in kinds.TABLE),
+)
 
 MAX_TEXT_BYTES = 1024  # of a field; the longest sensible one is a model's name
 _MAX_URL_BYTES = 4096  # of a field with an address; signed ones have about 1,500

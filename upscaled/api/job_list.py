@@ -40,7 +40,7 @@ async def jobs(request: web.Request) -> web.Response:
     )
     limit = _limit(query)
     # One more than is shown tells whether there is a next page.
-    found = await request.app[SERVICE].jobs.page(wanted, _cursor(query), limit + 1)
+    found = await request.app[SERVICE].jobs.page(wanted, cursor_of(query), limit + 1)
     base, renderer = request.app[LINK_BASE].of(request), request.app[STATUS_RENDERER]
     shown = found[:limit]
     rows = [b'%b,"created":%a}' % (renderer.render(job, base)[:-1], job.created) for job in shown]
@@ -83,7 +83,12 @@ def _limit(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _cursor(query: Mapping[str, str]) -> tuple[float, str] | None:
+def cursor_of(query: Mapping[str, str]) -> tuple[float, str] | None:
+    """Return the moment and the id that the query's ``cursor`` names.
+
+    Raises:
+        BadRequestError: it is none.
+    """
     text = query.get("cursor")
     if text is None:
         return None

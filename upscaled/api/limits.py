@@ -14,7 +14,7 @@ from upscaled.config.settings import Config
 from upscaled.formats import INPUT_NAMES, RESULT_NAMES, input_format, result_format
 from upscaled.service.job_options import LARGEST_FACTOR, SCALES
 
-_SHOWN_FEATURES = ("docs", "job_lists", "web", "image_url", "webhooks")
+_SHOWN_FEATURES = ("docs", "job_lists", "web", "image_url", "webhooks", "archives")
 
 
 async def limits(request: web.Request) -> web.Response:
@@ -50,6 +50,15 @@ def _limits_of(config: Config) -> dict[str, object]:
             "requests_per_minute": limits.previews_per_minute,
         }
         if limits.preview_pixels
+        else None,
+        "archives": {
+            "max_bytes": config.archives.max_size_mb << 20,
+            "max_entries": config.archives.max_entries,
+            "max_entry_bytes": config.archives.max_entry_mb << 20,
+            "max_unpacked_bytes": config.archives.max_unpacked_mb << 20,
+            "max_under_way": config.archives.max_per_client,
+        }
+        if config.features.archives and not config.cluster.used
         else None,
         "features": {name: features[name] for name in _SHOWN_FEATURES if name in features},
     }

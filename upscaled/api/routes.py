@@ -9,6 +9,7 @@ from aiohttp import web
 
 from upscaled.api import (
     archive,
+    archives,
     docs,
     download,
     estimate,
@@ -46,6 +47,8 @@ class Route:
     """The setting in ``features`` that switches it on; None: it is always on."""
 
 
+_ARCHIVES = "archives"
+
 ROUTES = (
     Route("POST", "/upscale", submit.submit, query=frozenset(submit.FIELD_NAMES)),
     Route("PUT", "/upscale", submit.submit_file, query=frozenset(submit.FIELD_NAMES_OF_FILE)),
@@ -72,6 +75,19 @@ ROUTES = (
     Route("POST", "/preview", preview.preview, query=frozenset(preview.FIELD_NAMES)),
     Route("POST", "/jobs/{job_id}/retry", submit.retry),
     Route("GET", "/results", archive.results, query=archive.QUERY),
+    Route("POST", "/archives", archives.begin, frozenset(archives.FIELD_NAMES), feature=_ARCHIVES),
+    Route("GET", "/archives", archives.listing, archives.PAGED, feature=_ARCHIVES),
+    Route("GET", "/archives/{archive_id}", archives.status, frozenset({"wait"}), feature=_ARCHIVES),
+    Route("DELETE", "/archives/{archive_id}", archives.delete, feature=_ARCHIVES),
+    Route("GET", "/archives/{archive_id}/pages", archives.pages, archives.PAGED, feature=_ARCHIVES),
+    Route("GET", "/archives/{archive_id}/events", archives.events, feature=_ARCHIVES),
+    Route(
+        "GET",
+        "/archives/{archive_id}/download",
+        archives.download,
+        download.QUERY,
+        feature=_ARCHIVES,
+    ),
     Route("GET", "/thumbnail/{job_id}", views.thumbnail, query=frozenset({"side"})),
     Route("GET", "/tiles/{job_id}", views.tiles),
     Route("GET", "/tiles/{job_id}/{side}/{level}/{column}/{row}", views.tile),

@@ -82,6 +82,7 @@ async def received(
     read_anyway: bool = False,
     rate: web.AppKey[RateLimit] = SUBMISSION_RATE,
     payload: Payload = PICTURE,
+    max_bytes: int | None = None,
 ) -> AsyncGenerator[ReceivedForm]:
     """Receive a form or a picture, bounded by what queue, disk and rate allow.
 
@@ -97,13 +98,14 @@ async def received(
             is stopping, since its caller gets the picture back.
         rate: how often the client may do this.
         payload: what is sent, if not a picture.
+        max_bytes: the longest body, if not that of the settings.
 
     Raises:
         UpscaledError: the refusal.
     """
     service = request.app[SERVICE]
     settings = service.config.server
-    max_bytes = settings.max_request_size_mb * 2**20
+    max_bytes = max_bytes or settings.max_request_size_mb * 2**20
     query = query_of(request)
     # Where the query says where the picture is, there need be no body.
     has_body = request.can_read_body or not any(name in query for name in ELSEWHERE)
@@ -181,8 +183,10 @@ def check_head(request: web.Request, max_bytes: int, payload: Payload = PICTURE)
     # Not `request.content_type`: it looks up whatever codec a `name*=` parameter names.
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     # `curl -T` sends no type.
-    is_raw = bool(_RAW.fullmatch(media_type)) or (
-        not media_type and request.method in {"PUT", "PATCH"}
+    is_raw = (
+        bool(_RAW.fullmatch(media_type))
+        or media_type in payload.media_types
+        or (not media_type and request.method in {"PUT", "PATCH"})
     )
     if not request.can_read_body and not request.query_string:
         is_raw = False  # nothing was sent; some libraries name a type all the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import unescape
 from urllib.parse import unquote
@@ -121,3 +121,20 @@ def _path(folder: str, href: str) -> str:
 def pages_of(planned: list[Planned]) -> Iterator[Planned]:
     """Yield the pages."""
     return (one for one in planned if one.page is not None)
+
+
+def page_fields(fields: Mapping[str, str], result: PictureFormat) -> dict[str, str]:
+    """Return the fields for one page.
+
+    Args:
+        fields: those for all pages. Without ``format`` pages keep their own, and ``quality`` and
+            ``lossless`` are left out where a format has none.
+        result: the format of the page's result.
+    """
+    own = {**fields, "format": result.result_name}
+    if "format" not in fields:
+        if not result.has_quality:
+            own.pop("quality", None)
+        if not result.has_lossless:
+            own.pop("lossless", None)
+    return own

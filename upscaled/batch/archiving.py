@@ -23,12 +23,11 @@ from upscaled.archives.tar_reader import TarReader
 from upscaled.archives.writing import TarWriter, Written, ZipWriter, compress
 from upscaled.archives.zip_reader import ZipReader
 from upscaled.batch.events import Page, Report
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.outputs import OutputError, as_sentence, place
 from upscaled.batch.upscaler import Made, OnPercent, Task, Upscaler
 from upscaled.errors import NoMemoryError, UpscaledError
 from upscaled.formats import result_format
-from upscaled.pictures import Size
+from upscaled.pictures import Size, SizeLimit
 
 _BOUNDS = Bounds(entries=50_000, entry_bytes=2 << 30, total_bytes=64 << 30, ratio=200)
 _NO_FAULT = frozenset(

@@ -27,12 +27,11 @@ from upscaled.batch.events import (
 )
 from upscaled.batch.items import Item, Unreadable
 from upscaled.batch.ledger import Ledger, LedgerEntry, Signature, is_current
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
 from upscaled.batch.outputs import OutputError, as_sentence
 from upscaled.batch.upscaler import Made, Task, Upscaler
 from upscaled.errors import NoMemoryError, UpscaledError
-from upscaled.pictures import Size
+from upscaled.pictures import Size, SizeLimit
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,12 @@
 `AsyncClient` has the same methods as coroutines. Nothing of the server is imported.
 """
 
-from upscaled.client.async_client import AsyncClient, Fields, OnProgress
+from upscaled.client.archives import AsyncArchives, OnPage
+from upscaled.client.async_client import AsyncClient, OnProgress
 from upscaled.client.download import Downloaded
 from upscaled.client.errors import (
     AccessRefusedError,
+    ArchiveFailedError,
     BusyError,
     ClientError,
     DamagedDownloadError,
@@ -25,12 +27,27 @@ from upscaled.client.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from upscaled.client.status import Attempt, Estimate, Health, JobStatus, ModelInfo
+from upscaled.client.status import (
+    ArchivePage,
+    ArchiveStatus,
+    Attempt,
+    Estimate,
+    Health,
+    JobStatus,
+    ModelInfo,
+)
+from upscaled.client.submission import Fields
+from upscaled.client.sync_archives import Archives
 from upscaled.client.sync_client import Client
 from upscaled.client.transport import Retries
 
 __all__ = [
     "AccessRefusedError",
+    "ArchiveFailedError",
+    "ArchivePage",
+    "ArchiveStatus",
+    "Archives",
+    "AsyncArchives",
     "AsyncClient",
     "Attempt",
     "BusyError",
@@ -49,6 +66,7 @@ __all__ = [
     "ModelInfo",
     "NoSuchJobError",
     "NotPossibleError",
+    "OnPage",
     "OnProgress",
     "PictureRefusedError",
     "RefusedError",

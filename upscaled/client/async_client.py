@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,31 +12,27 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 
-from upscaled import serial
+from upscaled.client.answers import parsed, typed
+from upscaled.client.archives import AsyncArchives
 from upscaled.client.download import Downloaded, download
 from upscaled.client.errors import (
     BusyError,
     ClientError,
     JobCancelledError,
     JobFailedError,
-    LocalFileError,
     NoSuchJobError,
     UnexpectedAnswerError,
     UnreachableError,
 )
 from upscaled.client.events import read_events
 from upscaled.client.status import Estimate, Health, JobStatus, ModelInfo
+from upscaled.client.submission import Fields, submitted, texts
 from upscaled.client.transport import Retries, Transport, json_of
 
 T = TypeVar("T")
 
-Fields = Mapping[str, object]
-"""Text, numbers and truth values by name."""
 OnProgress = Callable[[JobStatus], None]
 
-_EXPECT_BYTES = 64 << 10
-"""Larger bodies are announced first (``Expect: 100-continue``), so that a server with a full queue
-refuses them unsent."""
 _POLL_SECONDS = 5
 """How long a status request waits for the job's end where there are no events."""
 _PAGE = 200
@@ -66,6 +61,8 @@ class AsyncClient:
         silence_seconds: float = 90.0,
     ) -> None:
         self._transport = Transport(url, token, retries or Retries(), silence_seconds)
+        self.archives = AsyncArchives(self._transport)
+        """Archives whose pages are upscaled."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,25 +98,11 @@ class AsyncClient:
             BusyError: the server takes no more.
             LocalFileError: the file can't be read.
         """
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        values = _texts(fields)
+        key = uuid.uuid4().hex
         name = name or (picture.name if isinstance(picture, Path) else "picture")
-
-        async def once() -> Any:
-            async with _opened(picture) as (content, size):
-                form = aiohttp.FormData(values, default_to_multipart=True)
-                # aiohttp closes what it has sent; the next attempt opens the file again.
-                form.add_field("image", content, filename=name, content_type="image/*")
-                async with self._transport.attempt(
-                    "POST",
-                    "/upscale",
-                    data=form,
-                    headers=headers,
-                    expect100=size > _EXPECT_BYTES,
-                ) as response:
-                    return await json_of(response)
-
-        answer = await self._transport.repeated(once)
+        answer = await submitted(
+            self._transport, "/upscale", "image", picture, fields, name=name, key=key
+        )
         try:
             return str(answer["job_id"])
         except (KeyError, TypeError):
@@ -136,7 +119,7 @@ class AsyncClient:
         """
         params = {"wait": str(wait)} if wait else {}
         answer = await self._transport.json("GET", f"/status/{job_id}", params=params)
-        return _typed(answer, JobStatus)
+        return typed(answer, JobStatus)
 
     async def follow(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """Yield how a job stands, then each change; the last one is its end.
@@ -173,7 +156,7 @@ class AsyncClient:
             if answer.content_type != "text/event-stream":
                 raise UnexpectedAnswerError("The server sends no events.")
             async for event in read_events(answer.content):
-                yield event.id, _typed(_parsed(event.data), JobStatus)
+                yield event.id, typed(parsed(event.data), JobStatus)
 
     async def wait(self, job_id: str, on_progress: OnProgress | None = None) -> JobStatus:
         """Wait until a job is completed and return its status.
@@ -282,7 +265,7 @@ class AsyncClient:
         while True:
             page = await self._transport.json("GET", "/jobs", params=params)
             for job in page["jobs"]:
-                yield _typed(job, JobStatus)
+                yield typed(job, JobStatus)
             if "next_cursor" not in page:
                 return
             params["cursor"] = page["next_cursor"]
@@ -295,19 +278,19 @@ class AsyncClient:
             FieldRefusedError: a field is wrong.
         """
         sides = {"input_width": str(width), "input_height": str(height)}
-        form = {**sides, **_texts(fields)}
+        form = {**sides, **texts(fields)}
 
         async def once() -> Any:
             data = aiohttp.FormData(form, default_to_multipart=True)
             async with self._transport.attempt("POST", "/estimate", data=data) as response:
                 return await json_of(response)
 
-        return _typed(await self._transport.repeated(once), Estimate)
+        return typed(await self._transport.repeated(once), Estimate)
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """Return the installed models."""
         answer = await self._transport.json("GET", "/models")
-        return tuple(_typed(model, ModelInfo) for model in answer["models"])
+        return tuple(typed(model, ModelInfo) for model in answer["models"])
 
     async def health(self) -> Health:
         """Return whether the server can upscale; asks once.
@@ -316,45 +299,4 @@ class AsyncClient:
             UnreachableError: it does not answer.
         """
         async with self._transport.attempt("GET", "/health", also={503}) as response:
-            return _typed(await json_of(response), Health)
-
-
-@contextlib.asynccontextmanager
-async def _opened(picture: Path | bytes) -> AsyncIterator[tuple[Any, int]]:
-    """Yield what aiohttp sends, and its length in bytes."""
-    if isinstance(picture, bytes):
-        yield picture, len(picture)
-        return
-    try:
-        file = await asyncio.to_thread(picture.open, "rb")
-        size = (await asyncio.to_thread(picture.stat)).st_size
-    except OSError as error:
-        raise LocalFileError(f"{picture}: {error.strerror}.") from error
-    try:
-        yield file, size
-    finally:
-        await asyncio.to_thread(file.close)
-
-
-def _texts(fields: Fields | None) -> dict[str, str]:
-    """Return fields as the API takes them."""
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in (fields or {}).items()
-    }
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise UnexpectedAnswerError("The server sends no JSON.") from None
-
-
-def _typed(document: object, type_: type[T]) -> T:
-    try:
-        return serial.convert(document, type_)
-    except ValueError as error:
-        raise UnexpectedAnswerError(
-            f"The server's answer is not what this client expects: {error}."
-        ) from None
+            return typed(await json_of(response), Health)

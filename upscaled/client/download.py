@@ -88,13 +88,19 @@ class _Part:
 
 
 async def download(
-    transport: Transport, job_id: str, target: Path, *, continuable: bool = True
+    transport: Transport,
+    job_id: str,
+    target: Path,
+    *,
+    address: str = "",
+    continuable: bool = True,
 ) -> Downloaded:
     """Download a job's result to ``target``; see `AsyncClient.download`.
 
     Args:
         transport: to the server.
-        job_id: the job's id.
+        job_id: the id of the job or the archive.
+        address: path of the result; empty: that of a job.
         target: the file.
         continuable: a later run may ask for the same job. If not, what a killed run leaves gets a
             name by which the next one removes it.
@@ -105,7 +111,8 @@ async def download(
     try:
         await asyncio.to_thread(part.open)
         try:
-            sha256 = await _fetch(transport, job_id, part)
+            path = address or f"/download/{job_id}"
+            sha256 = await _fetch(transport, path, part)
             await asyncio.to_thread(part.put, target)
         except (DamagedDownloadError, RefusedError) as error:
             if not isinstance(error, BusyError):
@@ -121,13 +128,13 @@ async def download(
     return Downloaded(target, part.size, sha256)
 
 
-async def _fetch(transport: Transport, job_id: str, part: _Part) -> str:
+async def _fetch(transport: Transport, path: str, part: _Part) -> str:
     """Fetch all bytes; return the SHA-256 that the server announced and they have."""
     pauses = transport.retries.begin()
     damaged = 0
     while True:
         try:
-            announced = await _attempt(transport, job_id, part, pauses)
+            announced = await _attempt(transport, path, part, pauses)
         except ClientError as error:
             if getattr(error, "status", 0) == 416:  # what an earlier run left is no part of it
                 await asyncio.to_thread(part.restart)
@@ -141,13 +148,13 @@ async def _fetch(transport: Transport, job_id: str, part: _Part) -> str:
         damaged += 1
         if damaged == 2:
             raise DamagedDownloadError(
-                f"The download of job {job_id} is damaged: its SHA-256 is {part.digest()}, "
+                f"The download of {path} is damaged: its SHA-256 is {part.digest()}, "
                 f"not {announced}."
             )
         await asyncio.to_thread(part.restart)
 
 
-async def _attempt(transport: Transport, job_id: str, part: _Part, pauses: Pauses) -> str | None:
+async def _attempt(transport: Transport, path: str, part: _Part, pauses: Pauses) -> str | None:
     """Fetch what is missing; return the announced SHA-256 of the whole, if there is one.
 
     One byte that is there already is asked for again, since no byte at all can't be asked for.
@@ -157,9 +164,7 @@ async def _attempt(transport: Transport, job_id: str, part: _Part, pauses: Pause
     """
     start = max(0, part.size - 1)
     headers = {"Range": f"bytes={start}-"} if part.size else {}
-    async with transport.attempt(
-        "GET", f"/download/{job_id}", params={"wait": "45"}, headers=headers
-    ) as response:
+    async with transport.attempt("GET", path, params={"wait": "45"}, headers=headers) as response:
         announced = re.search(
             r"sha-256=:([A-Za-z0-9+/=]+):", response.headers.get("Repr-Digest", "")
         )
@@ -176,5 +181,5 @@ async def _attempt(transport: Transport, job_id: str, part: _Part, pauses: Pause
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         whole = int(total) if total.isdecimal() else expected
         if whole is not None and part.size < whole:
-            raise UnreachableError(f"The download of job {job_id} broke off.")
+            raise UnreachableError(f"The download of {path} broke off.")
     return base64.b64decode(announced[1]).hex() if announced else None

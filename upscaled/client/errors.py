@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upscaled.client.status import JobStatus
+from upscaled.client.status import ArchiveStatus, JobStatus
 from upscaled.errors import UpscaledError
 
 
@@ -99,6 +99,16 @@ class JobCancelledError(ClientError):
     def __init__(self, job: JobStatus) -> None:
         super().__init__("The job was cancelled.")
         self.job = job
+
+
+class ArchiveFailedError(ClientError):
+    """The archive failed; ``archive`` is its status."""
+
+    code = "archive_failed"
+
+    def __init__(self, archive: ArchiveStatus) -> None:
+        super().__init__(archive.error or "The archive failed.")
+        self.archive = archive
 
 
 _BY_STATUS: dict[int, type[RefusedError]] = {

@@ -95,3 +95,56 @@ class Health:
     devices: tuple[str, ...] = ()
     queue_length: int | None = None
     processing: int | None = None
+
+
+@dataclass(frozen=True)
+class ArchiveStatus:
+    """An archive whose pages are upscaled. Times are in seconds since 1970."""
+
+    archive_id: str
+    status: str
+    """``processing``, ``completed`` or ``failed``."""
+    progress: int
+    """Percent."""
+    filename: str
+    kind: str
+    """``zip``, ``cbz``, ``epub``, ``tar``, ``tar.gz`` and so on."""
+    entries: int
+    pages_total: int
+    pages_done: int
+    pages_upscaled: int
+    pages_kept: int
+    """As they were, since they are large enough."""
+    pages_failed: int
+    """As they were, since they can't be upscaled."""
+    created: float
+    finished: float | None = None
+    error: str | None = None
+    code: str | None = None
+    file_size_bytes: int | None = None
+    sha256: str | None = None
+    """Of the new archive, in hexadecimal."""
+    result_gone: str | None = None
+    client_ref: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing changes any more."""
+        return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class ArchivePage:
+    """A page of an archive."""
+
+    number: int
+    """From 1."""
+    name: str
+    status: str
+    """``queued``, ``processing``, ``upscaled``, ``kept`` or ``failed``."""
+    progress: int = 0
+    input_size: Size | None = None
+    output_size: Size | None = None
+    device: str | None = None
+    error: str | None = None
+    code: str | None = None

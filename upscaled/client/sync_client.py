@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from upscaled.client.async_client import AsyncClient, Fields, OnProgress
+from upscaled.client.async_client import AsyncClient, OnProgress
 from upscaled.client.download import Downloaded
 from upscaled.client.status import Estimate, Health, JobStatus, ModelInfo
+from upscaled.client.submission import Fields
+from upscaled.client.sync_archives import Archives
 from upscaled.client.transport import Retries
 
 T = TypeVar("T")
@@ -46,6 +48,8 @@ class Client:
             target=self._loop.run_forever, name="upscaled client", daemon=True
         )
         self._thread.start()
+        self.archives = Archives(self._client.archives, self._call)
+        """Archives whose pages are upscaled."""
 
     def __enter__(self) -> Self:
         return self

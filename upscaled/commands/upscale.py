@@ -18,7 +18,6 @@ from upscaled.batch.archiving import is_archive
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import NamesResults, Naming, OneName
 from upscaled.batch.outputs import as_sentence
 from upscaled.batch.upscaler import Made, Task
@@ -29,6 +28,7 @@ from upscaled.commands.upscalers import made_by, sizes, with_archives
 from upscaled.config.settings import Config
 from upscaled.errors import BadRequestError, ConfigError
 from upscaled.formats import by_alias
+from upscaled.pictures import SizeLimit
 
 _STREAM = "-"
 

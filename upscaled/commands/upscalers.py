@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from upscaled.batch.archiving import ArchiveUpscaler
 from upscaled.batch.events import Report
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.upscaler import Upscaler
 from upscaled.config.settings import Config
-from upscaled.pictures import Size
+from upscaled.pictures import Size, SizeLimit
 
 if TYPE_CHECKING:
     from upscaled.imaging import Imaging

@@ -11,7 +11,6 @@ from pathlib import Path
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Selection
 from upscaled.batch.ledger import Ledger
-from upscaled.batch.limits import SizeLimit
 from upscaled.batch.naming import Naming
 from upscaled.batch.watching import After, Watcher, WatchOptions
 from upscaled.commands.reports import JsonReport, LineReport
@@ -19,6 +18,7 @@ from upscaled.commands.upscale_options import fields_of
 from upscaled.commands.upscalers import made_by, sizes, with_archives
 from upscaled.config.settings import Config
 from upscaled.errors import ConfigError
+from upscaled.pictures import SizeLimit
 
 
 async def watch(options: argparse.Namespace, config: Config) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.config import types as allowed
+from upscaled.config.archive_settings import ArchiveSettings
 from upscaled.config.cluster_settings import ClusterSettings
 from upscaled.config.server_settings import ServerSettings
 from upscaled.config.types import setting as _setting
@@ -245,6 +246,9 @@ class FeatureSettings:
         "Let callers who send server.auth_token import models (POST /models) and delete imported "
         "ones. Named tokens may not.",
     )
+    archives: bool = _setting(
+        True, "Upscale the pages of archives (POST /archives). The section archives bounds them."
+    )
     join_identical: bool = _setting(
         True,
         "Do the work once for identical requests of one token that arrive while the first one is "
@@ -267,6 +271,7 @@ class Config:
     upscaler: UpscalerSettings = field(default_factory=UpscalerSettings)
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()
+    archives: ArchiveSettings = field(default_factory=ArchiveSettings)
     outgoing: OutgoingSettings = OutgoingSettings()
     webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from upscaled.config.archive_settings import ArchiveSettings
 from upscaled.config.cluster_settings import ClusterSettings
 from upscaled.config.server_settings import ServerSettings
 from upscaled.config.settings import (
@@ -57,6 +58,7 @@ SECTIONS: Mapping[str, type] = {
     "upscaler": UpscalerSettings,
     "storage": StorageSettings,
     "limits": LimitSettings,
+    "archives": ArchiveSettings,
     "outgoing": OutgoingSettings,
     "webhooks": WebhookSettings,
     "logging": LoggingSettings,

@@ -13,15 +13,15 @@ _STEM_BYTES = 200  # of a download's name, which may have 255 bytes altogether
 _GONE = {
     "downloaded": (
         "already_downloaded",
-        "The result was downloaded already and then deleted; submit the picture again.",
+        "The result was downloaded already and then deleted; submit the {} again.",
     ),
     "expired": (
         "expired",
-        "The result was not fetched in time and has been deleted; submit the picture again.",
+        "The result was not fetched in time and has been deleted; submit the {} again.",
     ),
     "lost": (
         "expired",
-        "The result is no longer on the server's disk; submit the picture again.",
+        "The result is no longer on the server's disk; submit the {} again.",
     ),
 }
 """Code and sentence, by the reason why a result is gone."""
@@ -40,10 +40,15 @@ class ResultFile:
     """Of the blob that holds it, in a cluster."""
 
 
-def gone(why: str) -> ResultGoneError:
-    """Return the error for a result that is ``downloaded``, ``expired`` or ``lost``."""
+def gone(why: str, sent: str = "picture") -> ResultGoneError:
+    """Return the error for a result that is ``downloaded``, ``expired`` or ``lost``.
+
+    Args:
+        why: one of these.
+        sent: what was submitted.
+    """
     code, sentence = _GONE[why]
-    return ResultGoneError(sentence, code=code)
+    return ResultGoneError(sentence.format(sent), code=code)
 
 
 def result_name(job: Job) -> str:

@@ -15,9 +15,10 @@ from typing import TypeVar, cast
 
 from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
-from upscaled.jobs import sqlite_outbox, store
+from upscaled.jobs import sqlite_archives, sqlite_keys, sqlite_outbox
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
+from upscaled.jobs.sqlite_archives import SqliteArchives
+from upscaled.jobs.store import JobFilter, SubmissionKey
 from upscaled.jobs.webhook_messages import Message, PendingJob
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX submission_keys_by_job ON submission_keys (job_id);
     """,
     sqlite_outbox.SCHEMA,
+    sqlite_archives.SCHEMA,
 )
 """Each script migrates the schema by one version; ``PRAGMA user_version`` counts the migrations."""
 
@@ -79,6 +81,7 @@ class SqliteJobStore:
         self._file = file
         self._inbox: queue.SimpleQueue[tuple[_Work, Future[object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.archives = SqliteArchives(self._do)
 
     async def open(self) -> None:
         """Open or create the database and migrate its schema.
@@ -198,7 +201,7 @@ class SqliteJobStore:
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(sql, row).close()
             if key is not None:
-                _insert_key(connection, key)
+                sqlite_keys.insert(connection, key)
             if messages:
                 sqlite_outbox.insert(connection, messages)
 
@@ -252,7 +255,7 @@ class SqliteJobStore:
     async def delete(self, job_id: str) -> None:
         def erase(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close()
-            connection.execute("DELETE FROM submission_keys WHERE job_id = ?", (job_id,)).close()
+            sqlite_keys.forget(connection, job_id)
             sqlite_outbox.forget(connection, job_id)
 
         await self._do(erase)
@@ -286,17 +289,6 @@ class SqliteJobStore:
         sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
         rows = await self._do(lambda c: c.execute(sql, values).fetchall())
         return [serial.decode(document, Job) for (document,) in rows]
-
-
-def _insert_key(connection: sqlite3.Connection, key: SubmissionKey) -> None:
-    values = (key.owner, key.key, key.fingerprint, key.job_id, key.created)
-    try:
-        connection.execute("INSERT INTO submission_keys VALUES (?, ?, ?, ?, ?)", values).close()
-    except sqlite3.IntegrityError:
-        raise KeyTakenError(key.key) from None
-    kept = "SELECT created FROM submission_keys WHERE owner = ? ORDER BY created DESC LIMIT 1"
-    sql = f"DELETE FROM submission_keys WHERE owner = ? AND created < ({kept} OFFSET ?)"  # noqa: S608
-    connection.execute(sql, (key.owner, key.owner, store.KEYS_PER_OWNER - 1)).close()
 
 
 def _translated(error: Exception) -> Exception:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from upscaled.config.settings import Config
+from upscaled.jobs.archive_records import ArchiveStore
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.jobs.store import JobStore
@@ -25,6 +26,8 @@ class JobStorage:
     workspace: Workspace
     store: Records
     registry: JobRegistry
+    archives: ArchiveStore | None = None
+    """None: archives are not taken."""
 
 
 def on_one_machine(config: Config) -> JobStorage:
@@ -34,4 +37,5 @@ def on_one_machine(config: Config) -> JobStorage:
         Workspace(config.data_dir, keeps_uploads=config.features.web),
         store,
         JobRegistry(store, messages_of),
+        store.archives if config.features.archives else None,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
 from upscaled.engines.selection import EngineChoice
-from upscaled.errors import ConfigError, UpscaledError
+from upscaled.errors import ConfigError, NoArchivesError, UpscaledError
 from upscaled.formats import INPUT_NAMES
 from upscaled.jobs.job import JobState
 from upscaled.jobs.order import Order
@@ -21,6 +21,7 @@ from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.outgoing.addresses import AddressRules
 from upscaled.outgoing.client import OutgoingClient
 from upscaled.service.admission import Admission
+from upscaled.service.archives import Archives, make_archives
 from upscaled.service.background import end_task, run_in_background
 from upscaled.service.calibrator import make_calibrator
 from upscaled.service.cleanup import Cleaner
@@ -63,6 +64,7 @@ class _Started:
     shared: SharedWork
     previews: Previews
     imports: ModelImports
+    archives: Archives | None
     jobs: JobAccess
     reports: Reports
 
@@ -104,6 +106,7 @@ class Service:
         )
         kept = storage or on_one_machine(config)
         self._workspace, self._store, self._registry = kept.workspace, kept.store, kept.registry
+        self._archive_store = kept.archives
         self.outgoing = OutgoingClient(AddressRules(config.outgoing.allow), config.outgoing.ports)
         self.result_cache = ResultCache(
             config.data_dir / "cache",
@@ -172,6 +175,20 @@ class Service:
         return self._running.imports
 
     @property
+    def archives(self) -> Archives:
+        """Upscales the pages of archives; available after `start`.
+
+        Raises:
+            NoArchivesError: this server does not do so.
+        """
+        if self._running.archives is None:
+            raise NoArchivesError(
+                "This server does not take archives: it is one of a cluster; send the pages one by "
+                "one to POST /upscale."
+            )
+        return self._running.archives
+
+    @property
     def jobs(self) -> JobAccess:
         """Jobs as their callers use them; available after `start`."""
         return self._running.jobs
@@ -214,9 +231,10 @@ class Service:
             choice, pool, timing, shared = parts.choice, parts.pool, parts.timing, parts.shared
             runner, recovery = self._make_runner(parts)
             health = self._make_health(parts)
+            admission = self._make_admission(choice)
             submissions = Submissions(
                 self.config.limits,
-                self._make_admission(choice),
+                admission,
                 self._workspace,
                 self._registry,
                 runner,
@@ -232,7 +250,7 @@ class Service:
                 self.config,
                 self.models,
                 self._workspace,
-                lambda: {job.request.model_name for job in self._registry.active()},
+                self._models_in_use,
             )
             await imports.open()
             jobs = self._make_jobs(
@@ -247,6 +265,10 @@ class Service:
                 job_views=self.job_views,
                 deletions=self._deletions,
             )
+            archives = make_archives(
+                self.config, self._archive_store, self._workspace, admission, submissions, jobs,
+                self._registry, pool,
+            )  # fmt: skip
             deliveries = make_deliveries(self.config, self._store, self.outgoing)
             reports = self._make_reports(
                 gpu_ids=self.config.upscaler.gpu_ids,
@@ -265,7 +287,7 @@ class Service:
             )
             self._started = _Started(
                 choice, submissions, runner, recovery, timing, health, pool, shared,
-                previews, imports, jobs, reports,
+                previews, imports, archives, jobs, reports,
             )  # fmt: skip
             if deliveries is not None:
                 self._registry.on_messages = deliveries.notice
@@ -274,6 +296,10 @@ class Service:
             await recovery.begin()
             runner.start()
             closing.push_async_callback(self.drain)
+            if archives is not None:
+                closing.push_async_callback(archives.close)
+                await archives.open()
+                run_in_background(closing, archives.results.run(), "archives")
             run_in_background(closing, timing.run(), "timing")
             positions = report_positions(
                 self._registry,
@@ -293,6 +319,12 @@ class Service:
                 )  # fmt: skip
                 run_in_background(closing, calibrator.run(), "calibration")
             self._closing = closing.pop_all()
+
+    def _models_in_use(self) -> set[str]:
+        """Return the names of the models that unfinished work wants."""
+        archives = self._running.archives
+        wanted = set() if archives is None else archives.models_in_use
+        return wanted | {job.request.model_name for job in self._registry.active()}
 
     # What differs between one machine and several; `upscaled.cluster.service` has the other way.
 
