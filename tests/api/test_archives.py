@@ -326,6 +326,31 @@ async def test_events_tell_each_page_once_and_the_end(api: Api, server: Server) 
     assert [content.get("number") for _, _, content in rest] == [10, 11, 12, None]
 
 
+async def test_a_stream_of_a_deleted_archive_ends(api: Api, server: Server) -> None:
+    accepted = await api.post("/archives", data=form(a_book(60)))
+    address = f"/archives/{accepted.json['archive_id']}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{server.url}{address}/events") as response,
+    ):
+        assert await response.content.readline()
+        assert (await api.call("DELETE", address)).status == 204
+        told = events((await response.content.read()).decode())
+    assert "completed" not in [content.get("status") for _, _, content in told]
+
+
+async def test_archives_leave_most_of_a_short_queue_to_others(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(limits__max_queue_size="4")
+    async with Api(server) as api:
+        accepted = await api.post("/archives", data=form(a_book(40)))
+        while (await api.get(f"/archives/{accepted.json['archive_id']}")).json[
+            "status"
+        ] == "processing":
+            await api.completed()
+
+
 async def stream_of(server: Server, path: str, headers: dict[str, str] | None = None) -> str:
     async with (
         aiohttp.ClientSession(headers=headers) as session,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from PIL import Image
 
 from testkit.command_line import run
 from testkit.paths import DATA
+from testkit.running import FAST_MODEL, Server, configured
+from upscaled.client import Client
 
 PAGES = 24
 
@@ -207,3 +210,32 @@ def test_what_can_not_be_used_is_told_and_nothing_is_left(
     done = run("upscale", tmp_path / "x.zip", tmp_path / "y.zip", env=env)
     assert "There is no picture in the archive" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+
+
+@pytest.fixture(scope="module")
+def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {"upscaler__default_model": FAST_MODEL}
+    running = Server(configured(tmp_path_factory.mktemp("served"), models_dir, **settings))
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_an_archive_is_the_same_from_here_from_a_server_page_by_page_and_as_a_whole(
+    env: dict[str, str], server: Server, tmp_path: Path
+) -> None:
+    book = comic(tmp_path / "book.cbz", 8)
+    url = f"http://127.0.0.1:{server.port}"
+    here = run("upscale", book, tmp_path / "here.cbz", "--scale", "2", env=env)
+    assert here.returncode == 1, here.stderr  # for the broken page
+    there = run("upscale", book, tmp_path / "there.cbz", "--scale", "2", "--server", url, env=env)
+    assert there.returncode == 1, there.stderr
+    assert "page 9, seite/bad.png: " in there.stderr
+    assert "1 page left as it was" in there.stdout
+    with Client(url) as client:
+        status = client.archives.upscale(
+            book, tmp_path / "whole.cbz", {"scale": 2, "on_bad_page": "keep"}
+        )
+    assert (status.pages_upscaled, status.pages_failed) == (8, 1)
+    digests = {sha(tmp_path / f"{how}.cbz") for how in ("here", "there", "whole")}
+    assert digests == {status.sha256}

@@ -20,7 +20,7 @@ from upscaled.api.job_list import cursor_of
 from upscaled.api.query import query_of
 from upscaled.api.responses import compact, json_response
 from upscaled.api.waiting import NO_WAIT, Wait, parse_wait, preferred_wait, wait_of
-from upscaled.errors import BadRequestError
+from upscaled.errors import BadRequestError, UnknownArchiveError
 from upscaled.jobs.archive_records import ArchivePage, ArchiveRecord, ArchiveState
 from upscaled.jobs.content import FileContent
 from upscaled.jobs.results import gone
@@ -131,7 +131,10 @@ async def events(request: web.Request) -> web.StreamResponse:
             await response.write(_event(b"update", None, _described(request, record)))
         while True:
             news = archives.news(record.id)
-            now = await archives.get(record.id, owner)
+            try:
+                now = await archives.get(record.id, owner)
+            except UnknownArchiveError:  # it was deleted
+                return
             while True:
                 found, offset = await archives.done_pages(
                     record.id, offset, skip=skip, limit=_EVENTS_AT_ONCE

@@ -77,6 +77,7 @@ class PageJobs:
         submissions: takes the pages in.
         jobs: has what becomes of them.
         probe: tells the size of a picture.
+        places: in the queue, for pages of all archives.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PageJobs:
         submissions: Submissions,
         jobs: JobAccess,
         probe: ProbePicture,
+        places: asyncio.Semaphore,
     ) -> None:
         self._owner = owner_of_pages(record.id)
         self._caller = Caller(self._owner, record.client)
@@ -97,6 +99,7 @@ class PageJobs:
         self._submissions = submissions
         self._jobs = jobs
         self._probe = probe
+        self._places = places
         self._earlier: dict[int, Job] = {}
         self._under_way: dict[int, str] = {}
         self._ended = asyncio.Event()
@@ -157,6 +160,12 @@ class PageJobs:
             UnusableArchiveError: it can't be read.
             UnknownModelError: the model is gone.
         """
+        async with self._places:
+            return await self._upscaled(number, one, extract)
+
+    async def _upscaled(
+        self, number: int, one: Planned, extract: Callable[[Path], None]
+    ) -> PageOutcome:
         job, tries = self._earlier.pop(number, None), 0
         if job is not None:
             tries = _tries_of(job)

@@ -106,6 +106,8 @@ class Archives:
         self._under_way: dict[str, _UnderWay] = {}
         self._beginning: Counter[str] = Counter()
         self._changes = Uninterrupted()
+        # The rest of the queue is for everybody else.
+        self._places = asyncio.Semaphore(max(1, config.limits.max_queue_size // 4))
         self._admission = ArchiveAdmission(config, admission, workspace, self._changes)
         self.results = ArchiveResults(config, store, self._folder)
         """Of archives that have ended."""
@@ -247,7 +249,7 @@ class Archives:
 
     def _start(self, record: ArchiveRecord, archive: OpenArchive | None = None) -> None:
         folder = self._folder / record.id
-        pages = PageJobs(record, folder, self._submissions, self._jobs, self._probe)
+        pages = PageJobs(record, folder, self._submissions, self._jobs, self._probe, self._places)
         run = ArchiveRun(record, folder, pages, self._admission.bounds, self._width, archive)
         task = asyncio.create_task(self._work(run), name=f"archive-{record.id}")
         self._under_way[record.id] = _UnderWay(run, task)
