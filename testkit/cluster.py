@@ -66,6 +66,12 @@ class MemberProcess:
         if not line.startswith((b"Listening", b"Doing jobs")):
             raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text('utf-8')}")
 
+    async def said(self, words: str, after: int = 0) -> None:
+        """Wait until the log has ``words`` beyond its first ``after`` characters."""
+        async with asyncio.timeout(_READY_SECONDS):
+            while words not in self.log.read_text("utf-8")[after:]:  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.05)
+
     async def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end; return the status."""
         process = self.process
@@ -122,6 +128,8 @@ class Cluster:
             "upscaler.calibrate": False,
             **(settings or {}),
         }
+        self.settings = shared
+        """Those of every member, by ``section.key``."""
         self.servers = [
             MemberProcess(folder / f"server-{n + 1}", "serve", shared) for n in range(servers)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -65,7 +66,10 @@ async def _read(blobs: Blobs) -> str | None:
 
 
 async def _write(blobs: Blobs, identity: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="upscaled-") as folder:
-        file = Path(folder, "identity")
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))
+    try:
+        file = folder / "identity"
         await asyncio.to_thread(file.write_text, identity, "ascii")
         await blobs.put(IDENTITY, file)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -15,6 +15,8 @@ from upscaled.errors import ConfigError
 from upscaled.jobs.postgres_database import Connection
 
 SERVER, WORKER = "server", "worker"
+_LOCK = 0x7570736A
+"""Key of the lock under which one process at a time joins."""
 
 _SHARED = (
     "cluster.lease_seconds",
@@ -114,6 +116,29 @@ def check_agreement(member: Member, others: list[Seen]) -> None:
                     f"{other.member.id}, which is running; all machines of a cluster need the "
                     "same value. Change one of them, or stop the other first."
                 )
+
+
+def check_name(other: Seen, silences: list[float]) -> None:
+    """Check that a member of our name gave no sign of life while we looked.
+
+    Args:
+        other: the member.
+        silences: for how long it had been silent at each look.
+
+    Raises:
+        ConfigError: it did.
+    """
+    if len(silences) > 1 and silences[-1] < silences[-2]:
+        raise ConfigError(
+            f"cluster.name is {other.member.id} here and on {other.member.host}, where process "
+            f"{other.member.pid} is running; each process of a cluster needs a name of its own. "
+            "Change one of them, or leave it empty."
+        )
+
+
+async def lock(connection: Connection) -> None:
+    """Let no other process join until the end of the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
 async def present(connection: Connection, lease_seconds: float) -> list[Seen]:

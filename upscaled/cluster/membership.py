@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _BEATS = 4
 """Signs of life in the time of a lease."""
+_LOOKS = 10
+"""Looks at a namesake in the time of a lease."""
 
 
 class Membership:
@@ -55,21 +58,42 @@ class Membership:
     async def join(self) -> None:
         """Become a member.
 
+        A name that another process has is waited for: if that one is gone, it falls silent.
+
         Raises:
-            ConfigError: a setting contradicts that of a member that is there.
+            ConfigError: a setting contradicts that of a member that is there, or one that is there
+                has this name.
             StoreUnavailableError: the database does not answer.
         """
         member = self._describe()
+        seen: list[float] = []
 
-        async def enter(connection: Connection) -> int:
+        async def enter(connection: Connection) -> int | None:
+            await members.lock(connection)
             there = await members.present(connection, self._lease_seconds)
-            members.check_agreement(member, [one for one in there if one.member.id != member.id])
+            namesakes = [one for one in there if one.member.id == member.id]
+            for one in namesakes:
+                if not self._is_gone(one, member):
+                    seen.append(one.silent_seconds)
+                    members.check_name(one, seen)
+                    return None
+            members.check_agreement(member, [one for one in there if one not in namesakes])
             worker = await work_queue.register(connection) if self._works else 0
             await members.join(connection, member, worker or None)
             return worker
 
-        self.worker = await self._database.run(enter)
-        await self._beat()
+        while (worker := await self._database.run(enter)) is None:  # noqa: ASYNC110 - its clock
+            await asyncio.sleep(self._lease_seconds / _LOOKS)
+        self.worker = worker
+        await self.beat()
+
+    def _is_gone(self, earlier: Seen, member: Member) -> bool:
+        """Tell whether an earlier process of a name has ended."""
+        return earlier.silent_seconds > 2 * self._lease_seconds / _BEATS or (
+            earlier.member.host == member.host
+            and earlier.member.pid != member.pid
+            and not _runs(earlier.member.pid)
+        )
 
     async def run(self) -> None:
         """Show that the member is there; runs until cancelled."""
@@ -77,7 +101,7 @@ class Membership:
             # Not all at the same moment.
             await asyncio.sleep(self._lease_seconds / _BEATS * random.uniform(0.8, 1.0))  # noqa: S311
             try:
-                await self._beat()
+                await self.beat()
                 await self._rescue()
             except StoreUnavailableError:
                 self._heard_since = None
@@ -85,7 +109,12 @@ class Membership:
                 self._heard_since = None
                 log.exception("The cluster's members can't be read; it is tried again.")
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Show that the member is there, and what it is.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+        """
         member = self._describe()
 
         async def show(connection: Connection) -> tuple[int, bool, list[Seen]]:
@@ -131,3 +160,14 @@ class Membership:
     def workers(self) -> list[Member]:
         """Return the workers that are there and take jobs."""
         return [one.member for one in self.others if one.member.role == WORKER and not one.draining]
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether there is a process of this machine with this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -28,6 +28,7 @@ from upscaled.jobs.webhook_messages import Message
 
 log = logging.getLogger(__name__)
 
+TAKEN = "job was taken from this worker"
 _AGAIN_SECONDS = 1.0
 _FIRST_COST = 1.0
 """Seconds of work that a job counts for while nobody knows better."""
@@ -247,7 +248,7 @@ class WorkerJobStore(_LinkedStore):
         await self._in_order(job.id, write_and_tell)
         if not held[0]:
             held_job.lost = True
-            log.warning("job was taken from this worker", extra={"job": job.id})
+            log.warning(TAKEN, extra={"job": job.id})
             self._on_lost(job.id)
 
     async def _write(self, connection: Connection, record: Record, job: Job) -> None:

@@ -32,7 +32,7 @@ from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
 from upscaled.service.background import run_in_background
 from upscaled.service.cleanup import Cleaner
-from upscaled.service.health import Health
+from upscaled.service.health import Health, HealthState
 from upscaled.service.job_access import JobAccess
 from upscaled.service.job_storage import JobStorage
 from upscaled.service.job_views import JobViews
@@ -127,6 +127,18 @@ class ClusterService(Service):
         await super().drain(hurry)
         if self._worker is not None:
             await self._worker.drain(hurry)
+
+    def watch_health(self) -> None:
+        super().watch_health()
+        if self._worker is not None:
+            self._worker.watch_health()
+
+    async def health_known(self) -> HealthState:
+        """Wait until the health of the workers is known, first that of this process's own."""
+        if self._worker is not None:
+            await self._worker.health_known()
+            await self._workers.look()
+        return await super().health_known()
 
     def _make_order(self) -> Order | None:
         return self._order

@@ -13,7 +13,7 @@ from upscaled.cluster.changes import JOBS, Changes
 from upscaled.cluster.members import WORKER, Member, settings_of
 from upscaled.cluster.membership import Membership
 from upscaled.cluster.progress import report_progress
-from upscaled.cluster.records import HeldJob, WorkerJobStore
+from upscaled.cluster.records import TAKEN, HeldJob, WorkerJobStore
 from upscaled.cluster.rescue import Rescuer
 from upscaled.cluster.work_queue import Lease
 from upscaled.config.settings import Config
@@ -152,13 +152,25 @@ class ClusterWorker:
             run_in_background(closing, changes.run(), "changes")
             run_in_background(closing, self._listen(), "ends")
             run_in_background(closing, report_progress(self._registry, self._database), "progress")
-            run_in_background(closing, parts.health.run(), "health")
             run_in_background(closing, parts.timing.run(), "timing")
             closing.push_async_callback(self._give_all_back)
             self._dispatcher.start()
             closing.push_async_callback(self.drain)
             run_in_background(closing, self._take_jobs(), "work")
             self._closing = closing.pop_all()
+
+    def watch_health(self) -> None:
+        """Start the self-tests, and tell the others what the first one shows."""
+        assert self._parts is not None  # noqa: S101 - it was started
+        run_in_background(self._closing, self._parts.health.run(), "health")
+        run_in_background(self._closing, self.health_known(), "first health")
+
+    async def health_known(self) -> None:
+        """Wait for the end of the first self-test, and until the others can know of it."""
+        assert self._parts is not None  # noqa: S101 - it was started
+        await self._parts.health.known()
+        with contextlib.suppress(StoreUnavailableError):  # the next sign of life tells it
+            await self.membership.beat()
 
     async def stop(self) -> None:
         """Let running jobs finish for ``server.drain_seconds``, give the others back, and end."""
@@ -317,22 +329,28 @@ class ClusterWorker:
         }
         worker, taking = self.membership.worker, self._taking
 
-        async def read(connection: Connection) -> tuple[set[str], list[tuple[str, int]]]:
+        async def read(
+            connection: Connection,
+        ) -> tuple[set[str], set[str], list[tuple[str, int]]]:
             found = await connection.execute(
-                "SELECT id, attempt FROM jobs WHERE id = ANY(%s) "
-                "AND state IN ('queued', 'processing')",
+                "SELECT id, attempt, state IN ('queued', 'processing') FROM jobs "
+                "WHERE id = ANY(%s)",
                 (list(mine),),
             )
-            held = {job_id for job_id, number in await found.fetchall() if mine[job_id] == number}
-            return held, await work_queue.leases_of(connection, worker)
+            rows = await found.fetchall()
+            held = {job_id for job_id, number, active in rows if active and mine[job_id] == number}
+            others = {job_id for job_id, number, _ in rows if mine[job_id] != number}
+            return held, others, await work_queue.leases_of(connection, worker)
 
-        held, recorded = await self._database.run(read, patience=1.0)
+        held, others, recorded = await self._database.run(read, patience=1.0)
         for job_id in mine.keys() - held:
             held_job = self._store.held.get(job_id)
             job = self._registry.peek(job_id)
             # One that is being ended by this worker is decided by its own transaction.
             if held_job is not None and not self._registry.is_ending(job_id):
                 held_job.lost = True
+                if job_id in others:
+                    log.warning(TAKEN, extra={"job": job_id})
                 if job is not None:
                     self._lose(job_id)
         if not taking and not self._taking:

@@ -52,6 +52,7 @@ class WorkerProcess:
             closing.push_async_callback(self._imaging.close)
             await self._worker.start()
             closing.push_async_callback(self._worker.stop)
+            self._worker.watch_health()
             self._closing = closing.pop_all()
 
     async def drained(self) -> None:

@@ -31,6 +31,17 @@ _TRANSIENT = (
 _FULL = (psycopg.errors.DiskFull, psycopg.errors.ConfigurationLimitExceeded)
 
 
+_IDLE_SECONDS = 20
+"""How long the server waits for the next statement of a transaction."""
+_NOTICED = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""So a server that vanished without a word is noticed after 15 s at most."""
+
+
 class Database:
     """Runs transactions, again if the connection breaks.
 
@@ -62,6 +73,8 @@ class Database:
             min_size=1,
             max_size=self._size,
             open=False,
+            kwargs=dict(_NOTICED),
+            configure=_configure,
             # A broken pool gives up soon; the next caller makes it try again.
             reconnect_timeout=2.0,
             name="upscaled",
@@ -138,6 +151,15 @@ class Database:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+
+async def _configure(connection: Connection) -> None:
+    """Have the server end a transaction whose client was cut off: it holds locks."""
+    await connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+        (f"{_IDLE_SECONDS}s",),
+    )
+    await connection.commit()
 
 
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
