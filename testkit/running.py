@@ -20,9 +20,10 @@ from testkit.services import make_config
 from upscaled.api.app import make_app
 from upscaled.api.connections import Connections
 from upscaled.api.context import CONNECTIONS
+from upscaled.cluster.cleanup import SharedCleaner
 from upscaled.config.settings import Config
 from upscaled.jobs.job import Job
-from upscaled.service.service import Service
+from upscaled.server.roles import make_service
 
 T = TypeVar("T")
 
@@ -30,13 +31,16 @@ FAST_MODEL = "realesr-animevideov3"
 
 
 class Server:
-    """Serves from `start` to `stop`; its event loop is not the test's."""
+    """Serves from `start` to `stop`; its event loop is not the test's.
+
+    Where the settings name a cluster, it is an API server and a worker of that.
+    """
 
     def __init__(self, config: Config, *, self_test: bool = False) -> None:
         self.config = config
         self.self_test = self_test  # without it, the health stays `starting`
         self.data_dir = config.data_dir
-        self.service = Service(config)
+        self.service = make_service(config, works=config.cluster.used)
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
@@ -108,8 +112,41 @@ class Server:
 
     def result_file(self, job_id: str) -> Path:
         """Return the path of a job's result, whether it exists or not."""
-        (path,) = [*(self.data_dir / "jobs" / job_id).glob("result.*")] or [Path("/gone")]
+        if self.config.cluster.used:
+            found = [*Path(self.config.cluster.blobs, "results", job_id).glob("*")]
+        else:
+            found = [*(self.data_dir / "jobs" / job_id).glob("result.*")]
+        (path,) = found or [Path("/gone")]
         return path
+
+    def files_of(self, job_id: str) -> list[str]:
+        """Return the names of a job's files, as one machine names them."""
+        found = [path.name for folder in self._job_folders() for path in folder.glob(f"{job_id}/*")]
+        if self.config.cluster.used:
+            blobs = Path(self.config.cluster.blobs)
+            found += ["upload" for _ in blobs.glob(f"uploads/{job_id}")]
+            found += [f"result{path.suffix}" for path in blobs.glob(f"results/{job_id}/*")]
+        return found
+
+    def jobs_with_files(self) -> set[str]:
+        """Return the ids of the jobs of which there are files."""
+        folders = self._job_folders()
+        if self.config.cluster.used:
+            blobs = Path(self.config.cluster.blobs)
+            folders += [blobs / "uploads", blobs / "results"]
+        return {path.name for folder in folders for path in folder.glob("*")}
+
+    def _job_folders(self) -> list[Path]:
+        return [self.data_dir / "jobs", self.data_dir / "work" / "jobs"]
+
+    def clean(self, now: float) -> None:
+        """Have the service delete what is old at ``now``."""
+        cleaner = self.service._cleaner
+        if isinstance(cleaner, SharedCleaner):
+            self.call(cleaner.clean_old(now)).result(30)
+            self.call(cleaner.sweep(now)).result(30)
+        else:
+            self.call(cleaner.clean(now)).result(30)
 
 
 class Api:

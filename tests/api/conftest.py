@@ -1,39 +1,62 @@
-"""Fixtures: a running server, and callers whose every answer is held against the contract."""
+"""Fixtures: a running server, and callers whose every answer is held against the contract.
+
+Each test runs twice: with a server on one machine, and with one of a cluster. `testkit.modes` names
+those that run once.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from testkit import modes
 from testkit.running import Api, Server, configured
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a server in each mode."""
+    if "server" in metafunc.fixturenames:
+        wanted = modes.of(metafunc.module.__name__, metafunc.function.__name__)
+        metafunc.parametrize("server", wanted, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    request: pytest.FixtureRequest, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """One server with default settings for all tests that ask nothing else of it."""
-    running = Server(configured(tmp_path_factory.mktemp("data"), models_dir), self_test=True)
-    running.start()
-    yield running
-    running.stop()
+    folder = tmp_path_factory.mktemp("data")
+    with ExitStack() as closing:
+        cluster = modes.settings(request, folder, closing)
+        running = Server(configured(folder, models_dir, **cluster), self_test=True)
+        running.start()
+        closing.callback(running.stop)
+        yield running
 
 
 @pytest.fixture
-def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def serve(
+    request: pytest.FixtureRequest, server: Server, tmp_path: Path
+) -> Iterator[Callable[..., Server]]:
     """Start servers of one's own: ``serve(server__auth_token="secret")``.
 
     They get what the shared server found out about the models, so they start quickly. Only
-    with ``self_test=True`` does their health become ``ok``.
+    with ``self_test=True`` does their health become ``ok``. In a cluster, each has one of its own.
     """
     started: list[Server] = []
+    closing = ExitStack()
 
     def make(settings: dict[str, str], self_test: bool) -> None:
         folder = tmp_path / f"data{len(started)}"
         folder.mkdir()
         shutil.copy(server.data_dir / "models.json", folder)
+        if server.config.cluster.used:
+            settings = modes.settings(request, folder, closing, cluster=True) | settings
         running = Server(
             configured(folder, server.config.models_dir, **settings), self_test=self_test
         )
@@ -46,9 +69,10 @@ def serve(server: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
             thread.submit(make, settings, self_test).result()
         return started[-1]
 
-    yield start
-    for running in started:
-        running.stop()
+    with closing:
+        yield start
+        for running in started:
+            running.stop()
 
 
 @pytest.fixture

@@ -221,8 +221,7 @@ async def test_a_full_queue_still_answers_from_the_cache(serve: Callable[..., Se
         other = await api.upscale(a_picture(), {**known, "scale": "3"})
         assert (other.status, other.json["code"]) == (503, "queue_full")
         assert int(other.headers["retry-after"]) >= 1
-        folders = {path.name for path in (full.data_dir / "jobs").iterdir()}
-        assert folders <= {*jobs, first.json["job_id"], again.json["job_id"]}
+        assert full.jobs_with_files() <= {*jobs, first.json["job_id"], again.json["job_id"]}
         for job_id in jobs:
             await api.post(f"/cancel/{job_id}")
 

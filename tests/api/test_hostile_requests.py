@@ -13,6 +13,7 @@ import pytest
 
 from testkit.running import FAST_MODEL, Api, Server, a_picture
 from upscaled.api import docs
+from upscaled.cluster.content import BlobContent
 from upscaled.jobs.content import FileContent
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -91,7 +92,8 @@ async def test_a_failure_after_the_answer_began_ends_the_connection(
     async def fails(*_: Any) -> bytes:
         raise RuntimeError("a fault while sending")
 
-    monkeypatch.setattr(FileContent, "read", fails)
+    for content in (FileContent, BlobContent):
+        monkeypatch.setattr(content, "read", fails)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     path = f"{server.config.server.api_prefix}/download/{job_id}"
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -36,7 +36,7 @@ async def test_own_jobs_are_listed_found_and_deleted(serve: Callable[..., Server
         for path in (f"/status/{made[1]}", f"/download/{made[1]}", f"/receipt/{made[1]}"):
             assert (await mine.get(path)).status == 404
         assert (await mine.call("DELETE", f"/jobs/{made[1]}")).status == 404
-        assert not (server.data_dir / "jobs" / made[1]).exists()
+        assert not server.files_of(made[1])
         assert len((await mine.get("/jobs")).json["jobs"]) == 4
 
 

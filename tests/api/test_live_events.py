@@ -181,6 +181,8 @@ async def test_all_own_jobs_are_told_and_ends_that_were_missed(
             while not told or told[-1].data["job_id"] != running:
                 event = await stream.next()
                 assert event is not None
+                if server.config.cluster.used and event.id <= end.id:
+                    continue  # of the last seconds, its servers tell some again
                 told.append(event)
             assert [event.data["job_id"] for event in told] == [*missed, running]
             assert all(event.id > end.id for event in told)

@@ -25,8 +25,8 @@ async def preview(api: Api, picture: bytes, query: str = "", **options: Any) -> 
     return await api.post(path, data=picture, **options)
 
 
-def folders(server: Server) -> list[str]:
-    return [path.name for path in (server.data_dir / "jobs").iterdir()]
+def folders(server: Server) -> set[str]:
+    return server.jobs_with_files()
 
 
 async def test_a_preview_is_what_a_job_makes_of_that_part(api: Api) -> None:

@@ -80,10 +80,10 @@ async def test_views_are_gone_with_the_result_and_its_source(api: Api, server: S
     job_id = await api.completed(a_picture(31, 17))
     await whole(api, job_id, "source")
     await seen(api, f"/thumbnail/{job_id}")
-    assert (server.data_dir / "jobs" / job_id / "upload").exists()
+    assert "upload" in server.files_of(job_id)
     assert (await api.get(f"/download/{job_id}")).status == 200
     assert (await api.get(f"/download/{job_id}")).status == 410  # answered after the deletion
-    assert not (server.data_dir / "jobs" / job_id).exists()
+    assert not server.files_of(job_id)
     for path in (
         f"/tiles/{job_id}/source/0/0/0",
         f"/tiles/{job_id}/result/0/0/0",
@@ -169,9 +169,7 @@ async def test_without_the_page_no_source_is_kept(serve: Callable[..., Server]) 
     shared = serve(features__web="false")
     async with Api(shared) as api:
         job_id = await api.completed()
-        assert [path.name for path in (shared.data_dir / "jobs" / job_id).iterdir()] == [
-            "result.png"
-        ]
+        assert shared.files_of(job_id) == ["result.png"]
         told = (await api.get(f"/tiles/{job_id}")).json
     assert told["source"] is None
     assert told["result"] is not None

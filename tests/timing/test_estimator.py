@@ -9,7 +9,7 @@ from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.cpu_methods import CpuMethods, this_machine
 from upscaled.engines.engine import CPU, Device, DeviceKind, ModelFiles
 from upscaled.engines.pool import Place
-from upscaled.errors import UnknownModelError
+from upscaled.errors import StoreUnavailableError, UnknownModelError
 from upscaled.jobs.sqlite_store import SqliteJobStore
 from upscaled.pictures import Size
 from upscaled.timing.estimator import Estimator, Work
@@ -24,6 +24,22 @@ class KeptNowhere:
 
     async def save_rates(self, rates: Mapping[str, str]) -> None:
         raise AssertionError(f"nothing was measured: {rates}")
+
+
+class KeptByAll:
+    """Rates that several services share; while ``away``, they can't be written."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, str] = {}
+        self.away = False
+
+    async def load_rates(self) -> Mapping[str, str]:
+        return dict(self.rates)
+
+    async def save_rates(self, rates: Mapping[str, str]) -> None:
+        if self.away:
+            raise StoreUnavailableError("away")
+        self.rates |= rates
 
 
 def a_model(folder: Path, size: int = 1_000_000) -> ModelFiles:
@@ -194,3 +210,24 @@ async def test_small_pictures_are_foreseen_as_they_are_done_beside_each_other(
     await estimator.meet(work(model, 128))
     one_tile = 20_000 * 148**2
     assert estimator.inference_bytes(work(model, 128)) == 9_000_000 + one_tile
+
+
+async def test_what_one_service_measured_another_knows_once_the_records_are_back(
+    tmp_path: Path,
+) -> None:
+    model, kept = a_model(tmp_path), KeptByAll()
+    here = Estimator(BUILTIN, cores=2, engine_memory=1 << 30, store=kept)
+    there = Estimator(BUILTIN, cores=2, engine_memory=1 << 30, store=kept)
+    done = work(model, 512)
+    for estimator in (here, there):
+        await estimator.load()
+        await estimator.meet(done)
+    assert not there.estimate(done).measured
+    here.observe(done, BUILTIN, {"upscale": 7.0, "finish": 0.1}, 0)
+    kept.away = True
+    await here.save()
+    kept.away = False
+    await here.save()
+    await there.load()
+    assert there.estimate(done).measured
+    assert there.estimate(done).upscale == here.estimate(done).upscale

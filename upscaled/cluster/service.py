@@ -26,7 +26,7 @@ from upscaled.cluster.runner import RemoteRunner
 from upscaled.cluster.worker import ClusterWorker
 from upscaled.cluster.workspace import SharedWorkspace
 from upscaled.config.settings import Config
-from upscaled.errors import UpscaledError
+from upscaled.errors import StoreUnavailableError, UpscaledError
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
@@ -44,6 +44,8 @@ from upscaled.webhooks.deliveries import Deliveries
 from upscaled.webhooks.events import messages_of
 
 _LISTENING_SECONDS = 15.0
+_RATES_SECONDS = 30.0
+"""As often as workers record them."""
 
 
 class _NoRecovery:
@@ -210,10 +212,18 @@ class ClusterService(Service):
         async with asyncio.timeout(_LISTENING_SECONDS):
             await listening.wait()
         run_in_background(closing, self._leadership.run(), "leadership")
+        run_in_background(closing, self._refresh_rates(), "rates")
         run_in_background(closing, self._cleaner.run(), "cleanup")
         if self._worker is not None:
             await self._worker.start()
             closing.push_async_callback(self._worker.stop)
+
+    async def _refresh_rates(self) -> None:
+        """Take over how long work takes on the workers; runs until cancelled."""
+        while True:
+            await asyncio.sleep(_RATES_SECONDS)
+            with contextlib.suppress(StoreUnavailableError):
+                await self._running.timing.refresh()
 
     async def _count_slots(self) -> None:
         slots = sum(worker.slots for worker in self._membership.workers())

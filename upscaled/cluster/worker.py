@@ -153,6 +153,7 @@ class ClusterWorker:
             run_in_background(closing, self._listen(), "ends")
             run_in_background(closing, report_progress(self._registry, self._database), "progress")
             run_in_background(closing, parts.timing.run(), "timing")
+            run_in_background(closing, self.health_known(), "first health")
             closing.push_async_callback(self._give_all_back)
             self._dispatcher.start()
             closing.push_async_callback(self.drain)
@@ -160,13 +161,12 @@ class ClusterWorker:
             self._closing = closing.pop_all()
 
     def watch_health(self) -> None:
-        """Start the self-tests, and tell the others what the first one shows."""
+        """Start the self-tests."""
         assert self._parts is not None  # noqa: S101 - it was started
         run_in_background(self._closing, self._parts.health.run(), "health")
-        run_in_background(self._closing, self.health_known(), "first health")
 
     async def health_known(self) -> None:
-        """Wait for the end of the first self-test, and until the others can know of it."""
+        """Wait for the first self-test or picture, and until the others can know of it."""
         assert self._parts is not None  # noqa: S101 - it was started
         await self._parts.health.known()
         with contextlib.suppress(StoreUnavailableError):  # the next sign of life tells it

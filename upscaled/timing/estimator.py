@@ -22,7 +22,7 @@ from upscaled.engines.tile_progress import (
     GPU_WEIGHTS_PER_SECOND,
     guess_seconds,
 )
-from upscaled.errors import NoSpaceError, UnknownModelError
+from upscaled.errors import NoSpaceError, StoreUnavailableError, UnknownModelError
 from upscaled.pictures import Size
 from upscaled.timing.fit import LearnedLine, Line
 
@@ -126,12 +126,18 @@ class Estimator:
         self._warm: set[str] = set()
 
     async def load(self) -> None:
-        """Load the rates of earlier runs; rates that can't be read are measured again."""
+        """Load the rates of earlier runs and of others; what can't be read is measured again.
+
+        What was measured here since the last `save` stays.
+        """
         for key, text in (await self._store.load_rates()).items():
+            if key in self._changed:
+                continue
             try:
                 self._kept[key] = [(float(a), float(s)) for a, s in json.loads(text)]
             except (ValueError, TypeError):
                 continue
+            self._rates.pop(key, None)
 
     async def save(self) -> None:
         """Store the rates measured since the last call."""
@@ -140,8 +146,9 @@ class Estimator:
             rates = {key: json.dumps(self._rates[key].points) for key in changed}
             try:
                 await self._store.save_rates(rates)
-            except NoSpaceError as error:  # they are soon measured again
-                log.warning("LearnedLine rates aren't kept: %s", error.message)
+            except (NoSpaceError, StoreUnavailableError) as error:
+                self._changed |= changed  # the next time
+                log.warning("measured rates can't be kept yet: %s", error.message)
 
     async def keep(self, seconds: float = _KEEP_SECONDS) -> None:
         """Save every ``seconds`` seconds; runs until cancelled."""

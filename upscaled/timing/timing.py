@@ -173,6 +173,14 @@ class JobTiming:
         """Save what was learned, periodically; runs until cancelled."""
         await self._estimator.keep()
 
+    async def refresh(self) -> None:
+        """Take over what others have learned.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+        """
+        await self._estimator.load()
+
     async def close(self) -> None:
         """Save what was learned since the last time."""
         await self._estimator.save()
