@@ -24,7 +24,7 @@ from bench.setup import BenchSetup, bench_setup, make_parser
 from testkit import photos
 from testkit.networks import Pixels, make_task
 from upscaled.config.sources import load
-from upscaled.engines.builtin.calibration import Calibration
+from upscaled.engines.builtin.calibration import BusyError, Calibration
 from upscaled.engines.builtin.choice import Table, choose
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library, possible_libraries
 from upscaled.engines.builtin.engine import BuiltinEngine
@@ -69,7 +69,10 @@ async def compare(
     """Measure all methods of one network and add its figures."""
     libraries = possible_libraries()
     cores = cpu_threads(load(environ={}))
-    found = await Calibration(model, libraries, cores, None).run()
+    try:
+        found = await Calibration(model, libraries, cores, None).run()
+    except BusyError:
+        raise SystemExit("Other programs keep the processor busy; try again later.") from None
     method = choose(found)
     heavy = model.bin.stat().st_size > _HEAVY_BYTES
     width, height = (192, 192) if heavy else (800, 600)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,12 @@ def told(server: ServerProcess, message: str) -> dict[str, Any] | None:
     """Return the event of this message in the log, if it is there."""
     found = [one for one in server.events() if message in (one.get("message"), one.get("event"))]
     return found[-1] if found else None
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine counts as quiet, whatever runs beside the tests."""
+    monkeypatch.setenv("PROC_STAT", "/nonexistent/stat")
 
 
 async def engine_of(server: ServerProcess, content: bytes) -> dict[str, Any]:
@@ -99,6 +108,7 @@ def test_an_emulated_processor_allows_other_ways_and_the_commands_show_them(
 ) -> None:
     env = {
         "PATH": "/usr/bin:/bin",
+        "PROC_STAT": "/nonexistent/stat",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "UPSCALED_UPSCALER_MODELS_PATH": str(models),
         "UPSCALED_UPSCALER_DEFAULT_MODEL": "realesr-animevideov3",
@@ -126,3 +136,31 @@ def test_an_emulated_processor_allows_other_ways_and_the_commands_show_them(
     forced = run("bench", env=env | {"UPSCALED_UPSCALER_CPU_LIBRARY": "ncnn"})
     assert forced.returncode == 2
     assert "upscaler.cpu_library forces a library" in forced.stderr
+
+
+def test_on_a_busy_machine_nothing_is_chosen_and_the_commands_say_so(
+    models: Path, tmp_path: Path
+) -> None:
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "UPSCALED_UPSCALER_MODELS_PATH": str(models),
+        "UPSCALED_UPSCALER_ENGINE": "builtin",
+        "UPSCALED_UPSCALER_GPU_IDS": "-1",
+        "UPSCALED_STORAGE_DATA_DIR": str(tmp_path / "data"),
+    }
+    burner = [sys.executable, "-c", "while True: pass"]
+    burning = [subprocess.Popen(burner) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        done = run("bench", env=env)
+    finally:
+        for process in burning:
+            process.kill()
+            process.wait()
+    assert done.returncode == 0, done.stderr
+    assert "Other programs keep the processor busy; the next try follows in 10 s." in done.stderr
+    for text in (done.stdout, run("doctor", env=env).stdout):
+        assert "chosen, provisionally: what the rule of cpu_library gives" in text
+        assert "ways are left to measure" in text
+    quiet = run("bench", env=env | {"PROC_STAT": "/nonexistent/stat"})
+    assert "Measuring" in quiet.stderr
+    assert "chosen: " in quiet.stdout

@@ -20,7 +20,7 @@ from upscaled.batch.local import LocalUpscaler
 from upscaled.batch.upscaler import Task
 from upscaled.callers import LOCAL
 from upscaled.config.settings import Config
-from upscaled.engines.builtin.calibration import Calibration
+from upscaled.engines.builtin.calibration import BusyError, Calibration
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.cpu_methods import CpuMethods, key_of, this_machine
@@ -285,3 +285,64 @@ async def test_a_command_uses_what_the_server_measured_and_measures_nothing(
     assert job.receipt is not None
     assert job.receipt["engine"]["library"] == await asyncio.to_thread(F32.with_version)
     assert trials.models == []
+
+
+async def test_on_a_busy_machine_measuring_is_postponed(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(calibrator, "BUSY_SECONDS", 0.01)
+    tries = 0
+
+    async def run(calibration: Calibration) -> Table:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise BusyError
+        paces = (Pace(NCNN, 1, 2, 64, 1e-6, 50),)
+        calibration.table = dataclasses.replace(calibration.table, paces=paces, unmeasured=0)
+        return calibration.table
+
+    monkeypatch.setattr(Calibration, "run", run)
+    with caplog.at_level(logging.INFO):
+        async with running(config):
+            await until_logged(caplog, "measuring is postponed")
+            kept = json.loads(await asyncio.to_thread(config.methods_file.read_bytes))
+            (table,) = kept["networks"].values()
+            assert table["unmeasured"] > 0
+            await until_logged(caplog, "network measured")
+    pauses = [r.__dict__["seconds"] for r in caplog.records if "postponed" in r.message]
+    assert pauses == [0.01, 0.02, 0.04]
+    kept = json.loads(await asyncio.to_thread(config.methods_file.read_bytes))
+    (table,) = kept["networks"].values()
+    assert table["unmeasured"] == 0
+
+
+async def test_a_wrong_choice_corrects_itself_as_jobs_are_timed(
+    config: Config, models_dir: Path, tmp_path: Path, trials: Trials,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("upscaled.timing.estimator._TELLING_SECONDS", 0.0)
+    stem, picture = "realesr-animevideov3-x2", tmp_path / "coffee.png"
+    with Image.open(DATA / "coffee.jpg") as photo:
+        photo.resize((300, 200)).save(picture)
+    # As if 32 bits had been measured to take a tenth of a microsecond: no processor does.
+    paces = (Pace(F32, 1, 2, 400, 1e-10, 50), Pace(NCNN, 1, 2, 400, 1e-9, 50))
+    await known(config, models_dir, stem, Table(stem, paces, {F32: {"slope": 90.0}}))
+    config = dataclasses.replace(
+        config, upscaler=dataclasses.replace(config.upscaler, default_scale=2)
+    )
+    trials.best = NCNN
+    trials.let_go.set()
+    names = {one: await asyncio.to_thread(one.with_version) for one in (NCNN, F32)}
+    async with running(config) as service:
+        for _ in range(3):
+            assert (await receipt_of(service, picture))["library"] == names[F32]
+        await until(lambda: stem in trials.models)
+        await until(lambda: not service_wants(config))
+        assert (await receipt_of(service, picture))["library"] == names[NCNN]
+
+
+def service_wants(config: Config) -> bool:
+    """Tell whether a table on disk is doubted."""
+    kept = json.loads(config.methods_file.read_bytes())
+    return any(table["doubt"] for table in kept["networks"].values())

@@ -12,7 +12,7 @@ from upscaled import serial
 from upscaled.config.settings import Config
 from upscaled.digests import Digests
 from upscaled.engines.builtin import choice
-from upscaled.engines.builtin.calibration import Calibration
+from upscaled.engines.builtin.calibration import BusyError, Calibration
 from upscaled.engines.builtin.choice import Table
 from upscaled.engines.builtin.cpu_library import possible_libraries
 from upscaled.engines.builtin.cpu_methods import CpuMethods, key_of
@@ -20,6 +20,10 @@ from upscaled.engines.engine import ModelFiles
 from upscaled.engines.selection import choose, cpu_threads, open_methods, worker_memory_mb
 from upscaled.errors import ConfigError, UnknownModelError
 from upscaled.models.catalog import ModelCatalog
+
+_TRIES = 3
+_BUSY_SECONDS = 10.0
+"""Between tries to measure on a busy machine."""
 
 
 async def bench(options: argparse.Namespace, config: Config) -> int:
@@ -36,16 +40,35 @@ async def bench(options: argparse.Namespace, config: Config) -> int:
     tables = []
     for model, key in await _networks(options.model, config):
         table = methods.tables.get(key)
-        if table is None or options.again:
+        if table is None or not table.final or options.again:
             print(f"Measuring {model.stem} …", file=sys.stderr, flush=True)
-            table = await Calibration(model, libraries, cpu_threads(config), memory_mb).run()
-            await methods.put(key, table)
+            calibration = Calibration(model, libraries, cpu_threads(config), memory_mb)
+            table = await _measured(calibration)
+            if table.final or not methods.known(key):
+                await methods.put(key, table)
         tables.append(table)
     if options.json:
         print(json.dumps([serial.plain(table) for table in tables]))
     else:
         print("\n\n".join("\n".join(lines_of(table)) for table in tables))
     return 0
+
+
+async def _measured(calibration: Calibration) -> Table:
+    """Return what can be measured of a network, with breaks while other programs are busy."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return await calibration.run()
+        except BusyError:
+            if left:
+                print(
+                    "Other programs keep the processor busy; the next try follows in "
+                    f"{_BUSY_SECONDS:g} s.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                await asyncio.sleep(_BUSY_SECONDS)
+    return calibration.table
 
 
 async def _networks(names: list[str], config: Config) -> list[tuple[ModelFiles, str]]:
@@ -95,8 +118,24 @@ def lines_of(table: Table) -> Iterator[str]:
         )
     for library, reason in table.failures.items():
         yield f"  {library.value}: {reason}"
+    if table.unmeasured:
+        yield (
+            "  chosen, provisionally: what the rule of cpu_library gives; other programs kept the "
+            "processor busy,"
+        )
+        yield (
+            f"  so {table.unmeasured} methods are left to measure, which the server does when it "
+            "is quiet"
+        )
+        return
     if method is None or small is None:
         yield "  chosen: nothing, since no method works; the rule of cpu_library applies"
         return
     cap = f", tiles up to {method.tile}" if method.tile else ""
-    yield f"  chosen: {method.library}{cap}; for small pictures {small.library}"
+    how = "chosen, provisionally" if table.doubt else "chosen"
+    yield f"  {how}: {method.library}{cap}; for small pictures {small.library}"
+    if table.doubt:
+        yield (
+            f"  jobs take {table.doubt:.1f} times what was measured; the server measures it again "
+            "when it is idle"
+        )

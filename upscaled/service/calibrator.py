@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from upscaled.config.settings import Config
-from upscaled.engines.builtin.calibration import Calibration
+from upscaled.engines.builtin.calibration import BusyError, Calibration
 from upscaled.engines.builtin.cpu_library import CpuLibrary, possible_libraries
 from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.selection import EngineChoice, cpu_threads, worker_memory_mb
@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 5.0
 """How long the service must have been idle before a network is measured."""
+
+
+BUSY_SECONDS = 60.0
+"""How long nothing is measured after other programs kept the processor busy; doubles each time."""
+_MOST_BUSY_SECONDS = 1800.0
 
 
 class Calibrator:
@@ -55,6 +60,8 @@ class Calibrator:
         self._memory_mb = memory_mb
         self._disturbed = asyncio.Event()
         self._begun: dict[str, Calibration] = {}
+        self._pause = 0.0
+        """Seconds to wait because the machine was busy; 0: it was not."""
 
     def disturb(self) -> None:
         """Stop measuring: a picture is coming in. What was measured is kept."""
@@ -71,6 +78,7 @@ class Calibrator:
             await self._until_idle()
             if self._methods.wanted:
                 await self._measure(next(iter(self._methods.wanted)))
+                await asyncio.sleep(self._pause)
 
     async def _until_idle(self) -> None:
         """Wait until nothing has happened for a while."""
@@ -100,6 +108,17 @@ class Calibrator:
             await asyncio.wait({measuring, disturbed})
         if measuring.cancelled():
             return
+        if isinstance(measuring.exception(), BusyError):
+            self._pause = min(max(2 * self._pause, BUSY_SECONDS), _MOST_BUSY_SECONDS)
+            self._methods.wanted.move_to_end(key)
+            if not self._methods.known(key):
+                await self._methods.put(key, calibration.table)
+            log.info(
+                "other programs keep the processor busy; measuring is postponed",
+                extra={"model": model.stem, "seconds": self._pause},
+            )
+            return
+        self._pause = 0.0
         del self._begun[key]
         if (error := measuring.exception()) is not None:
             self._methods.wanted.pop(key, None)  # wanted again when it is used again

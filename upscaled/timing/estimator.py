@@ -29,6 +29,8 @@ from upscaled.timing.fit import LearnedLine, Line
 log = logging.getLogger(__name__)
 
 _KEEP_SECONDS = 30.0
+_TELLING_SECONDS = 2.0
+"""Shorter jobs tell nothing about measurements, since they may consist of loading the network."""
 
 # First guesses, on the slow side: a job that is ready early is better than one that is late.
 _LOAD_BYTES_PER_SECOND = 100e6
@@ -218,6 +220,13 @@ class Estimator:
             self._learn(_load_key(place, work.model), self._load_guess(work.model), 1.0, extra)
             return
         self._learn(key, guess, amount, taken)
+
+    async def compare(self, work: Work, place: Place, seconds: float, tile_size: int) -> None:
+        """Compare the engine time of a job in its measured method with what was measured."""
+        exact = not (work.fast or work.tile_size or is_small(work.source))
+        if place.is_cpu and exact and seconds >= _TELLING_SECONDS:
+            amount = self._padded(work, place, tile_size)
+            await self._methods.observe(work.model, seconds / amount)
 
     def _learn(self, key: str, guess: Line, amount: float, seconds: float) -> None:
         self._of(key, guess).add(amount, seconds)

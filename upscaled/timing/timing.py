@@ -119,6 +119,11 @@ class JobTiming:
             # Jobs that share an engine take longer by the clock, but not in engine time.
             seconds = {**result.seconds.stages, "upscale": result.engine_seconds}
             self._estimator.observe(work, result.place, seconds, result.tile_size)
+            method = result.execution.method
+            if method is not None and method.measured:
+                await self._estimator.compare(
+                    work, result.place, result.engine_seconds, result.tile_size
+                )
 
     async def quote(self, job: Job) -> Quote:
         """Return what ``job``, which is not queued, would take.

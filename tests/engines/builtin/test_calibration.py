@@ -23,12 +23,14 @@ from upscaled.pictures import Size
 from upscaled.workers.client import WorkerClient
 from upscaled.workers.errors import WorkerDiedError
 
+NOWHERE = Path("/nonexistent/stat")
+"""The machine counts as quiet, whatever runs beside the tests."""
 NCNN, F32, BF16 = CpuLibrary.NCNN, CpuLibrary.OPENVINO, CpuLibrary.OPENVINO_BF16
 
 
 async def test_all_ways_of_a_network_are_measured(models_dir: Path) -> None:
     model = shipped(models_dir, "realesr-animevideov3-x2")
-    table = await Calibration(model, (NCNN, F32), 2, None).run()
+    table = await Calibration(model, (NCNN, F32), 2, None, NOWHERE).run()
     assert table.name == model.stem
     assert not table.failures
     methods = {(pace.library, pace.threads, pace.at_once) for pace in table.paces}
@@ -44,7 +46,7 @@ async def test_all_ways_of_a_network_are_measured(models_dir: Path) -> None:
 
 async def test_the_deepest_network_is_not_like_enough_in_bfloat16(models_dir: Path) -> None:
     model = shipped(models_dir, "realesrgan-x4plus")
-    calibration = Calibration(model, (BF16,), 2, None)
+    calibration = Calibration(model, (BF16,), 2, None, NOWHERE)
     calibration._left = calibration._left[:1]
     table = await calibration.run()
     assert table.decibels[BF16]["slope"] < 50
@@ -61,14 +63,14 @@ async def test_what_a_library_cannot_run_is_told_and_the_others_count(tmp_path: 
         "Clip cut 1 1 large output 0=0.0 1=1.0",
     )
     model = ModelFiles(made.param, made.bin, 2, "data", "output", 1000)
-    table = await Calibration(model, (NCNN, F32), 2, None).run()
+    table = await Calibration(model, (NCNN, F32), 2, None, NOWHERE).run()
     assert "Clip is not a layer that is known" in table.failures[F32]
     assert {pace.library for pace in table.paces} == {NCNN}
 
 
 async def test_a_way_that_does_not_fit_into_the_memory_is_not_measured(models_dir: Path) -> None:
     model = shipped(models_dir, "realesrgan-x4plus")
-    table = await Calibration(model, (F32,), 2, 300).run()
+    table = await Calibration(model, (F32,), 2, 300, NOWHERE).run()
     assert not table.paces
     assert "too little" in table.failures[F32]
 
@@ -84,7 +86,9 @@ async def test_an_interruption_kills_the_process_and_what_was_measured_is_kept(
             return await super().request(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(calibration_module, "WorkerClient", Watched)
-    calibration = Calibration(shipped(models_dir, "realesr-animevideov3-x2"), (NCNN,), 2, None)
+    calibration = Calibration(
+        shipped(models_dir, "realesr-animevideov3-x2"), (NCNN,), 2, None, NOWHERE
+    )
     running = asyncio.create_task(calibration.run())
     await until(lambda: len(clients) == 2 and clients[1].pid, 120)
     pid = clients[1].pid
@@ -108,7 +112,7 @@ async def test_a_process_that_dies_rules_its_library_out(
 
     monkeypatch.setattr(WorkerClient, "request", dies)
     model = write_network(tmp_path, "n", "Noop x 1 1 data output")
-    table = await Calibration(model, (NCNN,), 2, None).run()
+    table = await Calibration(model, (NCNN,), 2, None, NOWHERE).run()
     assert not table.paces
     assert "ended with signal 11" in table.failures[NCNN]
 

@@ -157,3 +157,59 @@ async def test_who_wants_it_fast_gets_bfloat16_where_it_is_quicker(
             assert found is not None
             assert (found.library, found.fast, found.measured) == (chosen, True, True)
             assert methods.of(model, size) == dataclasses.replace(found, library=exact, fast=False)
+
+
+async def test_as_long_as_methods_are_not_measured_nothing_is_chosen(
+    tmp_path: Path, model: ModelFiles
+) -> None:
+    methods = await opened(tmp_path / "ways.json")
+    methods.meet(model, "key")
+    await methods.put("key", dataclasses.replace(TABLE, unmeasured=1))
+    for found in (methods, await opened(tmp_path / "ways.json")):
+        found.meet(model, "key")
+        assert found.of(model, LARGE) is None
+        assert found.of(model, SMALL) is None
+        assert found.pace(model) is None
+        assert not found.known("key")
+        assert list(found.wanted) == ["key"]
+    await methods.put("key", TABLE)
+    assert not methods.wanted
+    assert methods.known("key")
+
+
+@pytest.mark.parametrize("ratio", [2.0, 0.5])
+async def test_jobs_that_contradict_what_was_measured_have_it_measured_again(
+    tmp_path: Path, model: ModelFiles, ratio: float
+) -> None:
+    methods = await opened(tmp_path / "ways.json")
+    await methods.observe(model, 1.0)  # not met
+    methods.meet(model, "key")
+    await methods.put("key", TABLE)
+    pace = methods.pace(model)
+    assert pace is not None
+    for other in (1.0, ratio, ratio, 1.0, ratio, ratio):
+        await methods.observe(model, pace * other)
+        assert not methods.wanted
+    await methods.observe(model, pace * ratio)
+    assert list(methods.wanted) == ["key"]
+    assert methods.tables["key"].doubt == ratio
+    assert methods.of(model, LARGE) == CpuMethod("openvino")  # until something else is known
+    again = await opened(tmp_path / "ways.json")
+    again.meet(model, "key")
+    assert list(again.wanted) == ["key"]
+    # The new measurement shows that another library is quicker.
+    right = dataclasses.replace(
+        TABLE, paces=(*TABLE.paces[:3], dataclasses.replace(TABLE.paces[3], seconds_per_pixel=1.0))
+    )
+    await methods.put("key", right)
+    assert methods.of(model, LARGE) == CpuMethod("ncnn", tile=64)
+    assert not methods.wanted
+    # If jobs still differ by as much, it lies in them: no endless measuring.
+    pace = methods.pace(model)
+    assert pace is not None
+    for _ in range(10):
+        await methods.observe(model, pace * ratio)
+    assert not methods.wanted
+    for _ in range(3):
+        await methods.observe(model, pace * ratio * ratio)
+    assert list(methods.wanted) == ["key"]

@@ -7,11 +7,14 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from upscaled import serial
 from upscaled.engines.builtin.choice import Pace, Table
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.other_programs import STAT
 from upscaled.engines.builtin.protocol import (
+    BUSY,
     WORKER_MODULE,
     Trial,
     encode_trial,
@@ -26,6 +29,10 @@ log = logging.getLogger(__name__)
 
 _TRIAL_SECONDS = 120.0
 """A method that takes longer is none."""
+
+
+class BusyError(Exception):
+    """Other programs keep the processor busy. Later, calibration can go on where it is."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Calibration:
         libraries: those to try.
         cores: threads of the engine.
         memory_mb: MiB that the measuring process may hold; None: half of the machine's.
+        stat: tells what other programs take of the processor.
     """
 
     def __init__(
@@ -52,19 +60,24 @@ class Calibration:
         libraries: Sequence[CpuLibrary],
         cores: int,
         memory_mb: int | None,
+        stat: Path = STAT,
     ) -> None:
         self._cores = cores
         self._memory_mb = memory_mb
         self._left = [
-            Trial(model, library, threads, compare=threads == cores)
+            Trial(model, library, threads, compare=threads == cores, stat=stat)
             for library in libraries
             for threads in sorted({1, cores}, reverse=True)
         ]
-        self.table = Table(model.stem)
+        self.table = Table(model.stem, unmeasured=len(self._left))
         """What was measured so far."""
 
     async def run(self) -> Table:
-        """Measure what is left, then return the table. Cancelling kills the measuring process."""
+        """Measure what is left, then return the table. Cancelling kills the measuring process.
+
+        Raises:
+            BusyError: nothing can be measured now.
+        """
         while self._left:
             trial = self._left[0]
             library = trial.library
@@ -72,6 +85,8 @@ class Calibration:
                 try:
                     found = await self._measure(trial)
                 except (WorkerError, WorkerRefusedError, TimeoutError) as error:
+                    if isinstance(error, WorkerRefusedError) and error.kind == BUSY:
+                        raise BusyError from None
                     reason = str(error) or f"no result within {_TRIAL_SECONDS:g} s"
                     log.info(
                         "a method to run a network can't be used",
@@ -83,6 +98,7 @@ class Calibration:
                     if found.decibels:
                         self._add(decibels={**self.table.decibels, library: found.decibels})
             del self._left[0]
+            self._add(unmeasured=len(self._left))
         return self.table
 
     def _add(self, **changes: object) -> None:

@@ -51,6 +51,15 @@ class Table:
     """Agreement with ncnn in 32 bits, by library and test picture."""
     failures: dict[CpuLibrary, str] = field(default_factory=dict)
     """Why a library can't run the network here, as a sentence."""
+    unmeasured: int = 0
+    """Methods that are left. As long as there are some, nothing is chosen."""
+    doubt: float = 0.0
+    """How many times longer jobs take than was measured, if that is far from what it should be."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it need not be measured again."""
+        return not (self.unmeasured or self.doubt)
 
     def least_db(self, library: CpuLibrary) -> float | None:
         """Return the worst agreement of a library; None: it is the one compared with."""
@@ -65,7 +74,7 @@ class Table:
 
 def choose(table: Table) -> CpuMethod | None:
     """Return the quickest method for pictures of many tiles; None: nothing to choose from."""
-    usable = [pace for pace in table.paces if table.holds(pace.library)]
+    usable = _usable(table)
     best = _preferred(usable)
     return (
         None
@@ -78,13 +87,13 @@ def quickest(table: Table) -> float | None:
     """Return the seconds of the chosen method for each padded pixel of large pictures, all cores
     working; None as `choose`.
     """
-    best = _preferred([pace for pace in table.paces if table.holds(pace.library)])
+    best = _preferred(_usable(table))
     return None if best is None else best.seconds_per_pixel
 
 
 def choose_fast(table: Table) -> CpuMethod | None:
     """Return the quickest method for callers who accept `FAST_DB`; None as `choose`."""
-    usable = [pace for pace in table.paces if table.holds(pace.library, FAST_DB)]
+    usable = _usable(table, FAST_DB)
     if not usable:
         return None
     best = min(usable, key=lambda pace: pace.seconds_per_megapixel)
@@ -97,11 +106,18 @@ def choose_for_small(table: Table) -> CpuMethod | None:
     What counts is the smallest tile size that was measured, with a thread for each picture: small
     pictures share the engine.
     """
-    usable = [pace for pace in table.paces if table.holds(pace.library)]
+    usable = _usable(table)
     smallest = min((pace.side for pace in usable), default=0)
     least = min((pace.threads for pace in usable), default=0)
     best = _preferred([p for p in usable if p.side == smallest and p.threads == least])
     return None if best is None else CpuMethod(best.library, 0, _doubling(usable, best))
+
+
+def _usable(table: Table, least_db: float = LEAST_DB) -> list[Pace]:
+    """Return the methods to choose from: none as long as some were not measured."""
+    if table.unmeasured:
+        return []
+    return [pace for pace in table.paces if table.holds(pace.library, least_db)]
 
 
 def _preferred(paces: Sequence[Pace]) -> Pace | None:

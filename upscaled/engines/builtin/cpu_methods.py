@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections import OrderedDict
+import statistics
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,19 @@ from upscaled.pictures import Size
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 """Increase it when measurements change; older files are then ignored."""
 _TABLES = 64
 """Networks whose measurements are kept; the one measured longest ago goes first."""
 _WANTED = 16
 """Networks that wait to be measured; more are left until they are used again."""
+_JOBS = 3
+"""So many jobs in a row must contradict what was measured before it is measured again."""
+_FAR = 1.6
+"""Jobs take up to this many times what was measured, since they share the processors with decoding
+and encoding."""
+_NEAR = 0.75
+"""Jobs that take less than this part of it were measured while something disturbed."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,10 @@ class CpuMethods:
         self._chosen: dict[str, tuple[CpuMethod | None, CpuMethod | None]] = {}
         self._keys: dict[Path, str] = {}
         self.wanted: OrderedDict[str, ModelFiles] = OrderedDict()
-        """Networks that were used and are not measured, by key."""
+        """Networks that were used and are to be measured, by key."""
+        self._ratios: dict[str, deque[float]] = {}
+        self._usual: dict[str, float] = {}
+        """By how much jobs differed when a network was measured again."""
 
     @property
     def used(self) -> bool:
@@ -113,8 +124,40 @@ class CpuMethods:
         if self._machine is None:
             return
         self._keys[model.param] = key
-        if key not in self._tables and (key in self.wanted or len(self.wanted) < _WANTED):
+        table = self._tables.get(key)
+        if table is None or not table.final:
+            self._want(key, model)
+
+    def _want(self, key: str, model: ModelFiles) -> None:
+        if key in self.wanted or len(self.wanted) < _WANTED:
             self.wanted[key] = model
+
+    async def observe(self, model: ModelFiles, seconds_per_pixel: float) -> None:
+        """Compare a job with what was measured; after several that differ, measure again.
+
+        Args:
+            model: the network, which was met.
+            seconds_per_pixel: engine time of a large picture in the chosen method, for each padded
+                pixel.
+        """
+        key = self._keys.get(model.param, "")
+        expected = self.pace(model)
+        if expected is None or self._tables[key].doubt:
+            return
+        ratios = self._ratios.setdefault(key, deque(maxlen=_JOBS))
+        ratios.append(seconds_per_pixel / expected / self._usual.get(key, 1.0))
+        if len(ratios) < _JOBS or not (min(ratios) > _FAR or max(ratios) < _NEAR):
+            return
+        # Should jobs go on to differ as much after that, it lies in the jobs.
+        doubt = statistics.median(ratios) * self._usual.get(key, 1.0)
+        self._usual[key] = doubt
+        del self._ratios[key]
+        log.info(
+            "a network is measured again, since jobs differ",
+            extra={"model": model.stem, "ratio": round(doubt, 2)},
+        )
+        self._want(key, model)
+        await self._store(key, dataclasses.replace(self._tables[key], doubt=round(doubt, 2)))
 
     def of(self, model: ModelFiles, picture: Size, *, fast: bool = False) -> CpuMethod | None:
         """Return the best method to run a network that was met; None: not measured.
@@ -128,7 +171,7 @@ class CpuMethods:
         key = self._keys.get(model.param, "")
         if fast and self._machine is not None:
             table = self._tables.get(key)
-            if table is not None:
+            if table is not None and not table.unmeasured:
                 method = choice.choose_fast(table)
                 small_one = method is not None and is_small(picture)
                 return dataclasses.replace(method, tile=0) if method and small_one else method
@@ -138,6 +181,11 @@ class CpuMethods:
             )
         large, small = self._chosen.get(key, (None, None))
         return small if is_small(picture) else large
+
+    def known(self, key: str) -> bool:
+        """Return whether all methods of a network were measured, though perhaps to be doubted."""
+        table = self._tables.get(key)
+        return table is not None and not table.unmeasured
 
     def best(self, key: str) -> CpuMethod | None:
         """Return the best method to run a measured network on large pictures."""
@@ -151,13 +199,20 @@ class CpuMethods:
         return None if table is None else choice.quickest(table)
 
     async def put(self, key: str, table: Table) -> None:
-        """Remember the measurements of a network."""
+        """Remember the measurements of a network; it stays wanted if some are missing."""
+        self._ratios.pop(key, None)
+        if table.final:
+            self.wanted.pop(key, None)
+        await self._store(key, table)
+
+    async def _store(self, key: str, table: Table) -> None:
         self._tables[key] = table
         self._tables.move_to_end(key)
         while len(self._tables) > _TABLES:
-            self._chosen.pop(self._tables.popitem(last=False)[0], None)
+            oldest, _ = self._tables.popitem(last=False)
+            for known in (self._chosen, self._ratios, self._usual):
+                known.pop(oldest, None)
         self._chosen[key] = _choices(table)
-        self.wanted.pop(key, None)
         if self._file is not None and self._machine is not None:
             document = _Document(_FORMAT, self._machine, dict(self._tables))
             await asyncio.to_thread(_write, self._file, document)

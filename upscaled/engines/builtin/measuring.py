@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from upscaled.engines.builtin.network import (
     psnr_db,
     to_bytes,
 )
+from upscaled.engines.builtin.other_programs import OtherPrograms
 from upscaled.engines.builtin.protocol import NetworkFiles, Trial
 from upscaled.engines.engine import PADDING, ModelFiles
 
@@ -35,14 +37,20 @@ _PROBE_SIDE = 48 + 2 * PADDING
 """Of the pictures that are compared; with x4plus each takes 0.4 s on two cores."""
 _ROUND_SECONDS = 3.0
 """A tile side whose tiles are expected to take longer than this is not tried."""
-_SECONDS = 0.6
-"""How long a tile side is measured, after a first round that does not count."""
+_SECONDS = 0.4
+"""Least length of a round: as many tiles as it takes, of which the quickest counts."""
 _ROUNDS = 2
-"""Least rounds that count; the quickest does, since other programs only make one slower."""
+"""How many rounds must pass while other programs are quiet."""
+_MOST_ROUNDS = 8
+"""After so many, the machine is busy."""
 _PACKED = 0.9
 """As in `tile_plan`."""
 _IDENTICAL_DB = 120.0
 """Stands for equal pictures: JSON has no infinity."""
+
+
+class MachineBusyError(Exception):
+    """Other programs take so much of the processors that no time means anything."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ def measure(trial: Trial, cores: int, limit: int) -> Measurement:
     Raises:
         InferenceError: the method can't run the network.
         TooLittleMemoryError: it does not fit into the limit.
+        MachineBusyError: other programs keep the processors busy.
     """
     model, library = trial.model, trial.library
     budget = MemoryBudget(model, model.bin.stat().st_size, limit, library)
@@ -79,6 +88,7 @@ def measure(trial: Trial, cores: int, limit: int) -> Measurement:
     }
     at_once = max(1, cores // trial.threads)
     most = int(budget.for_tiles * _PACKED)
+    others = OtherPrograms(cores, trial.stat)
     paces: list[Pace] = []
     for side in SIDES:
         pixels = (side + 2 * PADDING) ** 2
@@ -87,7 +97,7 @@ def measure(trial: Trial, cores: int, limit: int) -> Measurement:
         if paces and paces[-1].seconds_per_pixel * pixels * at_once > _ROUND_SECONDS:
             break
         memory.reset_peak()
-        seconds = _seconds(network, side, at_once)
+        seconds = _seconds(network, side, at_once, others)
         found = memory.peak() >> 20
         network.release_memory()
         memory.trim()
@@ -152,8 +162,14 @@ _PICTURES: dict[str, Callable[[int, int], Pixels]] = {
 }
 
 
-def _seconds(network: Network, side: int, at_once: int) -> float:
-    """Return the seconds for one tile while ``at_once`` tiles run side by side."""
+def _seconds(network: Network, side: int, at_once: int, others: OtherPrograms) -> float:
+    """Return the seconds for one tile while ``at_once`` tiles run side by side.
+
+    Rounds in which other programs took part of the processors do not count.
+
+    Raises:
+        MachineBusyError: too few rounds count.
+    """
     tile = textured(side + 2 * PADDING, side + 2 * PADDING)
     together = threading.Barrier(at_once)
 
@@ -161,11 +177,23 @@ def _seconds(network: Network, side: int, at_once: int) -> float:
         together.wait()
         to_bytes(network.run(tile))
 
-    rounds: list[float] = []
+    quiet: list[float] = []
     with ThreadPoolExecutor(at_once, thread_name_prefix="tiles") as pool:
-        list(pool.map(work, range(at_once)))
-        while len(rounds) < _ROUNDS or sum(rounds) < _SECONDS:
-            began = time.perf_counter()
-            list(pool.map(work, range(at_once)))
-            rounds.append(time.perf_counter() - began)
-    return min(rounds) / at_once
+        list(pool.map(work, range(at_once)))  # the first time is slower
+        for _ in range(_MOST_ROUNDS):
+            others.begin()
+            seconds = _round(lambda: list(pool.map(work, range(at_once))))
+            if others.are_quiet():
+                quiet.append(seconds)
+            if len(quiet) == _ROUNDS:
+                return min(quiet) / at_once
+    raise MachineBusyError
+
+
+def _round(run: Callable[[], object]) -> float:
+    """Run again and again for `_SECONDS`; return the seconds of the quickest."""
+    end, best = time.perf_counter() + _SECONDS, math.inf
+    while (began := time.perf_counter()) < end:
+        run()
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -8,11 +8,14 @@ from typing import Any
 
 from upscaled import serial
 from upscaled.engines.builtin.cpu_library import CpuLibrary
+from upscaled.engines.builtin.other_programs import STAT
 from upscaled.engines.engine import Device, ModelFiles, UpscaleTask
 from upscaled.workers import processes
 from upscaled.workers.server import Message
 
 WORKER_MODULE = "upscaled.engines.builtin.worker"
+BUSY = "busy"
+"""The kind of error with which a trial ends that other programs disturb all the time."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Trial:
     """That work on one tile; the other cores work on other tiles."""
     compare: bool
     """Compare its pictures with those of ncnn in 32 bits."""
+    stat: Path = STAT
+    """Tells what other programs take of the processor."""
 
 
 def worker_arguments(

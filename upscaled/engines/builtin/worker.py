@@ -31,6 +31,7 @@ from upscaled.engines.builtin.memory_gate import MemoryGate, MemoryNeed
 from upscaled.engines.builtin.network import InferenceError, Network
 from upscaled.engines.builtin.parallelism import Parallelism, speedup
 from upscaled.engines.builtin.protocol import (
+    BUSY,
     NetworkFiles,
     decode_network,
     decode_task,
@@ -141,7 +142,12 @@ class NetworkWorker:
         return dataclasses.asdict(findings)
 
     def _measure(self, message: Message) -> Message:
-        found = measuring.measure(decode_trial(message), self._threads, self._limit)
+        try:
+            found = measuring.measure(decode_trial(message), self._threads, self._limit)
+        except measuring.MachineBusyError:
+            raise RequestRefusedError(
+                BUSY, "Other programs keep the processor busy, so nothing can be measured."
+            ) from None
         reply: Message = serial.plain(found)
         return reply
 
