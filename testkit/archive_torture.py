@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import random
 import signal
 import time
@@ -102,7 +103,9 @@ async def _reach(
         if kind == "page" and content["number"] >= threshold:
             return
         if found is not None and kind == "page" and content["number"] % 50 == 0:
-            found.most_files = max(found.most_files, len(server.files()))
+            folders = server.data_dir / "jobs"
+            files = sum(len(names) for _, _, names in os.walk(folders))  # some vanish meanwhile
+            found.most_files = max(found.most_files, files)
         if kind == "update" and content["status"] != "processing":
             return
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -150,8 +151,7 @@ class ArchiveRun:
 
     async def _assemble(self) -> None:
         archive, new = await self._stored(self._begin)
-        for page in new.pages:
-            self._count(page)
+        self._count_all(new.pages)
         new.pages.clear()
         await self.jobs.take_up(self.record.done)
         await self._append_all(archive, new)
@@ -238,6 +238,11 @@ class ArchiveRun:
         self._deleting.add(task)
         task.add_done_callback(self._deleting.discard)
 
+    def _count_all(self, pages: Sequence[ArchivePage]) -> None:
+        """Count what an earlier run did."""
+        self.record = counted(self.record, pages)
+        self.tell()
+
     def _count(self, page: ArchivePage) -> None:
         record = self.record
         match page.state:
@@ -258,8 +263,7 @@ class ArchiveRun:
         pages, _ = await asyncio.to_thread(
             assembly.read_pages, self._folder, ArchivePage, 0, skip=0, limit=self.record.pages
         )
-        for page in pages:
-            self._count(page)
+        self._count_all(pages)
 
     async def _result(self) -> ArchiveRecord:
         """Return the record with what is known of the result.
@@ -295,6 +299,17 @@ class ArchiveRun:
                     extra={"archive": self.record.id, "reason": str(error)},
                 )
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def counted(record: ArchiveRecord, pages: Sequence[ArchivePage]) -> ArchiveRecord:
+    """Return a record of an archive of which these pages are done."""
+    states = Counter(page.state for page in pages)
+    return replace(
+        record,
+        upscaled=states[PageState.UPSCALED],
+        kept=states[PageState.KEPT],
+        failed=states[PageState.FAILED],
+    )
 
 
 def keep_only_result(folder: Path) -> None:

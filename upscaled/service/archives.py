@@ -45,6 +45,7 @@ from upscaled.service.archive_results import ArchiveResults
 from upscaled.service.archive_run import (
     ArchiveRun,
     OpenArchive,
+    counted,
     keep_only_result,
 )
 from upscaled.service.idempotency import KeyClaim, fingerprint, key_in_use
@@ -245,7 +246,9 @@ class Archives:
             if record.ended:
                 await self.results.take_up(record)
             else:
-                self._start(record)
+                # Told from the first request on; the run reads the journal itself.
+                pages, _ = await self.done_pages(record.id, 0, skip=0, limit=record.pages)
+                self._start(counted(record, pages))
 
     def _start(self, record: ArchiveRecord, archive: OpenArchive | None = None) -> None:
         folder = self._folder / record.id
