@@ -40,6 +40,7 @@ ONLY_ALONE: dict[str, str] = {
     "test_schemathesis": "it takes minutes, and its findings are about requests",
     "test_slow_callers": _NO_JOB,
     "test_try_it_out": _NO_JOB,
+    "test_webhooks.test_jobs_that_share_work_are_each_told": _NO_CACHE,
 }
 """Modules and tests that run with one machine only, and why."""
 

@@ -120,8 +120,11 @@ class Server:
         return path
 
     def files_of(self, job_id: str) -> list[str]:
-        """Return the names of a job's files, as one machine names them."""
-        found = [path.name for folder in self._job_folders() for path in folder.glob(f"{job_id}/*")]
+        """Return the names of the files that are kept of a job, as one machine names them.
+
+        Those of a worker of a cluster are not among them: it hears of the end a little later.
+        """
+        found = [path.name for path in (self.data_dir / "jobs" / job_id).glob("*")]
         if self.config.cluster.used:
             blobs = Path(self.config.cluster.blobs)
             found += ["upload" for _ in blobs.glob(f"uploads/{job_id}")]
@@ -130,14 +133,11 @@ class Server:
 
     def jobs_with_files(self) -> set[str]:
         """Return the ids of the jobs of which there are files."""
-        folders = self._job_folders()
+        folders = [self.data_dir / "jobs"]
         if self.config.cluster.used:
             blobs = Path(self.config.cluster.blobs)
-            folders += [blobs / "uploads", blobs / "results"]
+            folders += [self.data_dir / "work" / "jobs", blobs / "uploads", blobs / "results"]
         return {path.name for folder in folders for path in folder.glob("*")}
-
-    def _job_folders(self) -> list[Path]:
-        return [self.data_dir / "jobs", self.data_dir / "work" / "jobs"]
 
     def clean(self, now: float) -> None:
         """Have the service delete what is old at ``now``."""
