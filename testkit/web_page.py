@@ -6,7 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+)
 
 from testkit.paths import ROOT
 
@@ -14,6 +21,8 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 """Where the tests leave pictures of the page."""
 FAST_LABEL = "animevideov3"
 SLOW_LABEL = "General purpose"
+_TIMEOUT_MS = 60_000  # for each step; a busy machine is slow
+expect.set_options(timeout=_TIMEOUT_MS)
 # A refusal is an answer of the server that the page shows; the browser logs it nevertheless.
 _ANSWERS = "Failed to load resource"
 _REPORT_VIOLATIONS = """
@@ -101,7 +110,7 @@ async def web_page(
         accept_downloads=True,
     )
     try:
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(_TIMEOUT_MS)
         await context.add_init_script(_REPORT_VIOLATIONS)
         opened = WebPage(await context.new_page(), url)
         yield opened

@@ -181,3 +181,39 @@ async def test_a_result_that_is_no_picture_any_more_is_told_once(api: Api, serve
     answer = await api.get(f"/tiles/{job_id}/result/0/0/0")
     assert (answer.status, answer.json["code"]) == (404, "no_view")
     assert answer.json["error"].startswith("The picture can't be shown: ")
+
+
+async def test_tiles_are_kept_within_their_bounds_and_cut_again_when_they_are_wanted(
+    serve: Callable[..., Server],
+) -> None:
+    shared = serve(storage__view_cache_mb="16")
+    views, jobs = shared.data_dir / "views", []
+    async with Api(shared) as api:
+
+        def kept() -> int:
+            return sum(path.stat().st_size for path in views.glob("*.tiles"))
+
+        for seed in range(2):  # each takes 9.5 MB as tiles
+            pixels = np.random.default_rng(seed).integers(0, 256, (1500, 2000, 3), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+            file.seek(0)
+            answer = await api.post(
+                "/upscale?model_name=realesrgan-x4plus",
+                data=file,
+                headers={"Content-Type": "image/png"},
+            )
+            job_id = answer.json["job_id"]
+            await api.post(f"/cancel/{job_id}")
+            await shared.ended(job_id)
+            jobs.append(job_id)
+        first = await seen(api, f"/tiles/{jobs[0]}/source/0/1/1")
+        alone = await asyncio.to_thread(kept)
+        await seen(api, f"/tiles/{jobs[1]}/source/0/1/1")
+        both = await asyncio.to_thread(kept)
+        assert alone * 2 > 16 << 20
+        assert alone / 2 < both <= 16 << 20
+        assert len(await asyncio.to_thread(lambda: list(views.glob("*.tiles")))) == 1
+        again = await seen(api, f"/tiles/{jobs[0]}/source/0/1/1")
+        assert again.tobytes() == first.tobytes()
+        assert await asyncio.to_thread(kept) <= 16 << 20

@@ -59,6 +59,14 @@ SPILLED = """() => [...document.querySelectorAll(".row, .row button, .queue-tool
     }).map((inner) => `${one.className} spills ${inner.outerHTML.slice(0, 120)}`);
   })"""
 """What is larger than the row or the button that it is in."""
+SQUEEZED = """() => [...document.querySelectorAll("button, .segments span")].filter((one) => {
+  if (!one.checkVisibility() || one.closest(".row") || one.querySelector("img, svg")) return false;
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  const [text, box] = [range.getBoundingClientRect(), one.getBoundingClientRect()];
+  return text.width && (text.left < box.left + 2 || text.right > box.right - 2);
+}).map((one) => one.outerHTML.slice(0, 120))"""
+"""Buttons and choices whose text touches their edge."""
 OVERLAPPING = """() => [...document.querySelectorAll(".row")].flatMap((row) => {
   const parts = [...row.children].filter((one) => one.checkVisibility());
   return parts.flatMap((one, at) => parts.slice(at + 1).filter((other) => {
@@ -88,6 +96,31 @@ def jobs() -> list[dict[str, object]]:
         }
         for number, state in enumerate(STATES)
     ]
+
+
+@pytest.mark.parametrize("language", ["en-GB", "de-DE"])
+async def test_the_viewer_and_the_preview_fit_a_phone(
+    browser: Browser, server: Server, photo: Path, language: str
+) -> None:
+    async with web_page(
+        browser, root(server), width=320, height=780, language=language, touch=True
+    ) as web:
+        await web.open()
+        await web.send(photo)
+        row = web.row("coffee.png", "completed").first
+        await row.wait_for()
+        await row.locator(".act-compare").click()
+        await expect(web.page.locator("canvas.board")).to_have_attribute("aria-busy", "false")
+        assert await web.page.evaluate(SQUEEZED) == []
+        assert await web.page.evaluate(OUTSIDE) == []
+        await web.shot(f"viewer-{language}-320")
+        await web.page.keyboard.press("Escape")
+        await web.choose(photo)
+        await web.page.locator("#preview").click()
+        await expect(web.page.locator(".preview-card")).to_have_count(4)
+        assert await web.page.evaluate(SQUEEZED) == []
+        assert await web.page.evaluate(OUTSIDE) == []
+        await web.shot(f"preview-{language}-320")
 
 
 @pytest.mark.parametrize("language", ["en-GB", "de-DE"])
@@ -141,6 +174,7 @@ async def test_long_names_sentences_and_buttons_stay_inside(
         assert await web.page.evaluate(OUTSIDE) == []
         assert await web.page.evaluate(SPILLED) == []
         assert await web.page.evaluate(OVERLAPPING) == []
+        assert await web.page.evaluate(SQUEEZED) == []
         assert await hurdles(web.page) == []
         # The question before a result that nobody has saved is deleted.
         await web.row(NAME, "completed").first.locator(".act-delete").click()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Route, expect
 
 from testkit.paths import DATA
 from testkit.running import Api, Server
@@ -244,3 +245,19 @@ async def test_choices_are_remembered_and_the_language_too(web: WebPage) -> None
     await expect(web.page.locator("#format")).to_have_value("webp")
     await expect(web.page.locator("input[value=realesrgan-x4plus-anime]")).to_be_checked()
     await web.shot("german")
+
+
+async def test_another_pictures_estimate_does_not_stay_while_the_server_is_asked(
+    web: WebPage, large_photo: Path, photo: Path
+) -> None:
+    await web.choose(large_photo)
+    estimate = web.page.locator("#estimate")
+    await expect(estimate).to_contain_text("1200 × 800 → 2400 × 1600")
+    held: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+    await web.page.route("**/estimate", held.set_result, times=1)
+    await web.page.set_input_files("#files", [photo])
+    await web.page.locator("#strip .strip-pick").nth(1).click()
+    route = await held
+    await expect(estimate).to_have_text("The server works out how long this picture takes.")
+    await route.continue_()
+    await expect(estimate).to_contain_text("300 × 200 → 600 × 400 · about")

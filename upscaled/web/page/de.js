@@ -75,6 +75,7 @@ export default {
   "model.time": "etwa {time}",
   "model.speed": "{time} je MP",
   "estimate.none": "Wähle ein Bild, um zu sehen, wie lange es dauert.",
+  "estimate.asking": "Der Server rechnet aus, wie lange dieses Bild dauert.",
   "estimate.unreadable": "Der Server misst dieses Bild, sobald er es hat.",
   "estimate.size": "{from} → {to}",
   "estimate.time": "etwa {time}",
@@ -171,5 +172,4 @@ export default {
   "view.canvas": "Bild. Pfeiltasten bewegen es, Plus und Minus zoomen, 0 zeigt es ganz, 1 zeigt seine Pixel, die Leertaste wechselt zwischen vorher und nachher.",
   "view.alone": "Das Bild von vorher ist nicht mehr da, also gibt es nichts zu vergleichen.",
   "view.amplified": "Unterschiede sind viermal so hell gezeigt.",
-  "time.moment": "ein Augenblick",
 };

@@ -75,6 +75,7 @@ export default {
   "model.time": "about {time}",
   "model.speed": "{time} per MP",
   "estimate.none": "Choose a picture to see how long it takes.",
+  "estimate.asking": "The server works out how long this picture takes.",
   "estimate.unreadable": "The server measures this picture when it has it.",
   "estimate.size": "{from} → {to}",
   "estimate.time": "about {time}",
@@ -171,5 +172,4 @@ export default {
   "view.canvas": "Picture. Arrow keys move it, plus and minus zoom, 0 fits it, 1 shows its pixels, Space switches between before and after.",
   "view.alone": "The picture before is not kept any more, so there is nothing to compare with.",
   "view.amplified": "Differences are shown four times as bright.",
-  "time.moment": "a moment",
 };

@@ -17,6 +17,8 @@ export class Estimate {
     this.options = options;
     /** @type {Map<string, any>} */
     this.known = new Map();
+    /** @type {import("./stage.js").Picture | null} the picture whose estimate shows */
+    this.shown = null;
     this.later = debounced(() => this.#ask(), PAUSE);
   }
 
@@ -25,10 +27,14 @@ export class Estimate {
     const picture = this.stage.selected;
     const pixels = picture ? picture.width * picture.height : 0;
     this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta);
-    if (!picture?.width) return setText(byId("estimate"), picture ? t("estimate.unreadable") : t("estimate.none"));
-    const known = this.known.get(this.#key());
-    if (known) this.#show(known);
-    else this.later();
+    const known = picture?.width ? this.known.get(this.#key()) : null;
+    if (known) return this.#show(known);
+    // Until the answer comes, the picture's earlier estimate stays; another picture's does not.
+    if (!picture?.width || picture !== this.shown) {
+      byId("estimate").classList.remove("bad");
+      setText(byId("estimate"), t(!picture ? "estimate.none" : picture.width ? "estimate.asking" : "estimate.unreadable"));
+    }
+    if (picture?.width) this.later();
   }
 
   #form() {
@@ -62,6 +68,7 @@ export class Estimate {
 
   /** @param {any} told */
   #show(told) {
+    this.shown = this.stage.selected;
     byId("estimate").classList.toggle("bad", Boolean(told.refused));
     if (told.refused) return setText(byId("estimate"), told.refused);
     const parts = [

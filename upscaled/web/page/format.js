@@ -1,5 +1,5 @@
 // Numbers, sizes and times as people of the page's language write them.
-import { language, t } from "./text.js";
+import { language } from "./text.js";
 
 /** @param {number} bytes */
 export function fileSize(bytes) {
@@ -22,7 +22,7 @@ export function fileSize(bytes) {
 export function rough(seconds) {
   const step = seconds < 20 ? 1 : seconds < 60 ? 5 : seconds < 600 ? 30 : 60;
   const rounded = Math.round(seconds / step) * step;
-  if (rounded < 60 || rounded >= 600 || rounded % 60 === 0) return duration(rounded < 1 ? 0 : rounded, 59.5);
+  if (rounded < 60 || rounded >= 600 || rounded % 60 === 0) return duration(Math.max(1, rounded), 59.5);
   return unit(rounded / 60, "minute");
 }
 
@@ -31,7 +31,7 @@ export function rough(seconds) {
  * @param {number} [minuteAfter] seconds from which minutes are told
  */
 export function duration(seconds, minuteAfter = 99.5) {
-  if (seconds < 0.95) return t("time.moment");
+  if (seconds < 0.95) return unit(Math.max(1, Math.round(seconds * 10)) / 10, "second");
   if (seconds < minuteAfter) return unit(Math.round(seconds), "second");
   if (seconds < 99 * 60) return unit(Math.round(seconds / 60), "minute");
   if (seconds < 48 * 3600) return unit(Math.round(seconds / 3600), "hour");
