@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Route, expect
 
 from testkit.hurdles import hurdles
-from testkit.running import Server
+from testkit.running import Server, configured
 from testkit.web_page import web_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -81,6 +83,17 @@ def root(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}/"
 
 
+@pytest.fixture(scope="module")
+def lonely(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without jobs, so that the page tells of those of this module only."""
+    folder = tmp_path_factory.mktemp("lonely")
+    shutil.copy(server.data_dir / "models.json", folder)
+    running = Server(configured(folder, server.config.models_dir))
+    running.start()
+    yield running
+    running.stop()
+
+
 def jobs() -> list[dict[str, object]]:
     """Return a job in each state as the server tells of it."""
     now = time.time()
@@ -126,7 +139,7 @@ async def test_the_viewer_and_the_preview_fit_a_phone(
 @pytest.mark.parametrize("language", ["en-GB", "de-DE"])
 @pytest.mark.parametrize("width", [320, 360, 768, 1440])
 async def test_long_names_sentences_and_buttons_stay_inside(
-    browser: Browser, server: Server, photo: Path, tmp_path: Path, width: int, language: str
+    browser: Browser, lonely: Server, photo: Path, tmp_path: Path, width: int, language: str
 ) -> None:
     told = jobs()
     turns = iter(UPLOADS)
@@ -153,7 +166,7 @@ async def test_long_names_sentences_and_buttons_stay_inside(
         pictures.append(tmp_path / f"{number}-{NAME}")
         pictures[-1].write_bytes(photo.read_bytes())
     async with web_page(
-        browser, root(server), width=width, height=900, language=language, touch=width < 500
+        browser, root(lonely), width=width, height=900, language=language, touch=width < 500
     ) as web:
         await web.page.route("**/api/v1/jobs?*", listed)
         await web.page.route("**/api/v1/status/*", one)
