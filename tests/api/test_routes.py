@@ -24,6 +24,7 @@ PLACES = {
     "row": "0",
     "import_id": NOBODYS,
     "archive_id": NOBODYS,
+    "upload_id": NOBODYS,
     "name": "nothing",
 }
 
