@@ -42,7 +42,8 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
     assert receipt["engine"]["threads_per_tile"] > 0
     assert receipt["engine"]["tile_size"] > 0
     assert receipt["engine"]["library"].startswith(("ncnn 1", "OpenVINO 2"))
-    stages = {"wait", "upscale", "finish"}  # decoded on arrival, where the same machine does the job
+    # Where the same machine does the job, its picture is decoded on arrival.
+    stages = {"wait", "upscale", "finish"}
     if server.config.cluster.used:
         stages |= {"prepare"}
     assert set(receipt["seconds"]) == stages
