@@ -26,9 +26,13 @@ def program(name: str) -> str:
 
 
 def run(
-    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 120,
 ) -> str:
-    """Run a program for up to two minutes; return what it says.
+    """Run a program for up to ``seconds``; return what it says.
 
     Raises:
         AssertionError: it failed.
@@ -36,7 +40,7 @@ def run(
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **_QUIET, **(env or {})},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=120, check=False,
+        text=True, timeout=seconds, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}:\n{done.stdout}"
     return done.stdout
@@ -66,6 +70,18 @@ def openapi_generator(language: str, folder: Path) -> str:
     return run([tool("openapi-generator-cli"), "generate", "-i", ROOT / "openapi.yaml",
                 "-g", language, "-o", folder,
                 "--additional-properties=packageName=upscaled_client"])  # fmt: skip
+
+
+def go_program(source: Path, made: Path) -> Path:
+    """Compile a program of Go's standard library; return ``made``."""
+    found = sorted((_TOOLS / "python" / "lib").glob("python3*/site-packages/go/bin/go"))
+    if not found:
+        missing("Go")
+    folder = made.parent
+    env = {"GOCACHE": str(folder / "go-cache"), "GOPATH": str(folder / "go"), "GOFLAGS": "-p=2",
+           "GOTOOLCHAIN": "local", "GOTELEMETRY": "off", "CGO_ENABLED": "0"}  # fmt: skip
+    run([found[0], "build", "-o", made, source], cwd=folder, env=env, seconds=280)
+    return made
 
 
 def typescript_clients(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from upscaled.workers import launcher
 
 UNPACKED = ROOT / ".tools" / "servers"
 """Where scripts/fetch-test-parts unpacks Debian packages that would start a service."""
+PYTHON_PROGRAMS = ROOT / ".tools" / "generators" / "python" / "bin"
+"""Where it installs programs that come as Python packages."""
 _READY_SECONDS = 60
 _PATH = "/upscaled"
 
@@ -48,6 +51,10 @@ class Kind:
     apart: bool = False
     """Whether each block is a configuration of its own."""
     module_folder: str = ""
+    loads_later: bool = False
+    """Whether it accepts connections before it has read its configuration, and answers 404."""
+    suffix: str = ""
+    """Of a configuration's name, where the program tells its kind by that."""
     as_root: str = ""
     """What the prelude needs besides when root starts it."""
 
@@ -101,6 +108,15 @@ KINDS: Mapping[str, Kind] = {
         apart=True,
         module_folder="lib/varnish/vmods",
     ),
+    "traefik": Kind(
+        "Traefik", "traefik", "Host(`photos.example`)", "Host(`home.example`)",
+        "HostRegexp(`.`)", "",
+        ("--entryPoints.web.address=127.0.0.1:{port}", "--providers.file.filename={config}",
+         "--entryPoints.web.transport.respondingTimeouts.readTimeout=0"),
+        apart=True,
+        suffix=".yaml",
+        loads_later=True,
+    ),
 }  # fmt: skip
 
 
@@ -113,7 +129,7 @@ def blocks(heading: str) -> list[str]:
 
 def server_program(name: str) -> Path:
     """Return a program that scripts/fetch-test-parts gets; skip the test if it is missing."""
-    for folder in (UNPACKED / "usr/sbin", UNPACKED / "usr/bin"):
+    for folder in (UNPACKED / "usr/sbin", UNPACKED / "usr/bin", PYTHON_PROGRAMS):
         if (folder / name).is_file():
             return folder / name
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -180,7 +196,7 @@ class Proxy:
         return text
 
     def _run(self, program: Path, text: str, port: int) -> None:
-        config = self._folder / f"config-{port}"
+        config = self._folder / f"config-{port}{self._kind.suffix}"
         prefix = UNPACKED / "usr" if program.is_relative_to(UNPACKED) else Path("/usr")
         facts = {
             "folder": self._folder,
@@ -215,8 +231,22 @@ class Proxy:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
             except OSError:
                 time.sleep(0.05)
-            else:
+                continue
+            if not self._kind.loads_later or self._passes_on(port):
                 return
+            time.sleep(0.05)
+
+    def _passes_on(self, port: int) -> bool:
+        """Tell whether a request reaches the server, which all but an answer of 404 shows."""
+        path = _PATH if port == self.path_port else ""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", f"{path}/api/v1/health")
+            return connection.getresponse().status != http.HTTPStatus.NOT_FOUND
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     def stop(self) -> None:
         """End it."""

@@ -4,7 +4,7 @@
 #
 # Proxies and promtool are unpacked into .tools/servers, since installing their Debian packages would
 # start services. So is PostgreSQL, into .tools/postgresql. Generators of clients go into
-# .tools/generators.
+# .tools/generators, and with them a compiler of Go and Traefik, which are Python packages.
 
 SERVERS=$ROOT/.tools/servers
 GENERATORS=$ROOT/.tools/generators
@@ -43,8 +43,11 @@ fetch_servers() (
     mapfile -t libraries < <(apt-get update >/dev/null 2>&1 && server_libraries)
     [ ${#libraries[@]} -eq 0 ] || apt_get_install "${libraries[@]}" || return 1
   fi
-  (cd "$folder" && apt-get download "${server_packages[@]}" >/dev/null 2>&1) ||
-    { say "apt-get could not download all of: ${server_packages[*]}"; return 1; }
+  packages=("${server_packages[@]}")
+  # From Debian 13 on, promtool is a package of its own.
+  if apt-cache show promtool >/dev/null 2>&1; then packages+=(promtool); fi
+  (cd "$folder" && apt-get download "${packages[@]}" >/dev/null 2>&1) ||
+    { say "apt-get could not download all of: ${packages[*]}"; return 1; }
   for package in "$folder"/*.deb; do
     dpkg-deb -x "$package" "$folder/unpacked"
   done

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from testkit.proxies import Proxy
-from testkit.running import Server, configured
+from testkit.running import Api, Server, configured
+
+_WIDTH, _HEIGHT = 5000, 4000
 
 
 @pytest.fixture(scope="package")
@@ -44,3 +46,21 @@ def proxy(
     yield get
     for one in started.values():
         one.stop()
+
+
+@pytest.fixture
+async def api(server: Server) -> AsyncIterator[Api]:
+    async with Api(server) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="package")
+def large_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BMP of 60 MB."""
+    path = tmp_path_factory.mktemp("pictures") / "large.bmp"
+    size = _WIDTH * _HEIGHT * 3
+    header = b"BM" + (54 + size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + _WIDTH.to_bytes(4, "little")
+    header += _HEIGHT.to_bytes(4, "little") + b"\1\0\x18\0" + bytes(24)
+    path.write_bytes(header + bytes(size))
+    return path

@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import logging
 import re
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from testkit.child_processes import child_process
 from testkit.curl import curl
+from testkit.cut_downloads import broken_off
 from testkit.proxies import KINDS, Proxy
 from testkit.running import FAST_MODEL, Api, Server, a_picture
 
 ALL = pytest.mark.parametrize("name", KINDS)
 API = "/api/v1"
-WIDTH, HEIGHT = 5000, 4000
-SIZE = 2_600_000
-"""Of a result that every proxy takes in at once (measured)."""
-
-
-@contextmanager
-def server_said(*messages: str) -> Iterator[asyncio.Event]:
-    """Note when the server logs one of ``messages``."""
-    loop, said = asyncio.get_running_loop(), asyncio.Event()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage() in messages:
-                loop.call_soon_threadsafe(said.set)
-
-    logger, listener = logging.getLogger("upscaled"), Listener()
-    level = logger.level
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
-
-
-@pytest.fixture
-async def api(server: Server) -> AsyncIterator[Api]:
-    async with Api(server) as caller:
-        yield caller
-
-
-@pytest.fixture(scope="module")
-def large_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BMP of 60 MB."""
-    path = tmp_path_factory.mktemp("pictures") / "large.bmp"
-    size = WIDTH * HEIGHT * 3
-    header = b"BM" + (54 + size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    header += (40).to_bytes(4, "little") + WIDTH.to_bytes(4, "little")
-    header += HEIGHT.to_bytes(4, "little") + b"\1\0\x18\0" + bytes(24)
-    path.write_bytes(header + bytes(size))
-    return path
 
 
 async def in_json(*arguments: str) -> dict[str, object]:
@@ -135,36 +91,15 @@ async def test_a_prefix_that_a_caller_makes_up_does_not_reach_the_server(
     assert job["status_url"] == f"{API}/status/{job['job_id']}"
 
 
-async def read_a_little(url: str) -> bytes:
-    """Begin a download, read its beginning, break the connection off; return what came."""
-    host, path = re.fullmatch("http://([^/]+)(/.*)", url).groups()  # type: ignore[union-attr]
-    reader, writer = await asyncio.open_connection(*host.split(":"), limit=4096)
-    connection: socket.socket = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert b" 200 " in head.splitlines()[0], head
-    got = await reader.readexactly(20_000)
-    await asyncio.sleep(0.5)  # the caller is slow: in this time the proxy takes what it can
-    writer.transport.abort()
-    return got
-
-
 @ALL
 async def test_a_download_that_breaks_off_behind_the_proxy_can_be_continued_and_repeated(
     proxy: Callable[[str], Proxy], name: str, server: Server, api: Api, tmp_path: Path
 ) -> None:
     front = proxy(name)
     job_id = await api.completed()
-    content = b"".join(hashlib.sha256(n.to_bytes(4)).digest() for n in range(SIZE // 32))
-    await asyncio.to_thread(server.result_file(job_id).write_bytes, content)
     url = f"{front.root}{API}/download/{job_id}"
     target = tmp_path / "result.png"
-    ends = ("downloaded by a proxy", "downloaded and deleted")
-    with server_said("download broken off", *(f"job's result {end}" for end in ends)) as settled:
-        target.write_bytes(await read_a_little(url))
-        async with asyncio.timeout(60):
-            await settled.wait()
+    content = await broken_off(server, job_id, url, target)
     done = await curl("-sS", "--fail", "-C", "-", "-o", str(target), url)
     assert done.returncode == 0, done
     assert target.read_bytes() == content
@@ -226,7 +161,7 @@ def test_the_page_names_the_size_and_the_times_of_the_settings(name: str) -> Non
 
     largest = ServerSettings().max_request_size_mb
     for text in blocks(KINDS[name].heading):
-        if name not in {"haproxy", "varnish"}:  # they limit no body
+        if name not in {"haproxy", "varnish", "traefik"}:  # they limit no body
             sizes = (f"{largest}m;", f"{largest}MiB", str(largest << 20), str(largest << 10))
             assert any(size in text for size in sizes), text
         times = [int(found) for found in re.findall(r"\b(\d+)s\b|idle = (\d+)|timeout=(\d+)", text)

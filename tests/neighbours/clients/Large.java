@@ -1,0 +1,29 @@
+// Send a large picture and continue a download with HttpClient: BASE_URL PICTURE JOB_ID RESULT.
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse.BodyHandlers;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+
+class Large {
+    public static void main(String[] args) throws Exception {
+        String base = args[0];
+        Path result = Path.of(args[3]);
+        HttpClient client = HttpClient.newHttpClient();
+        var submission =
+                HttpRequest.newBuilder(URI.create(base + "/upscale?model_name=realesrgan-x4plus"))
+                        .header("Content-Type", "image/bmp")
+                        .POST(HttpRequest.BodyPublishers.ofFile(Path.of(args[1])))
+                        .build();
+        System.out.println(client.send(submission, BodyHandlers.ofString()).body());
+        var rest =
+                HttpRequest.newBuilder(URI.create(base + "/download/" + args[2]))
+                        .header("Range", "bytes=" + Files.size(result) + "-")
+                        .build();
+        var answer = client.send(rest, BodyHandlers.ofByteArray());
+        if (answer.statusCode() != 206) throw new IllegalStateException("" + answer.statusCode());
+        Files.write(result, answer.body(), StandardOpenOption.APPEND);
+    }
+}
