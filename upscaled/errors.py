@@ -234,6 +234,13 @@ class UnusablePictureError(UpscaledError):
     status = 422
 
 
+class UnsuitableModelError(UpscaledError):
+    """A model makes something else of a picture that is in order."""
+
+    code = "unlike_source"
+    status = 422
+
+
 class UnavailableImageError(UpscaledError):
     """The address that the caller named has no picture."""
 

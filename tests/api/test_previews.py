@@ -77,6 +77,20 @@ async def test_a_preview_does_not_wait_for_a_large_job(api: Api, server: Server)
     await api.post(f"/cancel/{job_id}")
 
 
+async def test_a_part_of_which_the_model_makes_something_else_is_no_fault_of_the_server(
+    api: Api,
+) -> None:
+    # Vertical stripes, a cosine of 5 pixels: the network turns them into garbage.
+    row = (127 + 127.5 * np.cos(2 * np.pi * np.arange(192) / 5)).astype(np.uint8)
+    stripes = io.BytesIO()
+    Image.fromarray(np.tile(row, (192, 1))).convert("RGB").save(stripes, "PNG")
+    answer = await preview(api, stripes.getvalue())
+    assert (answer.status, answer.json["code"]) == (422, "unlike_source"), answer
+    said = answer.json["error"]
+    assert said.startswith(f"{FAST_MODEL} makes something else of this part: ")
+    assert said.endswith(" Choose another model or another part.")
+
+
 async def test_the_rate_of_previews_is_limited(serve: Callable[..., Server]) -> None:
     shared = serve(limits__previews_per_minute="2", limits__rate_limit_per_minute="1")
     async with Api(shared) as api:

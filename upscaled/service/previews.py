@@ -15,8 +15,16 @@ from upscaled.config.settings import Config
 from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool
-from upscaled.errors import BadRequestError, QueueFullError
-from upscaled.imaging import Band, Box, FinishOptions, Imaging, Prepared
+from upscaled.errors import BadRequestError, QueueFullError, UnsuitableModelError
+from upscaled.imaging import (
+    PLAUSIBLE_LIMIT,
+    Band,
+    Box,
+    FinishOptions,
+    Imaging,
+    Prepared,
+    UnlikeError,
+)
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage
@@ -85,6 +93,7 @@ class Previews:
             BadRequestError: a field cannot be used.
             NotAPictureError: the upload is of no format we take.
             UnusablePictureError: it can't be decoded.
+            UnsuitableModelError: the model makes something else of the part.
             QueueFullError: too many previews are being made.
             EngineError: the engine failed.
         """
@@ -162,9 +171,15 @@ class Previews:
             background=(255, 255, 255),
             keep_metadata=False,
         )
-        written = await self._imaging.finish(
-            prepared, native, folder, options, Band(0, source.size.height)
-        )
+        # No second process confirms a preview, so it need be plausible only.
+        band = Band(0, source.size.height, PLAUSIBLE_LIMIT)
+        try:
+            written = await self._imaging.finish(prepared, native, folder, options, band)
+        except UnlikeError as error:
+            raise UnsuitableModelError(
+                f"{model.name} makes something else of this part: {error.message} Choose another "
+                "model or another part."
+            ) from None
         if written.finished is None:
             raise BadRequestError("The preview is not complete.")
         png = await asyncio.to_thread(written.finished.path.read_bytes)
