@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from testkit.contract import Answer
+from testkit.networks import psnr
 from testkit.running import FAST_MODEL, Api, Server, a_picture
 from testkit.waiting import until
 
@@ -89,6 +90,20 @@ async def test_a_part_of_which_the_model_makes_something_else_is_no_fault_of_the
     said = answer.json["error"]
     assert said.startswith(f"{FAST_MODEL} makes something else of this part: ")
     assert said.endswith(" Choose another model or another part.")
+
+
+async def test_a_preview_takes_the_precision_of_the_job_to_come(api: Api) -> None:
+    picture = a_picture(48, 32)
+    path = "/preview?model_name=realesrgan-x4plus&scale=4&precision="
+    made = []
+    for precision in ("exact", "fast"):
+        answer = await api.post(path + precision, data=picture, headers=PNG)
+        assert answer.status == 200, answer
+        made.append(np.asarray(Image.open(io.BytesIO(answer.body))))
+    assert psnr(made[0], made[1]) > 40
+    refused = await api.post(path + "quick", data=picture, headers=PNG)
+    assert refused.status == 400
+    assert refused.json["error"] == "precision is 'quick'; it must be exact or fast."
 
 
 async def test_the_rate_of_previews_is_limited(serve: Callable[..., Server]) -> None:

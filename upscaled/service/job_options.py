@@ -74,7 +74,7 @@ def parse_fields(fields: Mapping[str, str]) -> JobOptions:
             fields, "height", lambda v: 1 <= v <= 1_000_000, "between 1 and 1000000 pixels"
         ),
         tta=_boolean(fields, "tta", default=False),
-        precision=_precision(fields.get("precision")),
+        precision=precision_of(fields.get("precision")),
         quality=whole_number(fields, "quality", lambda v: 1 <= v <= 100, "between 1 and 100"),
         lossless=_boolean(fields, "lossless", default=False),
         background=_colour(fields.get("background")),
@@ -117,7 +117,12 @@ def fields_of(job: Job) -> dict[str, str]:
     return fields
 
 
-def _precision(value: str | None) -> str:
+def precision_of(value: str | None) -> str:
+    """Return the precision that a field asks for.
+
+    Raises:
+        BadRequestError: it is none.
+    """
     if value is None:
         return EXACT
     if value not in {EXACT, FAST}:

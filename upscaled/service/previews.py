@@ -25,12 +25,13 @@ from upscaled.imaging import (
     Prepared,
     UnlikeError,
 )
+from upscaled.jobs.job import FAST
 from upscaled.jobs.workspace import Workspace, claim
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import RawImage
-from upscaled.service.job_options import SCALES, whole_number
+from upscaled.service.job_options import SCALES, precision_of, whole_number
 
-FIELD_NAMES = ("model_name", "scale", "x", "y", "width", "height")
+FIELD_NAMES = ("model_name", "scale", "precision", "x", "y", "width", "height")
 _LARGEST_PLACE = 1_000_000
 _SECONDS = 60.0
 """How long a preview may take from its start on an engine."""
@@ -98,11 +99,12 @@ class Previews:
             EngineError: the engine failed.
         """
         scale, box = self._scale(fields), self._box(fields)
+        fast = precision_of(fields.get("precision")) == FAST
         model = await self._model(fields.get("model_name"))
         with self._counted(client.key):
             async with self._workspace.borrowed() as folder:
                 prepared = await self._imaging.crop(upload, folder, box, caller=client.key)
-                return await self._upscaled(prepared, model, scale, folder)
+                return await self._upscaled(prepared, model, scale, folder, fast=fast)
 
     def _scale(self, fields: Mapping[str, str]) -> int:
         scale = whole_number(fields, "scale", lambda v: v in SCALES, "2, 3 or 4")
@@ -143,14 +145,14 @@ class Previews:
             self._callers += Counter()  # removes the zeros
 
     async def _upscaled(
-        self, prepared: Prepared, model: Model, scale: int, folder: Path
+        self, prepared: Prepared, model: Model, scale: int, folder: Path, *, fast: bool
     ) -> Preview:
         source, files = prepared.source, model.files_for(scale)
         native = RawImage(folder / "native.rgb", source.size.times(files.native_scale))
         await claim(native.path, native.total_bytes, keep=False)
         task = UpscaleTask(
             source, native, files, top=0, bottom=source.size.height, workdir=folder,
-            method=self._methods.of(files, source.size),
+            method=self._methods.of(files, source.size, fast=fast),
         )  # fmt: skip
         async with self._pool.slot_beside() as slot:
             began = time.monotonic()

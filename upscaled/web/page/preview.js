@@ -20,6 +20,8 @@ export async function showPreview(stage, options, models) {
   const part = (await stage.crop.cut()) ?? (picture.file.size <= MOST_WHOLE ? picture.file : null);
   if (!part) return;
   const scale = Math.min(4, Math.max(2, Math.ceil(options.enlargement(picture) - 0.01)));
+  const { precision } = options.fields();
+  const fields = { scale: String(scale), ...(precision && { precision }) };
   const abort = new AbortController();
   const url = URL.createObjectURL(part);
   /** @type {string[]} */
@@ -51,7 +53,7 @@ export async function showPreview(stage, options, models) {
       },
     }, t("preview.use")));
     grid.append(one.element);
-    waiting.push(() => fill(one, part, model.name, scale, abort.signal, made));
+    waiting.push(() => fill(one, part, model.name, fields, abort.signal, made));
   }
   const work = async () => {
     for (let next = waiting.shift(); next && !abort.signal.aborted; next = waiting.shift()) await next();
@@ -82,13 +84,13 @@ function card(name, text, url) {
  * @param {ReturnType<typeof card>} one
  * @param {Blob} part
  * @param {string} model
- * @param {number} scale
+ * @param {Record<string, string>} fields
  * @param {AbortSignal} signal
  * @param {string[]} made
  */
-async function fill(one, part, model, scale, signal, made) {
+async function fill(one, part, model, fields, signal, made) {
   try {
-    const response = await patient(`preview?${new URLSearchParams({ model_name: model, scale: String(scale) })}`, part, signal);
+    const response = await patient(`preview?${new URLSearchParams({ model_name: model, ...fields })}`, part, signal);
     const url = URL.createObjectURL(await response.blob());
     made.push(url);
     one.image.src = url;
