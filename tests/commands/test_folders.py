@@ -121,6 +121,25 @@ def test_a_run_that_is_ended_in_the_middle_is_gone_on_with(
     assert not any((out / ".upscaled/work/jobs").iterdir())
 
 
+def test_a_run_whose_reader_goes_away_ends_without_a_word_and_can_be_gone_on_with(
+    tree: Path, made: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "upscaled", "upscale", "--json", "-r", str(tree), str(out),
+               "--scale", "2"]  # fmt: skip
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert json.loads(process.stdout.readline())["event"] == "begun"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "")
+    assert run("upscale", "-r", tree, out, "--scale", "2", env=env).returncode == 1
+    assert digests(out) == digests(made)
+
+
 @pytest.mark.parametrize("most_attempts", ["1", "3"])
 def test_a_picture_in_whose_middle_the_run_was_killed_is_no_bad_one(
     env: dict[str, str], tmp_path: Path, most_attempts: str

@@ -160,6 +160,8 @@ class Batch:
             outcome = Failed(item.source, error.code, error.message)
         except NameTakenError as error:
             outcome = Failed(item.source, "name_taken", str(error))
+        except BrokenPipeError:  # whoever read the events is gone, and the run ends
+            raise
         except Exception:
             log.exception("a picture ended unexpectedly", extra={"file": str(item.source)})
             outcome = Failed(
