@@ -28,6 +28,8 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("GET", f"/tiles/{NOBODYS}", 404, "unknown_job"),
     ("GET", f"/results?job_ids={NOBODYS}", 404, "unknown_job"),
     ("POST", f"/jobs/{NOBODYS}/retry", 404, "unknown_job"),
+    ("GET", f"/uploads/{NOBODYS}", 404, "unknown_upload"),
+    ("PATCH", "/archives", 405, "method_not_allowed"),
     ("POST", "/preview", 415, "unsupported_media_type"),
     ("POST", "/limits", 405, "method_not_allowed"),
     ("GET", "/jobs?limit=x", 400, "bad_request"),
@@ -53,6 +55,17 @@ async def test_every_endpoint_refuses_in_the_one_shape(
     # The shape itself is asserted by the caller, for every answer in these tests.
     answer = await api.call(method, path)
     assert (answer.status, answer.json["code"]) == (status, code)
+
+
+async def test_only_a_server_on_one_machine_takes_archives(api: Api, server: Server) -> None:
+    answer = await api.get(f"/archives/{NOBODYS}")
+    if server.config.cluster.used:
+        assert (answer.status, answer.json["code"]) == (501, "archives_unsupported")
+        assert answer.json["error"].startswith(
+            "This server does not take archives: it is one of a "
+        )
+    else:
+        assert (answer.status, answer.json["code"]) == (404, "unknown_archive")
 
 
 def test_every_documented_path_is_refused_somewhere_above() -> None:

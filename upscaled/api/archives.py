@@ -100,7 +100,7 @@ async def pages(request: web.Request) -> web.Response:
     limit, cursor = _limit(query), query.get("cursor") or "0"
     if not re.fullmatch("[0-9]{1,6}", cursor):
         raise BadRequestError(
-            f"cursor is {cursor[:64]!r}; allowed is the next_cursor of another page."
+            f"cursor is {cursor[:64]!r}; it must be the next_cursor of another page."
         )
     after = int(cursor)
     found = await request.app[SERVICE].archives.pages(record, after, limit)
@@ -211,7 +211,7 @@ async def _waited(request: web.Request, record: ArchiveRecord, wait: Wait) -> Ar
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit") or str(_USUAL)
     if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= _MOST:
-        raise BadRequestError(f"limit is {text[:64]!r}; allowed is 1 to {_MOST}.")
+        raise BadRequestError(f"limit is {text[:64]!r}; it must be between 1 and {_MOST}.")
     return int(text)
 
 

@@ -81,7 +81,7 @@ class ArchiveAdmission:
             SizeLimit.parse(limit, "only_below")
         bad = fields.get("on_bad_page", "fail")
         if bad not in {"fail", "keep"}:
-            raise BadRequestError(f"on_bad_page is {bad[:64]!r}; allowed are fail and keep.")
+            raise BadRequestError(f"on_bad_page is {bad[:64]!r}; it must be fail or keep.")
         return ArchiveRecord(
             id=new_job_id(),
             owner=client.owner,
