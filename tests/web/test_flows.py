@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -254,10 +255,14 @@ async def test_another_pictures_estimate_does_not_stay_while_the_server_is_asked
     estimate = web.page.locator("#estimate")
     await expect(estimate).to_contain_text("1200 × 800 → 2400 × 1600")
     held: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
-    await web.page.route("**/estimate", held.set_result, times=1)
+
+    def hold(route: Route) -> None:
+        held.set_result(route)
+
+    await web.page.route("**/estimate", hold, times=1)
     await web.page.set_input_files("#files", [photo])
     await web.page.locator("#strip .strip-pick").nth(1).click()
     route = await held
     await expect(estimate).to_have_text("The server works out how long this picture takes.")
     await route.continue_()
-    await expect(estimate).to_contain_text("300 × 200 → 600 × 400 · about")
+    await expect(estimate).to_contain_text(re.compile("300 × 200 → 600 × 400 · (about|perhaps)"))

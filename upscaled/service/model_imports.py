@@ -246,6 +246,7 @@ class ModelImports:
                     await self._keep()
                 finally:
                     await self._workspace.discard(request.source)
+                self._ends[import_id].set()  # nothing of it is left, and its end is recorded
 
     async def _import(self, import_id: str, request: ImportRequest) -> None:
         self._change(import_id, state=ImportState.IMPORTING)
@@ -281,10 +282,8 @@ class ModelImports:
         self._change(import_id, state=ImportState.FAILED, step=None, error=error)
 
     def _change(self, import_id: str, **changes: object) -> None:
-        status = dataclasses.replace(self._all[import_id], **changes)  # type: ignore[arg-type]
-        self._all[import_id] = status
-        if status.ended:
-            self._ends[import_id].set()
+        changed = dataclasses.replace(self._all[import_id], **changes)  # type: ignore[arg-type]
+        self._all[import_id] = changed
 
     def _forget_old(self) -> None:
         ended = [one.id for one in self._all.values() if one.ended]
