@@ -32,6 +32,13 @@ checks.positive_data_acceptance.expected-statuses = [
   "2xx", "400", "415", "422", "401", "429", "503",
 ]
 
+# An upload may be too large, and a piece may lie outside of it.
+[[operations]]
+include-path-regex = "^/uploads"
+checks.positive_data_acceptance.expected-statuses = [
+  "2xx", "400", "401", "403", "404", "409", "413", "429", "5xx",
+]
+
 [[operations]]
 include-path = "/archives"
 checks.positive_data_acceptance.expected-statuses = [

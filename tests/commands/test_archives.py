@@ -95,7 +95,7 @@ def test_a_comic_is_killed_time_and_again_and_has_the_same_bytes_in_the_end(
     assert seen == sorted(seen)
     assert told[-1]["failed_pages"] == 1
     assert sha(tmp_path / "out/book.cbz") == sha(tmp_path / "plain.cbz")
-    assert not list((tmp_path / "out/.upscaled/work").glob("archives/*"))
+    assert not list((tmp_path / "out/.upscaled/work").glob("unfinished-archives/*"))
     again = run(*command[3:], env=env)
     assert json.loads(again.stdout.splitlines()[-1])["skipped"] == {"unchanged": 1}
     with zipfile.ZipFile(book) as old, zipfile.ZipFile(tmp_path / "out/book.cbz") as new:

@@ -48,7 +48,9 @@ async def with_archives(
     report: Report,
 ) -> AsyncIterator[Upscaler]:
     """Yield what takes archives too."""
-    async with ArchiveUpscaler(inner, work / "archives", size_of, only_below, report) as upscaler:
+    # Not `archives`: a service with this data folder deletes there what it does not know.
+    unfinished = work / "unfinished-archives"
+    async with ArchiveUpscaler(inner, unfinished, size_of, only_below, report) as upscaler:
         yield upscaler
 
 
