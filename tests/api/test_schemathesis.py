@@ -86,6 +86,8 @@ async def test_schemathesis_finds_nothing(
         self_test=True,
         server__auth_token=token,
         limits__max_queue_size="100000",
+        archives__max_per_client="1000",
+        archives__max_under_way="1000",
         outgoing__allow="127.0.0.1",
         outgoing__ports="9",
     )

@@ -206,7 +206,8 @@ def test_a_request_that_cannot_be_confined_as_the_first_one_was_is_not_done(
     )
     active, kind, told = json.loads(done.stdout)
     if not any(means in measure.lower() for measure in active):
-        pytest.skip(f"this kernel has no {means}")
+        assert kind == "done", "this kernel lacks it, so nobody relied on it"
+        return
     assert kind == "unconfined"
     assert "Too many open files" in told
     assert not list(folder.iterdir())

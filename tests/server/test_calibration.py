@@ -160,7 +160,7 @@ def test_on_a_busy_machine_nothing_is_chosen_and_the_commands_say_so(
     assert "Other programs keep the processor busy; the next try follows in 10 s." in done.stderr
     for text in (done.stdout, run("doctor", env=env).stdout):
         assert "chosen, provisionally: what the rule of cpu_library gives" in text
-        assert "ways are left to measure" in text
+        assert "methods are left to measure" in text
     quiet = run("bench", env=env | {"PROC_STAT": "/nonexistent/stat"})
     assert "Measuring" in quiet.stderr
     assert "chosen: " in quiet.stdout

@@ -32,8 +32,8 @@ from upscaled.server.roles import check_cluster
         ),
         (
             ClusterSettings(database_url="postgresql://db/upscaled", blobs="/srv/blobs"),
-            "storage.result_cache_mb is 100 and cluster.database_url is set; in a cluster allowed "
-            "is 0.",
+            "storage.result_cache_mb is 100 and cluster.database_url is set; in a cluster it must "
+            "be 0.",
         ),
     ],
 )
