@@ -25,6 +25,7 @@ from upscaled.callers import hash_of
 from upscaled.config.settings import StorageSettings
 from upscaled.jobs.job import Attempt, JobState
 from upscaled.jobs.updates import JobUpdate
+from upscaled.timing.forecast import Outlook
 
 SLOW = {"model_name": "realesrgan-x4plus", "scale": "4"}
 MINE, YOURS = "my secret", "your secret"
@@ -329,3 +330,11 @@ def test_an_attempt_that_went_well_is_still_the_one_that_is_told(
     renderer = StatusRenderer(lambda _: None, StorageSettings())
     told = events.event_of(JobUpdate(1, job), renderer, "/api/v1")
     assert b'"attempt":%d' % attempt in told
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.PROCESSING])
+def test_only_a_queued_job_has_a_position(state: JobState) -> None:
+    renderer = StatusRenderer(lambda _: Outlook(3, 7.0), StorageSettings())
+    told = json.loads(renderer.render(make_job(state=state), "/api/v1"))
+    assert told["eta_seconds"] == 7.0
+    assert told.get("queue_position") == (3 if state is JobState.QUEUED else None)

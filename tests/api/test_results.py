@@ -7,7 +7,12 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from testkit.curl import curl
 from testkit.running import Api, Server, a_picture
 from upscaled.api.zip_stream import unique_names
 from upscaled.callers import hash_of
@@ -33,6 +38,33 @@ async def test_an_archive_has_the_pictures_and_counts_as_their_download(
     assert kept.body == answer.body
     for job_id in jobs:
         assert (await api.get(f"/download/{job_id}")).status == 410
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
+
+
+@pytest.mark.parametrize("path", ["/download/{}", "/results?job_ids={}"])
+async def test_nobody_else_gets_a_result_that_is_being_deleted(
+    api: Api, server: Server, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await api.completed()
+    jobs, let_go = server.service.jobs, asyncio.Event()
+    real = jobs.delivered
+
+    async def slow(*arguments: Any, **options: Any) -> None:
+        await let_go.wait()
+        await real(*arguments, **options)
+
+    monkeypatch.setattr(jobs, "delivered", slow)
+    whole = str(tmp_path / "whole")
+    done = await curl("-fsS", "-o", whole, server.url + path.format(job_id))
+    assert done.returncode == 0, done
+    second = asyncio.create_task(api.get(f"/download/{job_id}"))
+    ended, _ = await asyncio.wait({second}, timeout=0.3)
+    assert not ended, "it waits until the result is deleted"
+    await asyncio.wrap_future(server.call(_set(let_go)))
+    assert (await second).status == 410
 
 
 async def test_one_without_a_result_refuses_the_whole(api: Api, server: Server) -> None:

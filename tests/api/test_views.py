@@ -12,6 +12,7 @@ from PIL import Image
 
 from testkit.contract import Answer
 from testkit.running import Api, Server, a_picture
+from testkit.waiting import until_in
 from upscaled.callers import hash_of
 
 MINE, YOURS = "my secret", "your secret"
@@ -169,7 +170,8 @@ async def test_without_the_page_no_source_is_kept(serve: Callable[..., Server]) 
     shared = serve(features__web="false")
     async with Api(shared) as api:
         job_id = await api.completed()
-        assert shared.files_of(job_id) == ["result.png"]
+        # A worker of a cluster deletes the source a moment after the end.
+        await until_in(shared, lambda: shared.files_of(job_id) == ["result.png"])
         told = (await api.get(f"/tiles/{job_id}")).json
     assert told["source"] is None
     assert told["result"] is not None

@@ -51,6 +51,7 @@ async def test_a_listener_is_told_everything_from_the_queue_to_the_end(
     registry.report_stage(job.id, Stage.PREPARING)
     registry.begin(job.id, device="cpu")
     await until_recorded(registry)
+    registry.report_positions({job.id: 1})  # it waits no more, not told
     registry.report_stage(job.id, Stage.UPSCALING)
     registry.report_progress(job.id, 40)
     registry.report_progress(job.id, 30)  # never back, not told

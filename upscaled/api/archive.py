@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
@@ -58,13 +58,15 @@ async def results(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         await response.prepare(request)
         return response
-    with contextlib.ExitStack() as held:
-        for job_id in job_ids:
-            held.enter_context(service.jobs.downloading(job_id))
-        arrived = await _send(request, response, found)
-    if arrived and not keep:
-        for job_id in job_ids:
-            await service.jobs.delivered(job_id, to_proxy=passed_a_proxy(request))
+    deleted = [] if keep else job_ids
+    with request.app[TRANSFERS].together(deleted) as before_last:
+        with contextlib.ExitStack() as held:
+            for job_id in job_ids:
+                held.enter_context(service.jobs.downloading(job_id))
+            arrived = await _send(request, response, found, before_last)
+        if arrived:
+            for job_id in deleted:
+                await service.jobs.delivered(job_id, to_proxy=passed_a_proxy(request))
     return response
 
 
@@ -89,13 +91,16 @@ def _job_ids(request: web.Request) -> list[str]:
 
 
 async def _send(
-    request: web.Request, response: web.StreamResponse, found: list[ResultFile]
+    request: web.Request,
+    response: web.StreamResponse,
+    found: list[ResultFile],
+    before_last: Callable[[], None],
 ) -> bool:
     """Send the archive; return whether all of it arrived."""
     await response.prepare(request)
     acknowledgement = Acknowledgement(request.transport)
     try:
-        async for piece in _archive(request.app[SERVICE], found):
+        async for piece in _archive(request.app[SERVICE], found, before_last):
             await response.write(piece)
         await response.write_eof()
         await acknowledgement.wait(ACKNOWLEDGE_SECONDS)
@@ -110,8 +115,10 @@ async def _send(
     return True
 
 
-async def _archive(service: Service, found: list[ResultFile]) -> AsyncIterator[bytes]:
-    """Yield the archive; one file is open at a time.
+async def _archive(
+    service: Service, found: list[ResultFile], before_last: Callable[[], None]
+) -> AsyncIterator[bytes]:
+    """Yield the archive; one file is open at a time. Before its last bytes call ``before_last``.
 
     Raises:
         OSError: a file can't be read, or was deleted meanwhile.
@@ -133,4 +140,5 @@ async def _archive(service: Service, found: list[ResultFile]) -> AsyncIterator[b
             yield archive.end_file()
         finally:
             await content.close()
+    before_last()
     yield archive.end()

@@ -239,10 +239,10 @@ async def hand_over(
         with deletion.downloading(job_id):
             complete = await _send(request, response, content, span, transfer)
         if complete:
-            tracker.forget(job_id)
             whole = span == Span(0, size)
             to_proxy = through_proxy if whole else transfer.through_proxy
             await deletion.delivered(job_id, to_proxy=to_proxy)
+            tracker.forget(job_id)  # not before: others wait for the deletion
     finally:
         transfer.settled.set()
     return response

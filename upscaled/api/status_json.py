@@ -85,15 +85,16 @@ class StatusRenderer:
 
     def _look_ahead(self, made: _Made) -> None:
         outlook = self._outlook(made.job.id)
-        made.whole = made.fixed + (b"}" if outlook is None else _foreseen(outlook))
+        made.whole = made.fixed + (b"}" if outlook is None else _foreseen(made.job, outlook))
         made.until = self._clock() + _FRESH_SECONDS
 
 
-def _foreseen(outlook: Outlook) -> bytes:
+def _foreseen(job: Job, outlook: Outlook) -> bytes:
     """Return the last members of a status and its closing brace."""
     # Tenths: estimates are no better, and clients see them go down.
     seconds = f',"eta_seconds":{outlook.eta_seconds:.1f}}}'
-    if outlook.position is None:
+    # The forecast hears of a start a moment later than the record has it.
+    if outlook.position is None or job.state is not JobState.QUEUED:
         return seconds.encode()
     return f',"queue_position":{outlook.position}{seconds}'.encode()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 _REMEMBERED = 1024  # transfers; results of forgotten ones stay until they expire
@@ -82,14 +84,32 @@ class TransferTracker:
 
     def __init__(self) -> None:
         self._by_job: OrderedDict[str, Transfer] = OrderedDict()
+        self._together: dict[str, asyncio.Event] = {}
 
     async def settle(self, job_id: str, seconds: float) -> None:
         """Wait, ``seconds`` at most, while the last bytes of a job's result are being sent."""
-        if transfer := self._by_job.get(job_id):
-            try:
-                await asyncio.wait_for(transfer.settled.wait(), seconds)
-            except TimeoutError:
-                return
+        transfer, together = self._by_job.get(job_id), self._together.get(job_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if transfer is not None:
+                    await transfer.settled.wait()
+                if together is not None:
+                    await together.wait()
+
+    @contextlib.contextmanager
+    def together(self, job_ids: Iterable[str]) -> Iterator[Callable[[], None]]:
+        """Have `settle` wait for results that are sent in one archive.
+
+        It waits from the call of what this yields, before the last bytes, until the block ends.
+        """
+        settled, ours = asyncio.Event(), list(job_ids)
+        try:
+            yield lambda: self._together.update(dict.fromkeys(ours, settled))
+        finally:
+            for job_id in ours:
+                if self._together.get(job_id) is settled:
+                    del self._together[job_id]
+            settled.set()
 
     def of(self, job_id: str, size: int) -> Transfer:
         """Return the transfer of the job's result of ``size`` bytes."""

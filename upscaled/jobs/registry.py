@@ -350,7 +350,8 @@ class JobRegistry:
     def report_positions(self, positions: Mapping[str, int]) -> None:
         """Tell the positions of queued jobs, by job id, to those who listen to them."""
         for job in self._updates.listened_to(self._active.values()):
-            position = positions.get(job.id)
+            # A job that has just been started may still be among the positions.
+            position = positions.get(job.id) if job.state is JobState.QUEUED else None
             if self._updates.set_position(job, position) and job.id not in self._untold:
                 self._updates.tell(job)
 
