@@ -155,6 +155,7 @@ class JobStoreContract(ABC):
         await store.put(other, make_key(other))
         assert await store.key("ann", key.key) == key
         assert await store.key("ann", "other") is None
+        assert await store.keys_of(job.id) == [key]
         await store.put(replace(job, runs=1))  # a later record of the job leaves the key
         await store.close()
         again = self.make_store()

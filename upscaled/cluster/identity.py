@@ -53,6 +53,14 @@ async def check(database: Database, blobs: Blobs, named: str) -> None:
     await database.run(compare)
 
 
+async def of_database(connection: Connection) -> str:
+    """Return the identity that `check` has made or found."""
+    found = await connection.execute("SELECT identity FROM cluster")
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - `check` came before
+    return str(row[0])
+
+
 async def _read(blobs: Blobs) -> str | None:
     content = b""
     try:

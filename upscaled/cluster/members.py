@@ -141,6 +141,11 @@ async def lock(connection: Connection) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
+async def hold_off(connection: Connection) -> None:
+    """Let no process join as long as this connection stands."""
+    await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+
+
 async def present(connection: Connection, lease_seconds: float) -> list[Seen]:
     """Return the members that were heard of within a lease, servers first."""
     found = await connection.execute(

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 TAKEN = "job was taken from this worker"
 _AGAIN_SECONDS = 1.0
-_FIRST_COST = 1.0
+FIRST_COST = 1.0
 """Seconds of work that a job counts for while nobody knows better."""
 
 
@@ -84,7 +84,7 @@ class SharedJobStore(_LinkedStore):
             KeyTakenError: the owner has this key already. Nothing is written.
             SupersededError: the record says that this can't happen any more. Nothing is written.
         """
-        cost = _FIRST_COST
+        cost = FIRST_COST
         if job.state is JobState.QUEUED and self.cost is not None:
             cost = await self.cost(job)
 

@@ -12,6 +12,7 @@ from upscaled.cluster.changes import JOBS, PROGRESS, Changes
 from upscaled.cluster.cleanup import SharedCleaner
 from upscaled.cluster.copies import Copies
 from upscaled.cluster.health import WorkersHealth, WorkersReports
+from upscaled.cluster.importing import check_no_records
 from upscaled.cluster.job_access import SharedJobAccess
 from upscaled.cluster.job_views import SharedJobViews
 from upscaled.cluster.leadership import Leadership
@@ -114,6 +115,7 @@ class ClusterService(Service):
             ConfigError: something that the settings require is missing, or contradicts others.
             StoreUnavailableError: database or blobs don't answer.
         """
+        check_no_records(self.config.data_dir)
         await self._link.open()
         try:
             await super().start()

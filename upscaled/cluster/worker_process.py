@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from upscaled.cluster.importing import check_no_records
 from upscaled.cluster.link import Link
 from upscaled.cluster.worker import ClusterWorker
 from upscaled.config.settings import Config
@@ -20,6 +21,7 @@ class WorkerProcess:
     """
 
     def __init__(self, config: Config) -> None:
+        self._data_dir = config.data_dir
         self._link = Link(config)
         self.name = self._link.name
         """The worker among the members."""
@@ -46,6 +48,7 @@ class WorkerProcess:
             ConfigError: something that the settings require is missing, or contradicts others.
             StoreUnavailableError: database or blobs don't answer.
         """
+        check_no_records(self._data_dir)
         async with contextlib.AsyncExitStack() as closing:
             await self._link.open()
             closing.push_async_callback(self._link.close)

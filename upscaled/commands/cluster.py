@@ -1,8 +1,12 @@
-"""`upscaled cluster`: who is there, what waits, and how a worker is taken away."""
+"""`upscaled cluster`: who is there, what waits, and how a worker is taken away.
+
+And how jobs move from one machine into a cluster and back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from upscaled import serial
 from upscaled.config.settings import Config
@@ -56,6 +60,51 @@ def _lines(found: object) -> Iterator[str]:
     for model in found.without_worker:
         yield f"No worker has the model {model}, which a waiting job needs: install it on one."
     yield f"Webhook messages that wait: {found.pending_messages}"
+
+
+async def import_folder(config: Config, folder: Path) -> int:
+    """Move the jobs of one machine into the cluster.
+
+    Raises:
+        ConfigError: the settings name no cluster, or the folder can't be moved.
+        StoreUnavailableError: database or blobs don't answer.
+    """
+    check_cluster(config)
+    from upscaled.cluster.importing import FolderImport  # noqa: PLC0415
+    from upscaled.cluster.link import Link  # noqa: PLC0415
+
+    link = Link(config)
+    await link.open()
+    try:
+        fair = config.limits.scheduling == "fair"
+        moved = await FolderImport(link, folder, fair=fair).run()
+    finally:
+        await link.close()
+    print("\n".join([*moved.lines(), f"The files in {folder} are no longer needed."]))
+    return 0
+
+
+async def export_folder(config: Config, folder: Path) -> int:
+    """Move the jobs of a cluster into the data folder of one machine.
+
+    Raises:
+        ConfigError: the settings name no cluster, members of it run, or the folder has jobs.
+        StoreUnavailableError: database or blobs don't answer.
+    """
+    check_cluster(config)
+    from upscaled.cluster.exporting import FolderExport  # noqa: PLC0415
+    from upscaled.cluster.link import Link  # noqa: PLC0415
+
+    link = Link(config)
+    await link.open()
+    try:
+        moved = await FolderExport(link, folder, config.cluster.lease_seconds).run()
+    finally:
+        await link.close()
+    print("\n".join([*moved.lines(),
+                     f"Run `upscaled serve` with storage.data_dir {folder}, and without the "
+                     "section cluster."]))  # fmt: skip
+    return 0
 
 
 async def drain(config: Config, worker: str) -> int:

@@ -164,6 +164,22 @@ async def _cluster_drain(options: argparse.Namespace, config: Config) -> int:
     return await drain(config, options.worker)
 
 
+async def _cluster_import(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.cluster import import_folder  # noqa: PLC0415
+
+    return await import_folder(config, _named_folder(options.source, config))
+
+
+async def _cluster_export(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.cluster import export_folder  # noqa: PLC0415
+
+    return await export_folder(config, _named_folder(options.to, config))
+
+
+def _named_folder(named: str | None, config: Config) -> Path:
+    return Path(named).expanduser().absolute() if named else config.data_dir
+
+
 async def _upscale(options: argparse.Namespace, config: Config) -> int:
     from upscaled.commands.upscale import upscale  # noqa: PLC0415
 
@@ -333,6 +349,17 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
         actions, "drain", _cluster_drain, "Let a worker finish its jobs, take no more, and end."
     )
     drain.add_argument("worker", metavar="WORKER", help="its name, as `cluster status` shows it")
+    sentence = "Move the jobs of one machine into the cluster; its server must not run."
+    source = _command(actions, "import", _cluster_import, sentence)
+    source.add_argument(
+        "--from", dest="source", metavar="FOLDER",
+        help="the data folder of the one machine (default: storage.data_dir)",
+    )  # fmt: skip
+    sentence = "Move all jobs of a cluster to one machine; no member may run."
+    target = _command(actions, "export", _cluster_export, sentence)
+    target.add_argument(
+        "--to", metavar="FOLDER", help="the data folder to be (default: storage.data_dir)"
+    )
 
 
 def _command(

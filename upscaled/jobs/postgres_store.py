@@ -105,14 +105,22 @@ class PostgresJobStore:
         return lock
 
     async def key(self, owner: str, key: str) -> SubmissionKey | None:
-        async def read(connection: Connection) -> SubmissionKey | None:
-            found = await connection.execute(
-                "SELECT owner, key, fingerprint, job_id, created FROM submission_keys "
-                "WHERE owner = %s AND key = %s",
-                (owner, key),
-            )
-            row = await found.fetchone()
-            return None if row is None else SubmissionKey(*row)
+        found = await self._keys("WHERE owner = %s AND key = %s", (owner, key))
+        return found[0] if found else None
+
+    async def keys_of(self, job_id: str) -> list[SubmissionKey]:
+        return await self._keys("WHERE job_id = %s ORDER BY created", (job_id,))
+
+    async def _keys(
+        self, condition: LiteralString, values: Sequence[object]
+    ) -> list[SubmissionKey]:
+        query: LiteralString = (
+            "SELECT owner, key, fingerprint, job_id, created FROM submission_keys " + condition
+        )
+
+        async def read(connection: Connection) -> list[SubmissionKey]:
+            found = await connection.execute(query, values)
+            return [SubmissionKey(*row) for row in await found.fetchall()]
 
         return await self.database.run(read)
 
@@ -242,14 +250,14 @@ def row_of(job: Job) -> tuple[object, ...]:
 
 
 async def insert_job(
-    connection: Connection, job: Job, *, queue_entry: int, cost: float, tag: float
+    connection: Connection, job: Job, *, queue_entry: int | None, cost: float, tag: float
 ) -> None:
     """Insert a new job.
 
     Args:
         connection: in a transaction.
         job: the job.
-        queue_entry: its number in procrastinate's table.
+        queue_entry: its number in procrastinate's table; None for one that has ended.
         cost: seconds of work that it counts for.
         tag: its place in the order.
     """

@@ -65,6 +65,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 """Each script migrates the schema by one version; ``PRAGMA user_version`` counts the migrations."""
 
+FILE = "jobs.sqlite3"
+"""The records in a data folder."""
 _BATCH = 256
 
 _Work = Callable[[sqlite3.Connection], object]
@@ -211,6 +213,11 @@ class SqliteJobStore:
         sql = "SELECT * FROM submission_keys WHERE owner = ? AND key = ?"
         rows = await self._do(lambda c: c.execute(sql, (owner, key)).fetchall())
         return SubmissionKey(*rows[0]) if rows else None
+
+    async def keys_of(self, job_id: str) -> list[SubmissionKey]:
+        sql = "SELECT * FROM submission_keys WHERE job_id = ? ORDER BY created"
+        rows = await self._do(lambda c: c.execute(sql, (job_id,)).fetchall())
+        return [SubmissionKey(*row) for row in rows]
 
     async def forget_keys(self, before: float) -> None:
         sql = "DELETE FROM submission_keys WHERE created < ?"

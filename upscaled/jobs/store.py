@@ -90,6 +90,10 @@ class JobStore(Protocol):
         """Return what was recorded with an owner's idempotency key; None if it is not known."""
         ...
 
+    async def keys_of(self, job_id: str) -> list[SubmissionKey]:
+        """Return the idempotency keys that stand for a job, oldest first."""
+        ...
+
     async def forget_keys(self, before: float) -> None:
         """Delete the idempotency keys that are older than ``before`` (seconds since the epoch)."""
         ...

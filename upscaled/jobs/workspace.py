@@ -27,6 +27,22 @@ _LEFTOVERS = 4096
 """Folders that could not be deleted yet. Any beyond this number are deleted at the next start."""
 
 
+def lock(data_dir: Path) -> int:
+    """Lock a data folder against other processes; return the descriptor, whose end unlocks it.
+
+    Raises:
+        BlockingIOError: another process uses it.
+        OSError: the folder can't be written to.
+    """
+    held = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(held)
+        raise
+    return held
+
+
 class Workspace:
     """``<data_dir>/jobs/<id>/`` for each job and ``<data_dir>/incoming/`` for uploads.
 
@@ -71,10 +87,7 @@ class Workspace:
         try:
             files.make_folder(self.data_dir, 0o700)
             files.make_folder(self._jobs, 0o700)
-            self._lock = os.open(
-                self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.data_dir)
             # An existing folder may be readable by other users.
             if not (files.make_private(self.data_dir) & files.make_private(self._jobs)):
                 log.warning(
@@ -83,7 +96,6 @@ class Workspace:
                     self.data_dir,
                 )
         except BlockingIOError:
-            self.close()
             raise ConfigError(
                 f"storage.data_dir is {str(self.data_dir)!r}, which another upscaled process "
                 "uses; name a folder of its own."

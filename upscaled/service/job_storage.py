@@ -8,7 +8,7 @@ from typing import Protocol
 from upscaled.config.settings import Config
 from upscaled.jobs.archive_records import ArchiveStore
 from upscaled.jobs.registry import JobRegistry
-from upscaled.jobs.sqlite_store import SqliteJobStore
+from upscaled.jobs.sqlite_store import FILE, SqliteJobStore
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
 from upscaled.timing.estimator import RateStore
@@ -32,7 +32,7 @@ class JobStorage:
 
 def on_one_machine(config: Config) -> JobStorage:
     """Return the storage of a service on one machine: SQLite and a folder."""
-    store = SqliteJobStore(config.data_dir / "jobs.sqlite3")
+    store = SqliteJobStore(config.data_dir / FILE)
     return JobStorage(
         Workspace(config.data_dir, keeps_uploads=config.features.web),
         store,
