@@ -95,6 +95,9 @@ def test_a_comic_is_killed_time_and_again_and_has_the_same_bytes_in_the_end(
     assert seen == sorted(seen)
     assert told[-1]["failed_pages"] == 1
     assert sha(tmp_path / "out/book.cbz") == sha(tmp_path / "plain.cbz")
+    (tmp_path / "ordinary").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("ordinary", "out/book.cbz")}
+    assert len(modes) == 1
     assert not list((tmp_path / "out/.upscaled/work").glob("unfinished-archives/*"))
     again = run(*command[3:], env=env)
     assert json.loads(again.stdout.splitlines()[-1])["skipped"] == {"unchanged": 1}

@@ -6,17 +6,18 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Generic, TypeVar
 
 from upscaled import files, serial
-from upscaled.archives.kinds import EPUB, Kind
+from upscaled.archives.entries import shown
+from upscaled.archives.kinds import EPUB
+from upscaled.archives.opened import OpenArchive
 from upscaled.archives.plan import Planned, package_document
 from upscaled.archives.tar_reader import TarReader
 from upscaled.archives.writing import TarWriter, Written, ZipWriter, compress
-from upscaled.archives.zip_reader import ZipReader
 
 JOURNAL = "journal.jsonl"
 RESULT = "result"
@@ -65,30 +66,21 @@ class Assembly(Generic[P]):
 
     Args:
         folder: holds the new archive, its journal and at the end the result.
-        reader: the original.
-        kind: what it is.
-        planned: all entries in the order in which they are written.
+        archive: the original.
         page_type: what is recorded with a page.
 
     Raises:
         OSError: the folder can't be written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        reader: ZipReader | TarReader,
-        kind: Kind,
-        planned: Sequence[Planned],
-        page_type: type[P],
-    ) -> None:
+    def __init__(self, folder: Path, archive: OpenArchive, page_type: type[P]) -> None:
         self._folder = folder
-        self._reader = reader
-        self._kind = kind
-        self._planned = planned
+        self._reader = archive.reader
+        self._kind = archive.kind
+        self._planned = archive.planned
         self._page_type = page_type
-        changed = [one for one in planned if one.page and one.page is not one.result]
-        self._changed = changed if kind is EPUB else []
+        changed = [one for one in archive.pages if one.page is not one.result]
+        self._changed = changed if archive.kind is EPUB else []
         self._file: BinaryIO = _open(folder / _PART)
         try:
             self._journal = (folder / JOURNAL).open("ab", 0)
@@ -210,6 +202,7 @@ class Assembly(Generic[P]):
         self._writer().finish(self.written)
         self._file.flush()
         os.fsync(self._file.fileno())
+        os.fsync(self._journal.fileno())  # a result without it could not be told of
         part = self._folder / _PART
         if self._kind.packed:
             compress(part, self._kind, self._folder / _PACKED)
@@ -228,7 +221,7 @@ class Assembly(Generic[P]):
 
 def _open(part: Path) -> BinaryIO:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    return open(os.open(part, flags, 0o600), "r+b")  # noqa: PTH123 - a descriptor
+    return open(os.open(part, flags, 0o666), "r+b")  # noqa: PTH123 - a descriptor
 
 
 def read_pages(
@@ -262,3 +255,13 @@ def read_pages(
             elif page:
                 found.append(serial.decode(page, page_type))
     return found, offset
+
+
+def no_page_upscaled(name: str, error: str | None) -> str:
+    """Return the sentence about an archive whose pages all failed.
+
+    Args:
+        name: of the first page.
+        error: why it failed, as a sentence.
+    """
+    return f"No page could be upscaled; the first one, {shown(name)}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import unescape
 from urllib.parse import unquote
@@ -116,11 +116,6 @@ def _path(folder: str, href: str) -> str:
         elif part not in {"", "."}:
             parts.append(part)
     return "/".join(parts)
-
-
-def pages_of(planned: list[Planned]) -> Iterator[Planned]:
-    """Yield the pages."""
-    return (one for one in planned if one.page is not None)
 
 
 def page_fields(fields: Mapping[str, str], result: PictureFormat) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
-from upscaled.batch.archiving import is_archive
+from upscaled.batch.archive_upscaler import is_archive
 from upscaled.batch.events import (
     Begun,
     Done,

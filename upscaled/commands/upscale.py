@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 
-from upscaled.batch.archiving import is_archive
+from upscaled.batch.archive_upscaler import is_archive
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from upscaled.batch.archiving import ArchiveUpscaler
+from upscaled.batch.archive_upscaler import ArchiveUpscaler
 from upscaled.batch.events import Report
 from upscaled.batch.upscaler import Upscaler
 from upscaled.config.settings import Config

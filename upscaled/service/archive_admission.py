@@ -11,6 +11,7 @@ from pathlib import Path
 from upscaled.archives.entries import Bounds
 from upscaled.archives.errors import ArchiveTooLargeError
 from upscaled.archives.kinds import recognised
+from upscaled.archives.opened import OpenArchive
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
 from upscaled.errors import OUT_OF_SPACE, BadRequestError, NoSpaceError, no_room
@@ -21,7 +22,7 @@ from upscaled.jobs.job import NAME_BYTES, new_job_id, shortened
 from upscaled.jobs.workspace import Workspace
 from upscaled.pictures import SizeLimit
 from upscaled.service.admission import DISK_RESERVE, Admission
-from upscaled.service.archive_run import ORIGINAL, OpenArchive
+from upscaled.service.archive_run import ORIGINAL
 from upscaled.service.job_options import parse_fields
 from upscaled.service.uninterrupted import Uninterrupted
 
@@ -138,7 +139,9 @@ class ArchiveAdmission:
         upload.rename(folder / ORIGINAL)
         bounds = replace(self.bounds, total_bytes=min(self.bounds.total_bytes, free))
         try:
-            archive = OpenArchive.open(folder, kind, bounds, record.fields.get("format"))
+            archive = OpenArchive.open(
+                folder / ORIGINAL, kind, folder, bounds, record.fields.get("format")
+            )
         except ArchiveTooLargeError as error:
             if bounds != self.bounds and kind.packed:
                 raise NoSpaceError(
@@ -152,8 +155,8 @@ class ArchiveAdmission:
         except BaseException:
             archive.close()
             raise
-        pages = sum(one.page is not None for one in archive.planned)
-        return replace(record, kind=kind.name, entries=len(archive.planned), pages=pages), archive
+        entries, pages = len(archive.planned), len(archive.pages)
+        return replace(record, kind=kind.name, entries=entries, pages=pages), archive
 
     async def _check_disk(self, record: ArchiveRecord, archive: OpenArchive) -> None:
         """Refuse an archive whose result would not fit on the disk.

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from upscaled.archives import assembly
-from upscaled.archives.assembly import Assembly
+from upscaled.archives.assembly import Assembly, no_page_upscaled
 from upscaled.archives.entries import Bounds, shown
-from upscaled.archives.errors import UnusableArchiveError
-from upscaled.archives.kinds import Kind, kind_named
-from upscaled.archives.plan import Planned, pages_of, plan
-from upscaled.archives.reading import open_archive
-from upscaled.archives.tar_reader import TarReader
-from upscaled.archives.zip_reader import ZipReader
+from upscaled.archives.kinds import kind_named
+from upscaled.archives.lookahead import in_order
+from upscaled.archives.opened import OpenArchive
+from upscaled.archives.plan import Planned
 from upscaled.errors import OUT_OF_SPACE, UpscaledError, is_shortage
 from upscaled.files import sha256_of
 from upscaled.jobs.archive_records import ArchivePage, ArchiveRecord, PageState
@@ -34,7 +32,6 @@ ORIGINAL = "original"
 """Name of the uploaded archive in its folder."""
 _AGAIN_SECONDS = 5.0
 """Until a write is tried again that found the disk full."""
-_CHUNK = 1 << 18
 
 
 class PageFailedError(UpscaledError):
@@ -42,47 +39,6 @@ class PageFailedError(UpscaledError):
 
     code = "page_failed"
     status = 422
-
-
-@dataclass(frozen=True)
-class OpenArchive:
-    """An archive that was checked."""
-
-    reader: ZipReader | TarReader
-    kind: Kind
-    planned: list[Planned]
-
-    @classmethod
-    def open(cls, folder: Path, kind: Kind, bounds: Bounds, format_: str | None) -> OpenArchive:
-        """Open the original in ``folder``; blocking.
-
-        Raises:
-            UnusableArchiveError: it is broken or dangerous, or has no picture.
-            ArchiveTooLargeError: a bound is exceeded.
-            OSError: the disk is full.
-        """
-        reader = open_archive(folder / ORIGINAL, kind, folder, bounds)
-        try:
-            planned = plan(reader, kind, format_)
-            if not any(one.page for one in planned):
-                raise UnusableArchiveError(
-                    "There is no picture in the archive that can be upscaled; archives in it are "
-                    "not opened."
-                )
-        except BaseException:
-            reader.__exit__(None, None, None)
-            raise
-        return cls(reader, kind, planned)
-
-    def close(self) -> None:
-        """Close it; blocking."""
-        self.reader.__exit__(None, None, None)
-
-    def extract(self, one: Planned, target: Path) -> None:
-        """Write an entry's content to a file; blocking."""
-        with self.reader.open(one.entry) as content, target.open("wb") as file:
-            while piece := content.read(_CHUNK):
-                file.write(piece)
 
 
 class ArchiveRun:
@@ -147,7 +103,7 @@ class ArchiveRun:
     @property
     def page_names(self) -> list[str]:
         """The names of all pages; none before the archive is open."""
-        return [one.entry.name for one in pages_of(self._archive.planned)] if self._archive else []
+        return [one.entry.name for one in self._archive.pages] if self._archive else []
 
     async def _assemble(self) -> None:
         archive, new = await self._stored(self._begin)
@@ -161,57 +117,31 @@ class ArchiveRun:
         """Open the archive and what an earlier run made of it; blocking."""
         if self._archive is None:
             kind, format_ = kind_named(self.record.kind), self.record.fields.get("format")
-            self._archive = OpenArchive.open(self._folder, kind, self._bounds, format_)
+            self._archive = OpenArchive.open(
+                self._folder / ORIGINAL, kind, self._folder, self._bounds, format_
+            )
         archive = self._archive
         if self._new is None:
-            self._new = Assembly(
-                self._folder, archive.reader, archive.kind, archive.planned, ArchivePage
-            )
+            self._new = Assembly(self._folder, archive, ArchivePage)
         self._new.resume()
         return archive, self._new
 
     async def _append_all(self, archive: OpenArchive, new: Assembly[ArchivePage]) -> None:
-        first = len(new.written)
-        rest = iter([at for at, one in enumerate(archive.planned) if one.page and at >= first])
-        ahead: dict[int, asyncio.Task[PageOutcome]] = {}
-        numbers = self._numbers()
+        def upscale(number: int, one: Planned) -> Coroutine[Any, Any, PageOutcome]:
+            return self.jobs.upscale(number, one, lambda target: archive.extract(one, target))
+
+        entries = in_order(
+            archive.planned, len(new.written), self._width, upscale, f"archive-{self.record.id}"
+        )
         try:
-            for at in range(first, len(archive.planned)):
-                self._look_ahead(archive, ahead, rest, numbers)
-                one = archive.planned[at]
-                if one.page is None:
-                    await self._stored(new.append)
-                    continue
-                outcome = await ahead[at]
-                del ahead[at]
-                await self._append(new, one, outcome)
+            async with contextlib.aclosing(entries):
+                async for one, _, outcome in entries:
+                    if outcome is None:
+                        await self._stored(new.append)
+                    else:
+                        await self._append(new, one, outcome)
         finally:
-            for task in ahead.values():
-                task.cancel()
-            await asyncio.gather(*ahead.values(), *self._deleting, return_exceptions=True)
-
-    def _numbers(self) -> Iterator[int]:
-        """Yield the numbers of the pages that are not done."""
-        yield from range(self.record.done + 1, self.record.pages + 1)
-
-    def _look_ahead(
-        self,
-        archive: OpenArchive,
-        ahead: dict[int, asyncio.Task[PageOutcome]],
-        rest: Iterator[int],
-        numbers: Iterator[int],
-    ) -> None:
-        """Submit the next pages, so that memory and disk stay the same however many there are."""
-        while len(ahead) < self._width and (at := next(rest, None)) is not None:
-            number, one = next(numbers), archive.planned[at]
-
-            def extract(target: Path, one: Planned = one) -> None:
-                archive.extract(one, target)
-
-            ahead[at] = asyncio.create_task(
-                self.jobs.upscale(number, one, extract),
-                name=f"archive-{self.record.id}-{number}",
-            )
+            await asyncio.gather(*self._deleting, return_exceptions=True)
 
     async def _append(self, new: Assembly[ArchivePage], one: Planned, outcome: PageOutcome) -> None:
         if outcome.state is PageState.FAILED and not self.record.keeps_failed:
@@ -276,9 +206,7 @@ class ArchiveRun:
                 assembly.read_pages, self._folder, ArchivePage, 0, skip=0, limit=self.record.pages
             )
             bad = next(page for page in pages if page.state is PageState.FAILED)
-            raise PageFailedError(
-                f"No page could be upscaled; the first one, {shown(bad.name)}: {bad.error}"
-            )
+            raise PageFailedError(no_page_upscaled(bad.name, bad.error))
         result = self._folder / assembly.RESULT
         digest = await asyncio.to_thread(sha256_of, result)
         size = (await asyncio.to_thread(result.stat)).st_size

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upscaled.archives import assembly
+from upscaled.archives.opened import OpenArchive
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
 from upscaled.engines.pool import EnginePool
@@ -42,12 +43,7 @@ from upscaled.service.admission import Admission
 from upscaled.service.archive_admission import ArchiveAdmission
 from upscaled.service.archive_pages import PageJobs
 from upscaled.service.archive_results import ArchiveResults
-from upscaled.service.archive_run import (
-    ArchiveRun,
-    OpenArchive,
-    counted,
-    keep_only_result,
-)
+from upscaled.service.archive_run import ArchiveRun, counted, keep_only_result
 from upscaled.service.idempotency import KeyClaim, fingerprint, key_in_use
 from upscaled.service.job_access import JobAccess
 from upscaled.service.submission import Submissions
