@@ -126,7 +126,7 @@ async def test_a_cancelled_call_cancels_its_job(client: AsyncClient, tmp_path: P
 async def test_many_pages_of_jobs_are_one_list(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upscaled.client.async_client._PAGE", 2)
+    monkeypatch.setattr("upscaled.client.transport._PAGE", 2)
     ids = [await client.submit(a_picture(), {**FAST, "client_ref": "paged"}) for _ in range(5)]
     assert {job.job_id async for job in client.jobs(client_ref="paged")} == set(ids)
 

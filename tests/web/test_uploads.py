@@ -62,6 +62,25 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+async def broken_half_way(web: WebPage, line: Relay, noise: Path) -> None:
+    """Send a picture, and take the network away when half of it is there."""
+    line.most = line.passed + noise.stat().st_size // 2
+    await web.send(noise)
+    await line.reached.wait()
+    row = web.row("noise.png", "sending").first
+    await expect(row.locator("progress")).to_be_visible()
+    await web.page.context.set_offline(True)
+    line.break_down()
+    await web.row("noise.png", "paused").first.wait_for()
+
+
+async def back_again(web: WebPage, line: Relay) -> None:
+    """Give the network back, and wait until the picture is there."""
+    line.go_on()
+    await web.page.context.set_offline(False)
+    await web.page.locator("[data-state=queued], [data-state=processing]").first.wait_for()
+
+
 async def test_an_upload_goes_on_where_the_line_broke(
     browser: Browser, serve: Callable[..., Server], noise: Path
 ) -> None:
@@ -89,19 +108,10 @@ async def test_an_upload_goes_on_after_the_network_was_away(
     server = serve()
     size = noise.stat().st_size
     async with on_a_line(browser, server) as (web, line, patches), Api(server) as api:
-        line.most = line.passed + size // 2
-        await web.send(noise)
-        await line.reached.wait()
-        row = web.row("noise.png", "sending").first
-        await expect(row.locator("progress")).to_be_visible()
-        await web.page.context.set_offline(True)
-        line.break_down()
-        await web.row("noise.png", "paused").first.wait_for()
+        await broken_half_way(web, line, noise)
         await expect(web.row("noise.png").first).to_contain_text("The connection was lost.")
         await web.shot("upload-lost")
-        line.go_on()
-        await web.page.context.set_offline(False)
-        await web.page.locator("[data-state=queued], [data-state=processing]").first.wait_for()
+        await back_again(web, line)
         assert int(patches[-1].headers["upload-offset"]) > size // 4
         await arrived(api, noise)
 
@@ -110,19 +120,11 @@ async def test_a_server_that_forgot_an_upload_gets_it_from_the_start(
     browser: Browser, serve: Callable[..., Server], noise: Path
 ) -> None:
     server = serve()
-    size = noise.stat().st_size
     async with on_a_line(browser, server) as (web, line, patches), Api(server) as api:
-        line.most = line.passed + size // 2
-        await web.send(noise)
-        await line.reached.wait()
-        await web.page.context.set_offline(True)
-        line.break_down()
-        await web.row("noise.png", "paused").first.wait_for()
+        await broken_half_way(web, line, noise)
         address = patches[-1].url.rpartition("/api/v1")[2]
         assert (await api.call("DELETE", address)).status == 204  # as a restart does
-        line.go_on()
-        await web.page.context.set_offline(False)
-        await web.page.locator("[data-state=queued], [data-state=processing]").first.wait_for()
+        await back_again(web, line)
         assert patches[-1].url != patches[0].url
         await arrived(api, noise)
 

@@ -21,7 +21,7 @@ from upscaled.api.query import query_of
 from upscaled.api.responses import compact, json_response
 from upscaled.api.waiting import NO_WAIT, Wait, parse_wait, preferred_wait, wait_of
 from upscaled.errors import BadRequestError, UnknownArchiveError
-from upscaled.jobs.archive_records import ArchivePage, ArchiveRecord, ArchiveState
+from upscaled.jobs.archive_records import ArchiveRecord, ArchiveState, PageRecord
 from upscaled.jobs.content import FileContent
 from upscaled.jobs.results import gone
 from upscaled.pictures import Size
@@ -251,7 +251,7 @@ def _described(request: web.Request, record: ArchiveRecord) -> dict[str, Any]:
     return shown
 
 
-def _page(page: ArchivePage) -> dict[str, Any]:
+def _page(page: PageRecord) -> dict[str, Any]:
     """Return a page as callers see it."""
     shown: dict[str, Any] = {
         "number": page.number,

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import aiohttp
 
 from upscaled.client.answers import parsed, typed
 from upscaled.client.archives import AsyncArchives
 from upscaled.client.download import Downloaded, download
-from upscaled.client.errors import (
-    BusyError,
-    ClientError,
-    JobCancelledError,
-    JobFailedError,
-    NoSuchJobError,
-    UnexpectedAnswerError,
-    UnreachableError,
-)
-from upscaled.client.events import read_events
+from upscaled.client.errors import JobCancelledError, JobFailedError, NoSuchJobError
+from upscaled.client.events import POLL_SECONDS, followed
 from upscaled.client.status import Estimate, Health, JobStatus, ModelInfo
-from upscaled.client.submission import Fields, submitted, texts
+from upscaled.client.submission import Fields, submitted, taken_back, texts
 from upscaled.client.transport import Retries, Transport, json_of
 
-T = TypeVar("T")
-
 OnProgress = Callable[[JobStatus], None]
-
-_POLL_SECONDS = 5
-"""How long a status request waits for the job's end where there are no events."""
-_PAGE = 200
 
 
 class AsyncClient:
@@ -84,8 +68,7 @@ class AsyncClient:
     ) -> str:
         """Submit a picture and return its job's id.
 
-        A repeated submission has the same ``Idempotency-Key``, so that a server that knows the
-        header creates one job.
+        However often the request is repeated, the server creates one job.
 
         Args:
             picture: a file, or its content.
@@ -98,18 +81,9 @@ class AsyncClient:
             BusyError: the server takes no more.
             LocalFileError: the file can't be read.
         """
-        key = uuid.uuid4().hex
-        name = name or (picture.name if isinstance(picture, Path) else "picture")
-        answer = await submitted(
-            self._transport, "/upscale", "image", picture, fields, name=name, key=key
+        return await submitted(
+            self._transport, "/upscale", "image", picture, fields, name=name, answered="job_id"
         )
-        try:
-            return str(answer["job_id"])
-        except (KeyError, TypeError):
-            raise UnexpectedAnswerError(
-                f"{self._transport.url} does not answer as an upscaled server does; "
-                "check the address."
-            ) from None
 
     async def status(self, job_id: str, *, wait: int = 0) -> JobStatus:
         """Return how a job stands, or after ``wait`` seconds at most, how it ended.
@@ -129,34 +103,17 @@ class AsyncClient:
         Raises:
             NoSuchJobError: the server does not know it.
         """
-        last_id, failures = "", 0
-        while failures < 2:
-            try:
-                async for id_, status in self._events(job_id, last_id):
-                    last_id, failures = id_, 0
-                    yield status
-                    if status.ended:
-                        return
-                failures += 1  # the stream ended too early, or told nothing
-            except (UnreachableError, UnexpectedAnswerError, BusyError):
-                failures += 1
+        events = followed(self._transport, f"/events/{job_id}", _status)
+        async with contextlib.aclosing(events):
+            async for status in events:
+                yield status
+                if status.ended:
+                    return
         while True:
-            status = await self.status(job_id, wait=_POLL_SECONDS)
+            status = await self.status(job_id, wait=POLL_SECONDS)
             yield status
             if status.ended:
                 return
-
-    async def _events(
-        self, job_id: str, last_id: str
-    ) -> AsyncGenerator[tuple[str, JobStatus], None]:
-        headers = {"Accept": "text/event-stream"}
-        if last_id:
-            headers["Last-Event-ID"] = last_id
-        async with self._transport.attempt("GET", f"/events/{job_id}", headers=headers) as answer:
-            if answer.content_type != "text/event-stream":
-                raise UnexpectedAnswerError("The server sends no events.")
-            async for event in read_events(answer.content):
-                yield event.id, typed(parsed(event.data), JobStatus)
 
     async def wait(self, job_id: str, on_progress: OnProgress | None = None) -> JobStatus:
         """Wait until a job is completed and return its status.
@@ -212,14 +169,9 @@ class AsyncClient:
             The completed job.
         """
         job_id = await self.submit(picture, fields, name=name)
-        try:
+        async with taken_back(lambda: self.cancel(job_id)):
             status = await self.wait(job_id, on_progress)
             await download(self._transport, job_id, target, continuable=False)
-        except asyncio.CancelledError:
-            with contextlib.suppress(ClientError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await self.cancel(job_id)
-            raise
         return status
 
     async def cancel(self, job_id: str) -> None:
@@ -261,14 +213,8 @@ class AsyncClient:
             "created_before": created_before,
         }
         params = {name: f"{value}" for name, value in wanted.items() if value is not None}
-        params["limit"] = str(_PAGE)
-        while True:
-            page = await self._transport.json("GET", "/jobs", params=params)
-            for job in page["jobs"]:
-                yield typed(job, JobStatus)
-            if "next_cursor" not in page:
-                return
-            params["cursor"] = page["next_cursor"]
+        async for job in self._transport.listed("/jobs", "jobs", params):
+            yield typed(job, JobStatus)
 
     async def estimate(self, width: int, height: int, fields: Fields | None = None) -> Estimate:
         """Return what a job would take for a picture of ``width`` × ``height`` pixels.
@@ -300,3 +246,7 @@ class AsyncClient:
         """
         async with self._transport.attempt("GET", "/health", also={503}) as response:
             return typed(await json_of(response), Health)
+
+
+def _status(data: str) -> JobStatus:
+    return typed(parsed(data), JobStatus)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aiohttp import StreamReader
 
-from upscaled.client.errors import UnexpectedAnswerError
+from upscaled.client.errors import BusyError, UnexpectedAnswerError, UnreachableError
+from upscaled.client.transport import Transport
 
+T = TypeVar("T")
+
+POLL_SECONDS = 5
+"""How long a status request waits for the end where there are no events."""
+_MOST_FAILURES = 2
 _MOST_BYTES = 1 << 20
 """Of one event: a status with all its attempts has a few KiB."""
 
@@ -43,3 +51,36 @@ async def read_events(stream: StreamReader) -> AsyncIterator[Event]:
             elif not name and not value and data:
                 yield Event(id_, "\n".join(data))
                 data = []
+
+
+async def followed(
+    transport: Transport, path: str, parse: Callable[[str], T]
+) -> AsyncGenerator[T, None]:
+    """Yield the events of an endpoint. A stream that breaks off is continued after its last event.
+
+    The generator ends when the stream broke off twice without a new event in between, or when
+    there are no events here: a proxy may hold them back.
+
+    Args:
+        transport: to the server.
+        path: the endpoint.
+        parse: turns an event's data into what is yielded.
+
+    Raises:
+        ClientError: the server refused it.
+    """
+    last_id, failures = "", 0
+    while failures < _MOST_FAILURES:
+        headers = {"Accept": "text/event-stream"}
+        if last_id:
+            headers["Last-Event-ID"] = last_id
+        with contextlib.suppress(UnreachableError, UnexpectedAnswerError, BusyError):
+            async with transport.attempt("GET", path, headers=headers) as answer:
+                if answer.content_type != "text/event-stream":
+                    raise UnexpectedAnswerError("The server sends no events.")
+                async for event in read_events(answer.content):
+                    told = parse(event.data)
+                    if event.id and event.id != last_id:
+                        last_id, failures = event.id, 0
+                    yield told
+        failures += 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from upscaled.client.errors import LocalFileError
+from upscaled.client.errors import ClientError, LocalFileError
 from upscaled.client.transport import Transport, json_of
 
 Fields = Mapping[str, object]
@@ -19,6 +20,7 @@ Fields = Mapping[str, object]
 _EXPECT_BYTES = 64 << 10
 """Larger bodies are announced first (``Expect: 100-continue``), so that a server with a full queue
 refuses them unsent."""
+_TAKING_BACK_SECONDS = 5
 
 
 async def submitted(
@@ -29,9 +31,12 @@ async def submitted(
     fields: Fields | None,
     *,
     name: str,
-    key: str,
-) -> Any:
-    """Send a form with a file; return the answer.
+    answered: str,
+) -> str:
+    """Send a form with a file; return the id that the server gives it.
+
+    Each attempt has the same ``Idempotency-Key``, so that a server that knows the header takes the
+    file once.
 
     Args:
         transport: to the server.
@@ -39,13 +44,15 @@ async def submitted(
         part: name of the file's part.
         content: a file, or its content.
         fields: the other parts.
-        name: the file's name.
-        key: the ``Idempotency-Key``, the same in each attempt.
+        name: the file's name; empty: the path's own, else the name of the part.
+        answered: the answer's field that has the id.
 
     Raises:
         ClientError: the server refused it, or can't be reached.
     """
     values, kind = texts(fields), "image/*" if part == "image" else "application/octet-stream"
+    name = name or (content.name if isinstance(content, Path) else part)
+    key = uuid.uuid4().hex
 
     async def once() -> Any:
         async with _opened(content) as (opened, size):
@@ -61,7 +68,27 @@ async def submitted(
             ) as response:
                 return await json_of(response)
 
-    return await transport.repeated(once)
+    answer = await transport.repeated(once)
+    try:
+        return str(answer[answered])
+    except (KeyError, TypeError):
+        raise transport.not_upscaled() from None
+
+
+@contextlib.asynccontextmanager
+async def taken_back(delete: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Delete what was submitted if the block is cancelled.
+
+    Args:
+        delete: deletes it on the server.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(_TAKING_BACK_SECONDS):
+                await delete()
+        raise
 
 
 def texts(fields: Fields | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,6 +30,8 @@ _AGAIN = frozenset({408, 409, 425, 429, 502, 503, 504})
 _PREFIX = "/api/v1"
 _MOST_BYTES = 16 << 20
 """Of an answer in JSON; a page of 200 jobs has less than 1 MiB."""
+_PAGE = 200
+"""Rows of a list that are asked for at a time."""
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 
 
@@ -151,6 +153,32 @@ class Transport:
 
         return await self.repeated(once)
 
+    def not_upscaled(self) -> UnexpectedAnswerError:
+        """Return the error about answers of something else."""
+        return _not_upscaled(self.url)
+
+    async def listed(
+        self, path: str, rows: str, params: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Any]:
+        """Yield the rows of a list that is answered page by page.
+
+        Args:
+            path: the endpoint.
+            rows: the answer's field that has them.
+            params: of the first request.
+
+        Raises:
+            ClientError: see `attempt`.
+        """
+        wanted = {"limit": str(_PAGE), **(params or {})}
+        while True:
+            page = await self.json("GET", path, params=wanted)
+            for row in page[rows]:
+                yield row
+            if "next_cursor" not in page:
+                return
+            wanted["cursor"] = page["next_cursor"]
+
     async def repeated(self, once: Callable[[], Awaitable[Any]]) -> Any:
         """Call ``once`` until it succeeds, or nothing speaks for a further attempt.
 
@@ -208,9 +236,13 @@ async def json_of(response: aiohttp.ClientResponse) -> Any:
     try:
         return json.loads(content)
     except ValueError:
-        raise UnexpectedAnswerError(
-            f"{response.url} does not answer as an upscaled server does; check the address."
-        ) from None
+        raise _not_upscaled(str(response.url)) from None
+
+
+def _not_upscaled(url: str) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"{url} does not answer as an upscaled server does; check the address."
+    )
 
 
 async def _refusal_of(response: aiohttp.ClientResponse) -> ClientError:

@@ -37,7 +37,7 @@ class PageState(StrEnum):
 
 
 @dataclass(frozen=True)
-class ArchivePage:
+class PageRecord:
     """One page."""
 
     number: int

@@ -15,9 +15,10 @@ from typing import TypeVar, cast
 
 from upscaled import files, serial
 from upscaled.errors import ConfigError, NoSpaceError
-from upscaled.jobs import sqlite_archives, sqlite_keys, sqlite_outbox
+from upscaled.jobs import sqlite_archives, sqlite_outbox
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.sqlite_archives import SqliteArchives
+from upscaled.jobs.sqlite_records import SqliteRecords
 from upscaled.jobs.store import JobFilter, SubmissionKey
 from upscaled.jobs.webhook_messages import Message, PendingJob
 
@@ -83,6 +84,7 @@ class SqliteJobStore:
         self._file = file
         self._inbox: queue.SimpleQueue[tuple[_Work, Future[object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._jobs = SqliteRecords(self._do, "jobs", Job)
         self.archives = SqliteArchives(self._do)
 
     async def open(self) -> None:
@@ -198,16 +200,7 @@ class SqliteJobStore:
             job.request.model_name,
             job.client_ref,
         )
-        sql = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(sql, row).close()
-            if key is not None:
-                sqlite_keys.insert(connection, key)
-            if messages:
-                sqlite_outbox.insert(connection, messages)
-
-        await self._do(write)
+        await self._jobs.put(row, key, messages)
 
     async def key(self, owner: str, key: str) -> SubmissionKey | None:
         sql = "SELECT * FROM submission_keys WHERE owner = ? AND key = ?"
@@ -224,19 +217,18 @@ class SqliteJobStore:
         await self._do(lambda c: c.execute(sql, (before,)).close())
 
     async def get(self, job_id: str) -> Job | None:
-        jobs = await self._select("WHERE id = ?", (job_id,))
-        return jobs[0] if jobs else None
+        return await self._jobs.get(job_id)
 
     async def in_states(self, states: Collection[JobState]) -> list[Job]:
         marks = ", ".join("?" * len(states))
-        return await self._select(
+        return await self._jobs.select(
             f"WHERE state IN ({marks}) ORDER BY created", tuple(s.value for s in states)
         )
 
     async def finished_before(self, moment: float, *, with_result: bool) -> list[Job]:
         """Return jobs that ended before ``moment``, oldest first."""
         condition = "WHERE has_result = 1 AND" if with_result else "WHERE has_result IN (0, 1) AND"
-        return await self._select(f"{condition} finished < ? ORDER BY finished", (moment,))
+        return await self._jobs.select(f"{condition} finished < ? ORDER BY finished", (moment,))
 
     async def page(
         self, wanted: JobFilter, after: tuple[float, str] | None, limit: int
@@ -250,22 +242,10 @@ class SqliteJobStore:
             "created > ?": wanted.created_after,
             "created < ?": wanted.created_before,
         }
-        given = {term: value for term, value in terms.items() if value is not None}
-        condition, values = " AND ".join(given), list(given.values())
-        if after is not None:
-            condition += " AND (created, id) < (?, ?)"
-            values += after
-        return await self._select(
-            f"WHERE {condition} ORDER BY created DESC, id DESC LIMIT ?", (*values, limit)
-        )
+        return await self._jobs.page(terms, after, limit)
 
     async def delete(self, job_id: str) -> None:
-        def erase(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).close()
-            sqlite_keys.forget(connection, job_id)
-            sqlite_outbox.forget(connection, job_id)
-
-        await self._do(erase)
+        await self._jobs.delete(job_id)
 
     async def messages_of(self, job_id: str) -> list[Message]:
         return await self._do(lambda c: sqlite_outbox.of_job(c, job_id))
@@ -291,11 +271,6 @@ class SqliteJobStore:
         """Insert or replace what was measured."""
         sql = "INSERT OR REPLACE INTO rates VALUES (?, ?)"
         await self._do(lambda c: c.executemany(sql, list(rates.items())).close())
-
-    async def _select(self, condition: str, values: tuple[object, ...]) -> list[Job]:
-        sql = f"SELECT document FROM jobs {condition}"  # noqa: S608 - conditions are literals here
-        rows = await self._do(lambda c: c.execute(sql, values).fetchall())
-        return [serial.decode(document, Job) for (document,) in rows]
 
 
 def _translated(error: Exception) -> Exception:

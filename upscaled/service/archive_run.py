@@ -20,7 +20,7 @@ from upscaled.archives.opened import OpenArchive
 from upscaled.archives.plan import Planned
 from upscaled.errors import OUT_OF_SPACE, UpscaledError, is_shortage
 from upscaled.files import sha256_of
-from upscaled.jobs.archive_records import ArchivePage, ArchiveRecord, PageState
+from upscaled.jobs.archive_records import ArchiveRecord, PageRecord, PageState
 from upscaled.service.archive_pages import PageJobs, PageOutcome
 from upscaled.service.uninterrupted import Uninterrupted
 
@@ -71,7 +71,7 @@ class ArchiveRun:
         self._bounds = bounds
         self._width = width
         self._archive = archive
-        self._new: Assembly[ArchivePage] | None = None
+        self._new: Assembly[PageRecord] | None = None
         self._deleting: set[asyncio.Task[None]] = set()
         self._writes = Uninterrupted()
 
@@ -113,7 +113,7 @@ class ArchiveRun:
         await self._append_all(archive, new)
         await self._stored(new.finish)
 
-    def _begin(self) -> tuple[OpenArchive, Assembly[ArchivePage]]:
+    def _begin(self) -> tuple[OpenArchive, Assembly[PageRecord]]:
         """Open the archive and what an earlier run made of it; blocking."""
         if self._archive is None:
             kind, format_ = kind_named(self.record.kind), self.record.fields.get("format")
@@ -122,11 +122,11 @@ class ArchiveRun:
             )
         archive = self._archive
         if self._new is None:
-            self._new = Assembly(self._folder, archive, ArchivePage)
+            self._new = Assembly(self._folder, archive, PageRecord)
         self._new.resume()
         return archive, self._new
 
-    async def _append_all(self, archive: OpenArchive, new: Assembly[ArchivePage]) -> None:
+    async def _append_all(self, archive: OpenArchive, new: Assembly[PageRecord]) -> None:
         def upscale(number: int, one: Planned) -> Coroutine[Any, Any, PageOutcome]:
             return self.jobs.upscale(number, one, lambda target: archive.extract(one, target))
 
@@ -143,13 +143,13 @@ class ArchiveRun:
         finally:
             await asyncio.gather(*self._deleting, return_exceptions=True)
 
-    async def _append(self, new: Assembly[ArchivePage], one: Planned, outcome: PageOutcome) -> None:
+    async def _append(self, new: Assembly[PageRecord], one: Planned, outcome: PageOutcome) -> None:
         if outcome.state is PageState.FAILED and not self.record.keeps_failed:
             raise PageFailedError(
                 f"The page {shown(one.entry.name)} can't be upscaled: {outcome.error} "
                 "(on_bad_page=keep keeps such pages as they are.)"
             )
-        page = ArchivePage(
+        page = PageRecord(
             self.record.done + 1, one.entry.name, outcome.state, 100, outcome.input_size,
             outcome.output_size, outcome.device, outcome.error, outcome.code,
         )  # fmt: skip
@@ -168,12 +168,12 @@ class ArchiveRun:
         self._deleting.add(task)
         task.add_done_callback(self._deleting.discard)
 
-    def _count_all(self, pages: Sequence[ArchivePage]) -> None:
+    def _count_all(self, pages: Sequence[PageRecord]) -> None:
         """Count what an earlier run did."""
         self.record = counted(self.record, pages)
         self.tell()
 
-    def _count(self, page: ArchivePage) -> None:
+    def _count(self, page: PageRecord) -> None:
         record = self.record
         match page.state:
             case PageState.UPSCALED:
@@ -191,7 +191,7 @@ class ArchiveRun:
 
     async def _recount(self) -> None:
         pages, _ = await asyncio.to_thread(
-            assembly.read_pages, self._folder, ArchivePage, 0, skip=0, limit=self.record.pages
+            assembly.read_pages, self._folder, PageRecord, 0, skip=0, limit=self.record.pages
         )
         self._count_all(pages)
 
@@ -203,7 +203,7 @@ class ArchiveRun:
         """
         if self.record.failed and not self.record.upscaled:
             pages, _ = await asyncio.to_thread(
-                assembly.read_pages, self._folder, ArchivePage, 0, skip=0, limit=self.record.pages
+                assembly.read_pages, self._folder, PageRecord, 0, skip=0, limit=self.record.pages
             )
             bad = next(page for page in pages if page.state is PageState.FAILED)
             raise PageFailedError(no_page_upscaled(bad.name, bad.error))
@@ -229,7 +229,7 @@ class ArchiveRun:
             await asyncio.sleep(_AGAIN_SECONDS)
 
 
-def counted(record: ArchiveRecord, pages: Sequence[ArchivePage]) -> ArchiveRecord:
+def counted(record: ArchiveRecord, pages: Sequence[PageRecord]) -> ArchiveRecord:
     """Return a record of an archive of which these pages are done."""
     states = Counter(page.state for page in pages)
     return replace(
