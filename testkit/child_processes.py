@@ -61,3 +61,7 @@ async def child_process(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()  # closes its pipes too
+
+
+def gone(pid: int | None) -> bool:
+    return pid is not None and not psutil.pid_exists(pid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,12 +15,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from testkit import parts
-from testkit.paths import DATA
-from testkit.waiting import until
+from testkit.binary_tasks import ignore, photo, result, task_for
 from upscaled.engines.binary.engine import (
     BinaryEngine,
     Flavour,
@@ -34,134 +30,6 @@ from upscaled.errors import EngineError
 from upscaled.pictures import RawImage, Size
 
 STAND_IN = Path(__file__).parent / "stand_in.py"
-PHOTO = DATA / "astronaut.png"
-
-
-def model_of(models_dir: Path, name: str, scale: int) -> ModelFiles:
-    param = models_dir / f"{name}.param"
-    return ModelFiles(param, param.with_suffix(".bin"), scale, "data", "output", 0)
-
-
-@pytest.fixture
-def animevideo_x2(models_dir: Path) -> ModelFiles:
-    return model_of(models_dir, "realesr-animevideov3-x2", 2)
-
-
-def photo(width: int, height: int) -> NDArray[np.uint8]:
-    """A piece of a real photo (the face), reduced to ``width`` × ``height``."""
-    with Image.open(PHOTO) as picture:
-        face = picture.convert("RGB").crop((150, 30, 350, 230))
-        return np.asarray(face.resize((width, height), Image.Resampling.BOX), np.uint8).copy()
-
-
-def task_for(
-    folder: Path,
-    pixels: NDArray[np.uint8],
-    model: ModelFiles,
-    *,
-    top: int = 0,
-    bottom: int | None = None,
-    tile_size: int = 0,
-    tta: bool = False,
-) -> UpscaleTask:
-    folder.mkdir(parents=True, exist_ok=True)
-    height, width, _ = pixels.shape
-    source = RawImage(folder / "source.rgb", Size(width, height))
-    source.path.write_bytes(pixels.tobytes())
-    target = RawImage(folder / "native.rgb", source.size.times(model.native_scale))
-    with target.path.open("wb") as file:
-        file.truncate(target.total_bytes)
-    workdir = folder / "work"
-    workdir.mkdir(exist_ok=True)
-    end = height if bottom is None else bottom
-    return UpscaleTask(source, target, model, top, end, tile_size, tta, workdir)
-
-
-def result(task: UpscaleTask) -> NDArray[np.uint8]:
-    size = task.target.size
-    return np.fromfile(task.target.path, np.uint8).reshape(size.height, size.width, 3)
-
-
-def psnr(
-    a: NDArray[np.uint8],
-    b: NDArray[np.uint8],
-) -> float:
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
-
-
-def ignore(_: Progress) -> None:
-    """A progress callback."""
-
-
-# --- the real program ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def native() -> BinaryEngine:
-    return BinaryEngine(parts.native_binary(), None, env=parts.swiftshader_env())
-
-
-@pytest.mark.native
-async def test_the_real_program_upscales_a_photo_and_says_how_far_it_is(
-    tmp_path: Path, animevideo_x2: ModelFiles, native: BinaryEngine
-) -> None:
-    # A folder that the program could not be told of: too long and not ASCII.
-    folder = tmp_path / ("ä" * 80) / ("long" * 40)
-    pixels = photo(32, 40)
-    task = task_for(folder, pixels, animevideo_x2, tile_size=32)
-    told: list[Progress] = []
-    outcome = await native.upscale(task, told.append)
-    bicubic = Image.fromarray(pixels).resize((64, 80), Image.Resampling.BICUBIC)
-    assert psnr(result(task), np.asarray(bicubic)) >= 20
-    shares = [progress.share for progress in told]
-    assert shares == sorted(shares)
-    assert told[-1] == Progress(1.0, 40, 32)
-    assert {progress.rows for progress in told[:-1]} == {0}
-    assert any(0.4 <= share <= 0.6 for share in shares)
-    assert outcome.tile_size == 32
-    assert outcome.seconds > 0
-    assert list((folder / "work").iterdir()) == []
-
-
-@pytest.mark.native
-async def test_a_band_equals_the_same_rows_of_the_whole_picture(
-    tmp_path: Path, animevideo_x2: ModelFiles, native: BinaryEngine
-) -> None:
-    pixels = photo(24, 48)
-    whole = task_for(tmp_path / "whole", pixels, animevideo_x2)
-    await native.upscale(whole, ignore)
-    banded = task_for(tmp_path / "banded", pixels, animevideo_x2, top=16, bottom=32)
-    await native.upscale(banded, ignore)
-    got, expected = result(banded), result(whole)
-    assert psnr(got[32:64], expected[32:64]) >= 45
-    assert not got[:32].any()
-    assert not got[64:].any()
-
-
-@pytest.mark.native
-async def test_an_unknown_gpu_fails_with_the_programs_own_words(
-    tmp_path: Path, animevideo_x2: ModelFiles
-) -> None:
-    device = Device(7, "none", DeviceKind.DISCRETE)
-    engine = BinaryEngine(parts.native_binary(), device, env=parts.swiftshader_env())
-    with pytest.raises(EngineError, match="Invalid GPU Device"):
-        await engine.upscale(task_for(tmp_path, photo(8, 8), animevideo_x2), ignore)
-
-
-@pytest.mark.native
-async def test_cancelling_the_real_program_leaves_no_process_and_no_file(
-    tmp_path: Path, models_dir: Path, native: BinaryEngine
-) -> None:
-    model = model_of(models_dir, "realesrgan-x4plus", 4)
-    task = task_for(tmp_path, photo(32, 96), model, tile_size=32)
-    running = asyncio.create_task(native.upscale(task, ignore))
-    child = await until_child_of("upscayl-bin")
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert not child.is_running()
-    assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.native
@@ -172,20 +40,6 @@ async def test_probe_tells_the_real_program_from_the_official_one(
     assert real.flavour is Flavour.UPSCAYL
     assert len(real.sha256) == 64
     assert (await probe(program())).flavour is Flavour.OFFICIAL
-
-
-async def until_child_of(name: str) -> psutil.Process:
-    """Wait until a child of this process runs the program ``name``."""
-
-    def found() -> list[psutil.Process]:
-        children = []
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # another one, just gone
-                if child.name() == name:
-                    children.append(child)
-        return children
-
-    return (await until(found))[0]
 
 
 # --- stand-ins ----------------------------------------------------------------------------------
