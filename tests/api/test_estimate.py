@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import aiohttp
 import pytest
 
 from testkit.contract import Answer
-from testkit.running import FAST_MODEL, Api, a_picture
+from testkit.running import FAST_MODEL, Api, Server, a_picture
+from upscaled.cluster.runner import RemoteRunner
 
 
 async def estimated(api: Api, picture: bytes | None = None, **fields: str) -> Answer:
@@ -75,3 +78,15 @@ async def test_a_job_that_waits_is_told_its_place_and_when_it_is_ready(api: Api)
     assert told["eta_seconds"] > 0
     for job in jobs:
         await api.post(f"/cancel/{job}")
+
+
+async def test_a_place_is_known_before_the_database_tells_a_server_of_its_own_job(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteRunner, "_note", lambda *_: None)
+    async with Api(serve()) as api:
+        jobs = [await api.accepted(a_picture(300, 200 + number)) for number in range(6)]
+        told = (await api.get(f"/status/{jobs[-1]}")).json
+        assert (told["status"], told["queue_position"] >= 3) == ("queued", True)
+        for job in jobs:
+            await api.post(f"/cancel/{job}")

@@ -147,7 +147,7 @@ def test_a_picture_in_whose_middle_the_run_was_killed_is_no_bad_one(
     env = {**env, "UPSCALED_UPSCALER_MAX_ATTEMPTS": most_attempts}
     (tmp_path / "in").mkdir()
     with Image.open(DATA / "coffee.jpg") as photo:
-        photo.resize((1200, 800)).save(tmp_path / "in/large.png")
+        photo.resize((640, 420)).save(tmp_path / "in/large.png")
     command = [sys.executable, "-m", "upscaled", "upscale", "--json", "--scale", "2",
                str(tmp_path / "in"), str(tmp_path / "out")]  # fmt: skip
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:

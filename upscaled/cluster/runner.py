@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 
@@ -14,10 +16,12 @@ from upscaled.engines.engine import is_small
 from upscaled.errors import UpscaledError, WrongStateError
 from upscaled.imaging import Prepared
 from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NotUnderWayError
 from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
+from upscaled.timing.estimator import Estimate
 from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
@@ -83,18 +87,30 @@ class RemoteRunner:
         if before is not JobState.QUEUED:
             waiting, estimate = await self._timing.waiting(job)
             forecaster.gone(job.id)
-            forecaster.expect(job.id, estimate, small=is_small(job.input_size))
-            self._order.tags[job.id] = tag
-            self._queue.put(waiting)
+            self._put(job, waiting, estimate, tag)
         if job.state is JobState.PROCESSING:
             self._queue.remove(job.id)
             forecaster.taken(job.id)
             forecaster.begun(job.id)
 
+    def _put(self, job: Job, waiting: Waiting, estimate: Estimate, tag: float) -> None:
+        self._timing.forecaster.expect(job.id, estimate, small=is_small(job.input_size))
+        self._order.tags[job.id] = tag
+        self._queue.put(waiting)
+
     async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
-        """Delete what is on this machine of a job: it waits for a worker since it was recorded."""
+        """Delete what is on this machine of a job: it waits for a worker since it was recorded.
+
+        Its caller may ask for its position before the database's notification is here. Until then
+        it counts as the last one.
+        """
         del prepared
         await self._workspace.drop_local(job.id)
+        with contextlib.suppress(UpscaledError):  # its model is not installed here
+            waiting, estimate = await self._timing.waiting(job)
+            now = self._registry.peek(job.id)
+            if job.id not in self._expected and now is not None and now.state is JobState.QUEUED:
+                self._put(job, waiting, estimate, math.inf)
 
     def follow(self, job: Job, group: WorkGroup) -> None:
         """Never called: jobs of a cluster join no other."""

@@ -115,7 +115,7 @@ class ClusterService(Service):
             ConfigError: something that the settings require is missing, or contradicts others.
             StoreUnavailableError: database or blobs don't answer.
         """
-        check_no_records(self.config.data_dir)
+        await asyncio.to_thread(check_no_records, self.config.data_dir)
         await self._link.open()
         try:
             await super().start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_files_unused_for_longest_make_room(
     keep(paths[1], bytes(3000), 0)  # never fits
     assert read(paths[1]) is None
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_rest_of_a_small_disk_is_left_to_jobs(tmp_path: Path) -> None:
+    path = CompiledNetworks(tmp_path).path_of(1)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=257m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        keep(path, bytes(2 << 20), 0)
+        assert not list(tmp_path.iterdir()), "neither the file nor a part of it"
+        keep(path, bytes(1 << 19), 0)
+        assert read(path) == (bytes(1 << 19), 0)
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:

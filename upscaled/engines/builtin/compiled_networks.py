@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ _MARK = b"upscaled"
 _SUFFIX = ".network"
 _MOST_BYTES = 512 << 20
 """Of all files; those unused for longest go first. x4plus takes 70 MB in 32 bits."""
+_LEAST_FREE_BYTES = 256 << 20
+"""What a kept network leaves of the disk: jobs need it more."""
 
 
 class CompiledNetworks:
@@ -77,6 +80,9 @@ def keep(path: Path | None, network: bytes, margin: int) -> None:
     try:
         files.make_folder(path.parent)
         _make_room(path.parent, len(content))
+        if shutil.disk_usage(path.parent).free - len(content) < _LEAST_FREE_BYTES:
+            log.info("%s is not written: the disk is almost full.", path)
+            return
         files.replace(path, content)
     except OSError as error:
         log.info("%s can't be written: %s.", path, error.strerror)
