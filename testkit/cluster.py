@@ -168,4 +168,4 @@ async def healthy(url: str, workers: int) -> None:
                 told = await answer.json()
             if told["status"] == "ok" and told["workers"] >= workers:
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # nothing tells when health changes

@@ -140,7 +140,7 @@ class Caller:
                 server, asked, _, body, told = await self._ask(session, "GET", f"/status/{job_id}")
                 state = str(told.get("status", body))
                 self._history.add(job_id, asked, server, state)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # a caller polls: its answers are what is checked
             if state == "completed":
                 server, asked, status, body, _ = await self._ask(
                     session, "GET", f"/download/{job_id}?keep=true"

@@ -102,7 +102,7 @@ async def test_a_kept_connection_may_rest_but_not_dawdle(serve: Callable[..., Se
             assert head.startswith("HTTP/1.1 200")
             length = next(line for line in head.split("\r\n") if line.startswith("Content-Length"))
             await reader.readexactly(int(length.partition(": ")[2]))
-            await asyncio.sleep(rest)
+            await asyncio.sleep(rest)  # longer than headers may take: such a rest is allowed
         writer.write(request[:20])
         assert (await answer_of(reader)).status == 408
 
@@ -137,7 +137,7 @@ async def test_a_slow_but_steady_body_is_taken(serve: Callable[..., Server]) -> 
         )
         for start in range(0, len(body), 50):
             writer.write(body[start : start + 50])
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # else TCP joins the pieces, and the body is not slow
         assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 202")
 
 

@@ -80,7 +80,7 @@ async def test_a_caller_who_reads_slowly_but_steadily_gets_it_all(
                 piece = await loop.sock_recv(connection, 65536)
                 assert piece, "the server gave up"
                 received += len(piece)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # reading slowly is what is tested
 
 
 async def test_idle_connections_make_room_for_new_ones(

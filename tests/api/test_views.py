@@ -32,6 +32,7 @@ async def seen(api: Api, path: str) -> Image.Image:
             if answer.status != 503:
                 return opened(answer)
             assert answer.json["code"] == "view_pending"
+            # The pause that the server names; that it suffices is what is tested.
             await asyncio.sleep(int(answer.headers["retry-after"]))
 
 

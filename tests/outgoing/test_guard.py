@@ -312,7 +312,7 @@ async def test_an_answer_that_never_ends_is_cut_off(listener: Listener) -> None:
         async def write_eof(self, data: bytes = b"") -> None:
             while True:
                 await self.write(b"x")
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # each byte comes in time, the answer never ends
 
     listener.answer = lambda _: Endless()
     client = OutgoingClient(AddressRules(["127.0.0.1"]))

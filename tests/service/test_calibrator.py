@@ -101,6 +101,12 @@ async def receipt_of(service: Any, picture: Path, **fields: str) -> dict[str, An
     return engine
 
 
+async def a_while() -> None:
+    """Let four times as long pass as the service must be idle: nothing may begin in this time."""
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+
+
 async def test_an_idle_service_measures_the_default_model_then_what_jobs_used(
     config: Config, trials: Trials, thumbnail: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,9 +139,7 @@ async def test_a_picture_that_comes_in_stops_the_measurement(
         upload = await service.submissions.begin_upload(LOCAL, 100, queues=False)
         await until(lambda: trials.stopped == 2)
         trials.begun.clear()
-        # A long upload: nothing is measured beside it.
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        await a_while()  # a long upload: nothing is measured beside it
         assert not trials.begun.is_set()
         upload.end()
         await trials.begun.wait()
@@ -154,8 +158,7 @@ async def test_nothing_is_measured_beside_a_long_job(
         trials.begun.clear()
         job = await submit(service, picture, model_name="realesrgan-x4plus", scale="4")
         await until_processing(service, job.id)
-        for _ in range(20):  # four times as long as the service must be idle
-            await asyncio.sleep(0.01)
+        await a_while()
         assert not trials.begun.is_set()
         await service.jobs.cancel(job.id)
         await trials.begun.wait()
@@ -185,8 +188,7 @@ async def test_a_setting_still_forces_the_library(
     )
     async with running(forced) as service:
         engine = await receipt_of(service, thumbnail)
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        await a_while()
     assert not engine["measured"]
     wanted = settings.get("upscaler__cpu_library")
     if wanted is not None:
@@ -280,8 +282,7 @@ async def test_a_command_uses_what_the_server_measured_and_measures_nothing(
     async with LocalUpscaler(config, work) as upscaler:
         await upscaler.upscale(Task(picture, tmp_path / "made.png", fields, "key"), print)
         job = await upscaler._service.jobs.get(upscaler._placed[tmp_path / "made.png"])
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        await a_while()
     assert job.receipt is not None
     assert job.receipt["engine"]["library"] == await asyncio.to_thread(F32.with_version)
     assert trials.models == []

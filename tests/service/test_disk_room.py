@@ -172,7 +172,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
                 told = await health(session)
                 if told.get("waiting_for_disk", {"jobs": 0})["jobs"] in jobs:
                     return told
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # nothing tells that a job waits for the disk
 
     try:
         await server.start()

@@ -65,7 +65,7 @@ class _OneAtATime:
             tile = {"of": 15, "rows": 0, "tile": 32, "library": "none", "running": 1, "seconds": 1,
                     "at_once": 1, "threads": 2}  # fmt: skip
             for done in range(1, 16):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # all tiles take longer than a stall may
                 on_event({**tile, "done": done})
         return {"tile_size": 32}
 
