@@ -48,7 +48,7 @@ class WorkerProcess:
             ConfigError: something that the settings require is missing, or contradicts others.
             StoreUnavailableError: database or blobs don't answer.
         """
-        check_no_records(self._data_dir)
+        await asyncio.to_thread(check_no_records, self._data_dir)
         async with contextlib.AsyncExitStack() as closing:
             await self._link.open()
             closing.push_async_callback(self._link.close)
