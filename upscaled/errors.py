@@ -190,7 +190,7 @@ class ViewPendingError(UpscaledError):
 
 
 class KeyInUseError(UpscaledError):
-    """A request with the same Idempotency-Key is being taken in; ``Retry-After`` says more."""
+    """A request with the same Idempotency-Key is being received; ``Retry-After`` says more."""
 
     code = "idempotency_key_in_use"
     status = 409

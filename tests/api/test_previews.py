@@ -88,7 +88,7 @@ async def test_a_part_of_which_the_model_makes_something_else_is_no_fault_of_the
     answer = await preview(api, stripes.getvalue())
     assert (answer.status, answer.json["code"]) == (422, "unlike_source"), answer
     said = answer.json["error"]
-    assert said.startswith(f"{FAST_MODEL} makes something else of this part: ")
+    assert said.startswith(f"{FAST_MODEL} makes a picture that is unlike this part: ")
     assert said.endswith(" Choose another model or another part.")
 
 

@@ -90,7 +90,7 @@ def test_entries_beyond_4_gib_are_read_and_written(huge: Path, tmp_path: Path) -
 
 
 def test_the_bounds_count_for_them_too(huge: Path) -> None:
-    with pytest.raises(ArchiveTooLargeError, match="up to 1 MiB are taken"):
+    with pytest.raises(ArchiveTooLargeError, match="up to 1 MiB are allowed"):
         ZipReader(huge, Bounds(entries=10, entry_bytes=1 << 20, total_bytes=6 << 30, ratio=1000))
 
 

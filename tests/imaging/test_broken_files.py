@@ -320,7 +320,7 @@ def test_a_damaged_chunk_is_named_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("density", "words"),
     [
-        ((0, 0, 1), "resolution, which makes no sense"),
+        ((0, 0, 1), "resolution, which is invalid"),
         ((2, 1, 0), "shape of the pixels, which are not square"),
     ],
 )

@@ -225,5 +225,5 @@ async def test_a_gamma_without_sense_is_told(
         places = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
         before += chunk(b"cHRM", struct.pack(">8I", *places))
     done = await looks(png(COLOUR, 8, before=before), imaging, tmp_path, COLOUR)
-    told = f"gamma (gAMA) of {gamma / 100_000:g}, which makes no sense"
+    told = f"gamma (gAMA) of {gamma / 100_000:g}, which is invalid"
     assert told in done.lost

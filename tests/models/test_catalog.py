@@ -141,8 +141,8 @@ async def test_truncated_weights_are_left_out(models_dir: Path, tmp_path: Path) 
         (b"", "not an ncnn .param"),
         (b"hello\nworld\nagain\n", "not an ncnn .param"),
         (b"7767517\n2 2\nInput a 0 1 data\n", "2 layers are promised, 1 are there"),
-        (b"7767517\n1 x\nInput a zero 1 data\n", "makes no sense"),
-        (b"7767517\n1 1\nInput a 0 1\n", "makes no sense"),
+        (b"7767517\n1 x\nInput a zero 1 data\n", "is invalid"),
+        (b"7767517\n1 1\nInput a 0 1\n", "is invalid"),
         (b"7767517\n2 2\nInput a 0 1 data\nNonsense b 1 1 data out\n", "not an ncnn network"),
     ],
 )

@@ -225,7 +225,7 @@ async def test_a_network_that_makes_the_same_wrong_picture_twice_is_not_tried_ag
         await bench.run(bench.pipeline([engine]), stripes)
     assert refused.value.code == "unlike_source"
     assert len(bench.attempts) == 2
-    assert f"{FAST} makes the same of it each time" in refused.value.message
+    assert f"{FAST} makes the same picture each time" in refused.value.message
     better = refused.value.message.partition("model_name=")[2].partition(",")[0].split(" or ")[0]
     assert better in {model.name for model in bench.models.models} - {FAST}
     done = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), stripes, model_name=better)

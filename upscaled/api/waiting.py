@@ -58,7 +58,7 @@ def parse_wait(text: str) -> Wait:
 def preferred_wait(request: web.Request) -> Wait | None:
     """Return the wait that the header ``Prefer`` asks for (RFC 7240); None if it asks for none.
 
-    The first one counts. A value that makes no sense is ignored, as the RFC wants it. Without a
+    The first one counts. An invalid value is ignored, as the RFC requires. Without a
     value (``Prefer: wait``) the answer waits as long as it may.
     """
     if "Prefer" not in request.headers:

@@ -54,7 +54,8 @@ def check_count(count: int, bounds: Bounds) -> None:
     """
     if count > bounds.entries:
         raise ArchiveTooLargeError(
-            f"The archive has more than {bounds.entries} entries, as many as are taken; split it."
+            f"The archive has more than {bounds.entries} entries, the most that are accepted; "
+            "split it."
         )
 
 
@@ -66,13 +67,13 @@ def check_unpacked(total: int, packed: int, bounds: Bounds) -> None:
     """
     if total > bounds.total_bytes:
         raise ArchiveTooLargeError(
-            f"The archive unpacks to more than {bounds.total_bytes >> 20} MiB, as much as is "
-            "taken; split it."
+            f"The archive unpacks to more than {bounds.total_bytes >> 20} MiB, the most that is "
+            "accepted; split it."
         )
     if total > max(_RATIO_BYTES, packed * bounds.ratio):
         raise ArchiveTooLargeError(
             f"The archive unpacks to {total // max(1, packed)} times its size; up to "
-            f"{bounds.ratio} times are taken."
+            f"{bounds.ratio} times are allowed."
         )
 
 
@@ -97,7 +98,7 @@ def check(entries: Sequence[Entry], packed: int, bounds: Bounds) -> None:
         if entry.size > bounds.entry_bytes:
             raise ArchiveTooLargeError(
                 f"The entry {shown(entry.name)} has {entry.size >> 20} MiB when it is unpacked; "
-                f"up to {bounds.entry_bytes >> 20} MiB are taken."
+                f"up to {bounds.entry_bytes >> 20} MiB are allowed."
             )
         total += entry.size
         check_unpacked(total, packed, bounds)

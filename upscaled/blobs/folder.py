@@ -127,6 +127,6 @@ def _translated(key: str) -> Iterator[None]:
                 headers={"Retry-After": "60"},
             ) from error
         raise StoreUnavailableError(
-            f"The shared folder does not work now ({error.strerror}); try again in 5 s.",
+            f"The shared folder can't be used now ({error.strerror}); try again in 5 s.",
             headers={"Retry-After": "5"},
         ) from error

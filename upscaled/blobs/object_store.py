@@ -49,7 +49,8 @@ class ObjectStoreBlobs:
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, _REFUSALS):
                 raise ConfigError(
-                    f"cluster.blobs is {self._url!r}, which refuses us: {_said(error.__cause__)}."
+                    f"cluster.blobs is {self._url!r}, which refuses access: "
+                    f"{_said(error.__cause__)}."
                 ) from None
             raise
 

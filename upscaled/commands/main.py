@@ -219,7 +219,7 @@ async def _setup(options: argparse.Namespace, config: Config) -> int:
         print(f"The native program is {await fetch(config.path('bin'))}.")
     if not (options.binary or options.photo_fast):
         raise BadRequestError(
-            "Nothing to set up was named; type: upscaled setup --binary, or --photo-fast"
+            "Name what to set up: upscaled setup --binary, or upscaled setup --photo-fast"
         )
     return 0
 

@@ -15,13 +15,13 @@ class ArchiveSettings:
         2048, "Largest archive that may be uploaded, in MiB.", minimum=1, maximum=100_000
     )
     max_entries: int = _setting(
-        10_000, "Most files and folders in an archive.", minimum=1, maximum=65_535
+        10_000, "Largest number of files and folders in an archive.", minimum=1, maximum=65_535
     )
     max_entry_mb: int = _setting(
         512, "Largest unpacked file of an archive, in MiB.", minimum=1, maximum=100_000
     )
     max_unpacked_mb: int = _setting(
-        16_384, "Most that an archive may unpack to, in MiB.", minimum=1, maximum=1_000_000
+        16_384, "Largest unpacked size of an archive, in MiB.", minimum=1, maximum=1_000_000
     )
     max_ratio: int = _setting(
         200,

@@ -32,7 +32,7 @@ class ClusterSettings:
     )
     name: str = _setting(
         "",
-        "Name of this machine's process in `upscaled cluster status`, which no other has; empty: "
+        "Name of this process in `upscaled cluster status`, unique in the cluster; empty: "
         "the host's name and the process id.",
         check=member_name,
     )

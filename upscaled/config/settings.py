@@ -39,7 +39,7 @@ class StorageSettings:
         15.0,
         "Minutes that a result stays after a proxy has downloaded it, since its caller may still "
         "be reading: a broken download can be continued or repeated. Direct downloads are deleted "
-        "at once. 0: so are those of proxies.",
+        "at once. 0: those of proxies too.",
         minimum=0,
         maximum=100_000,
     )

@@ -51,7 +51,7 @@ def read_blob_names(path: Path) -> BlobNames:
         promised = int(lines[1][0])
         outputs = [_outputs(layer) for layer in layers]
     except (ValueError, IndexError):
-        raise ParamError("it is damaged: a line of it makes no sense") from None
+        raise ParamError("it is damaged: a line of it is invalid") from None
     if promised != len(layers):
         raise ParamError(f"it is cut off: {promised} layers are promised, {len(layers)} are there")
     inputs = [

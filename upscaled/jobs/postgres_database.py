@@ -64,7 +64,7 @@ class Database:
         """Connect.
 
         Raises:
-            ConfigError: the URL is wrong, or the server refuses us.
+            ConfigError: the URL is wrong, or the server refuses the connection.
             StoreUnavailableError: it does not answer.
         """
         await self._connect_once()
@@ -91,7 +91,9 @@ class Database:
                 raise ConfigError(f"cluster.database_url can't be read: {_said(error)}.") from None
             except psycopg.OperationalError as error:
                 if any(words in str(error) for words in _REFUSALS):
-                    raise ConfigError(f"The database refuses us: {_said(error)}.") from None
+                    raise ConfigError(
+                        f"The database refuses the connection: {_said(error)}."
+                    ) from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise _unavailable(error) from None
                 await asyncio.sleep(_LONGEST_PAUSE / 2)

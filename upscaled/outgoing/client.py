@@ -205,7 +205,7 @@ def _next(before: URL, location: str) -> str:
     """Return the absolute address of a redirect.
 
     Raises:
-        AddressRefusedError: it makes no sense, or leads from https to http.
+        AddressRefusedError: it is invalid, or leads from https to http.
     """
     try:
         url = str(before.join(URL(location)))

@@ -59,7 +59,7 @@ class Alternatives:
         else:
             advice = "Use another model."
         return UnlikeError(
-            f"{error.message} {refused.model_name} makes the same of it each time, so it is not "
+            f"{error.message} {refused.model_name} makes the same picture each time, so it is not "
             f"tried again. {advice}",
             retryable=False,
         )

@@ -80,7 +80,7 @@ def fingerprint(identity: str, fields: Mapping[str, str]) -> str:
 def key_in_use() -> KeyInUseError:
     """Return the error for a request whose key another one holds."""
     return KeyInUseError(
-        "Another request with this Idempotency-Key is being taken in; send this one again in a "
+        "Another request with this Idempotency-Key is being received; send this one again in a "
         "second.",
         headers={"Retry-After": "1"},
     )

@@ -179,8 +179,8 @@ class Previews:
             written = await self._imaging.finish(prepared, native, folder, options, band)
         except UnlikeError as error:
             raise UnsuitableModelError(
-                f"{model.name} makes something else of this part: {error.message} Choose another "
-                "model or another part."
+                f"{model.name} makes a picture that is unlike this part: {error.message} Choose "
+                "another model or another part."
             ) from None
         if written.finished is None:
             raise BadRequestError("The preview is not complete.")

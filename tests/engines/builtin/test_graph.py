@@ -52,13 +52,13 @@ def test_layers_come_with_their_weights_in_16_or_32_bits(tmp_path: Path, mark: i
         ("BinaryOp b 1 1 data output 0=3 1=1 2=2.0", b"", "kind that is not known"),
         ("BinaryOp b 2 1 data data output 0=0 1=1 2=1.0", b"", "kind that is not known"),
         ("MemoryData m 0 1 output 0=4 1=4 2=3", b"", "kind that is not known"),
-        ("Convolution c 1 1 data output 0=2, 1=3 4=1 5=1 6=54", stored(), "line makes no sense"),
-        ("Convolution c 1 1 data output 0=2 1=3 4=1 5=1", stored(), "line makes no sense"),
+        ("Convolution c 1 1 data output 0=2, 1=3 4=1 5=1 6=54", stored(), "line is invalid"),
+        ("Convolution c 1 1 data output 0=2 1=3 4=1 5=1", stored(), "line is invalid"),
         ("Softmax s 1 1 data output 0=what", b"", "Softmax is not a layer that is known."),
-        ("PReLU", b"", "line makes no sense: 'PReLU'"),
-        ("Split s 1 0 data", b"", "line makes no sense"),
-        ("Split s 0 1 output", b"", "line makes no sense"),
-        ("Split s 1 2 data output", b"", "line makes no sense"),
+        ("PReLU", b"", "line is invalid: 'PReLU'"),
+        ("Split s 1 0 data", b"", "line is invalid"),
+        ("Split s 0 1 output", b"", "line is invalid"),
+        ("Split s 1 2 data output", b"", "line is invalid"),
         ("PixelShuffle p 1 1 data output 0=0", b"", "kind that is not known"),
         ("Interp i 1 1 data output 0=1 1=0.0 2=0.0", b"", "kind that is not known"),
         (CONVOLUTION, stored()[:-16], "n.bin is too short."),
@@ -104,5 +104,5 @@ def test_numbers_are_written_so_that_every_release_of_ncnn_reads_them() -> None:
 def test_a_file_that_is_no_text_is_not_understood(tmp_path: Path) -> None:
     damaged = tmp_path / "n.param"
     damaged.write_bytes(b"7767517\n1 1\n\xff\xfe what\n")
-    with pytest.raises(UnknownGraphError, match="line makes no sense"):
+    with pytest.raises(UnknownGraphError, match="line is invalid"):
         read_graph(damaged, None)

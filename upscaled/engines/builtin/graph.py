@@ -81,7 +81,7 @@ def read_graph(param: Path, weights: Path | None) -> tuple[Layer, ...]:
         try:
             layer = _layer(line, stored)
         except (ValueError, LookupError):
-            raise UnknownGraphError(f"This line makes no sense: {line.strip()!r}.") from None
+            raise UnknownGraphError(f"This line is invalid: {line.strip()!r}.") from None
         if layer.kind != "Input":
             layers.append(layer)
     if stored is not None:

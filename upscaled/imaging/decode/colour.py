@@ -155,7 +155,7 @@ class Colours:
             return None
         gamma = info.get("gamma")
         if gamma is not None and not _LEAST_GAMMA < gamma < 1 / _LEAST_GAMMA:
-            self.lost.append(f"gamma (gAMA) of {gamma:g}, which makes no sense")
+            self.lost.append(f"gamma (gAMA) of {gamma:g}, which is invalid")
             gamma = None
         if "chromaticity" in info:
             space = coded_colours.by_primaries(info["chromaticity"], gamma)

@@ -234,7 +234,7 @@ class _Reading:
 
 
 def _frames(part: FilePart, content: bytes) -> int:
-    """Return how many frames a chunk acTL tells of; 0 if it makes no sense."""
+    """Return the number of frames in a chunk acTL; 0 if it is invalid."""
     frames = int.from_bytes(content[:4], "big")
     return frames if part.length == 8 and frames <= _MOST_FRAMES else 0
 

@@ -181,7 +181,7 @@ def _dpi(kind: PictureFormat, image: Image.Image, found: Collector) -> tuple[flo
     if (kind is JPEG and image.info.get("jfif_unit") not in (1, 2)) or dpi is None:
         return None
     if not isinstance(dpi, tuple) or len(dpi) != 2 or not _is_resolution(*map(float, dpi)):
-        found.lose("resolution, which makes no sense")
+        found.lose("resolution, which is invalid")
         return None
     return float(dpi[0]), float(dpi[1])
 

@@ -95,7 +95,7 @@ def recognise(weights: Weights, activation: str | None = None) -> CompactNetwork
         activation = "prelu"
         found = tuple(slope.reshape(-1) for slope in slopes if slope is not None)
         if any(slope.size not in {1, features} for slope in found):
-            raise ConversionError("An activation of the network has a shape that makes no sense.")
+            raise ConversionError("An activation of the network has an invalid shape.")
         found = tuple(np.broadcast_to(slope, (features,)).copy() for slope in found)
         read.taken(f"body.{2 * number + 1}.weight" for number in range(count - 1))
     elif all(slope is None for slope in slopes):

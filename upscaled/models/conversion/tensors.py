@@ -60,13 +60,13 @@ def numbers_of(content: bytes | memoryview, kind: str, count: int) -> NDArray[np
 
 def whole(value: object) -> int:
     if not isinstance(value, int) or not 0 <= value <= LARGEST_FILE:
-        raise ConversionError("The file holds a size that makes no sense.")
+        raise ConversionError("The file holds an invalid size.")
     return value
 
 
 def checked_shape(shape: object) -> tuple[int, ...]:
     if not isinstance(shape, list | tuple) or len(shape) > _MOST_DIMENSIONS:
-        raise ConversionError("The file holds a tensor whose shape makes no sense.")
+        raise ConversionError("The file holds a tensor whose shape is invalid.")
     sizes = tuple(whole(size) for size in shape)
     if math.prod(sizes) > LARGEST_FILE:
         raise ConversionError("The file holds a tensor that is too large.")

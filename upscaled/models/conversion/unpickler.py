@@ -66,7 +66,7 @@ class _RebuildTensor:
         storage.allowance.take(count)
         numbers = storage.load()
         if len(strides) != len(shape):
-            raise ConversionError("A tensor of the file has a shape that makes no sense.")
+            raise ConversionError("A tensor of the file has an invalid shape.")
         if count == 0:
             return np.zeros(shape, np.float32)
         last = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))

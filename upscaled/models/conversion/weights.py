@@ -201,7 +201,7 @@ def _read_legacy(file: io.BufferedReader) -> object:
     LegacyUnpickler(next_pickle(content), storage).load()
     keys = plain()
     if not isinstance(keys, list) or len(keys) > MOST_TENSORS:
-        raise ConversionError("The file's list of storages makes no sense.")
+        raise ConversionError("The file's list of storages is invalid.")
     for key in keys:
         kind, count = views[str(key)]
         stored = int.from_bytes(content.read(8), "little")
