@@ -11,7 +11,8 @@ _PIECE = 1 << 16
 class CuttableLink:
     """Passes connections on to a port of this machine, until it is cut.
 
-    While it is cut, nobody is told: connections stand, new ones are taken, and nothing arrives.
+    While it is cut, neither end notices: connections stay open, new ones are accepted, and no
+    bytes arrive.
 
     Args:
         port: where connections go.

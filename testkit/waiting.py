@@ -1,4 +1,4 @@
-"""Waiting for what tells nobody when it happens: files, processes, tasks of a server."""
+"""Waiting for what has no event: files, processes, tasks of a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers: their tokens, their addresses, and what their shares are counted by."""
+"""Callers: their tokens, their addresses, and the keys that limits count them by."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from upscaled.files import sha256_of
 
 _KEPT = 256
-"""Digests that are remembered: a few for each installed model. The oldest goes first."""
+"""Number of digests kept: a few for each installed model. The oldest is removed first."""
 
 
 class Digests:

@@ -10,14 +10,15 @@ OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SHORTAGE = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.EIO}
 )
-"""Error numbers of too few descriptors or processes, too little memory, or a disk that does not
-answer: for now, and by no fault of a picture."""
+"""Error numbers of a temporary shortage of descriptors, processes or memory, or of a disk that does
+not answer. No picture is to blame for them."""
 
 
 def no_room(error: OSError, words: str) -> str:
-    """Return the sentence for a write that failed by `OUT_OF_SPACE`: ``words``, if it is the disk.
+    """Return the sentence for a write that failed by `OUT_OF_SPACE`: ``words`` if the disk is full.
 
-    A limit on the length of files is another matter; no room on the disk helps there.
+    If a limit on the length of files is the cause, free disk space would not help, and the sentence
+    says so.
     """
     if error.errno == errno.EFBIG:
         return (
@@ -33,7 +34,7 @@ def is_shortage(error: BaseException | None) -> bool:
 
 
 class UpscaledError(Exception):
-    """The base of all these errors; its message is shown to the caller unchanged.
+    """Base of all these errors; callers see its message unchanged.
 
     ``code`` is the stable snake_case name that clients match on, ``status`` the HTTP status,
     ``headers`` what the response has besides its body, such as ``Retry-After``.
@@ -106,7 +107,7 @@ class ForbiddenMetricsError(UpscaledError):
 
 
 class ForbiddenChangeError(UpscaledError):
-    """Only an administrator may change which models there are."""
+    """Only an administrator may add and delete models."""
 
     code = "forbidden_models"
     status = 403
@@ -235,7 +236,7 @@ class UnusablePictureError(UpscaledError):
 
 
 class UnsuitableModelError(UpscaledError):
-    """A model makes something else of a picture that is in order."""
+    """A model's picture is unlike its valid source."""
 
     code = "unlike_source"
     status = 422
@@ -284,7 +285,7 @@ class OutboxFullError(UpscaledError):
 
 
 class TooManyConnectionsError(UpscaledError):
-    """As many connections are open, or streams of events, as may be."""
+    """The limit of open connections or event streams is reached."""
 
     code = "too_many_connections"
     status = 503

@@ -79,7 +79,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
     if not folder.parent.exists():
         make_folder(folder.parent)
     folder.mkdir(mode, exist_ok=True)
-    with contextlib.suppress(PermissionError):  # it was made by somebody else, then
+    with contextlib.suppress(PermissionError):  # another user made it
         sync(folder.parent)
 
 
@@ -105,7 +105,7 @@ def hold(descriptor: int, part: Path) -> bool:
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # somebody is about to remove it
+    except BlockingIOError:  # another process is about to remove it
         return False
     except OSError:  # a file system without locks, where `remove_parts` removes nothing
         return True
@@ -113,10 +113,10 @@ def hold(descriptor: int, part: Path) -> bool:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts in ``folder`` that a process left which was killed; blocking.
+    """Remove the parts in ``folder`` that a killed process left; blocking.
 
-    Those that a process still holds open stay, and so does everything else. Where files can't be
-    locked, none is removed, since nothing tells there whether one is in use.
+    Parts that a process still holds open stay, and so do all other files. Where files can't be
+    locked, none is removed, since it is unknown whether one is in use.
     """
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""The table of picture formats: one row for each, with all that the other modules ask about it."""
+"""The table of picture formats: one row for each, with all facts that other modules need."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ async def _no_continue(_: web.Request) -> None:
 
 
 async def _end_waits(app: web.Application) -> None:
-    """Answer the callers who wait for a job, so that they do not delay the stop."""
+    """Answer callers that wait for a job, so that they do not delay the stop."""
     app[CONNECTIONS].end_waits()
 
 

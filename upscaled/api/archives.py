@@ -94,7 +94,7 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def pages(request: web.Request) -> web.Response:
-    """``GET /archives/{archive_id}/pages``: how its pages stand."""
+    """``GET /archives/{archive_id}/pages``: the state of each page."""
     record = await _record_of(request)
     query = query_of(request)
     limit, cursor = _limit(query), query.get("cursor") or "0"
@@ -115,7 +115,7 @@ async def pages(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """``GET /archives/{archive_id}/events``: each page when it is done, up to the end.
+    """``GET /archives/{archive_id}/events``: an event for each finished page, then the end.
 
     The id of a page's event is twice its number, that of the end is one more than the last one.
     """

@@ -14,7 +14,8 @@ from upscaled.errors import UnauthorizedError
 
 _CACHED = 4096  # addresses
 WRONG_TOKENS_PER_MINUTE = 10
-"""Of one address; more are answered with 429. The right token is never refused."""
+"""Wrong tokens of one address in a minute; more are answered with 429. The right token is never
+refused."""
 
 
 def client_of(request: web.Request) -> Caller:
@@ -34,7 +35,7 @@ def presented(request: web.Request) -> list[str]:
 
 
 class Authenticator:
-    """Tells who calls; where there are tokens, refuses callers without one.
+    """Identifies callers; if there are tokens, refuses callers without one.
 
     Args:
         tokens: the valid tokens; with none the server is open to everybody.

@@ -68,7 +68,7 @@ class _Broadcast:
         self.sending: asyncio.Task[None]
 
     def add(self, listener: Listener) -> None:
-        """Send to this listener too, at once what it lacks."""
+        """Add a listener, and send it at once what it lacks."""
         self.listeners.add(listener)
         if self._latest is not None:
             self._send_latest(listener, self._latest)
@@ -94,8 +94,8 @@ class _Broadcast:
     def _send_latest(self, listener: Listener, update: JobUpdate) -> None:
         """Send the latest update to a listener who lacks it.
 
-        Who is behind gets it later, or a later one instead. So a listener who does not read has
-        one event and the end waiting, and no more.
+        A listener that is behind gets it later, or a later one instead. So at most one event and
+        the end wait for a listener that does not read.
         """
         if update.ended or (update.sequence > listener.last and not listener.is_behind):
             listener.send(self._made, self._made_chunk)
@@ -111,7 +111,7 @@ class _Broadcast:
 
 
 class Broadcasts:
-    """All broadcasts that somebody listens to.
+    """All broadcasts that have listeners.
 
     A task, a timer and an encoded event for each listener would cost a job on the same machine
     more than the sending does.
@@ -129,7 +129,7 @@ class Broadcasts:
         encode: Encode,
         heartbeat: float,
     ) -> None:
-        """Send the listener what comes, up to the job's end.
+        """Send the listener updates, up to the job's end.
 
         Args:
             which: the job's id, and what links start with. Nothing else may differ in the

@@ -23,12 +23,12 @@ _IDLE_SECONDS = 75.0
 _REPLACED_AFTER_SECONDS = 5.0
 """When there are too many connections, a new one replaces one that did nothing for this time."""
 _PROGRESS_BYTES = 256 * 1024
-"""What a caller must take of a response within ``server.send_timeout_seconds``."""
+"""Bytes of a response that a caller must read within ``server.send_timeout_seconds``."""
 _PROGRESS_CHECK_SECONDS = 1.0
 _REFUSED_SECONDS = 2.0
 """Time for a refused caller to read why."""
 _REFUSED_AT_ONCE = 64
-"""Refused callers that are told why; others are only cut off."""
+"""Refused callers that get an answer at a time; further ones are only disconnected."""
 _REASONS = {408: "Request Timeout", 503: "Service Unavailable"}
 
 
@@ -96,8 +96,8 @@ class Connections:
     def add(self, connection: Connection) -> bool:
         """Count a new connection; False if there are too many.
 
-        Where there are, a connection that is idle, or whose caller takes nothing of its
-        response, makes room.
+        If there are, a connection is closed that is idle or whose caller reads nothing of its
+        response.
         """
         if len(self._open) >= self.most:
             for other in self._open:
@@ -111,7 +111,7 @@ class Connections:
         return True
 
     def end_waits(self) -> None:
-        """Have every request that waits for something answered now."""
+        """Let all waiting requests be answered now."""
         for connection in self._open:
             connection.end_wait()
 
@@ -234,7 +234,7 @@ class Connection(Protocol):
         self._header_deadline = None
 
     def request_ends(self) -> None:
-        """Note that a request was answered. The next one may be long in coming."""
+        """Record that a request was answered. The next one may come much later."""
         self._busy = self._heard = False
         self._idle_since = self._loop.time()
 
@@ -321,7 +321,7 @@ class Connection(Protocol):
             self._send_timer = None
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, unless the caller was refused."""
+        """Take received bytes, unless the caller was refused."""
         if self._refused:
             return
         self._heard = True
@@ -330,7 +330,7 @@ class Connection(Protocol):
         super().data_received(data)
 
     def eof_received(self) -> None:
-        """Note that nothing more will come: the caller has closed the connection."""
+        """Record that the caller has closed the connection, so nothing more will come."""
         if self._refused:
             return
         super().eof_received()

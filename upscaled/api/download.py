@@ -214,7 +214,7 @@ async def hand_over(
             "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(result.sha256)).decode()}:",
             "Last-Modified": modified,
             "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",  # nginx else takes in the whole file before its caller does
+            "X-Accel-Buffering": "no",  # else nginx buffers the whole file first
         },
     )
     partial = span is not None
@@ -242,7 +242,7 @@ async def hand_over(
             whole = span == Span(0, size)
             to_proxy = through_proxy if whole else transfer.through_proxy
             await deletion.delivered(job_id, to_proxy=to_proxy)
-            tracker.forget(job_id)  # not before: others wait for the deletion
+            tracker.forget(job_id)  # not earlier: other requests wait for the deletion
     finally:
         transfer.settled.set()
     return response

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from upscaled.errors import TooManyConnectionsError
 
 _SEND_BUFFER_BYTES = 64 * 1024
-"""What the system holds for a listener who does not read. Its own choice is up to 4 MiB."""
+"""Bytes that the system holds for a listener that does not read; its default is up to 4 MiB."""
 _SHARE = 0.75
 """Of all connections; the rest is for other requests."""
 
@@ -19,7 +19,7 @@ _SHORTEST_PAUSE_SECONDS = 0.25
 _EVENT_SECONDS = 40e-6
 """Processor time that one event costs on one stream (measured with 1,000 of them)."""
 _BUSY_SHARE = 0.04
-"""Of the event loop's time, which all streams together may take while nothing ends."""
+"""Share of the event loop's time that all streams together may take while no job ends."""
 
 
 class EventStreams:

@@ -29,7 +29,7 @@ _RETRY_MILLISECONDS = 2000
 
 
 async def of_job(request: web.Request) -> web.StreamResponse:
-    """``GET /events/{job_id}``: how a job stands, then each change, up to its end."""
+    """``GET /events/{job_id}``: a job's state, then each change, up to its end."""
     service, owner = request.app[SERVICE], client_of(request).owner
     job = await service.jobs.get(job_id_of(request), owner)
     last = last_event_id(request)
@@ -106,7 +106,7 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
         more += b',"stage":"%b"' % update.stage.encode()
     if update.job.state is JobState.PROCESSING:
         attempts = update.job.attempts
-        # One that went well is the one whose result is being finished.
+        # A successful attempt is the one whose result is being finished.
         finishing = bool(attempts) and attempts[-1].outcome == "ok"
         more += b',"attempt":%d' % (len(attempts) + (not finishing))
     status = renderer.render(update.job, base)

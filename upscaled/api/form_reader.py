@@ -15,7 +15,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Payload:
-    """What a request brings besides its fields, in the words of messages."""
+    """What a request contains besides its fields, with the words for error messages."""
 
     part: str
     """Name of the part of a form that holds it."""
@@ -82,7 +82,7 @@ class FormReader:
             self.end()
 
     def begin(self, part: Part) -> None:
-        """Note that a part begins.
+        """Record that a part begins.
 
         Raises:
             BadRequestError: a field by that name was there already, or is not known.
@@ -104,7 +104,7 @@ class FormReader:
         self._seen.add(name)
 
     def end(self) -> None:
-        """Note that the part is complete.
+        """Record that the part is complete.
 
         Raises:
             BadRequestError: its text is no UTF-8.

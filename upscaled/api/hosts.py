@@ -40,8 +40,8 @@ def host_of(authority: str) -> str:
 def authorities(request: web.Request) -> Sequence[str]:
     """Return the hosts, with their ports, that a request addresses; one in all but odd requests.
 
-    In the absolute form (``GET http://name/path``) the request's target says it, and ``Host``
-    counts for nothing (RFC 9112, section 3.2.2).
+    In the absolute form (``GET http://name/path``) the request's target says it, and ``Host`` is
+    ignored (RFC 9112, section 3.2.2).
     """
     if not request.raw_path.startswith("/") and (named := request.url.host_port_subcomponent):
         return (named,)

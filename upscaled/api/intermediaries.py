@@ -18,7 +18,7 @@ _HEADERS = (
 def passed_a_proxy(request: web.Request) -> bool:
     """Tell whether the request seems to have come through a proxy.
 
-    The headers need not be true: what follows from them is more care, nothing else. Proxies that
-    add none of them often speak HTTP/1.0, as nginx and lighttpd do by default.
+    The headers may be false: they only make the server more careful. Proxies that add none of them
+    often speak HTTP/1.0, as nginx and lighttpd do by default.
     """
     return request.version < HttpVersion11 or any(name in request.headers for name in _HEADERS)

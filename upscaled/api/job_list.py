@@ -51,7 +51,7 @@ async def jobs(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """``DELETE /jobs/{job_id}``: forget an ended job, its record and its files."""
+    """``DELETE /jobs/{job_id}``: delete an ended job, its record and its files."""
     await request.app[SERVICE].jobs.delete(job_id_of(request), client_of(request).owner)
     return web.Response(status=204)
 

@@ -84,7 +84,7 @@ def shared_port_check(token: str) -> _Check:
 def make_metrics_app(metrics: Metrics, token: str) -> web.Application:
     """Return an application that serves ``/metrics`` alone, to callers with ``token`` if it is set.
 
-    It is for a port that only those reach who may see the metrics.
+    It is for a port that only the readers of the metrics can reach.
     """
     show = make_handler(metrics, _token_check(token))
 

@@ -1,4 +1,4 @@
-"""Models: what there is, and for administrators importing and deleting them."""
+"""Models: the list, and for administrators importing and deleting."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _may_import(request: web.Request) -> bool:
 
 
 def _check_administrator(request: web.Request) -> None:
-    """Refuse callers who may not change which models there are.
+    """Refuse callers who may not add or delete models.
 
     Raises:
         ForbiddenChangeError: the caller is one of them.
@@ -132,7 +132,7 @@ async def begin_import(request: web.Request) -> web.Response:
 
 
 async def import_status(request: web.Request) -> web.Response:
-    """``GET /models/imports/{import_id}``: how far it is, or what came of it."""
+    """``GET /models/imports/{import_id}``: its progress or its outcome."""
     _check_administrator(request)
     wait = wait_of(request)
     status = request.app[SERVICE].imports.get(request.match_info["import_id"])

@@ -44,7 +44,7 @@ class Original:
         await asyncio.to_thread(self._file.close)
 
     async def send(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
-        """Answer ``request`` with the picture, byte for byte as it came."""
+        """Answer ``request`` with the picture, byte for byte as it was received."""
         response = web.StreamResponse(
             headers={"Content-Type": self._media_type, "Cache-Control": "no-store", **headers}
         )

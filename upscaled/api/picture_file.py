@@ -8,7 +8,7 @@ import threading
 from io import FileIO
 from pathlib import Path
 
-_WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
+_WRITE_BYTES = 256 * 1024  # collected before a thread writes them
 
 
 class PictureFile:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from upscaled.errors import TooManyRequestsError
 
 _WINDOW = 60.0
-_CLIENTS = 10_000  # remembered; beyond that the one that was idle longest is forgotten
+_CLIENTS = 10_000  # the least recently active one is removed first
 
 
 class RateLimit:
@@ -31,7 +31,7 @@ class RateLimit:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def check(self, client: str) -> dict[str, str]:
-        """Count an event of ``client``; return headers that tell what is left to it.
+        """Count an event of ``client``; return headers that say how much is left.
 
         Raises:
             TooManyRequestsError: the client has used up the last minute's share. This event is
@@ -59,7 +59,7 @@ class RateLimit:
         return headers
 
     def _headers(self, left: int, wait: int) -> dict[str, str]:
-        """Return what is left, as draft-ietf-httpapi-ratelimit-headers has it, and as it had it."""
+        """Return what is left, as old and new draft-ietf-httpapi-ratelimit-headers have it."""
         name = self._events.replace(" ", "-")
         return {
             "RateLimit-Policy": f'"{name}";q={self._per_minute};w={_WINDOW:.0f}',

@@ -37,9 +37,9 @@ async def begin(request: web.Request) -> web.Response:
 
 
 async def state(request: web.Request) -> web.Response:
-    """``GET`` and ``HEAD /uploads/{upload_id}``: how far it is, which is where it continues.
+    """``GET`` and ``HEAD /uploads/{upload_id}``: the offset at which it continues.
 
-    A request that still sends, over a connection that is lost in truth, writes no more.
+    An earlier request that is still sending, over a connection that may be dead, writes no more.
     """
     found = _upload_of(request)
     await found.overtake()
@@ -47,7 +47,7 @@ async def state(request: web.Request) -> web.Response:
 
 
 async def append(request: web.Request) -> web.Response:
-    """``PATCH /uploads/{upload_id}``: more of the picture; what came before a break stays."""
+    """``PATCH /uploads/{upload_id}``: more of the picture; bytes received before a break stay."""
     service = request.app[SERVICE]
     settings = service.config.server
     max_bytes = settings.max_request_size_mb * 2**20

@@ -1,4 +1,4 @@
-"""`Sending`: bounds how many pictures are in memory, on their way to callers."""
+"""`Sending`: bounds how many pictures are in memory while they are sent."""
 
 from __future__ import annotations
 

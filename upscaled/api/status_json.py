@@ -93,7 +93,7 @@ def _foreseen(job: Job, outlook: Outlook) -> bytes:
     """Return the last members of a status and its closing brace."""
     # Tenths: estimates are no better, and clients see them go down.
     seconds = f',"eta_seconds":{outlook.eta_seconds:.1f}}}'
-    # The forecast hears of a start a moment later than the record has it.
+    # The forecast learns of a start slightly later than the record.
     if outlook.position is None or job.state is not JobState.QUEUED:
         return seconds.encode()
     return f',"queue_position":{outlook.position}{seconds}'.encode()

@@ -1,4 +1,4 @@
-"""Submissions: a picture comes in; its job's addresses go out, or what became of it."""
+"""Submissions: receive a picture, answer with its job's addresses or its outcome."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _accepts_picture(request: web.Request) -> bool:
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
-    """``POST /upscale``: take a picture; 202 with the job's id.
+    """``POST /upscale``: accept a picture; 202 with the job's id.
 
     With ``wait`` the answer is the completed job or the result itself, if that is there in time.
     """
@@ -153,7 +153,7 @@ async def _submit(request: web.Request, field_names: Iterable[str]) -> web.Strea
             try:
                 job = await _job_of(request, form, fields, claim)
             except UpscaledError as error:
-                # A wrong field is wrong for every picture, so its sentence must be seen.
+                # A wrong field is wrong for every picture, so the caller must see its error.
                 if original is None or isinstance(error, BadRequestError):
                     raise
             if claim is not None and claim.earlier is not None:
@@ -237,7 +237,7 @@ def _accepted(links: Links) -> dict[str, object]:
         "success": True,
         "job_id": links.job_id,
         "status_url": links.status,
-        # There are clients that ask for the result at once, and only once.
+        # Some clients ask for the result at once, and only once.
         "download_url": f"{links.download}?wait={ANSWER_SECONDS}",
         "cancel_url": links.cancel,
         "events_url": links.events,

@@ -47,14 +47,14 @@ class Transfer:
         self._spans = [*apart, Span(start, stop)]
 
     def add_broken(self, span: Span) -> None:
-        """Note that a request broke off after ``span`` was handed to the network.
+        """Record that a request broke off after ``span`` was handed to the network.
 
-        Only the caller knows how much of it arrived; its next request tells.
+        Only the caller knows how much of it arrived; its next request shows it.
         """
         self._perhaps = span
 
     def asked(self, start: int | None) -> None:
-        """Note what a caller asks for next, before it is sent.
+        """Record what a caller asks for next, before it is sent.
 
         A caller that continues a broken download (``Range: bytes=start-``) has received the bytes
         before ``start``. After any other request the broken download counts as not received.

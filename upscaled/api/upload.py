@@ -43,7 +43,7 @@ _RAW = re.compile(r"image/[a-z0-9.+-]{1,64}|application/octet-stream")
 
 
 _PASSING = (QueueFullError, ShuttingDownError, TooManyRequestsError)
-"""Refusals for which the picture is not to blame."""
+"""Refusals that the picture did not cause."""
 
 
 class BodyTypeError(NotAPictureError):
@@ -64,12 +64,12 @@ class ReceivedForm:
     sha256: str
     """The picture's digest, in hexadecimal; empty where it was uploaded before."""
     identity: str
-    """What stands for the picture when requests are compared: its digest, its
-    address or the id of its upload."""
+    """The picture's identity for the comparison of requests: its digest, its address or the id of
+    its upload."""
     rate_headers: Mapping[str, str]
     """What is left of the client's rate, for the response."""
     refusal: UpscaledError | None
-    """Why it can't become a job, if it was read nevertheless."""
+    """Why it can't become a job, if it was read all the same."""
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def received(
     settings = service.config.server
     max_bytes = max_bytes or settings.max_request_size_mb * 2**20
     query = query_of(request)
-    # Where the query says where the picture is, there need be no body.
+    # If the query names the picture's address, no body is needed.
     has_body = request.can_read_body or not any(name in query for name in ELSEWHERE)
     is_raw = has_body and check_head(request, max_bytes, payload)
     reader = FormReader(fields, query.items(), payload)
@@ -141,12 +141,12 @@ async def received(
             filename, identity = reader.filename, sha256
             if (url := reader.fields.get(IMAGE_URL)) is not None:
                 filename, identity = image_url.name_of(url), f"url {url}"
-                # A repetition gets the job that it had; its address may have expired since.
+                # A repetition gets the first request's job; the address may have expired since.
                 if queues or reader.fields.get("on_timeout") == "original":
                     sha256 = await image_url.fetch(request, url, upload, max_bytes)
             elif (sent := reader.fields.get(UPLOAD)) is not None:
                 filename, identity, sha256 = "", f"upload {sent}", ""
-                # A repetition gets the job that it had; the upload was deleted then.
+                # A repetition gets the first request's job; the upload was deleted then.
                 if queues or reader.fields.get("on_timeout") == "original":
                     filename = await submissions.resumable.link(sent, client, upload.path)
         finally:
@@ -156,7 +156,7 @@ async def received(
         )
         keep = queues and refusal is None
         if keep and UPLOAD in reader.fields:
-            with contextlib.suppress(UnknownUploadError):  # a repetition's is gone already
+            with contextlib.suppress(UnknownUploadError):  # deleted already if this is a repetition
                 await submissions.resumable.end(reader.fields[UPLOAD], client)
     finally:
         if not keep:
@@ -215,7 +215,7 @@ def too_large(max_bytes: int) -> TooManyBytesError:
 
 
 async def body_of(request: web.Request, max_bytes: int, seconds: float) -> AsyncGenerator[bytes]:
-    """Yield the body as it comes.
+    """Yield the body as it arrives.
 
     Raises:
         TooManyBytesError: it is longer than ``max_bytes``.

@@ -1,4 +1,4 @@
-"""Looking at the pictures of a job: thumbnails and tiles. It never counts as downloading."""
+"""Views of a job's pictures: thumbnails and tiles. Viewing never counts as downloading."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def _picture(request: web.Request, side: str) -> ViewedPicture:
 
 
 def _unchanged(request: web.Request, etag: str) -> web.Response | None:
-    """Return the answer for a caller who has this already; None if they have not."""
+    """Return the 304 answer for a caller that has this view; None for others."""
     known = [value.strip() for value in request.headers.get("If-None-Match", "").split(",")]
     if etag not in known:
         return None

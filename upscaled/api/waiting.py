@@ -1,4 +1,4 @@
-"""Answers that wait for a job's end, for as long as the caller asks and proxies allow."""
+"""Answers that wait for a job's end, as long as the caller asks and proxies allow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from upscaled.jobs.job import TERMINAL, Job
 MOST_SECONDS = 60
 """The largest ``wait`` that is taken."""
 ANSWER_SECONDS = 45
-"""Every answer comes after this time at the latest, whatever was asked for: with their tutorials'
-configurations HAProxy closes a connection that is idle for 50 seconds, nginx after 60."""
+"""The longest wait in seconds, whatever was asked for: with the usual configurations HAProxy closes
+an idle connection after 50 seconds, nginx after 60."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Webhooks of a job: what its receiver has been told."""
+"""Webhooks of a job: the messages to its receiver."""
 
 from __future__ import annotations
 

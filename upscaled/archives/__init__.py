@@ -1,1 +1,1 @@
-"""Archives of pictures: what is in them, whether that can be trusted, and writing them anew."""
+"""Archives of pictures: reading, checking and rewriting them."""

@@ -1,4 +1,4 @@
-"""`Assembly`: a new archive under way, which a later process can go on with after a kill."""
+"""`Assembly`: an unfinished new archive, which a later process can continue after a kill."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class _Line:
 class Assembly(Generic[P]):
     """Appends entries to a new archive and keeps a journal of them. Its methods block.
 
-    An entry is on the disk before its line is in the journal. The next process goes on behind the
-    last whole line, and cuts off what was appended after that.
+    An entry is on the disk before its line is in the journal. The next process continues behind the
+    last whole line, and cuts off what was appended after it.
 
     Args:
         folder: holds the new archive, its journal and at the end the result.
@@ -90,7 +90,7 @@ class Assembly(Generic[P]):
         self.written: list[Written] = []
         """The entries that are in the new archive."""
         self.pages: list[P] = []
-        """What earlier processes recorded with pages; emptied by whoever has read it."""
+        """What earlier processes recorded with pages; the reader empties it."""
 
     def resume(self) -> None:
         """Read the journal of an earlier process, and cut off what is not in it.
@@ -193,7 +193,7 @@ class Assembly(Generic[P]):
         self._file.seek(end)
 
     def finish(self) -> Path:
-        """Append the archive's end, and bring all of it to the disk; return the result.
+        """Append the archive's end, and sync all of it; return the result.
 
         Raises:
             OSError: the disk is full; it can be tried again.
@@ -202,7 +202,7 @@ class Assembly(Generic[P]):
         self._writer().finish(self.written)
         self._file.flush()
         os.fsync(self._file.fileno())
-        os.fsync(self._journal.fileno())  # a result without it could not be told of
+        os.fsync(self._journal.fileno())  # a result is of no use without the journal
         part = self._folder / _PART
         if self._kind.packed:
             compress(part, self._kind, self._folder / _PACKED)

@@ -1,4 +1,4 @@
-"""`Entry`, and what an archive must not have: the bounds and the names."""
+"""`Entry`, and the checks of an archive's bounds and names."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _NO_FAULT = frozenset(
      "output_failed", "local_file", "unreachable", "unauthorized", "unexpected_answer",
      "forbidden_host"}
 )  # fmt: skip
-"""Codes of errors that are no fault of a page: the archive waits for another run."""
+"""Codes of errors that a page did not cause: the archive waits for another run."""
 
 
 @dataclass(frozen=True)

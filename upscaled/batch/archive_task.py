@@ -29,7 +29,7 @@ _BOUNDS = Bounds(entries=50_000, entry_bytes=2 << 30, total_bytes=64 << 30, rati
 class ArchiveTask:
     """Upscales the pages of one archive and writes the new one.
 
-    A later run goes on behind the last entry that is in the new archive.
+    A later run continues behind the last entry of the new archive.
 
     Args:
         task: the archive.
@@ -56,7 +56,7 @@ class ArchiveTask:
             UpscaledError: the archive can't be done, or no page could be upscaled.
         """
         try:
-            # A result may have its place already, so it must not change.
+            # A result may be linked to its target already, so it must not change.
             if not await asyncio.to_thread((self._folder / RESULT).exists):
                 await self._assemble(on_percent)
         finally:

@@ -27,8 +27,8 @@ def is_archive(path: PurePath) -> bool:
 class ArchiveUpscaler:
     """An `Upscaler` that takes archives too, and leaves pictures to another one.
 
-    What is done of an archive lies in ``work`` and in the upscaler's own folder. A later run with
-    the same task goes on behind the last entry that was appended.
+    Unfinished archives are kept in ``work`` and in the upscaler's own folder. A later run with the
+    same task continues behind the last entry that was appended.
 
     Args:
         inner: upscales the pictures.
@@ -60,7 +60,7 @@ class ArchiveUpscaler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:  # what is left there belongs to no picture of this run
+        if kind is None:  # what remains there belongs to no task of this run
             await asyncio.to_thread(shutil.rmtree, self._work, ignore_errors=True)
 
     @property

@@ -36,13 +36,13 @@ from upscaled.pictures import Size, SizeLimit
 log = logging.getLogger(__name__)
 
 _NO_ROOM = frozenset({"insufficient_storage", "queue_full"})
-"""Codes of refusals that the end of another picture can change."""
+"""Codes of refusals that may pass when another picture ends."""
 _ENDS_ALL = frozenset({"unreachable", "unauthorized", "forbidden_host", "unexpected_answer"})
 """Codes of errors that every further picture would end with too."""
 
 
 class RunEndedError(UpscaledError):
-    """Every further picture would fail alike, so the run ends; the next one goes on."""
+    """Every further picture would fail alike, so the run ends; the next run continues."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Batch:
             outcome = Failed(item.source, error.code, error.message)
         except NameTakenError as error:
             outcome = Failed(item.source, "name_taken", str(error))
-        except BrokenPipeError:  # whoever read the events is gone, and the run ends
+        except BrokenPipeError:  # the reader of the events is gone, so the run ends
             raise
         except Exception:
             log.exception("a picture ended unexpectedly", extra={"file": str(item.source)})
@@ -266,7 +266,7 @@ class Batch:
         return options
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder for results, and remove what a run left in it that was killed; blocking."""
+        """Make a folder for results, and remove what a killed run left in it; blocking."""
         folder.mkdir(parents=True, exist_ok=True)
         if folder not in self._folders:
             self._folders.add(folder)

@@ -18,7 +18,7 @@ class Item:
 
     source: Path
     name: PurePath
-    """Where it lies below its input; the result gets this place below the output folder."""
+    """Its path below its input; the result gets this path below the output folder."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _SPARE_LINES = 1000
 
 @dataclass(frozen=True)
 class Signature:
-    """What tells without reading whether a file is still the same."""
+    """What shows, without reading it, whether a file has changed."""
 
     size: int
     mtime_ns: int
@@ -110,7 +110,7 @@ class Ledger:
         except OSError:  # a file system without locks
             pass
         self.work = work_folder(folder, folder / FOLDER / "work")
-        """For a service of this run; the next run goes on with what is in it."""
+        """For this run's service; the next run continues the work in it."""
         for place in (folder, self._path.parent):
             files.remove_parts(place)
         self._file = self._load()

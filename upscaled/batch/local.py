@@ -25,17 +25,17 @@ from upscaled.service.processing import check_default_model
 from upscaled.service.service import Service
 
 _PLACES = 1000
-"""In the queue: more than `parallel` on any machine, and what an earlier run left."""
+"""Size of the queue: more than `parallel` on any machine plus what an earlier run left."""
 _LEFT = 1000
-"""Most jobs of an earlier run that are looked at; it had a few more under way than slots."""
+"""The most jobs of an earlier run that are looked up; it had a few more than slots."""
 _USELESS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
 class LocalUpscaler:
     """Upscales with a service of its own.
 
-    A job that is interrupted stays in ``folder`` with what is done of it, and goes on when a later
-    run has a task with the same key. All other jobs that are found there are deleted.
+    An interrupted job stays in ``folder`` with its finished part, and continues when a later run
+    has a task with the same key. All other jobs there are deleted.
 
     Args:
         config: the settings; of ``storage``, only the caches of models and networks are used.
@@ -48,9 +48,9 @@ class LocalUpscaler:
         )
         # Results that share their work may be one file with several names. They belong to the user,
         # who may change one of them.
-        # And nobody looks at pictures here, so that only results are kept.
+        # And there are no viewers, so only results are kept.
         features = dataclasses.replace(config.features, join_identical=False, web=False)
-        # When the service stops, jobs have ended or go on in a later run.
+        # When the service stops, jobs have ended or continue in a later run.
         server = dataclasses.replace(config.server, drain_seconds=0)
         limits = dataclasses.replace(
             config.limits,

@@ -15,7 +15,7 @@ _MOST_NUMBERS = 100_000
 
 
 class NameTakenError(Exception):
-    """Another picture of this run has the same place for its result."""
+    """Another picture of this run has the same path for its result."""
 
 
 class NamesResults(Protocol):
@@ -99,7 +99,7 @@ class Naming:
             yield from (f"{stem}-{number}.{end}" for number in range(2, _MOST_NUMBERS))
 
     def release(self, target: Path) -> None:
-        """Let another picture have this place, since its picture is gone."""
+        """Free a result's path, since its picture is gone."""
         self._taken.pop(target, None)
 
     def _name_of(self, name: PurePath, *, keep_end: bool = False) -> str:

@@ -13,7 +13,7 @@ from upscaled.errors import BadRequestError
 from upscaled.pictures import Size
 
 _PARALLEL = 8
-"""Pictures at a time: enough that the server is busy while others travel."""
+"""Pictures at a time: enough to keep the server busy while others are transferred."""
 
 
 class RemoteUpscaler:
@@ -93,7 +93,7 @@ class RemoteUpscaler:
 
 @contextlib.contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Let a wrong field end as it does without a server."""
+    """Turn the refusal of a field into the error that a run without a server has."""
     try:
         yield
     except FieldRefusedError as error:

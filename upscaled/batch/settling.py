@@ -1,4 +1,4 @@
-"""Tells when a file is complete: it did not change for a while, and nobody writes to it."""
+"""Tells when a file is complete: it has not changed for a while, and no process writes to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Sight:
 
 
 class Settling:
-    """Watches files over many looks.
+    """Watches files over many scans.
 
     Args:
         seconds: how long a file must not change.
@@ -63,7 +63,7 @@ class Settling:
                 yield path, signature
 
     def unchanged_since(self, path: Path) -> float | None:
-        """Return since when a file looks as it did at the last look; None: it was not there."""
+        """Return since when a file has been unchanged; None: it was not there."""
         sight = self._sights.get(path)
         return None if sight is None else sight.since
 

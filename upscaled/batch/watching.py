@@ -32,14 +32,15 @@ _LATER = frozenset(
 """Codes of errors that are no fault of a picture: it is tried again."""
 _LATER_SECONDS = 30.0
 _PATIENCE = 5
-"""A picture has failed only if it did not change for so many times the time to settle: from another
-machine it may come slowly, and nothing here tells that somebody still writes to it."""
+"""A picture counts as failed only if it has not changed for this many times the time to settle:
+from another machine it may arrive slowly, and it is unknown here whether it is still being
+written."""
 _SHARE = 0.1
 """Of the time that looking may take."""
 
 
 class After(StrEnum):
-    """What becomes of a picture whose result is there."""
+    """What happens to a picture when its result is finished."""
 
     KEEP = "keep"
     MOVE = "move"
@@ -58,16 +59,16 @@ class WatchOptions:
     failed_folder: Path
     """Where pictures go that can't be upscaled, each with a file beside it that says why."""
     settle_seconds: float
-    """A picture is taken when it did not change for so long."""
+    """A picture is taken when it has not changed for this many seconds."""
     interval_seconds: float
-    """Between two looks; they take at most a tenth of the time."""
+    """Seconds between two scans; scans take at most a tenth of the time."""
 
 
 class Watcher:
     """Watches a folder until it is cancelled.
 
-    It looks at the folder at intervals, since a folder on another machine tells nobody of its
-    changes. What a run before it left is taken up: the ledger tells which pictures have a result.
+    It scans the folder at intervals, since a network folder does not notify of changes by other
+    machines. It continues what an earlier run left: the ledger says which pictures have a result.
 
     Args:
         batch: upscales the pictures.
@@ -179,7 +180,7 @@ class Watcher:
                 self._queued.discard(item.source)
 
     async def _handle(self, item: Item, signature: Signature) -> None:
-        """Upscale one picture and do with it what is to be done then."""
+        """Upscale one picture, then keep, move or delete it."""
         if await asyncio.to_thread(_signature_of, item.source) != signature:
             return  # it changed or went away while it waited
         try:

@@ -23,7 +23,7 @@ def work_folder(out: Path, nearby: Path) -> Path:
 
     Args:
         out: the folder of the results.
-        nearby: where it lies if ``out`` is on a local disk; else it lies in the user's cache.
+        nearby: the folder if ``out`` is on a local disk; else it is in the user's cache.
     """
     place = out.resolve()
     if file_system(place, _mounts()) not in _NETWORK:

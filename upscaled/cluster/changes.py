@@ -20,7 +20,7 @@ PROGRESS: LiteralString = "upscaled_progress"
 """How far jobs are, as JSON."""
 
 _QUIET_SECONDS = 5.0
-"""After so long without a notification the connection is tried: the server may have vanished."""
+"""Seconds without a notification after which the connection is tested: the server may be gone."""
 _ANSWER_SECONDS = 10.0
 _AGAIN_SECONDS = (0.1, 0.5, 1.0)
 
@@ -33,9 +33,9 @@ class Changes:
     Args:
         url: the database.
         heard: what is called with each payload, by channel.
-        connected: called when the connection stands. Whatever was told before may have been missed.
-            While it lasts, notifications wait.
-        disconnected: called when it broke.
+        connected: called when the connection is made. Earlier notifications may have been missed.
+            While it runs, notifications wait.
+        disconnected: called when the connection breaks.
     """
 
     def __init__(

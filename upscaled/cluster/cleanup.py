@@ -1,4 +1,4 @@
-"""The cleaner of a cluster: the leader looks after all results, each server after its own rest."""
+"""The cleaner of a cluster: the leader deletes results, each server its own leftovers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SharedCleaner(Cleaner):
         await self.clean_own()
 
     async def lead(self) -> None:
-        """Clean up what belongs to all; runs until cancelled."""
+        """Clean up what all members share; runs until cancelled."""
         while True:
             try:
                 await self._clean_shared()

@@ -8,12 +8,12 @@ from upscaled.blobs.blobs import BlobInfo, BlobMissingError, Blobs
 
 
 class BlobContent:
-    """A result in the blobs, read as a stream: the next bytes are already on their way.
+    """A result in the blobs, read as a stream that fetches ahead.
 
     Args:
         blobs: where it is.
         info: what is known of it.
-        version: a text that is another one for other bytes, such as a digest of them.
+        version: a text that differs for other bytes, such as their digest.
     """
 
     def __init__(self, blobs: Blobs, info: BlobInfo, version: str) -> None:

@@ -13,11 +13,11 @@ from upscaled.blobs.blobs import Blobs, fetch
 from upscaled.blobs.folder import FolderBlobs
 
 _MOST_BYTES = 2 << 30
-"""Of all copies together, besides the latest; those that were used longest ago go first."""
+"""Bytes of all copies besides the latest; the least recently used ones are deleted first."""
 
 
 class Copies:
-    """Brings blobs to this machine's disk. Blobs in a folder are there already.
+    """Copies blobs to this machine's disk. Blobs in a folder need no copy.
 
     Args:
         blobs: the blobs; they never change under a key.

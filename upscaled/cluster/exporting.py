@@ -29,15 +29,15 @@ from upscaled.webhooks.events import messages_of
 
 _PARTIAL = f"{sqlite_store.FILE}.export"
 _WHOLE = f"{sqlite_store.FILE}.exported"
-"""All jobs are in it, and perhaps they are still in the database too."""
+"""All jobs are in it; they may still be in the database too."""
 
 
 class FolderExport:
     """Moves all jobs of a cluster without members into a data folder.
 
-    The records are written under a name that no server reads. Only when everything is in the
-    folder, the jobs are deleted from the database, and then the records get their name. So at any
-    moment one of both has all jobs, and a run that was killed is continued.
+    The records are written under a name that no server reads. Once everything is in the folder, the
+    jobs are deleted from the database, and then the records are renamed. So at any moment one of
+    the two has all jobs, and a killed run can be continued.
 
     Args:
         link: the cluster, opened.
@@ -144,7 +144,7 @@ class FolderExport:
         self._moved.lost_results += found.result_gone is not None is job.result_gone
 
     async def _with_files(self, job: Job, now: float) -> Job:
-        """Bring a job's files into its folder; return its record as it is to be there."""
+        """Copy a job's files into its folder; return the record to write there."""
         folder = self._workspace.folder(job.id)
         await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
         upload = self._workspace.upload_of(job.id)
@@ -162,7 +162,7 @@ class FolderExport:
         return job
 
     async def _fetch(self, key: str, path: Path, wanted: str) -> bool:
-        """Bring a blob to a file; False if it is missing or damaged."""
+        """Copy a blob to a file; False if it is missing or damaged."""
         with contextlib.suppress(OSError):
             if wanted and await asyncio.to_thread(files.sha256_of, path) == wanted:
                 return True  # by an earlier run
@@ -201,7 +201,7 @@ def _store(part: Path, path: Path) -> None:
 
 
 def _sync_or_remove(folder: Path) -> None:
-    """Bring a job's folder to the disk; one without files is not needed."""
+    """Sync a job's folder; delete it if it has no files."""
     with contextlib.suppress(OSError):
         folder.rmdir()
         return

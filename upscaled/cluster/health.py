@@ -35,7 +35,7 @@ class WorkersHealth(Health):
         self.workers: list[Member] = []
 
     async def run(self) -> None:
-        """Look at the workers now and then until cancelled."""
+        """Read the workers' state periodically; runs until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(self._lease_seconds / 2)

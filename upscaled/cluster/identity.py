@@ -1,4 +1,4 @@
-"""The identity of a cluster: database and blobs have it, so that they are known as a pair."""
+"""The identity of a cluster: database and blobs both have it, so that wrong pairs are noticed."""
 
 from __future__ import annotations
 

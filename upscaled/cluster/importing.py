@@ -35,9 +35,9 @@ class FolderImport:
     """Moves the jobs of a data folder into a cluster. Members of the cluster may run meanwhile.
 
     Each job is recorded in one transaction, after its files have been read back from the blobs. A
-    journal in the folder names those that are done, so that a run that was killed is continued, and
-    that nothing comes back which the cluster has deleted since. At the end the folder's records get
-    another name, so that no server does the same jobs again.
+    journal in the folder names the moved jobs, so that a killed run can be continued and jobs that
+    the cluster has deleted since do not come back. At the end the folder's records are renamed, so
+    that no server does the same jobs again.
 
     Args:
         link: the cluster, opened.
@@ -60,7 +60,7 @@ class FolderImport:
             ConfigError: there are no records, a server uses them, archives are under way, or the
                 folder is moving into another cluster.
             StoreUnavailableError: database or blobs don't answer; run it again.
-            NoSpaceError: they are full; likewise.
+            NoSpaceError: they are full; run it again later.
         """
         held = await asyncio.to_thread(_lock_records, self._folder)
         try:
@@ -112,7 +112,7 @@ class FolderImport:
         await asyncio.to_thread(self._note, job.id)
 
     async def _with_files(self, job: Job, now: float) -> Job:
-        """Put a job's files into the blobs; return its record as it is to be there."""
+        """Put a job's files into the blobs; return the record for the cluster."""
         upload = self._workspace.upload_of(job.id)
         has_upload = await self._put(upload, keys.upload(job.id), job.input_sha256)
         if job.state in ACTIVE:
@@ -222,7 +222,7 @@ def _lock_records(folder: Path) -> int:
 
 
 def lock(folder: Path) -> int:
-    """Lock a data folder that is moved; return the descriptor, whose end unlocks it.
+    """Lock a data folder that is moved; return the descriptor; closing it unlocks the folder.
 
     Raises:
         ConfigError: a server uses it, or this user must not.

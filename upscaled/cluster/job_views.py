@@ -20,7 +20,7 @@ class SharedJobViews(JobViews):
     Args:
         workspace: names the files of jobs.
         views: makes views of them.
-        copies: brings them here.
+        copies: copies them to this machine.
     """
 
     def __init__(self, workspace: Workspace, views: Views, copies: Copies) -> None:

@@ -1,4 +1,4 @@
-"""Leadership: one API server at a time does what is done once for all jobs."""
+"""Leadership: one API server at a time does the work that is done once for all jobs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Leadership:
     Args:
         url: the database.
         duties: the leader's work.
-        seconds: between two looks at whether there is a leader, and whether the session stands.
+        seconds: between two checks of whether there is a leader, and whether the session is alive.
     """
 
     def __init__(self, url: str, duties: Duties, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Leadership:
         self.leads = False
 
     async def run(self) -> None:
-        """Lead whenever nobody else does; runs until cancelled."""
+        """Lead whenever no other server does; runs until cancelled."""
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(

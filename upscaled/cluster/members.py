@@ -1,4 +1,4 @@
-"""Members of a cluster: who is there, what they can do, and whether their settings agree."""
+"""Members of a cluster: the running ones, their abilities, and whether their settings agree."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SHARED_BY_SERVERS = (
     "webhooks.secret",
     "webhooks.secrets",
 )
-"""And those that all API servers must have alike."""
+"""Settings that must also be equal on all API servers."""
 _SECRET = frozenset({"server.auth_token", "server.tokens", "webhooks.secret", "webhooks.secrets"})
 
 
@@ -54,7 +54,7 @@ class Member:
     pid: int
     version: str = __version__
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Those that must agree, as text; of secrets a digest."""
+    """Settings that must agree, as text; secrets as digests."""
     engine: str = ""
     devices: tuple[str, ...] = ()
     gpu: bool = False
@@ -102,7 +102,7 @@ def settings_of(config: Config, role: str) -> dict[str, str]:
 
 
 def check_agreement(member: Member, others: list[Seen]) -> None:
-    """Check that a member's settings agree with those of the members that are there.
+    """Check that a member's settings agree with those of the running members.
 
     Raises:
         ConfigError: they do not; both values are named.
@@ -119,11 +119,11 @@ def check_agreement(member: Member, others: list[Seen]) -> None:
 
 
 def check_name(other: Seen, silences: list[float]) -> None:
-    """Check that a member of our name gave no sign of life while we looked.
+    """Check that a member of our name sent no heartbeat while we watched.
 
     Args:
         other: the member.
-        silences: for how long it had been silent at each look.
+        silences: for how long it had been silent at each check.
 
     Raises:
         ConfigError: it did.
@@ -142,7 +142,7 @@ async def lock(connection: Connection) -> None:
 
 
 async def hold_off(connection: Connection) -> None:
-    """Let no process join as long as this connection stands."""
+    """Let no process join while this connection is open."""
     await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
 
 
@@ -161,7 +161,7 @@ async def present(connection: Connection, lease_seconds: float) -> list[Seen]:
 
 
 async def write(connection: Connection, member: Member, worker: int | None) -> bool:
-    """Record that a member is there; return whether it is to end after its jobs."""
+    """Record a member's heartbeat; return whether it must end after its jobs."""
     found = await connection.execute(
         "INSERT INTO members (id, role, worker, document) VALUES (%s, %s, %s, %s) "
         "ON CONFLICT (id) DO UPDATE SET role = excluded.role, worker = excluded.worker, "
@@ -173,7 +173,7 @@ async def write(connection: Connection, member: Member, worker: int | None) -> b
 
 
 async def join(connection: Connection, member: Member, worker: int | None) -> None:
-    """Record that a member begins; an earlier one of the same name is forgotten."""
+    """Record a new member; it replaces an earlier one of the same name."""
     await remove(connection, member.id)
     await write(connection, member, worker)
 
@@ -184,7 +184,7 @@ async def remove(connection: Connection, name: str) -> None:
 
 
 async def drain(connection: Connection, name: str) -> bool:
-    """Ask a worker to end after its jobs; False if there is none of this name."""
+    """Ask a worker to end after its jobs; False if no worker has this name."""
     found = await connection.execute(
         "UPDATE members SET draining = true WHERE id = %s AND role = %s RETURNING id",
         (name, WORKER),

@@ -1,4 +1,4 @@
-"""Membership: a process shows that it is there, and looks after jobs of those that are not."""
+"""Membership: a process sends heartbeats, and rescues the jobs of members that fell silent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Membership:
     """One process as a member of its cluster.
 
     Args:
-        database: where members show themselves.
+        database: where members record their heartbeats.
         describe: returns what the member is at the moment.
         lease_seconds: how long it may be silent.
         rescuer: takes jobs from those who are silent for longer.
@@ -49,7 +49,7 @@ class Membership:
         self.worker = 0
         """A worker's number in the work queue."""
         self.others: list[Seen] = []
-        """The members that are there, this one with them."""
+        """The running members, including this one."""
         self.draining = asyncio.Event()
         """Set when the member is asked to end after its jobs."""
         self.on_beat: Callable[[], Awaitable[None]] | None = None
@@ -58,11 +58,10 @@ class Membership:
     async def join(self) -> None:
         """Become a member.
 
-        A name that another process has is waited for: if that one is gone, it falls silent.
+        If another process has the name, wait whether it falls silent.
 
         Raises:
-            ConfigError: a setting contradicts that of a member that is there, or one that is there
-                has this name.
+            ConfigError: a setting contradicts that of a running member, or one has this name.
             StoreUnavailableError: the database does not answer.
         """
         member = self._describe()
@@ -96,7 +95,7 @@ class Membership:
         )
 
     async def run(self) -> None:
-        """Show that the member is there; runs until cancelled."""
+        """Send heartbeats; runs until cancelled."""
         while True:
             # Not all at the same moment.
             await asyncio.sleep(self._lease_seconds / _BEATS * random.uniform(0.8, 1.0))  # noqa: S311
@@ -110,7 +109,7 @@ class Membership:
                 log.exception("The cluster's members can't be read; it is tried again.")
 
     async def beat(self) -> None:
-        """Show that the member is there, and what it is.
+        """Send a heartbeat with the member's description.
 
         Raises:
             StoreUnavailableError: the database does not answer.
@@ -138,7 +137,7 @@ class Membership:
             await self.on_beat()
 
     async def _rescue(self) -> None:
-        # Whoever was cut off does not know whether others are silent or were not heard.
+        # A member that was cut off can't know whether others are silent or just were not heard.
         since = self._heard_since
         if since is not None and time.monotonic() - since > self._lease_seconds:
             await self._database.run(self._rescuer.rescue, patience=1.0)
@@ -158,7 +157,7 @@ class Membership:
             log.warning("the database does not answer; others notice the end of this member")
 
     def workers(self) -> list[Member]:
-        """Return the workers that are there and take jobs."""
+        """Return the running workers that take jobs."""
         return [one.member for one in self.others if one.member.role == WORKER and not one.draining]
 
 

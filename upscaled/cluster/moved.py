@@ -1,4 +1,4 @@
-"""Jobs on their way between one machine and a cluster: how they are changed, and how many."""
+"""Jobs that move between one machine and a cluster: how they change, and their counts."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Moved:
 
 
 def waiting_again(job: Job) -> Job:
-    """Return an unfinished job as it waits after its move; work on it begins anew."""
+    """Return an unfinished job as it waits after its move; its work starts from the beginning."""
     return replace(job, state=JobState.QUEUED, progress=0, device=None, started=None)
 
 
 def without_upload(job: Job, now: float) -> Job:
-    """Return an unfinished job whose upload is not what was received."""
+    """Return an unfinished job whose upload is damaged, as failed."""
     return job.to(
         JobState.FAILED,
         finished=now,

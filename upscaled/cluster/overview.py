@@ -1,4 +1,4 @@
-"""The state of a cluster, for whoever looks after it."""
+"""The state of a cluster, for its operators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Overview:
     oldest_seconds: float
     """Age of the job that waits longest; 0 if none waits."""
     without_worker: tuple[str, ...]
-    """Models that waiting jobs need and no worker has."""
+    """Models that waiting jobs need but no worker has."""
     pending_messages: int
     """Webhook messages that are not delivered yet."""
 

@@ -1,4 +1,4 @@
-"""Progress: how far a worker's jobs are, told to the API servers a few times a second."""
+"""Progress of a worker's jobs, sent to the API servers a few times a second."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JobProgress:
 async def report_progress(registry: JobRegistry, database: Database) -> None:
     """Tell the progress of all jobs of a worker's ``registry``; runs until cancelled.
 
-    Nobody waits for it, and what the database does not take is told the next time.
+    What the database does not take is sent the next time.
     """
     while True:
         try:
@@ -59,7 +59,7 @@ async def report_progress(registry: JobRegistry, database: Database) -> None:
 
 async def _send(database: Database, reports: list[JobProgress]) -> None:
     async def write(connection: Connection) -> None:
-        # No commit waits for the disk: a crash may forget this.
+        # No commit waits for the disk: a crash may lose this.
         await connection.execute("SET LOCAL synchronous_commit = off")
         for start in range(0, len(reports), _JOBS_AT_ONCE):
             some = tuple(reports[start : start + _JOBS_AT_ONCE])

@@ -1,4 +1,4 @@
-"""Job records as API servers and workers write them: each only what it may, decided by the row."""
+"""Job records as API servers and workers write them; the row decides who may write what."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 TAKEN = "job was taken from this worker"
 _AGAIN_SECONDS = 1.0
 FIRST_COST = 1.0
-"""Seconds of work that a job counts for while nobody knows better."""
+"""Seconds of work that a job counts for until there is an estimate."""
 
 
 class SupersededError(Exception):
-    """The record has changed so that the job can't take this state any more."""
+    """The record has changed, so the job can't enter this state any more."""
 
 
 class _LinkedStore(PostgresJobStore):
@@ -82,7 +82,7 @@ class SharedJobStore(_LinkedStore):
 
         Raises:
             KeyTakenError: the owner has this key already. Nothing is written.
-            SupersededError: the record says that this can't happen any more. Nothing is written.
+            SupersededError: the record no longer allows this. Nothing is written.
         """
         cost = FIRST_COST
         if job.state is JobState.QUEUED and self.cost is not None:
@@ -116,7 +116,7 @@ class SharedJobStore(_LinkedStore):
             job = before.to(JobState.CANCELLED, finished=record.now, client="")
             await work_queue.withdraw(connection, record.queue_entry)
         elif job.state in TERMINAL and job.state is before.state:
-            # Another server may have recorded a later thing of the same result.
+            # Another server may have recorded a later change of the same result.
             job = replace(
                 before,
                 delivered=before.delivered or job.delivered,

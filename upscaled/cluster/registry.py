@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 """Jobs that are read at a time."""
 _BUSY_SECONDS = 0.02
-"""Pause before a job is looked at again whose change is being recorded by this server."""
+"""Pause before a job is read again if this server is recording a change of it."""
 _SKEW_MICROSECONDS = 5_000_000
 """How far the clocks of two servers may differ for a listener who changes between them."""
 
@@ -36,8 +36,8 @@ _SKEW_MICROSECONDS = 5_000_000
 class SharedRegistry(JobRegistry):
     """Shows the active jobs of the whole cluster, as workers and other servers record them.
 
-    What is asked of one job is read from the database, so that each answer is at least as new as
-    any answer that another server gave before. Listeners are told as notifications come.
+    Requests for one job are answered from the database, so that each answer is at least as new as
+    any answer that another server gave before. Listeners are told when notifications arrive.
 
     Args:
         store: the records.
@@ -71,7 +71,7 @@ class SharedRegistry(JobRegistry):
                 self.report_stage(report.job_id, report.stage)
 
     async def catch_up(self, connection: Connection) -> None:
-        """Look at all active jobs: what was told while nobody listened is lost."""
+        """Read all active jobs, since notifications were missed."""
         found = await connection.execute(
             "SELECT id FROM jobs WHERE state IN ('queued', 'processing')"
         )
@@ -159,7 +159,7 @@ class SharedRegistry(JobRegistry):
             watcher(job, tag)
 
     def _shown(self, job: Job) -> Job:
-        """Return an active job with the progress that was heard of."""
+        """Return an active job with the progress that was reported."""
         known = self._active.get(job.id)
         if known is None or known.state is not job.state or job.state is JobState.QUEUED:
             return job

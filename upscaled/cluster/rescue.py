@@ -23,7 +23,7 @@ class Rescuer:
 
     Args:
         lease_seconds: how long a worker may be silent.
-        max_crashes: how many workers may get lost with a job.
+        max_crashes: how many workers may be lost while they do a job.
         messages: the messages that a job's state calls for.
     """
 
@@ -33,10 +33,10 @@ class Rescuer:
         self._messages = messages
 
     async def rescue(self, connection: Connection) -> list[str]:
-        """Rescue the jobs that there are; return their ids.
+        """Rescue the jobs of silent workers; return their ids.
 
-        Nothing is done while the database has not been running for a lease itself: then all are
-        silent, and not by their fault.
+        Do nothing until the database has been running for a lease: until then, no worker could send
+        heartbeats.
         """
         found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
         if await found.fetchone() != (True,):

@@ -1,4 +1,4 @@
-"""The runner of an API server: workers do the jobs; it cancels them and expects their ends."""
+"""The runner of an API server: workers do the jobs; it cancels them and waits for their ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RemoteRunner:
         queue: the waiting jobs, as the forecast sees them.
         order: their order.
         timing: the forecast.
-        shared: told of ends.
+        shared: informed of ends.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class RemoteRunner:
         self._queue.put(waiting)
 
     async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
-        """Delete what is on this machine of a job: it waits for a worker since it was recorded.
+        """Delete a job's files on this machine: a worker takes it from the queue.
 
-        Its caller may ask for its position before the database's notification is here. Until then
+        Its caller may ask for its position before the database's notification arrives. Until then
         it counts as the last one.
         """
         del prepared
@@ -130,7 +130,7 @@ class RemoteRunner:
         self._task = asyncio.create_task(self._forecast(), name="forecast")
 
     async def stop(self, drain_seconds: float = 0.0, hurry: asyncio.Event | None = None) -> None:
-        """Stop following jobs; those that run go on without this server."""
+        """Stop following jobs; running ones continue without this server."""
         del drain_seconds, hurry
         if self._task is not None:
             self._task.cancel()

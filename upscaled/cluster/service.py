@@ -50,7 +50,7 @@ _RATES_SECONDS = 30.0
 
 
 class _NoRecovery:
-    """Continues nothing at the start: what earlier servers accepted, workers do."""
+    """Continues nothing at the start: workers do the jobs that earlier servers accepted."""
 
     async def begin(self) -> None: ...
 
@@ -152,7 +152,7 @@ class ClusterService(Service):
             try:
                 return (await parts.timing.waiting(job))[1].upscale
             except UpscaledError:
-                return 1.0  # its model is gone, which a worker will tell
+                return 1.0  # its model is gone, which a worker will report
 
         self._records.cost = cost
         self._slots = parts.timing.forecaster
@@ -188,7 +188,7 @@ class ClusterService(Service):
             self._deliveries.notice(job)
 
     def _duties(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """Return what one server at a time does for all."""
+        """Return the work that one server at a time does for all."""
         assert isinstance(self._cleaner, SharedCleaner)  # noqa: S101 - it made it
         duties = [("shared cleanup", self._cleaner.lead())]
         if self._deliveries is not None:
@@ -221,7 +221,7 @@ class ClusterService(Service):
             closing.push_async_callback(self._worker.stop)
 
     async def _refresh_rates(self) -> None:
-        """Take over how long work takes on the workers; runs until cancelled."""
+        """Read the workers' measured times; runs until cancelled."""
         while True:
             await asyncio.sleep(_RATES_SECONDS)
             with contextlib.suppress(StoreUnavailableError):

@@ -162,7 +162,7 @@ async def register(connection: Connection) -> int:
 
 
 async def renew(connection: Connection, worker: int) -> bool:
-    """Renew a worker's lease; False if it was taken for lost."""
+    """Renew a worker's lease; False if it was declared lost."""
     found = await connection.execute(
         "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %s RETURNING id",
         (worker,),
@@ -213,7 +213,7 @@ async def up_since(connection: Connection) -> float:
 
 
 async def tidy(connection: Connection, lease_seconds: float) -> None:
-    """Forget workers that are long gone, and clients that are owed nothing; keep tags small."""
+    """Delete workers that are long gone, and clients without an advantage; keep tags small."""
     await connection.execute(
         "DELETE FROM procrastinate_workers WHERE last_heartbeat < now() - "
         "make_interval(secs => %s)",

@@ -1,4 +1,4 @@
-"""The worker of a cluster: takes jobs, does them in its own folder, and brings back the results."""
+"""The worker of a cluster: takes jobs, does them in its own folder, and stores the results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _AHEAD = 1
 """Jobs that are fetched and decoded while the slots are taken; others could do them meanwhile."""
 _IDLE_SECONDS = 5.0
-"""After so long the queue is looked at without having been told of a job."""
+"""Seconds after which the queue is checked without a notification."""
 _AGAIN_SECONDS = 1.0
 
 
@@ -131,7 +131,9 @@ class ClusterWorker:
         async with contextlib.AsyncExitStack() as closing:
             await self._workspace.open()
             closing.callback(self._workspace.close)
-            await self._workspace.sweep(())  # what an earlier process did is with others by now
+            await self._workspace.sweep(
+                ()
+            )  # other workers have the jobs of an earlier process by now
             await self._cache.open()
             self._parts = parts = await open_processing(
                 self._config,
@@ -166,10 +168,10 @@ class ClusterWorker:
         run_in_background(self._closing, self._parts.health.run(), "health")
 
     async def health_known(self) -> None:
-        """Wait for the first self-test or picture, and until the others can know of it."""
+        """Wait for the first self-test or picture, and until other members can know of it."""
         assert self._parts is not None  # noqa: S101 - it was started
         await self._parts.health.known()
-        with contextlib.suppress(StoreUnavailableError):  # the next sign of life tells it
+        with contextlib.suppress(StoreUnavailableError):  # the next heartbeat reports it
             await self.membership.beat()
 
     async def stop(self) -> None:
@@ -185,7 +187,7 @@ class ClusterWorker:
         await self._dispatcher.stop(self._config.server.drain_seconds, hurry)
 
     async def drained(self) -> None:
-        """Wait until somebody asked the worker to end, and its jobs have ended."""
+        """Wait until the worker was asked to end and its jobs have ended."""
         await self.membership.draining.wait()
         self._news.set()
         self._room.set()
@@ -199,7 +201,7 @@ class ClusterWorker:
         self._news.set()
 
     def _heard(self, job_id: str) -> None:
-        """Note that a job's record has changed: perhaps it is cancelled, or there is a new one."""
+        """Handle a change of a job's record: it may be cancelled, or a new job."""
         self._news.set()
         if job_id in self._store.held:
             self._spawn(self._check_leases(), "check")
@@ -252,7 +254,7 @@ class ClusterWorker:
         return True
 
     async def _begin(self, lease: Lease) -> None:
-        """Bring a job's upload here, and let the job be done."""
+        """Fetch a job's upload, and start the job."""
         job = lease.job
         assert self._dispatcher is not None  # noqa: S101 - it was started
         try:
@@ -272,7 +274,7 @@ class ClusterWorker:
             await self._dispatcher.fail(job.id, problem)
 
     async def _bring_upload(self, lease: Lease) -> str | None:
-        """Write a job's upload into its folder; return why that can never succeed, if so."""
+        """Write a job's upload into its folder; return the reason if that can never succeed."""
         job = lease.job
         part = self._workspace.new_upload()
         try:
@@ -310,7 +312,7 @@ class ClusterWorker:
         self._room.set()
 
     def _lose(self, job_id: str) -> None:
-        """End the work on a job that was cancelled, or is somebody else's."""
+        """End the work on a job that was cancelled or taken away."""
         self._spawn(self._end_work(job_id), f"lose-{job_id}")
 
     async def _end_work(self, job_id: str) -> None:
@@ -321,7 +323,7 @@ class ClusterWorker:
         self._room.set()
 
     async def _check_leases(self) -> None:
-        """Find out which jobs are no longer this worker's, and which it has without knowing."""
+        """Find out which jobs were taken away, and which this worker has without knowing."""
         mine = {
             job_id: held_job.lease.number
             for job_id, held_job in self._store.held.items()
@@ -346,7 +348,7 @@ class ClusterWorker:
         for job_id in mine.keys() - held:
             held_job = self._store.held.get(job_id)
             job = self._registry.peek(job_id)
-            # One that is being ended by this worker is decided by its own transaction.
+            # If this worker is ending one, that transaction decides.
             if held_job is not None and not self._registry.is_ending(job_id):
                 held_job.lost = True
                 if job_id in others:

@@ -14,7 +14,7 @@ from upscaled.service.imaging_parts import make_imaging
 
 
 class WorkerProcess:
-    """Everything that a worker needs, around it.
+    """A worker with everything that it needs.
 
     Args:
         config: the settings.
@@ -59,7 +59,7 @@ class WorkerProcess:
             self._closing = closing.pop_all()
 
     async def drained(self) -> None:
-        """Wait until somebody asked the worker to end, and its jobs have ended."""
+        """Wait until the worker was asked to end and its jobs have ended."""
         await self._worker.drained()
 
     async def drain(self, hurry: asyncio.Event) -> None:
@@ -71,5 +71,5 @@ class WorkerProcess:
         await self._worker.drain(hurry)
 
     async def stop(self) -> None:
-        """Give back what is not finished, and end everything."""
+        """Give unfinished jobs back, and end everything."""
         await self._closing.aclose()

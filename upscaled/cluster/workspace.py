@@ -1,4 +1,4 @@
-"""The workspace of an API server: uploads come in on its disk and go to the shared blobs."""
+"""The workspace of an API server: uploads arrive on its disk and move to the shared blobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class SharedWorkspace(Workspace):
-    """`Workspace` whose jobs have their files in the blobs; on the disk they are only for a moment.
+    """`Workspace` whose jobs have their files in the blobs, and only briefly on the disk.
 
     Args:
         data_dir: this server's own folder.
@@ -46,7 +46,7 @@ class SharedWorkspace(Workspace):
     async def remove(self, job_id: str) -> None:
         """Delete all files of a job, here and in the blobs; never raises.
 
-        What the blobs do not delete now, the clean-up finds later.
+        The clean-up later deletes what can't be deleted now.
         """
         await super().remove(job_id)
         try:

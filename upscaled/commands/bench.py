@@ -55,7 +55,7 @@ async def bench(options: argparse.Namespace, config: Config) -> int:
 
 
 async def _measured(calibration: Calibration) -> Table:
-    """Return what can be measured of a network, with breaks while other programs are busy."""
+    """Return the measurements of a network; pause while other programs are busy."""
     for left in reversed(range(_TRIES)):
         try:
             return await calibration.run()

@@ -1,6 +1,5 @@
-"""`upscaled cluster`: who is there, what waits, and how a worker is taken away.
-
-And how jobs move from one machine into a cluster and back.
+"""`upscaled cluster`: shows members and queue, drains workers, and moves jobs between one machine
+and a cluster.
 """
 
 from __future__ import annotations

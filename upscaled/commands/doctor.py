@@ -1,4 +1,4 @@
-"""Checks what this machine has for upscaling, and whether it works."""
+"""Checks whether this machine can upscale, and with what."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class DoctorReport:
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: str | None = None
-    """What is quick on this machine, where the default model is not."""
+    """A quicker model, if the default one is slow on this machine."""
 
 
 async def examine(config: Config) -> DoctorReport:

@@ -50,7 +50,7 @@ async def advice_of(catalog: ModelCatalog, config: Config) -> str | None:
 
 @asynccontextmanager
 async def _opened(catalog: ModelCatalog, config: Config) -> AsyncIterator[Speeds]:
-    """Give what compares the models, for the length of the block."""
+    """Yield a comparison of the models' speeds for the block."""
     choice = await choose(config)
     methods = await open_methods(config, choice, config.methods_file)
     pool = make_pool(config, choice)

@@ -51,7 +51,7 @@ async def upscale(options: argparse.Namespace, config: Config) -> int:
 def _is_one_file(options: argparse.Namespace) -> bool:
     """Tell whether one file becomes another file, rather than one in a folder."""
     (first, *others), target = options.inputs, options.target
-    # These tell no error for a name that is too long; the checks of a single file do.
+    # These report no error for a name that is too long; the checks of a single file do.
     if others or os.path.isdir(first) or os.path.isdir(target) or target.endswith(os.sep):  # noqa: PTH112
         return False
     if is_archive(PurePath(first)) and not is_archive(PurePath(target)):
@@ -153,7 +153,7 @@ async def _work_folder(source: Path, target: Path) -> AsyncIterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not is_archive(source):  # the next run goes on with that
+        if not is_archive(source):  # the next run continues with that
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         raise
     with as_sentence(folder):

@@ -26,14 +26,14 @@ async def watch(options: argparse.Namespace, config: Config) -> int:
     wanted = _watch_options(options)
     if not await asyncio.to_thread(wanted.folder.is_dir):
         raise ConfigError(f"There is no folder {wanted.folder}.")
-    # A writer who opens a file while it is looked at sends this; its default ends the process.
+    # Sent when a writer opens a file that is being checked; by default it ends the process.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     fields, out = fields_of(options), Path(options.target)
     ledger = await asyncio.to_thread(Ledger, out)
     try:
         naming = Naming(out, options.suffix, fields.get("format"))
         if wanted.after is not After.KEEP:
-            # Names come again when their pictures are gone, and results must stay.
+            # Names may be used again after their pictures are gone, and results must stay.
             naming.is_occupied = lambda place: place.exists() and ledger.get(place) is None
         report = JsonReport(sys.stdout) if options.json else LineReport(sys.stdout, sys.stderr)
         chosen = Options(

@@ -16,7 +16,7 @@ _SKIPPED = {
 
 
 def printable(path: Path) -> str:
-    """Return a path without what would confuse a terminal."""
+    """Return a path without control characters."""
     return "".join(c if c.isprintable() else "?" for c in str(path))
 
 

@@ -116,14 +116,14 @@ class ArchiveRecord:
 def owner_of_pages(archive_id: str) -> str:
     """Return the owner of the jobs of an archive's pages.
 
-    No caller has this name, so that pages are in nobody's list of jobs, and nobody but the archive
-    can cancel, download or delete them.
+    No caller has this name. So pages are in no caller's list of jobs, and only the archive can
+    cancel, download or delete them.
     """
     return _OWNER + archive_id
 
 
 def archive_of(owner: str) -> str | None:
-    """Return the archive whose page a job of ``owner`` is; None: it is no page."""
+    """Return the archive that ``owner`` stands for; None: the owner is a caller."""
     return owner.removeprefix(_OWNER) if owner.startswith(_OWNER) else None
 
 

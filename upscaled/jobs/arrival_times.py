@@ -1,4 +1,4 @@
-"""When active jobs arrived, by a clock that nobody sets."""
+"""When active jobs arrived, by a clock that changes of the system's time do not affect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Arrivals:
         self._arrivals[job.id] = self._start + time.monotonic() - self._steady_start
 
     def recover(self, job: Job) -> None:
-        """Note a job of an earlier run, which arrived before this run began."""
+        """Record a job of an earlier run, which arrived before this run began."""
         self._arrivals[job.id] = min(job.created, self._start)
 
     def forget(self, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Ended jobs: those kept in memory, their files to tidy, and what becomes of their results."""
+"""Ended jobs: those kept in memory, their files to delete, and the deletion of their results."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class EndedJobs:
     async def mark_result_gone(self, job: Job, why: str) -> Job:
         """Record that the result of a completed job was deleted, and why.
 
-        Callers see it at once, even while the disk is too full to record it. The first reason
-        stands.
+        Callers see it at once, even while the disk is too full to record it. The first reason is
+        kept.
 
         Raises:
             UnknownJobError: the job was deleted meanwhile.
-            NoSpaceError: it is; `unrecorded` has the job until this is done again.
+            NoSpaceError: the disk is full; `unrecorded` has the job until this is repeated.
         """
         async with self._rewriting(job.id):
             why = (
@@ -89,7 +89,7 @@ class EndedJobs:
             )
             recorded = self._ended.get(job.id) or await self._store.get(job.id)
             if recorded is None or recorded.result_gone is not None:
-                # Deleted, or marked by somebody else, since the caller looked it up.
+                # Deleted, or marked by another caller, since it was looked up.
                 del self._unrecorded[job.id]
                 if recorded is None:
                     raise UnknownJobError(NO_SUCH_JOB)
@@ -139,9 +139,8 @@ class EndedJobs:
         return list(self._unrecorded.values())
 
     def _rewriting(self, job_id: str) -> asyncio.Lock:
-        """Return the lock that changes of an ended job's record take.
-
-        Without it, a record that is deleted while its result is marked as gone is written again.
+        """Return the lock for changes of an ended job's record. Without it, marking a result as
+        gone would write a record again that is being deleted.
         """
         lock = self._rewritten.get(job_id)
         if lock is None:

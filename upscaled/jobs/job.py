@@ -134,7 +134,7 @@ class Job:
     crashes: int = 0
     """How often the server died while working on it."""
     server_fault: bool = False
-    """It failed for a reason that lies with the server and not with the picture."""
+    """The server, not the picture, caused its failure."""
     owner: str = ""
     """Name of the caller's token; callers with other tokens can't see the job."""
     client: str = ""
@@ -146,7 +146,7 @@ class Job:
     callback: Callback | None = None
     """The receiver of its events, if the caller named one."""
     delivered: float | None = None
-    """When a proxy had received the whole result, which its caller may still be reading."""
+    """When a proxy had received the whole result; its caller may still be reading."""
     work: str = ""
     """Digest of the work behind the result, by which the cache keeps it; empty before the end."""
     result_key: str = ""

@@ -1,16 +1,16 @@
-"""Who is next among the jobs that wait: the order, as pure logic without a clock.
+"""The order of waiting jobs, as pure logic without a clock.
 
 docs/scheduling.md tells it at length. Two rules, both in seconds of work:
 
 - Between clients: fair shares. Each client has an account of the work done for it; next is the
-  client whose account would be lowest *after* its next job. So everybody who waits gets the same
-  time of the device, a small job comes before a large one, and a large one comes as soon as the
-  others have been given as much time as it needs.
+  client whose account would be lowest *after* its next job. So all waiting clients get the same
+  time on the device, a small job comes before a large one, and a large one comes as soon as the
+  others have had as much time as it needs.
 - Within a client: the job with the earliest due moment, ``created + STRETCH * seconds``. The due
-  moment never moves, so a job can be overtaken only by those that come within ``STRETCH`` times
-  its own work after it: nobody starves.
+  moment never changes, so a job can be overtaken only by those that arrive within ``STRETCH`` times
+  its own work after it: no job waits for ever.
 
-A job whose model would have to be loaded first costs that much more in both rules.
+If a job's model must be loaded first, both rules add the loading time.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class FairOrder:
         return len(self._jobs)
 
     def put(self, job: Waiting) -> None:
-        """Add a job. A client without waiting jobs starts at the current account, so it saves
-        nothing up.
+        """Add a job. A client without waiting jobs starts at the current account, so it can't save
+        up time.
         """
         number = next(self._numbers)
         self._jobs[job.id] = (number, job)

@@ -39,7 +39,7 @@ _NOTICED = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""So a server that vanished without a word is noticed after 15 s at most."""
+"""An unreachable server is noticed after 15 s at most."""
 
 
 class Database:
@@ -156,7 +156,7 @@ class Database:
 
 
 async def _configure(connection: Connection) -> None:
-    """Have the server end a transaction whose client was cut off: it holds locks."""
+    """Let the server end a transaction whose client was cut off, since it holds locks."""
     await connection.execute(
         "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
         (f"{_IDLE_SECONDS}s",),
@@ -165,7 +165,7 @@ async def _configure(connection: Connection) -> None:
 
 
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
-"""libpq tells the refusal of a connection in words only."""
+"""libpq reports a refused connection only as text."""
 
 
 def _said(error: Exception) -> str:

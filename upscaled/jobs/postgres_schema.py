@@ -1,4 +1,4 @@
-"""The schema of `PostgresJobStore`: numbered migrations, and which program may use which."""
+"""The schema of `PostgresJobStore`: numbered migrations, and the versions that may use each."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def migrate(connection: Connection) -> None:
     """Bring the schema up to date, procrastinate's with it; one program at a time, all or nothing.
 
     Raises:
-        ConfigError: a later version of the program has changed it in a way that ours can't follow.
+        ConfigError: a later version of the program changed it incompatibly.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     await connection.execute(

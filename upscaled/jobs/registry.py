@@ -33,9 +33,9 @@ class NotUnderWayError(Exception):
 class JobRegistry:
     """The one place where a job changes, and where its changes are reported.
 
-    A change of state is decided in memory, at once and once, so that of a cancellation and a
-    completion only one wins. It is then recorded in the store, and told after that. Progress is
-    kept in memory only.
+    A change of state is decided in memory, immediately and once, so that either a cancellation or a
+    completion wins, never both. It is then recorded in the store, and reported after that. Progress
+    is kept in memory only.
 
     Args:
         store: records the jobs.
@@ -147,15 +147,15 @@ class JobRegistry:
     ) -> Job:
         """Bring an active job into its next state.
 
-        Callers see an end only when it is on the disk. It is carried through even if the caller is
-        cancelled, and nothing else can happen to the job meanwhile.
+        Callers see an end only when it is on the disk. The change completes even if the caller is
+        cancelled, and nothing else can change the job meanwhile.
 
         Args:
             job_id: the job.
             state: its next state.
             tidy: deletes files that the ended job does not need. It runs after the end is on the
                 disk, so that a crash loses nothing, and before callers see it. When it fails, the
-                end stands, and `EndedJobs.tidy_again` repeats it.
+                job stays ended, and `EndedJobs.tidy_again` repeats it.
             changes: further fields of the job.
 
         Raises:
@@ -167,7 +167,7 @@ class JobRegistry:
         if before is None or job_id in self._ending:
             raise NotUnderWayError(job_id)
         if state in TERMINAL:
-            changes["client"] = ""  # an address is kept no longer than needed
+            changes["client"] = ""  # the address is no longer needed
         job = before.to(state, **changes)
         if state not in TERMINAL:
             self._active[job_id] = job
@@ -176,7 +176,7 @@ class JobRegistry:
             try:
                 await self._put(job)
             finally:
-                # Told even when it can't be recorded: the next start puts the job there too.
+                # Reported even when it can't be recorded: the next start queues the job too.
                 self._tell_recorded(job_id)
             return job
         ending = asyncio.create_task(self._end(job, tidy), name=f"end-{job_id}")
@@ -258,7 +258,7 @@ class JobRegistry:
 
         Args:
             job_id: the job.
-            update: of the other job; None: nobody does its work, it waits again.
+            update: of the other job; None: no job does its work, so it waits again.
         """
         job = self._active.get(job_id)
         if job is None or job_id in self._ending or (update is not None and update.ended):
@@ -368,7 +368,7 @@ class JobRegistry:
     async def subscribe(
         self, job_id: str, *, states_only: bool = False, after: int | None = None
     ) -> AsyncIterator[Subscription]:
-        """Listen to a job: first as it is now, then each change, the last one being its end.
+        """Listen to a job: its present state first, then each change, the last one being its end.
 
         A change of state is reported after it is on disk. A listener that reads slowly may miss
         changes in between, never the end.
@@ -409,7 +409,7 @@ class JobRegistry:
         subscription = Subscription(owner=owner, states_only=states_only)
         now = [self._updates.latest(job) for job in self.active() if job.id not in self._untold]
         if after is not None:
-            # Numbers of the future are from before the clock was set back: everything is told.
+            # Numbers of the future are from before the clock was set back: report everything.
             after = after if after <= self._updates.sequence else 0
             now = [update for update in now if update.sequence > after]
             now += self._updates.ends_after(after)

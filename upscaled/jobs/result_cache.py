@@ -54,7 +54,7 @@ class ResultCache:
 
     An entry is the result, as a hard link to the job's own file where the file system has them,
     and a file with its facts. The facts' modification time is when the entry was stored, their
-    access time when it was last used. The entry that was used longest ago goes first.
+    access time when it was last used. The least recently used entry is deleted first.
 
     Args:
         folder: holds the entries; created by `open`.
@@ -84,7 +84,8 @@ class ResultCache:
         return key in self._entries
 
     async def open(self) -> None:
-        """Find the entries of an earlier run, and delete what is too much, too old or torn.
+        """Find the entries of an earlier run; delete those that are too many, too old or
+        incomplete.
 
         Raises:
             OSError: the folder can't be made or read.
@@ -196,7 +197,7 @@ class ResultCache:
     async def free(self, count: int) -> bool:
         """Delete entries of at least ``count`` bytes, or all, to make room on the disk.
 
-        An entry whose job still has its result takes no room of its own, and frees none.
+        Deleting an entry whose job still has its result frees no room.
 
         Returns:
             Whether there was an entry.

@@ -12,7 +12,7 @@ from upscaled.jobs.webhook_messages import Message, PendingJob
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs are wanted; None: whatever it is. Times are seconds since the epoch."""
+    """Which jobs are wanted; None matches any value. Times are seconds since the epoch."""
 
     owner: str
     state: JobState | None = None
@@ -39,7 +39,7 @@ KEYS_PER_OWNER = 10_000
 
 @dataclass(frozen=True)
 class SubmissionKey:
-    """An idempotency key, recorded with the job of the submission that brought it."""
+    """An idempotency key, recorded with the job of the submission that sent it."""
 
     owner: str
     key: str

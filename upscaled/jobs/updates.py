@@ -13,9 +13,9 @@ from enum import StrEnum
 from upscaled.jobs.job import TERMINAL, Job
 
 _PENDING = 256
-"""Updates that wait for a slow listener. Beyond that only the latest of each job is kept."""
+"""Updates kept for a slow listener. Beyond that only the latest of each job is kept."""
 _ENDS = 512
-"""Ends of jobs that are kept for listeners who come back."""
+"""Ends of jobs that are kept for listeners that reconnect."""
 
 
 class Stage(StrEnum):
@@ -34,8 +34,8 @@ class JobUpdate:
     """A job as it is after a change."""
 
     sequence: int
-    """Microseconds since 1970 when it was told, or one more than the number before. So it grows
-    with every change of any job, also across restarts while the clock is not set back. Two updates
+    """Microseconds since 1970 when it was reported, or one more than the number before. So it grows
+    with every change of any job, also across restarts unless the clock is set back. Two updates
     with the same number show the same change."""
     job: Job
     stage: Stage | None = None
@@ -76,13 +76,13 @@ class Subscription:
         self._most = _PENDING
 
     def begin(self, updates: Iterable[JobUpdate]) -> None:
-        """Add what the listener is told first; none of it is left out, however much it is."""
+        """Add the listener's first updates; all of them are kept, however many."""
         for update in sorted(updates, key=_sequence_of):
             self._most += 1
             self.offer(update)
 
     def offer(self, update: JobUpdate) -> None:
-        """Add an update. A listener that is far behind loses intermediate ones, never an end."""
+        """Add an update. A listener that is far behind misses intermediate ones, never an end."""
         if len(self._pending) >= self._most:
             latest = _latest_of_each(self._pending)
             if len(latest) >= self._most:
@@ -98,9 +98,9 @@ class Subscription:
             self._end_arrived.set()
 
     async def gather(self, seconds: float) -> None:
-        """Let updates gather until an end is among them, for ``seconds`` at most.
+        """Collect updates until one is an end, for ``seconds`` at most.
 
-        Then only the latest of each job is kept, so that many listeners cost little.
+        Then keep only the latest of each job, so that many listeners take little time.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -220,7 +220,7 @@ class Updates:
         return [update for update in self._ends if update.sequence > sequence]
 
     def set_stage(self, job: Job, stage: Stage | None) -> bool:
-        """Note a job's stage; tell whether it is another one than before."""
+        """Record a job's stage; return whether it changed."""
         changed = self._stages.get(job.id) is not stage
         if stage is None:
             self._stages.pop(job.id, None)
@@ -229,7 +229,7 @@ class Updates:
         return changed
 
     def set_position(self, job: Job, position: int | None) -> bool:
-        """Note a job's position; tell whether it is another one than before."""
+        """Record a job's position; return whether it changed."""
         changed = self._positions.get(job.id) != position
         if position is None:
             self._positions.pop(job.id, None)

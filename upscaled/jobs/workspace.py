@@ -28,7 +28,8 @@ _LEFTOVERS = 4096
 
 
 def lock(data_dir: Path) -> int:
-    """Lock a data folder against other processes; return the descriptor, whose end unlocks it.
+    """Lock a data folder against other processes; return the descriptor; closing it unlocks the
+    folder.
 
     Raises:
         BlockingIOError: another process uses it.
@@ -63,7 +64,7 @@ class Workspace:
         self.uploads_kept: OrderedDict[str, float] = OrderedDict()
         """Jobs without a result whose upload is kept, and when they ended, oldest first."""
         self.make_room: Callable[[int], Awaitable[object]] | None = None
-        """Deletes files that can be done without, as many bytes as are given."""
+        """Deletes expendable files of at least the given number of bytes."""
 
     @property
     def jobs_dir(self) -> Path:
@@ -358,4 +359,4 @@ def _claim(path: Path, length: int, keep: bool) -> None:
                 words = f"The server's disk has no room for the {length >> 20} MiB of this job's "
                 raise NoSpaceError(no_room(error, words + "pixels.")) from error
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-                raise  # otherwise this file system can't reserve space
+                raise  # else this file system can't reserve space

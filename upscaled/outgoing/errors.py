@@ -1,4 +1,4 @@
-"""Why a request to another machine was not made, or brought nothing."""
+"""Why a request to another machine was not made or failed."""
 
 from __future__ import annotations
 

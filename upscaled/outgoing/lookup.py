@@ -1,4 +1,4 @@
-"""Resolves host names, without holding up anything else."""
+"""Resolves host names without blocking other work."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SystemLookup:
 
         def report(found: list[str] | Exception) -> None:
             self._free.release()
-            if answer.done():  # nobody waits for it any more
+            if answer.done():  # its caller is gone
                 return
             if isinstance(found, Exception):
                 answer.set_exception(found)

@@ -51,7 +51,7 @@ class Pipeline:
         return self._shared.methods.of(model.files, job.input_size, fast=fast)
 
     async def meet_default(self, name: str, scale: float) -> None:
-        """Let the methods to run networks know that of a model; see `SharedParts.meet`."""
+        """Register a model's network with the measured methods; see `SharedParts.meet`."""
         await self._shared.meet(self._shared.models.get(name).files_for(scale))
 
     async def digest(self, path: Path) -> str:

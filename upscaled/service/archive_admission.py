@@ -27,11 +27,11 @@ from upscaled.service.job_options import parse_fields
 from upscaled.service.uninterrupted import Uninterrupted
 
 FIELD_NAMES = (*FIELDS, "only_below", "on_bad_page", "filename")
-"""Fields of an archive. Those of `FIELDS` count for each page, but for ``client_ref``."""
+"""Fields of an archive. Those of `FIELDS` apply to each page, except ``client_ref``."""
 _OPENED_AT_ONCE = 2
 """Archives that are looked at side by side."""
 _OF_FORMATS = frozenset({"quality", "lossless"})
-"""Fields that pages ignore whose format has no such thing."""
+"""Fields that pages ignore if their format has no such option."""
 _SOURCE = dict.fromkeys(SOURCE_FIELDS, "64")
 """A page that is small enough for everything."""
 
@@ -43,7 +43,7 @@ class ArchiveAdmission:
         config: the settings.
         admission: checks the fields.
         workspace: knows how much disk is free.
-        opening: lets an archive be opened to the end when its caller is gone.
+        opening: finishes opening an archive even if its caller is gone.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ArchiveAdmission:
     async def record_of(
         self, fields: Mapping[str, str], filename: str, client: Caller
     ) -> ArchiveRecord:
-        """Return the record of an archive that was not looked at yet.
+        """Return the record of an archive before it is opened.
 
         Raises:
             BadRequestError: a field can't be used.
@@ -101,7 +101,7 @@ class ArchiveAdmission:
     async def adopt(
         self, record: ArchiveRecord, folder: Path, upload: Path
     ) -> tuple[ArchiveRecord, OpenArchive]:
-        """Move an upload into its folder, and look at what it holds.
+        """Move an upload into its folder, and open it.
 
         Returns:
             The record with what is known now, and the archive, which the caller closes.

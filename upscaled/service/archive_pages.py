@@ -38,11 +38,11 @@ from upscaled.service.submission import Submissions
 log = logging.getLogger(__name__)
 
 _MOST_TRIES = 5
-"""How often a page is submitted whose job fails through no fault of the page."""
+"""How often a page is submitted if its job fails and the page is not to blame."""
 _PAUSE_SECONDS = 2.0
-"""Until a page is submitted again for which there was no room, unless another one ends first."""
+"""Pause before a page that had no room is submitted again, unless another one ends first."""
 _MOST_JOBS = 1000
-"""Jobs of one archive that are looked for; there are a few at a time."""
+"""The most jobs of one archive that are looked up; there are a few at a time."""
 _WAITS = (QueueFullError, NoSpaceError, ShuttingDownError, StoreUnavailableError)
 """Refusals for which neither the page nor a fault of the server is to blame."""
 _SERVER_ERROR = 500
@@ -192,7 +192,7 @@ class PageJobs:
     async def _submitted(
         self, label: str, one: Planned, extract: Callable[[Path], None]
     ) -> Job | PageOutcome:
-        """Submit a page when there is room for it; it may turn out that it needs no job."""
+        """Submit a page when there is room for it; return its outcome if it needs no job."""
         fields = {**page_fields(self._fields, one.result), "client_ref": label}
         faults = 0
         while True:
@@ -263,7 +263,7 @@ def _failed(job: Job) -> PageOutcome:
 
 
 def _link(result: Path, kept: Path) -> None:
-    """Keep a result under another name too: a result that nobody downloads is deleted in time."""
+    """Link a result under another name: the job's own is deleted when it expires."""
     kept.unlink(missing_ok=True)
     os.link(result, kept)
 

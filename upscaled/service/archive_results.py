@@ -46,10 +46,10 @@ class ArchiveResults:
         self._grace = GracePeriods(config.storage.grace_minutes * 60)
         self._jumps = ForwardJumps()
         self._changing = asyncio.Lock()
-        """Held while an ended archive changes, so that none that was deleted is recorded again."""
+        """Held while an ended archive changes, so that a deleted one is not recorded again."""
 
     async def take_up(self, record: ArchiveRecord) -> None:
-        """Look after an archive that ended in an earlier run."""
+        """Take over an archive that ended in an earlier run."""
         folder = self._folder / record.id
         await asyncio.to_thread(keep_only_result, folder)
         there = await asyncio.to_thread((folder / assembly.RESULT).exists)

@@ -31,7 +31,7 @@ T = TypeVar("T")
 ORIGINAL = "original"
 """Name of the uploaded archive in its folder."""
 _AGAIN_SECONDS = 5.0
-"""Until a write is tried again that found the disk full."""
+"""Pause before a write is repeated after the disk was full."""
 
 
 class PageFailedError(UpscaledError):
@@ -65,7 +65,7 @@ class ArchiveRun:
         self.record = record
         """As it is now."""
         self.news = asyncio.Event()
-        """Set at the next change; there is another one after that."""
+        """Set at the next change; replaced by a new one then."""
         self.jobs = jobs
         self._folder = folder
         self._bounds = bounds
@@ -76,9 +76,9 @@ class ArchiveRun:
         self._writes = Uninterrupted()
 
     async def run(self) -> ArchiveRecord:
-        """Do all pages; return the record of an archive whose result is there.
+        """Upscale all pages; return the record with the result's size and digest.
 
-        When it is cancelled, a later run goes on behind the last page that is in the new archive.
+        When it is cancelled, a later run continues behind the last page of the new archive.
 
         Raises:
             UpscaledError: the archive can't be done.
@@ -241,7 +241,7 @@ def counted(record: ArchiveRecord, pages: Sequence[PageRecord]) -> ArchiveRecord
 
 
 def keep_only_result(folder: Path) -> None:
-    """Delete everything of an ended archive but its result and its journal; blocking."""
+    """Delete all files of an ended archive except its result and its journal; blocking."""
     with contextlib.suppress(FileNotFoundError):
         for path in list(folder.iterdir()):
             if path.name not in {assembly.RESULT, assembly.JOURNAL}:

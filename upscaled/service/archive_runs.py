@@ -18,7 +18,7 @@ from upscaled.service.archive_run import ArchiveRun, keep_only_result
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
-"""Until an end is recorded again that a full disk rejected."""
+"""Pause before recording an end again that a full disk rejected."""
 
 MakeRun = Callable[[ArchiveRecord, OpenArchive | None], ArchiveRun]
 

@@ -92,7 +92,7 @@ class Archives:
             pages = PageJobs(record, at, submissions, jobs, admission.probe, places)
             return ArchiveRun(record, at, pages, self._admission.bounds, width, archive)
 
-        # The rest of the queue is for everybody else.
+        # The rest of the queue is for single pictures.
         places = asyncio.Semaphore(max(1, config.limits.max_queue_size // 4))
         self._runs = ArchiveRuns(store, self._folder, run_of)
         self.results = ArchiveResults(config, store, self._folder)
@@ -109,7 +109,7 @@ class Archives:
         return {record.model_name or self._default_model for record in self._runs.records}
 
     async def open(self) -> None:
-        """Go on with the archives of an earlier run; delete what belongs to none."""
+        """Continue the archives of an earlier run; delete files and jobs that belong to none."""
         await asyncio.to_thread(make_folder, self._folder, 0o700)
         records = {record.id: record for record in await self._store.all_of()}
         for name in await asyncio.to_thread(os.listdir, self._folder):
@@ -126,7 +126,7 @@ class Archives:
             if record.ended:
                 await self.results.take_up(record)
             else:
-                # Told from the first request on; the run reads the journal itself.
+                # Known from the first request on; the run reads the journal itself.
                 pages, _ = await self.done_pages(record.id, 0, skip=0, limit=record.pages)
                 self._runs.start(counted(record, pages))
 
@@ -261,7 +261,7 @@ class Archives:
         return [run.record if (run := self._runs.of(record.id)) else record for record in found]
 
     def news(self, archive_id: str) -> asyncio.Event | None:
-        """Return what is set at the next change of an archive; None: it has ended."""
+        """Return an event that the next change of an archive sets; None: it has ended."""
         run = self._runs.of(archive_id)
         return None if run is None else run.news
 
@@ -285,7 +285,7 @@ class Archives:
     async def pages(self, record: ArchiveRecord, after: int, limit: int) -> list[PageRecord]:
         """Return the pages of an archive behind the first ``after``, ``limit`` at most.
 
-        Those of an archive that failed end with the last one that was done.
+        For a failed archive they end with the last finished page.
         """
         found, _ = await self.done_pages(record.id, 0, skip=after, limit=limit)
         run = self._runs.of(record.id)
@@ -315,7 +315,7 @@ class Archives:
 
 
 def _identity(sha256: str) -> str:
-    """Return what stands for an archive when requests are compared."""
+    """Return an archive's identity for the comparison of requests."""
     return f"archive {sha256}"
 
 
@@ -329,7 +329,7 @@ def make_archives(
     registry: JobRegistry,
     pool: EnginePool,
 ) -> Archives | None:
-    """Return what takes archives; None where their records have no store."""
+    """Return the service's archives; None if the store keeps no archives."""
     if store is None:
         return None
     # As many pages as keep all slots and their decoders busy.

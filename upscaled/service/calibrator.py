@@ -27,7 +27,7 @@ QUIET_SECONDS = 5.0
 
 
 BUSY_SECONDS = 60.0
-"""How long nothing is measured after other programs kept the processor busy; doubles each time."""
+"""Pause after other programs kept the processor busy; doubles each time."""
 _MOST_BUSY_SECONDS = 1800.0
 
 
@@ -37,7 +37,7 @@ class Calibrator:
     Args:
         methods: keeps what was measured, and knows which networks are wanted.
         is_idle: returns whether there is nothing to do.
-        meet_default: makes the default model's network known to ``methods``.
+        meet_default: registers the default model's network with ``methods``.
         libraries: that can be used here.
         cores: threads of the engine.
         memory_mb: MiB that the measuring process may hold; None: half of the machine's.
@@ -64,7 +64,7 @@ class Calibrator:
         """Seconds to wait because the machine was busy; 0: it was not."""
 
     def disturb(self) -> None:
-        """Stop measuring: a picture is coming in. What was measured is kept."""
+        """Stop measuring since a picture arrives; finished measurements are kept."""
         self._disturbed.set()
 
     async def run(self) -> None:
@@ -146,7 +146,7 @@ async def make_calibrator(
     imports: ModelImports,
     registry: JobRegistry,
 ) -> Calibrator:
-    """Return the calibrator of a service, which stops whatever it measures when a picture comes."""
+    """Return the calibrator of a service; it stops measuring when a picture arrives."""
 
     def is_idle() -> bool:
         return submissions.is_idle and not (

@@ -25,7 +25,7 @@ _ROUND_SECONDS = 60.0
 _KEY_SECONDS = 24 * 3600.0
 """How long idempotency keys are kept."""
 _JUMP_SECONDS = 5.0
-"""A clock that gains less between two rounds is being adjusted, not set."""
+"""A clock that gains less between two rounds is adjusted, not set."""
 _JUMPS = 64
 """Most jumps that are remembered."""
 
@@ -164,7 +164,7 @@ class Cleaner:
     async def delivered(self, job: Job, *, to_proxy: bool) -> None:
         """Delete the result of a job whose every byte has arrived; after a grace period at a proxy.
 
-        The period goes on after a restart if it can be recorded.
+        If it can be recorded, the period continues after a restart.
         """
         if self._keeps_delivered:
             return
@@ -195,7 +195,8 @@ class Cleaner:
         period, each time the oldest first.
 
         Args:
-            count: how many more bytes to free. A cached result that a job still has frees none.
+            count: how many more bytes to free. Deleting a cached result that a job still has frees
+                none.
         """
         wanted = await self._workspace.free_bytes() + count
         while await self._views.free() or await self._cache.free(count):

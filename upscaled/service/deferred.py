@@ -16,7 +16,8 @@ from upscaled.service.outcomes import Outcomes
 log = logging.getLogger(__name__)
 
 _DISK_REFUSALS = 3
-"""How often a job may meet a full disk although there is room: a quota, or our mistake."""
+"""How often a job may meet a full disk although there is room: the cause is a quota, or a fault of
+ours."""
 _SYSTEM_RETRY_SECONDS = 5.0
 _LONGEST_RETRY_SECONDS = 60.0
 """Longest pause of a job between tries while the system is short of something."""
@@ -66,7 +67,7 @@ class DeferredJobs:
         return list(self._tasks.values())
 
     def forget(self, job_id: str) -> None:
-        """Drop what is remembered of a job that has ended."""
+        """Forget a job that has ended."""
         self._refusals.pop(job_id, None)
 
     def until_room(self, job: Job, error: NoSpaceError) -> None:

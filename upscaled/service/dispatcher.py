@@ -154,7 +154,7 @@ class Dispatcher:
             self._queue.put(waiting)
 
     def follow(self, job: Job, group: WorkGroup) -> None:
-        """Let a job have the result of the one that leads its group."""
+        """Give a job the result of its group's leader."""
         self.followers.add(job, group)
 
     async def fail(self, job_id: str, sentence: str) -> None:
@@ -256,8 +256,8 @@ class Dispatcher:
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; when this returns, none of its work runs and its files are deleted.
 
-        Only a process that the kernel does not end may remain; it has no job any more. What has
-        begun is done to its end, even if the caller is cancelled.
+        Only a process that the kernel does not end may remain; it has no job any more. A
+        cancellation that has begun is completed, even if the caller is cancelled.
 
         Raises:
             UnknownJobError: there is none of this id.
@@ -265,7 +265,7 @@ class Dispatcher:
         """
         try:
             return await self._cancels.run(self._cancel(job_id), f"cancel-{job_id}")
-        except NotUnderWayError:  # its end may take long to record; a stop does not wait for that
+        except NotUnderWayError:  # recording its end may take long; a stop does not wait for that
             job = await self._registry.settled(job_id)
             raise WrongStateError(
                 f"The job has ended already ({job.state.value}) and can't be cancelled."

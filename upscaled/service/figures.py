@@ -1,4 +1,4 @@
-"""Figures: how much of everything there is at a moment, for metrics."""
+"""Figures: the present counts and totals, for metrics."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class GracePeriods:
     def begin(self, job_id: str, passed: float = 0.0) -> None:
         """Start the job's grace period; ``passed`` seconds of it are over already.
 
-        A negative number, which comes of a clock that was set back, counts as 0.
+        A negative number, caused by a clock that was set back, counts as 0.
         """
         self._ends[job_id] = self._clock() + self.seconds - max(0.0, passed)
 
@@ -59,6 +59,6 @@ class GracePeriods:
         return [job_id for job_id in self.running() if self._ends[job_id] <= now]
 
     def running(self) -> list[str]:
-        """Return the jobs in a grace period whose result nobody downloads now, by its end."""
+        """Return the jobs in a grace period whose results are not being downloaded, by its end."""
         idle = (job_id for job_id in self._ends if not self._downloads[job_id])
         return sorted(idle, key=self._ends.__getitem__)

@@ -67,7 +67,7 @@ class KeyClaim:
 
 
 def fingerprint(identity: str, fields: Mapping[str, str]) -> str:
-    """Return what two requests must have in common to be the same one.
+    """Return a digest that is equal for repetitions of one request.
 
     Args:
         identity: the picture's digest, in hexadecimal, or its address.
@@ -87,7 +87,7 @@ def key_in_use() -> KeyInUseError:
 
 
 class IdempotencyKeys:
-    """Hands out keys to the submissions that are being taken in.
+    """Gives keys to the submissions that are being received.
 
     Args:
         store: keeps the keys of accepted submissions.

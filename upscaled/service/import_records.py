@@ -1,4 +1,4 @@
-"""Imports of models as they are remembered: what came of each survives a restart."""
+"""Records of model imports, which survive a restart."""
 
 from __future__ import annotations
 

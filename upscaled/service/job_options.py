@@ -144,7 +144,7 @@ def whole_number(
     """Return a field as a whole number; None if it was not sent.
 
     Raises:
-        BadRequestError: it is not one that ``allows`` takes; ``allowed`` says what it does.
+        BadRequestError: ``allows`` rejects it; ``allowed`` describes what is accepted.
     """
     text = fields.get(name)
     if text is None:

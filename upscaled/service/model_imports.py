@@ -182,7 +182,7 @@ class ModelImports:
         )
 
     def _check_name(self, name: str) -> None:
-        """Refuse a name that would hide an offered model, or add a network to a foreign one."""
+        """Refuse a name that would hide an offered model, or add a network to another model."""
         family = _SIBLING.sub("", name)
         for model in self._models.models:
             taken = {model.name, *(files.stem for files in model.files.values())}

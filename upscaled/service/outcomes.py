@@ -80,7 +80,7 @@ class Outcomes:
         Args:
             job_id: the job.
             sentence: why.
-            server_fault: whether the reason lies with the server and not with the picture.
+            server_fault: whether the server, not the picture, caused it.
         """
         now = time.time()
         if await self.end(

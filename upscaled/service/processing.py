@@ -1,4 +1,4 @@
-"""Processing: the parts that do jobs, on the server of one machine and on a worker."""
+"""Processing: the parts that do jobs, on a single machine and on a cluster's worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads that can be continued: what has come stays when the connection breaks."""
+"""Uploads that can be continued: received bytes stay when the connection breaks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from upscaled.errors import (
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.upload_room import Upload, UploadsInProgress
 
-_WRITE_BYTES = 256 * 1024  # gathered before a thread is asked to write them
+_WRITE_BYTES = 256 * 1024  # collected before a thread writes them
 _ROUND_SECONDS = 30.0
 
 
 class ResumableUpload:
-    """A picture that comes in with one request or several."""
+    """A picture that arrives in one request or several."""
 
     def __init__(self, owner: str, filename: str, length: int, room: Upload) -> None:
         self.id = secrets.token_hex(16)
@@ -40,7 +40,7 @@ class ResumableUpload:
         """How many bytes are in its file."""
         self.room = room
         self.heard = time.monotonic()
-        """When bytes last came, or somebody asked for it."""
+        """When bytes last arrived, or its state was last requested."""
         self.lock = asyncio.Lock()
         """Held while its file changes."""
         self.turn = 0
@@ -57,7 +57,7 @@ class ResumableUpload:
 
 
 class ResumableUploads:
-    """Uploads that come in with several requests, until one of them becomes a job.
+    """Uploads that arrive in several requests, each until it becomes a job.
 
     They are kept in memory and in the folder of uploads, so a restart of the server forgets them.
 
@@ -65,7 +65,7 @@ class ResumableUploads:
         workspace: where their files are.
         room: counts their bytes like those of other uploads.
         most: how many there may be.
-        seconds: how long one is kept that nobody continues.
+        seconds: how long an upload is kept without being continued.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ResumableUploads:
     async def receive(
         self, upload: ResumableUpload, offset: int, chunks: AsyncIterator[bytes]
     ) -> None:
-        """Add bytes to an upload. What came before an exception stays.
+        """Add bytes to an upload. Bytes that arrived before an exception stay.
 
         Args:
             upload: one that is not complete.
@@ -159,7 +159,7 @@ class ResumableUploads:
                 raise _misplaced(upload)
             await upload.room.write(len(piece))
             try:
-                # If this is cancelled, the thread goes on, and the same bytes are sent again.
+                # If this is cancelled, the thread continues, and the same bytes are sent again.
                 await asyncio.to_thread(_write_at, upload.room.path, upload.offset, bytes(piece))
             except OSError as error:
                 if error.errno in OUT_OF_SPACE:
@@ -170,7 +170,7 @@ class ResumableUploads:
             upload.heard = time.monotonic()
 
     async def link(self, upload_id: str, client: Caller, path: Path) -> str:
-        """Bring a complete upload to ``path`` too; return the picture's name.
+        """Link a complete upload to ``path``; return the picture's name.
 
         Raises:
             UnknownUploadError: there is no such upload.
@@ -198,20 +198,18 @@ class ResumableUploads:
     async def _delete(self, upload: ResumableUpload) -> None:
         self._uploads.pop(upload.id, None)
         async with upload.lock:
-            upload.turn += 1  # a request that still sends it must not make its file again
+            upload.turn += 1  # a request that still sends must not create its file again
             upload.room.end()
             await self._workspace.discard(upload.room.path)
 
     async def run(self) -> None:
-        """Delete uploads that nobody continues; runs until cancelled."""
+        """Delete abandoned uploads; runs until cancelled."""
         while True:
             await asyncio.sleep(min(_ROUND_SECONDS, self.seconds / 4))
             await self.expire(time.monotonic())
 
     async def expire(self, now: float) -> None:
-        """Delete the uploads that nobody has continued for too long at ``now``, by the monotonic
-        clock.
-        """
+        """Delete the uploads that are abandoned at ``now``, a time of the monotonic clock."""
         for upload in list(self._uploads.values()):
             if not upload.receiving and now - upload.heard > self.seconds:
                 await self._delete(upload)

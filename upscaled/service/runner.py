@@ -1,4 +1,4 @@
-"""`JobRunner`: the interface of what lets accepted jobs be done, here or on other machines."""
+"""`JobRunner`: the interface of what does accepted jobs, here or on other machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upscaled.service.sharing import WorkGroup
 
 
 class JobRunner(Protocol):
-    """Does jobs that are in the registry, or has them done."""
+    """Does the registry's jobs, or lets other machines do them."""
 
     async def enqueue(self, job: Job, prepared: Prepared | None = None) -> None:
         """Let a job be done.
@@ -24,7 +24,7 @@ class JobRunner(Protocol):
         ...
 
     def follow(self, job: Job, group: WorkGroup) -> None:
-        """Let a job have the result of the one that leads its group."""
+        """Give a job the result of its group's leader."""
         ...
 
     async def cancel(self, job_id: str) -> Job:

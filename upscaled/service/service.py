@@ -1,4 +1,4 @@
-"""The composition root: builds the parts in order, starts and stops them, and fronts for them."""
+"""The composition root: builds, starts and stops the parts in order, and gives access to them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Service:
         )
         limits = config.limits
         self._imaging = make_imaging(config)
-        # Their own processes, so that nobody's job or upload waits for someone's looking.
+        # Separate processes, so that viewing delays no jobs and uploads.
         self._looking = make_imaging(
             config, INPUT_NAMES, max(limits.max_input_megapixels, limits.max_output_megapixels)
         )
@@ -329,11 +329,11 @@ class Service:
     # What differs between one machine and several; `upscaled.cluster.service` has the other way.
 
     def _make_order(self) -> Order | None:
-        """Return who is next; None: what the settings say."""
+        """Return the order of jobs; None: the one of the settings."""
         return None
 
     def _make_runner(self, parts: Processing) -> tuple[JobRunner, StartupRecovery]:
-        """Return what does the jobs, and what takes up those that there are at the start."""
+        """Return the runner of jobs, and what continues those of an earlier run."""
         dispatcher = make_dispatcher(self.config, parts, self._registry, self._workspace)
         recovery = Recovery(
             self._registry,

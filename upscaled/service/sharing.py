@@ -25,19 +25,19 @@ from upscaled.pipeline.result import RunResult
 log = logging.getLogger(__name__)
 
 _PROBES = 4096
-"""Pictures whose size and format are remembered; the one that was used longest ago goes first."""
+"""Pictures whose size and format are kept; the least recently used one is removed first."""
 
 
 @dataclass(eq=False)
 class WorkGroup:
-    """The jobs that wait for one and the same piece of work: one does it, others follow."""
+    """The jobs that need the same work: one does it, the others follow."""
 
     key: str
     """The work's digest."""
     leader: str
     """Id of the job that does the work."""
     followers: dict[str, None] = field(default_factory=dict)
-    """Ids of the others, in the order in which they came."""
+    """Ids of the others, in the order of their arrival."""
     recorded: asyncio.Event = field(default_factory=asyncio.Event)
     """The leader is in the registry."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,7 +98,7 @@ class SharedWork:
 
     @contextlib.asynccontextmanager
     async def turn(self, owner: str, sha256: str) -> AsyncIterator[None]:
-        """Look at one upload of a picture at a time: the first one's job may serve the others."""
+        """Handle one upload of a picture at a time: the first one's job may serve the others."""
         which = (owner, sha256)
         lock = self._turns.setdefault(which, asyncio.Lock())
         self._waiting[which] += 1
@@ -125,7 +125,7 @@ class SharedWork:
             self._probes.popitem(last=False)
 
     async def key_of(self, job: Job) -> str | None:
-        """Return the digest of a job's work; None if it can't be known.
+        """Return the digest of a job's work; None if it is unknown.
 
         That is so for jobs of earlier versions, whose upload has no digest, and without the
         model's files.
@@ -255,7 +255,7 @@ class SharedWork:
         return next(iter(group.followers), None)
 
     def give_up(self, job_id: str, sentence: str) -> None:
-        """Note that the picture is at fault for the end of a job, so that its followers fail too.
+        """Record that the picture made a job fail, so that its followers fail too.
 
         Args:
             job_id: the job.
@@ -266,7 +266,7 @@ class SharedWork:
             group.verdict = sentence
 
     def ended(self, job_id: str) -> None:
-        """Note that a job has ended, in whatever way. Its followers go on without it."""
+        """Record that a job has ended, for any reason. Its followers continue without it."""
         group = self._of_job.pop(job_id, None)
         if group is None:
             return

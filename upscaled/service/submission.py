@@ -42,10 +42,10 @@ class Submissions:
         workspace: holds the uploads.
         registry: records jobs.
         dispatcher: runs recorded jobs.
-        timing: tells when it is worth trying again, and what a job would take.
+        timing: estimates when there is room again, and how long a job would take.
         keys: the idempotency keys of submissions.
         shared: knows which jobs do the same work.
-        upload_seconds: how long an upload is kept that nobody continues.
+        upload_seconds: how long an upload is kept without being continued.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Submissions:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no picture is coming in or being looked at."""
+        """Whether no picture is being received or inspected."""
         return not len(self._uploads) and not self._admitting.total()
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Submissions:
         return await self._uploads.begin(client, length, queues=queues)
 
     async def begin_resumable(self, client: Caller, length: int, filename: str) -> ResumableUpload:
-        """Reserve room for a picture of ``length`` bytes that comes with several requests.
+        """Reserve room for a picture of ``length`` bytes that arrives in several requests.
 
         Raises:
             ShuttingDownError: the server is stopping.
@@ -208,14 +208,14 @@ class Submissions:
             filename: the picture's name.
             client: the caller.
             sha256: the picture's digest, if it is known.
-            identity: what stands for the picture when requests are compared; empty: its digest.
+            identity: the picture's identity for the comparison of requests; empty: its digest.
             claim: the submission's idempotency key. It is recorded with the job, so that a refused
                 submission may be sent again.
             links_base: what links in webhook messages start with.
             size: the exact size of the result, which ``fields`` then don't name.
 
         Raises:
-            KeyInUseError: another server has just taken in a submission with this key.
+            KeyInUseError: another server has just accepted a submission with this key.
             UpscaledError: the refusal, see `Admission.admit` and `check`.
         """
         try:
@@ -310,15 +310,17 @@ class Submissions:
         """Turn an upload into a job; find out who does its work.
 
         Returns:
-            The job, and its group, or the result that the cache has. None: it is not known what
-            decides about its work, so it shares it with nobody.
+            The job, and its group, or the result that the cache has. None: the digest of its work
+            is unknown, so it shares work with no other job.
 
         Raises:
             QueueFullError: ``full``, unless the cache has the result.
         """
         async with self._shared.turn(client.owner, sha256):
             known = self._shared.probe_of(client.owner, sha256)
-            if known is None and full is not None:  # decoding is for those who may stay
+            if (
+                known is None and full is not None
+            ):  # a submission that will be refused is not decoded
                 known = await self._admission.probe(upload, client)
             admitted = await self._admission.admit(
                 fields, upload, filename, client,
@@ -383,7 +385,7 @@ class Submissions:
 
 
 def _sharing_of(job: Job, place: WorkGroup | CachedWork | None) -> dict[str, object]:
-    """Return what the log tells about who does a job's work."""
+    """Return the log's fields about who does a job's work."""
     if isinstance(place, CachedWork):
         return {"cached": True}
     return {"follows": place.leader} if place and place.leader != job.id else {}

@@ -1,4 +1,4 @@
-"""Uninterrupted: work that goes on when its caller is gone."""
+"""Uninterrupted: work that continues when its caller is gone."""
 
 from __future__ import annotations
 

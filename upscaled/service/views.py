@@ -27,7 +27,7 @@ from upscaled.pictures import Size
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-"""Of what is kept; another one makes all views anew."""
+"""Version of the kept files; a new one makes all views anew."""
 _PENDING = 64
 """Views that may be waited for altogether, …"""
 _PENDING_PER_CALLER = 24
@@ -36,7 +36,7 @@ _ANSWER_SECONDS = 1.5
 """How long an answer waits for a view: browsers have six connections for everything."""
 _THUMBNAIL_SECONDS = 20.0
 _FAILURE_SECONDS = 60.0
-"""A picture whose view failed is not decoded again for so long."""
+"""Seconds for which a picture whose view failed is not decoded again."""
 _FAILURES = 256
 _THUMBNAIL_BYTES = 1 << 20
 _RESERVE_BYTES = 256 << 20
@@ -150,7 +150,7 @@ class Views:
         return _pending("The view was deleted to make room, and has to be made again", 1)
 
     async def _ready(self, name: str, picture: ViewedPicture, caller: str, seconds: float) -> None:
-        """Return once a view is there; make it if nobody does yet."""
+        """Return once a view exists; make it if it is not being made."""
         if name in self._kept:
             self._kept.move_to_end(name)
             return
@@ -213,7 +213,7 @@ class Views:
 
     def _remember_failure(self, name: str, error: UpscaledError) -> None:
         log.warning("view can't be made", extra={"file": name, "reason": error.message})
-        # What passes by itself is tried again sooner.
+        # Temporary failures are retried sooner.
         early = 0.0 if error.status == NoViewError.status else _FAILURE_SECONDS - 5
         self._failed[name] = (time.monotonic() - early, error)
         if len(self._failed) > _FAILURES:
@@ -252,7 +252,7 @@ class Views:
                     await self._delete(name)
 
     async def free(self) -> bool:
-        """Delete the view that was used longest ago; False if there is none."""
+        """Delete the least recently used view; False if there is none."""
         if not self._kept:
             return False
         await self._delete(next(iter(self._kept)))

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 _KEEP_SECONDS = 30.0
 _TELLING_SECONDS = 2.0
-"""Shorter jobs tell nothing about measurements, since they may consist of loading the network."""
+"""Shorter jobs are not compared with measurements, since they may consist of loading the
+network."""
 
 # First guesses, on the slow side: a job that is ready early is better than one that is late.
 _LOAD_BYTES_PER_SECOND = 100e6

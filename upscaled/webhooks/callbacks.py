@@ -1,4 +1,4 @@
-"""The receiver that a submission names: its address, and the events it is told of."""
+"""The receiver that a submission names: its address, and the events that it gets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Callbacks:
             links_base: what the links in messages start with.
 
         Raises:
-            BadRequestError: it may not be told, or the fields are wrong.
+            BadRequestError: the address is not allowed, or the fields are wrong.
             OutboxFullError: too many of the owner's messages are not delivered.
         """
         if url is None:

@@ -1,4 +1,4 @@
-"""Delivers messages: those of one job in order, to many receivers at once, until they are taken."""
+"""Delivers messages: those of one job in order, to many receivers at once, until accepted."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from upscaled.webhooks.retries import MOST_RETRY_AFTER, RetrySchedule, retry_aft
 log = logging.getLogger(__name__)
 
 _STORE_SECONDS = 5.0
-"""Until the next try when the store can't be read or written."""
+"""Pause after the store could not be read or written."""
 _READ_BYTES = 1024
-"""Of a receiver's answer, so that it is not disturbed while it writes a short one."""
+"""Bytes of an answer that are read, so that a receiver can finish a short one."""
 _GONE = 410
 
 
@@ -86,7 +86,7 @@ class Deliveries:
         return len(self._queues)
 
     def notice(self, job: Job) -> None:
-        """Note that messages of ``job`` were added to the outbox."""
+        """Record that messages of ``job`` were added to the outbox."""
         if job.callback is not None:
             self._note(job.id, job.owner, job.callback.url, 0.0)
 
@@ -122,7 +122,7 @@ class Deliveries:
                 await asyncio.wait(self._tasks)
 
     async def _start_what_is_due(self) -> None:
-        """Start what may be sent now; wait until something else may."""
+        """Start sending what may be sent now; wait until more may."""
         now = asyncio.get_running_loop().time()
         while self._timers and self._timers[0][0] <= now:
             self._receivers.wait(heappop(self._timers)[2])
@@ -137,7 +137,7 @@ class Deliveries:
                 await self._wake.wait()
 
     async def _load(self) -> None:
-        """Take up what an earlier run of the server left."""
+        """Load what an earlier run of the server left."""
         while True:
             try:
                 pending = await self._store.pending_jobs()

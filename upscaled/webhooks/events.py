@@ -1,4 +1,4 @@
-"""The events that receivers can be told of, and the messages about them."""
+"""The events that receivers can get, and the messages about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscaled.jobs.webhook_messages import Message
 STARTED = "started"
 EXPIRED = "expired"
 EVENTS = (STARTED, *(state.value for state in JobState if state in TERMINAL), EXPIRED)
-"""Names of the events. Steps of progress are not among them: `GET /events` tells those."""
+"""Names of the events. Progress is not among them: `GET /events` sends it."""
 USUAL_EVENTS = tuple(state.value for state in JobState if state in TERMINAL)
 """The events of a job whose caller chose none: its ends."""
 _EXPIRY = frozenset({"expired", "lost"})
@@ -26,8 +26,8 @@ _EXPIRY = frozenset({"expired", "lost"})
 def messages_of(job: Job) -> Sequence[Message]:
     """Return the messages that the job's state calls for, in the order of its events.
 
-    They have the same ids each time, so that a state that is recorded twice is told once. A start
-    that could not be recorded before the end is told with it.
+    They have the same ids each time, so that a state that is recorded twice is sent once. A start
+    that could not be recorded before the end is sent with it.
     """
     if job.callback is None:
         return ()
@@ -39,7 +39,7 @@ def messages_of(job: Job) -> Sequence[Message]:
 
 
 def _happened(job: Job) -> Iterator[tuple[str, Job, float]]:
-    """Yield events, the job as it was then, and when that was."""
+    """Yield each event with the job at that moment and the time."""
     if job.result_gone is not None:
         if job.result_gone in _EXPIRY:
             yield EXPIRED, job, time.time()

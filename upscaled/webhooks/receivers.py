@@ -12,9 +12,9 @@ _MOST = 64
 _OF_OWNER = 16
 """Of these, to the receivers of one owner."""
 _DOUBTFUL = 8
-"""Of an owner's, to receivers that did not answer the last time."""
+"""Messages at a time of an owner to receivers that did not answer the last time."""
 _OF_RECEIVER = 4
-"""Of an owner's, to one receiver. One that did not answer gets one message at a time."""
+"""Messages at a time of an owner to one receiver; one that did not answer gets one at a time."""
 _LONGEST_REST = 60.0
 """Seconds without a message for a receiver that does not answer."""
 
@@ -100,7 +100,7 @@ class Receivers:
         return not receiver.sending and now >= receiver.rests_until and doubtful < _DOUBTFUL
 
     def done(self, queue: MessageQueue, dead: bool | None, now: float) -> None:
-        """Note the end of an attempt.
+        """Record the end of an attempt.
 
         Args:
             queue: whose message was sent.

@@ -48,7 +48,7 @@ class RetrySchedule:
 
 
 def retry_after(text: str | None) -> float:
-    """Return the seconds that a ``Retry-After`` asks for; 0 if it says nothing that makes sense."""
+    """Return the seconds that a ``Retry-After`` asks for; 0 if it is invalid."""
     if text is None:
         return 0.0
     if re.fullmatch("[0-9]{1,9}", text.strip()):

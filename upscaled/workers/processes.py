@@ -151,7 +151,7 @@ class Child:
     async def kill(self) -> bool:
         """SIGKILL the process group; return when it is reaped and its pipes are closed.
 
-        A child that waits in the kernel, for a driver or a disk, takes no notice of SIGKILL. After
+        A child that waits in the kernel, for a driver or a disk, ignores SIGKILL. After
         `KILL_SECONDS` it is given up: this returns, its pipes are closed, and it is reaped in the
         background whenever it ends. A cancellation is delayed until then. Output that was not read
         yet is lost.

@@ -32,7 +32,7 @@ _TRIAL_SECONDS = 120.0
 
 
 class BusyError(Exception):
-    """Other programs keep the processor busy. Later, calibration can go on where it is."""
+    """Other programs keep the processor busy. Calibration can continue from here later."""
 
 
 @dataclass(frozen=True)

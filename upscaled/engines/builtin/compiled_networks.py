@@ -27,9 +27,9 @@ _HEAD = struct.Struct("<8s32sI")
 _MARK = b"upscaled"
 _SUFFIX = ".network"
 _MOST_BYTES = 512 << 20
-"""Of all files; those unused for longest go first. x4plus takes 70 MB in 32 bits."""
+"""Bytes of all files; the least recently used are deleted first. x4plus takes 70 MB in 32 bits."""
 _LEAST_FREE_BYTES = 256 << 20
-"""What a kept network leaves of the disk: jobs need it more."""
+"""Free disk space that a kept network must leave, since jobs need it more."""
 
 
 class CompiledNetworks:
@@ -71,7 +71,7 @@ def read(path: Path | None) -> tuple[bytes, int] | None:
 
 
 def keep(path: Path | None, network: bytes, margin: int) -> None:
-    """Keep a network. Failures are logged: the next process builds it again, nothing else."""
+    """Keep a network. Failures are only logged: the next process then builds it again."""
     if path is None:
         return
     content = _HEAD.pack(_MARK, _digest(margin, network), margin) + network

@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 _FORMAT = 2
 """Increase it when measurements change; older files are then ignored."""
 _TABLES = 64
-"""Networks whose measurements are kept; the one measured longest ago goes first."""
+"""Networks whose measurements are kept; the one measured longest ago is removed first."""
 _WANTED = 16
 """Networks that wait to be measured; more are left until they are used again."""
 _JOBS = 3
-"""So many jobs in a row must contradict what was measured before it is measured again."""
+"""Number of jobs in a row that must contradict a measurement before it is repeated."""
 _FAR = 1.6
 """Jobs take up to this many times what was measured, since they share the processors with decoding
 and encoding."""
 _NEAR = 0.75
-"""Jobs that take less than this part of it were measured while something disturbed."""
+"""If jobs take less than this share of the measured time, the measurement was disturbed."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class CpuMethods:
             self._chosen = {key: _choices(table) for key, table in found.items()}
 
     def meet(self, model: ModelFiles, key: str) -> None:
-        """Note the key of a network's files, and that it is wanted if it was not measured."""
+        """Register the key of a network's files; request a measurement if there is none."""
         if self._machine is None:
             return
         self._keys[model.param] = key
@@ -148,7 +148,7 @@ class CpuMethods:
         ratios.append(seconds_per_pixel / expected / self._usual.get(key, 1.0))
         if len(ratios) < _JOBS or not (min(ratios) > _FAR or max(ratios) < _NEAR):
             return
-        # Should jobs go on to differ as much after that, it lies in the jobs.
+        # If jobs still differ as much after that, the jobs are the cause.
         doubt = statistics.median(ratios) * self._usual.get(key, 1.0)
         self._usual[key] = doubt
         del self._ratios[key]
@@ -183,7 +183,7 @@ class CpuMethods:
         return small if is_small(picture) else large
 
     def known(self, key: str) -> bool:
-        """Return whether all methods of a network were measured, though perhaps to be doubted."""
+        """Return whether all methods of a network were measured, even if provisionally."""
         table = self._tables.get(key)
         return table is not None and not table.unmeasured
 

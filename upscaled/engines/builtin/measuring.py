@@ -50,7 +50,7 @@ _IDENTICAL_DB = 120.0
 
 
 class MachineBusyError(Exception):
-    """Other programs take so much of the processors that no time means anything."""
+    """Other programs take too much of the processors for a meaningful measurement."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Measurement:
 
 
 def measure(trial: Trial, cores: int, limit: int) -> Measurement:
-    """Load a network by one method and run it on tiles of several sides.
+    """Load a network with one method and run it on tiles of several sizes.
 
     Args:
         trial: the network and the method.

@@ -20,7 +20,7 @@ _TICKS = 2
 class OtherPrograms:
     """Watches what other programs, and other guests of the same host, take of the processors.
 
-    Where the kernel does not tell, they count as quiet.
+    If the kernel has no counters, they count as quiet.
 
     Args:
         cores: how many this process uses. Others may have those that it leaves.

@@ -15,7 +15,7 @@ from upscaled.workers.server import Message
 
 WORKER_MODULE = "upscaled.engines.builtin.worker"
 BUSY = "busy"
-"""The kind of error with which a trial ends that other programs disturb all the time."""
+"""The error kind of a trial that other programs kept disturbing."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A second look at the coded pixels of a JPEG: libjpeg-turbo's warnings, which Pillow drops.
 
-It can't find all damage: after about half of the wrong bytes, a decoder is in step again without
-having met anything impossible.
+It can't find all damage: after about half of the wrong bytes, a decoder synchronises again without
+meeting an invalid code.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _SURPLUS = re.compile("([0-9]+) extraneous bytes before marker")
 def check_coded_pixels(content: bytes) -> str:
     """Return a note about bytes that belong to no pixel; empty if there are none.
 
-    An encoder may have put them there, or a damaged byte before them made the decoder lose its
-    step. Only the first warning can be seen, and the decoder reads some bytes ahead, which it does
-    not count.
+    An encoder may have written them, or a damaged byte before them made the decoder lose
+    synchronisation. Only the first warning can be seen, and the decoder reads some bytes ahead,
+    which it does not count.
 
     Raises:
         UnusablePictureError: pixels are wrong.

@@ -57,7 +57,7 @@ class Dropped:
     length: int
     """Its bytes in the file."""
     lost: str
-    """What to tell of it; empty where the collector of metadata tells."""
+    """What to report about it; empty if the collector of metadata reports it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class PngChunks:
     has_profile: bool
     """A whole chunk iCCP comes before the pixels."""
     has_late_profile: bool
-    """A whole chunk iCCP comes after them, where it does not count (section 5.6)."""
+    """A chunk iCCP comes after the pixels, where it must be ignored (section 5.6)."""
 
 
 def read_chunks(path: Path, most_exif: int) -> PngChunks:
@@ -217,7 +217,7 @@ class _Reading:
         header = self._header
         if not header:
             raise broken(PNG, "it lacks the header, chunk IHDR")
-        # The picture itself counts as a frame where it is none of the animation.
+        # The main picture counts as a frame even if it is not part of the animation.
         frames = self._frames + (not self._first_is_a_frame) if self._frames else 1
         return PngChunks(
             grey=not header[9] & 0b11,

@@ -1,1 +1,1 @@
-"""Pictures for the eye: thumbnails, tiles and crops, in sRGB with 8 bits a sample."""
+"""Pictures to look at: thumbnails, tiles and crops, in sRGB with 8 bits a sample."""
