@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from testkit.parts import missing
 from testkit.paths import ROOT
 from upscaled.config.settings import Config
 from upscaled.config.table import ENV_PREFIX, settings
@@ -60,3 +64,59 @@ def test_the_extra_that_it_installs_exists() -> None:
     (extra,) = re.findall(r"^ARG EXTRAS=\[(\w+)\]$", DOCKERFILE, re.MULTILINE)
     assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert SERVICE["build"] == {"context": "..", "dockerfile": "deploy/Dockerfile"}
+
+
+CLUSTER: dict[str, Any] = yaml.safe_load(
+    (ROOT / "deploy" / "compose.cluster.yaml").read_text("utf-8")
+)
+MEMBERS = {name: CLUSTER["services"][name] for name in ("server", "worker")}
+
+
+def test_members_of_the_cluster_are_commands_with_settings_that_there_are() -> None:
+    assert {name: member["command"] for name, member in MEMBERS.items()} == {
+        "server": ["serve"], "worker": ["work"],
+    }  # fmt: skip
+    for member in MEMBERS.values():
+        assert set(member["environment"]) <= VARIABLES
+        assert {"UPSCALED_CLUSTER_DATABASE_URL", "UPSCALED_CLUSTER_BLOBS"} <= set(
+            member["environment"]
+        )
+        assert member["build"] == SERVICE["build"] | {"args": {"EXTRAS": "[openvino,cluster]"}}
+    pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
+    for extra in ("openvino", "cluster"):
+        assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE)
+
+
+def test_members_of_the_cluster_have_as_few_rights_as_one_machine() -> None:
+    kept = ("read_only", "cap_drop", "security_opt", "tmpfs", "init", "pids_limit", "mem_limit",
+            "stop_grace_period", "restart")  # fmt: skip
+    for member in MEMBERS.values():
+        assert {name: member[name] for name in kept} == {name: SERVICE[name] for name in kept}
+        # The data folder is each container's own: a second one would refuse to use it.
+        assert member["volumes"] == ["blobs:/blobs"]
+    assert "-m 700 /data /blobs" in DOCKERFILE, "a new volume gets the owner of the folder"
+    for name in ("devices", "group_add"):
+        assert MEMBERS["worker"][name] == SERVICE[name]
+        assert name not in MEMBERS["server"]
+
+
+def test_nobody_outside_reaches_the_clusters_database_or_its_servers_directly() -> None:
+    ports = {name: one["ports"] for name, one in CLUSTER["services"].items() if "ports" in one}
+    assert ports == {"balancer": SERVICE["ports"]}
+
+
+def test_haproxy_takes_the_clusters_balancer(tmp_path: Path) -> None:
+    content = CLUSTER["configs"]["balancer"]["content"]
+    port, prefix = Config().server.port, Config().server.api_prefix
+    assert f"server:{port}" in content
+    assert f"uri {prefix}/limits" in content
+    unpacked = ROOT / ".tools" / "servers" / "usr" / "sbin" / "haproxy"
+    program = shutil.which("haproxy") or (str(unpacked) if unpacked.exists() else None)
+    if program is None:
+        missing("haproxy")
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(content, "utf-8")
+    done = subprocess.run(
+        [str(program), "-c", "-f", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

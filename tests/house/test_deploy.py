@@ -17,6 +17,7 @@ from testkit.paths import ROOT
 from upscaled.config.sources import load
 
 UNIT = ROOT / "deploy" / "upscaled.service"
+WORKER_UNIT = ROOT / "deploy" / "upscaled-worker.service"
 WATCH_UNIT = ROOT / "deploy" / "upscaled-watch@.service"
 MOST_EXPOSURE = 2.0
 
@@ -39,8 +40,9 @@ def verify(unit: Path, folder: Path) -> None:
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    verify(UNIT, tmp_path)
+@pytest.mark.parametrize("unit", [UNIT, WORKER_UNIT], ids=lambda unit: unit.stem)
+def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path, tmp_path: Path) -> None:
+    verify(unit, tmp_path)
 
 
 def test_systemd_finds_nothing_wrong_with_the_watch(tmp_path: Path) -> None:
@@ -61,22 +63,50 @@ def test_the_watchs_command_line_is_one_that_the_command_takes(tmp_path: Path) -
 
 def test_a_mistake_in_the_settings_is_not_answered_by_restarts() -> None:
     # The exit status of ConfigError: tests/commands/test_main.py.
-    for unit in (UNIT, WATCH_UNIT):
+    for unit in (UNIT, WORKER_UNIT, WATCH_UNIT):
         assert "RestartPreventExitStatus=2\n" in unit.read_text("utf-8")
 
 
-def test_the_unit_exposes_little() -> None:
-    done = analyze("security", "--offline=true", "--no-pager", UNIT)
-    found = re.search(r"Overall exposure level for upscaled\.service: ([0-9.]+)", done.stdout)
+@pytest.mark.parametrize("unit", [UNIT, WORKER_UNIT], ids=lambda unit: unit.stem)
+def test_the_unit_exposes_little(unit: Path) -> None:
+    done = analyze("security", "--offline=true", "--no-pager", unit)
+    found = re.search(rf"Overall exposure level for {unit.name}: ([0-9.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found[1]) <= MOST_EXPOSURE
 
 
-def test_the_unit_stops_later_than_the_server_drains() -> None:
-    found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("unit", [UNIT, WORKER_UNIT], ids=lambda unit: unit.stem)
+def test_the_unit_stops_later_than_the_server_drains(unit: Path) -> None:
+    found = re.search(r"^TimeoutStopSec=(\d+)$", unit.read_text("utf-8"), re.MULTILINE)
     assert found
     # Beside running jobs, connections get ten seconds to end.
     assert int(found[1]) >= load(environ={}).server.drain_seconds + 20
+
+
+def directives(unit: Path) -> dict[str, list[str]]:
+    """Return the values of each directive of a unit."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text("utf-8").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_worker_is_confined_like_the_service_and_keeps_its_data_apart() -> None:
+    service, worker = directives(UNIT), directives(WORKER_UNIT)
+    own = {"Description", "WatchdogSec", "ExecStart", "StateDirectory", "CacheDirectory",
+           "Environment", "EnvironmentFile", "WorkingDirectory"}  # fmt: skip
+    assert {name: worker.get(name) for name in service.keys() - own} == {
+        name: service[name] for name in service.keys() - own
+    }
+    assert worker.keys() - own == service.keys() - own
+    assert worker["ExecStart"] == [service["ExecStart"][0].replace(" serve ", " work ")]
+    assert worker["StateDirectory"] != service["StateDirectory"]
+    (folder,) = worker["StateDirectory"]
+    config = load(environ=dict(line.split("=", 1) for line in worker["Environment"]
+                               if line.startswith("UPSCALED_")))  # fmt: skip
+    assert str(config.data_dir) == f"/var/lib/{folder}"
 
 
 SYSTEMCTL = """#!/usr/bin/env bash
