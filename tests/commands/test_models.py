@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from testkit import checkpoints
+from upscaled.models.packs import PACKS
 
 
 def upscaled(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -136,3 +137,8 @@ def test_importing_needs_no_pytorch(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Compact ['exact.bin', 'exact.param', ")
+
+
+def test_the_help_names_every_pack() -> None:
+    told = upscaled("models", "install", "--help").stdout
+    assert [name for name in PACKS if not re.search(rf"\b{name}\b", told)] == []

@@ -263,6 +263,6 @@ async def test_another_pictures_estimate_does_not_stay_while_the_server_is_asked
     await web.page.set_input_files("#files", [photo])
     await web.page.locator("#strip .strip-pick").nth(1).click()
     route = await held
-    await expect(estimate).to_have_text("The server works out how long this picture takes.")
+    await expect(estimate).to_have_text("The server is estimating how long this picture takes.")
     await route.continue_()
     await expect(estimate).to_contain_text(re.compile("300 × 200 → 600 × 400 · (about|perhaps)"))

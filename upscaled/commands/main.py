@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, "upscale", _upscale, "Enlarge pictures and folders of pictures.")
     )
     add_watch_arguments(
-        _command(commands, "watch", _watch, "Enlarge the pictures that come into a folder.")
+        _command(commands, "watch", _watch, "Enlarge the new pictures of a folder.")
     )
 
     models = _command(commands, "models", list_models, "List, install or import models.")
@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="official",
         metavar="PACK",
-        help="official (the default), realsr or span",
+        help="official (the default), realsr, span, waifu2x or realcugan",
     )
     install.add_argument(
         "--force", action="store_true", help="replace files that differ from the pack's"
@@ -305,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     token = _command(commands, "token", _token, "Make a token for one caller.")
     token.add_argument("name", metavar="NAME", help="the caller's name: letters, digits, . _ -")
 
-    setup = _command(commands, "setup", _setup, "Download what does not come with the package.")
+    setup = _command(commands, "setup", _setup, "Download optional parts.")
     setup.add_argument(
         "--binary", action="store_true", help="download the native program into bin/"
     )
@@ -338,7 +338,7 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     work = _command(commands, "work", _work, "Do the jobs of a cluster.", logs_all=True)
     _add_settings(work, [one for one in _flagged() if one.section != "server"])
     status = "Show the members and the queue of a cluster."
-    cluster = _command(commands, "cluster", _cluster_status, "Look after a cluster.")
+    cluster = _command(commands, "cluster", _cluster_status, "Show and manage a cluster.")
     actions = cluster.add_subparsers(title="actions", metavar="ACTION")
     for parser in (cluster, _command(actions, "status", _cluster_status, status)):
         parser.add_argument(
@@ -358,7 +358,7 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     sentence = "Move all jobs of a cluster to one machine; no member may run."
     target = _command(actions, "export", _cluster_export, sentence)
     target.add_argument(
-        "--to", metavar="FOLDER", help="the data folder to be (default: storage.data_dir)"
+        "--to", metavar="FOLDER", help="the data folder to create (default: storage.data_dir)"
     )
 
 

@@ -135,6 +135,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activation",
         choices=("relu", "leakyrelu"),
-        help="of a Compact network whose file does not tell",
+        help="of a Compact network whose file does not name it",
     )
     parser.add_argument("--force", action="store_true", help="replace a model of the same name")

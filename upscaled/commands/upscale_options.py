@@ -25,7 +25,7 @@ The same command again does only what changed since: new pictures, changed ones,
 those that failed. Options go before or after the files, not between them.
 
 exit status: 0 all done; 1 a picture failed; 2 a wrong command line or configuration; 130 stopped
-by Ctrl-C, 143 by SIGTERM: the same command goes on where it was stopped.
+by Ctrl-C, 143 by SIGTERM: the same command continues where it stopped.
 """
 
 WATCH_EPILOG = """\
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave out pictures whose result is there, whatever it was made of",
+        help="skip pictures whose result exists, whatever made it",
     )
     add_fields(parser)
     run = parser.add_argument_group("the run")
@@ -78,12 +78,12 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="IN", help="the folder to watch")
     parser.add_argument("target", metavar="OUT", help="the folder of the results")
     add_selection(parser)
-    group = parser.add_argument_group("what becomes of the pictures")
+    group = parser.add_argument_group("what happens to the pictures")
     group.add_argument(
         "--done",
         choices=("keep", "move", "delete"),
         default="keep",
-        help="what to do with a picture whose result is there (default: %(default)s)",
+        help="what to do with a picture when its result is finished (default: %(default)s)",
     )
     group.add_argument(
         "--done-folder", metavar="FOLDER", help="where --done move puts it (default: IN/done)"
@@ -99,14 +99,14 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=2.0,
-        help="take a picture when it has not changed for so long (default: %(default)s)",
+        help="how long a picture must be unchanged before it is taken (default: %(default)s)",
     )
     group.add_argument(
         "--interval",
         metavar="SECONDS",
         type=float,
         default=1.0,
-        help="between two looks at the folder (default: %(default)s)",
+        help="between two scans of the folder (default: %(default)s)",
     )
     add_fields(parser)
     add_run(parser.add_argument_group("the work"))

@@ -101,7 +101,7 @@ def recognise(weights: Weights, activation: str | None = None) -> CompactNetwork
     elif all(slope is None for slope in slopes):
         if activation not in {"relu", "leakyrelu"}:
             raise ConversionError(
-                "The file does not tell which activation this Compact network has. Name it: "
+                "The file does not say which activation this Compact network has. Name it: "
                 "--activation relu, or --activation leakyrelu; the API has the field activation."
             )
         slope = 0.0 if activation == "relu" else _LEAKY_SLOPE

@@ -57,7 +57,7 @@ class ImportRequest:
     origin: str | None = None
     """Where it was published."""
     activation: str | None = None
-    """``relu`` or ``leakyrelu``, for Compact networks whose file does not tell."""
+    """``relu`` or ``leakyrelu``, for Compact networks whose file does not name it."""
     replace: bool = False
     """A model of the same name may be replaced."""
     file: str | None = None

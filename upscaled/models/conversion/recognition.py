@@ -27,7 +27,7 @@ def recognise(weights: Weights, activation: str | None = None) -> SourceNetwork:
 
     Args:
         weights: of the file.
-        activation: ``relu`` or ``leakyrelu``, for Compact networks whose file does not tell.
+        activation: ``relu`` or ``leakyrelu``, for Compact networks whose file does not name it.
 
     Raises:
         UnknownFamilyError: the family is not one that is known here.
