@@ -18,7 +18,7 @@ from upscaled.blobs.blobs import CHUNK, BlobInfo, BlobMissingError, check_key
 from upscaled.errors import ConfigError, NoSpaceError, StoreUnavailableError
 
 _RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=30)}
-"""What one request is tried; whoever has time tries it again after that."""
+"""How long one request is tried; callers with more time repeat it."""
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 4
 

@@ -37,7 +37,7 @@ class AsyncArchives:
         Args:
             archive: a file, or its content.
             fields: those of a picture, for each page, and ``only_below`` and ``on_bad_page``.
-            name: the file's name; it tells a CBZ from a ZIP.
+            name: the file's name; its ending distinguishes a CBZ from a ZIP.
         """
         return await submitted(
             self._transport, "/archives", "archive", archive, fields, name=name,
@@ -45,7 +45,7 @@ class AsyncArchives:
         )  # fmt: skip
 
     async def status(self, archive_id: str, *, wait: int = 0) -> ArchiveStatus:
-        """Return how an archive stands, or after ``wait`` seconds at most, how it ended.
+        """Return the state of an archive; wait for its end, ``wait`` seconds at most.
 
         Raises:
             NoSuchJobError: the server does not know it.
@@ -67,7 +67,7 @@ class AsyncArchives:
     async def follow(self, archive_id: str) -> AsyncGenerator[ArchivePage, None]:
         """Yield each page when it is done, in order; returns when the archive has ended.
 
-        Where events do not come through, it is asked for again and again.
+        If no events arrive, the status is polled.
 
         Raises:
             NoSuchJobError: the server does not know it.

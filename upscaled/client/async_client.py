@@ -25,15 +25,15 @@ OnProgress = Callable[[JobStatus], None]
 class AsyncClient:
     """Calls one server.
 
-    Use it as a context manager. Requests that fail on the way, or that the server is too busy for,
-    are repeated; its ``Retry-After`` is respected. All methods raise `ClientError`.
+    Use it as a context manager. Requests are repeated after network errors and while the server is
+    busy; its ``Retry-After`` is respected. All methods raise `ClientError`.
 
     Args:
         url: the server's address, such as ``http://127.0.0.1:8089``.
         token: its token, if it needs one.
         retries: how long requests are repeated.
-        silence_seconds: an answer that brings nothing for so long counts as broken off. Waiting
-            answers take up to 45 s.
+        silence_seconds: an answer without bytes for this long counts as broken off. Waiting answers
+            take up to 45 s.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AsyncClient:
         Raises:
             PictureRefusedError: it can't be upscaled.
             FieldRefusedError: a field is wrong.
-            BusyError: the server takes no more.
+            BusyError: the server accepts no more jobs now.
             LocalFileError: the file can't be read.
         """
         return await submitted(
@@ -86,7 +86,7 @@ class AsyncClient:
         )
 
     async def status(self, job_id: str, *, wait: int = 0) -> JobStatus:
-        """Return how a job stands, or after ``wait`` seconds at most, how it ended.
+        """Return the state of a job; wait for its end, ``wait`` seconds at most.
 
         Raises:
             NoSuchJobError: the server does not know it.
@@ -96,7 +96,7 @@ class AsyncClient:
         return typed(answer, JobStatus)
 
     async def follow(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
-        """Yield how a job stands, then each change; the last one is its end.
+        """Yield the state of a job, then each change; the last one is its end.
 
         The changes come as events. Where these do not come through, the status is polled.
 
@@ -140,9 +140,9 @@ class AsyncClient:
     async def download(self, job_id: str, target: Path) -> Downloaded:
         """Download a job's result, and wait up to 45 s for it.
 
-        A download that breaks off is continued, also by a later call with the same arguments: what
-        has come lies in a hidden file beside ``target``. The whole file is compared with the
-        SHA-256 that the server announces, and put in its place when it is complete and on disk.
+        A download that breaks off is continued, also by a later call with the same arguments: the
+        received bytes are in a hidden file beside ``target``. The whole file is compared with the
+        SHA-256 that the server announces, synced, and renamed to ``target``.
 
         Raises:
             ResultDeletedError: it was downloaded already, or expired.
@@ -201,7 +201,7 @@ class AsyncClient:
         created_after: float | None = None,
         created_before: float | None = None,
     ) -> AsyncIterator[JobStatus]:
-        """Yield the jobs of the token, newest first; None: whatever it is.
+        """Yield the jobs of the token, newest first; None matches any value.
 
         Times are seconds since 1970.
         """

@@ -36,7 +36,7 @@ class Downloaded:
 
 
 class _Part:
-    """The bytes that have come so far, in a file beside the target."""
+    """The bytes received so far, in a file beside the target."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class _Part:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Open the file, and take up what an earlier run left in it."""
+        """Open the file, and continue what an earlier run left in it."""
         file = self.path.open("a+b")
         while not files.hold(file.fileno(), self.path) and files.is_part(self.path):
             file.close()
@@ -136,7 +136,9 @@ async def _fetch(transport: Transport, path: str, part: _Part) -> str:
         try:
             announced = await _attempt(transport, path, part, pauses)
         except ClientError as error:
-            if getattr(error, "status", 0) == 416:  # what an earlier run left is no part of it
+            if (
+                getattr(error, "status", 0) == 416
+            ):  # what an earlier run left is not part of this result
                 await asyncio.to_thread(part.restart)
                 announced = None
             elif not is_temporary(error):
@@ -157,10 +159,10 @@ async def _fetch(transport: Transport, path: str, part: _Part) -> str:
 async def _attempt(transport: Transport, path: str, part: _Part, pauses: Pauses) -> str | None:
     """Fetch what is missing; return the announced SHA-256 of the whole, if there is one.
 
-    One byte that is there already is asked for again, since no byte at all can't be asked for.
+    The last received byte is requested again, since an empty range can't be requested.
 
     Raises:
-        ClientError: it broke off; ``part`` has what came.
+        ClientError: it broke off; ``part`` has the received bytes.
     """
     start = max(0, part.size - 1)
     headers = {"Range": f"bytes={start}-"} if part.size else {}

@@ -1,4 +1,4 @@
-"""What a call can end with: the server's refusals, ends of jobs, failures on the way."""
+"""Errors of calls: the server's refusals, ends of jobs, network failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ClientError(UpscaledError):
 
 
 class UnreachableError(ClientError):
-    """The server did not answer, or broke its answers off, for as long as was tried."""
+    """The server did not answer, or broke off its answers, in all attempts."""
 
     code = "unreachable"
 
@@ -78,7 +78,7 @@ class ResultDeletedError(RefusedError):
 
 
 class BusyError(RefusedError):
-    """The server takes no more for now; ``retry_after`` may say for how long."""
+    """The server accepts no more for now; ``retry_after`` may say for how long."""
 
 
 class JobFailedError(ClientError):

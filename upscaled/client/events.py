@@ -33,7 +33,7 @@ async def read_events(stream: StreamReader) -> AsyncIterator[Event]:
     """Yield the events of a stream until it ends; comments are left out.
 
     Raises:
-        UnexpectedAnswerError: the stream is none of events.
+        UnexpectedAnswerError: it is not a stream of events.
     """
     id_, rest = "", b""
     data: list[str] = []
@@ -58,8 +58,8 @@ async def followed(
 ) -> AsyncGenerator[T, None]:
     """Yield the events of an endpoint. A stream that breaks off is continued after its last event.
 
-    The generator ends when the stream broke off twice without a new event in between, or when
-    there are no events here: a proxy may hold them back.
+    The generator ends when the stream broke off twice without a new event in between, or when no
+    events arrive: a proxy may hold them back.
 
     Args:
         transport: to the server.

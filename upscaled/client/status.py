@@ -23,7 +23,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job; None: the server does not tell this in the job's state. Times are in seconds."""
+    """A job; None: the server does not report this in the job's state. Times are in seconds."""
 
     job_id: str
     status: str

@@ -1,4 +1,4 @@
-"""Requests that are repeated: with growing pauses, and after ``Retry-After`` where it is sent."""
+"""Requests that are repeated: with growing pauses, and not before ``Retry-After``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from upscaled.client.errors import (
 )
 
 _AGAIN = frozenset({408, 409, 425, 429, 502, 503, 504})
-"""Statuses that can pass; 409 only with ``Retry-After``: the same request is under way."""
+"""Temporary statuses; 409 only with ``Retry-After``: the same request is being handled."""
 _PREFIX = "/api/v1"
 _MOST_BYTES = 16 << 20
-"""Of an answer in JSON; a page of 200 jobs has less than 1 MiB."""
+"""Largest answer in JSON; a page of 200 jobs has less than 1 MiB."""
 _PAGE = 200
 """Rows of a list that are asked for at a time."""
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
@@ -180,7 +180,7 @@ class Transport:
             wanted["cursor"] = page["next_cursor"]
 
     async def repeated(self, once: Callable[[], Awaitable[Any]]) -> Any:
-        """Call ``once`` until it succeeds, or nothing speaks for a further attempt.
+        """Call ``once`` until it succeeds or another attempt would not help.
 
         Raises:
             ClientError: what the last attempt ended with.

@@ -21,7 +21,7 @@ _EMPTY_BEFORE_ENTRIES = re.compile(
     r"^((?P<indent> *)\w+:) *\{\}(?= *(?:#.*)?\n(?:[ \t]*(?:#.*)?\n)*(?P=indent) +[^\s#])",
     re.MULTILINE,
 )
-"""An empty mapping above lines that are indented deeper: somebody pasted a token's line below
+"""An empty mapping above lines that are indented deeper, as when a token's line is pasted below
 ``tokens: {}``. That is never valid YAML, so dropping the braces changes no other file."""
 
 
@@ -76,7 +76,7 @@ def _given(
     """Return a setting's value and where it was found; None: it has its default.
 
     Raises:
-        ConfigError: it is there by both its names.
+        ConfigError: both of its names are used.
     """
     former = setting.former
     if setting.name in flags:
@@ -95,7 +95,7 @@ def _given(
 def _name_in(
     found: Mapping[str, object], present: str, former: str | None, where: str
 ) -> str | None:
-    """Return the name by which ``found`` has a setting; None: it has not."""
+    """Return the name of a setting in ``found``; None if it is not there."""
     if former is None or former not in found:
         return present if present in found else None
     if present in found:

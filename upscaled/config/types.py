@@ -34,12 +34,12 @@ class Rule:
     choices: tuple[str, ...] = ()
     flag: str | None = None
     check: Callable[[Any], str | None] | None = None
-    """Returns what is allowed if the value is not, else None."""
+    """Describes what is allowed if the value is not; else None."""
     former: str | None = None
     """The key that it had in earlier versions, which is still accepted."""
 
     def complaint(self, value: object) -> str | None:
-        """Return what is allowed if ``value`` is not, else None."""
+        """Describe what is allowed if ``value`` is not; else None."""
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(self.choices)
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What is true of the server at this moment, as metrics."""
+"""The present state of the server, as metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def current(service: Service, sent_bytes: int) -> list[Metric]:
     """Return the state of a service.
 
     Args:
-        service: what is looked at.
+        service: whose state is returned.
         sent_bytes: of results, in total.
     """
     health, figures = await service.reports.health(), service.reports.figures()

@@ -1,4 +1,4 @@
-"""What became of the jobs: counters and histograms that grow when a job ends."""
+"""Metrics of ended jobs: counters and histograms that grow when a job ends."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class JobMetrics:
             self._attempts.labels(attempt.engine, attempt.device, outcome).inc()
         if job.started is not None:
             self._wait.observe(max(0.0, job.started - job.created))
-        # The receipt of a job that got another one's result tells of that one's work.
+        # If a job got another one's result, its receipt describes that one's work.
         if job.state is not JobState.COMPLETED or {"cached", "shared"} & job.receipt.keys():
             return
         self._work.labels(model).observe(job.duration or 0.0)

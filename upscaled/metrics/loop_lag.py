@@ -1,4 +1,4 @@
-"""How late the event loop runs what is due, measured while somebody asks."""
+"""How late the event loop runs due callbacks, measured while metrics are scraped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 _PERIOD_SECONDS = 0.25
 _PATIENCE_SECONDS = 300.0
-"""After the last scrape nothing is measured: an idle server should sleep."""
+"""Seconds after the last scrape when measuring stops, so that an idle server sleeps."""
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 

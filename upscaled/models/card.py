@@ -1,6 +1,4 @@
-"""Model cards: facts about a model that its network does not tell, in ``NAME.yaml`` beside the
-pair.
-"""
+"""Model cards: facts that a network does not hold, in ``NAME.yaml`` beside the pair."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
 _AGAIN_SECONDS = 60.0
-"""Seconds before a model is measured again that failed for a reason that may pass."""
+"""Seconds before a model that failed for a temporary reason is measured again."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SIBLING = re.compile(r"(?P<family>.+)-x(?:[1-9]|1[0-6])")
 
@@ -177,7 +177,7 @@ class ModelCatalog:
                     log.warning("Model file %s is left out: %s", item.name, item.reason)
             self._models, self._aliases = models, aliases
             self._rejected = tuple(rejected)
-            # A failure that may pass is measured again, but not on every call.
+            # After a temporary failure the model is measured again, but not on every call.
             self._seen = snapshot
             self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
 
@@ -311,5 +311,5 @@ def _families(
 
 
 def _scales(members: Mapping[int, ModelFiles]) -> str:
-    """Return a description of a model of which nothing is known."""
+    """Return a description of a model without a card."""
     return f"Custom model ({', '.join(f'{scale}x' for scale in members)})"

@@ -1,8 +1,8 @@
 """Frames for networks that return less than they get: with one, they return all of it.
 
 Some families compute without padding, so their result lacks a margin on each side; their own
-programs enlarge each tile by that margin first. Here the network does so itself. The engine's
-padding of real pixels, which is cut off, takes what that spoils.
+programs enlarge each tile by that margin first. Here the network does so itself. Pixels that this
+makes wrong lie in the engine's padding, which is cut off.
 """
 
 from __future__ import annotations

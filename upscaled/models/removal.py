@@ -29,7 +29,7 @@ def remove_imported(models_dir: Path, model: Model) -> None:
                 f"{stem}.param and {stem}.bin from the models folder."
             )
     for stem in stems:
-        # The .param last to come is the first to go: without it there is no model.
+        # The .param, which is written last, is deleted first: without it there is no model.
         for path in (models_dir / f"{stem}.param", models_dir / f"{stem}.bin"):
             path.unlink(missing_ok=True)
         card_path(models_dir, stem).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ class AcceptErrors:
         self._quiet_until = float("-inf")
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report what asyncio could not hand to anybody else."""
+        """Report errors that asyncio could not pass to a caller."""
         error = context.get("exception")
         if "accept" not in str(context.get("message")) or not is_shortage(error):
             loop.default_exception_handler(context)

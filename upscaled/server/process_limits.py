@@ -1,4 +1,4 @@
-"""What the limits of the shell or unit that started the server (``ulimit``) do not let it do."""
+"""Warnings about limits (``ulimit``) of the shell or unit that started the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether memory and disk have room for jobs, told when the server starts."""
+"""Warnings at the start if memory or disk have too little room for jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALE = 4
 
 
 def complaints(config: Config) -> list[str]:
-    """Return a sentence for memory that holds no job, and for a disk that holds no photo's."""
+    """Return a sentence each for memory too small for a job and a disk too full for a photo."""
     found = []
     needed, there = memory_bytes(_ICON, _ICON.times(_SCALE), "png"), available()
     if there < needed:

@@ -1,4 +1,4 @@
-"""Tells systemd how the service is doing (sd_notify(3)); without systemd does nothing.
+"""Reports the service's state to systemd (sd_notify(3)); does nothing without systemd.
 
 The whole protocol is one datagram of lines, so there is no library for it.
 """

@@ -52,7 +52,7 @@ async def serve(config: Config, on_ready: Callable[[str], None], *, works: bool 
     stop = Stop()
     stop.listen()
     loop = asyncio.get_running_loop()
-    # The address first: a second server must not get as far as taking up the first one's jobs.
+    # The address first: a second server must not continue the first one's jobs.
     listeners = await _listeners(config.server.host, config.server.port)
     try:
         service = make_service(_fitted(config), works=works)
@@ -122,7 +122,7 @@ async def _answer(
             await stop.asked.wait()
             sd_notify.notify("STOPPING=1", "STATUS=Letting running jobs finish.")
             log.info(_farewell(service.jobs_running, config.server.drain_seconds))
-            # Until what runs has ended, callers are still told how it goes.
+            # Until running jobs have ended, callers still get their status.
             await service.drain(stop.at_once)
         finally:
             supervised.cancel()
@@ -177,7 +177,7 @@ def _farewell(running: int, drain_seconds: float) -> str:
 
 
 async def _supervised(service: Service) -> None:
-    """Tell systemd that the service is ready, how it is, and that it is alive.
+    """Tell systemd that the service is ready, its health, and that it is alive.
 
     systemd restarts the service when this event loop, or the task that feeds jobs to the
     devices, has stopped.

@@ -1,4 +1,4 @@
-"""Is the converted network the one that the file holds? The engines' pixels tell.
+"""Checks that the converted network is the one in the file, by the engines' pixels.
 
 The engine enlarges a test picture with two tile sizes. Each tile must equal what the definition
 computes of the same pixels (`definition`), and the whole must look like its source.

@@ -20,11 +20,11 @@ _MOST_BYTES = 8 << 30
 """Of a file that is written; the largest weights that are read take 4 GiB in 32 bits."""
 
 Work = Callable[[Conversion, Callable[[str], None]], Message]
-"""Converts: takes what is asked and a function that is told each step, returns the reply."""
+"""Converts: takes the request and a function that reports each step, returns the reply."""
 
 
 def limit_resources(memory_mb: int) -> None:
-    """Bound what this process uses, and let jobs come first."""
+    """Limit this process's resources, and give jobs priority."""
     os.nice(_NICER)
     limits.confine(memory_mb)
     limits.allow(cpu_seconds=_CPU_SECONDS, file_bytes=_MOST_BYTES)
@@ -37,7 +37,7 @@ def done(
     *,
     readable: Collection[Path] = (),
 ) -> Message:
-    """Confine the process, once and for all, and do the work.
+    """Confine the process permanently, and do the work.
 
     Args:
         message: a `Conversion`.

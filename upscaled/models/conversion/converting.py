@@ -39,7 +39,7 @@ _MAX_MESSAGE = 1000
 """Characters of an error message."""
 
 UNKNOWN_FAMILY = "unknown_family"
-"""How the process says that the file is sound and the network none that it knows."""
+"""The error kind for a valid file whose network the process does not know."""
 
 EXACT, HALF = "exact", "half"
 """Stems of the pairs with weights in 32 and in 16 bits."""
@@ -103,7 +103,7 @@ async def converted(
         env: additional variables of the process.
 
     Raises:
-        UnknownFamilyError: the network is none that the process knows.
+        UnknownFamilyError: the process does not know the network's family.
         ConversionError: the file cannot be used; the message says why.
         OSError: it can't be read.
         ShortageError: the system cannot start a process.

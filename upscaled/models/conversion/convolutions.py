@@ -26,7 +26,7 @@ class Convolution:
 
 
 class ConvolutionReader:
-    """Takes convolutions out of the weights, and knows what was left.
+    """Takes convolutions out of the weights, and keeps track of the rest.
 
     Args:
         weights: of the whole network.
@@ -67,7 +67,7 @@ class ConvolutionReader:
         self._taken.update(keys)
 
     def end(self) -> None:
-        """Refuse weights that were not used: the network does more than is understood.
+        """Refuse unused weights: the network does more than is understood.
 
         Raises:
             ConversionError: there are some.

@@ -13,4 +13,4 @@ class ConversionError(UpscaledError):
 
 
 class UnknownFamilyError(ConversionError):
-    """The file is sound, but its network is of a family that the reader here does not know."""
+    """The file is valid, but this reader does not know its network's family."""

@@ -37,7 +37,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Words:
-    """How messages tell what to change, in the words of whoever asks."""
+    """How messages say what to change, in the terms of the command line or the API."""
 
     name: str = "give one with --name"
     taken: str = "give another --name, or --force to replace it"

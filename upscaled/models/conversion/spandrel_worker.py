@@ -194,7 +194,7 @@ class _Network:
                 return descriptor._call_fn(self.model, picture)
 
         class Plain(TorchFunctionMode):
-            """Says the same in words that pnnx has a translation for."""
+            """Expresses the same with operations that pnnx can translate."""
 
             def __torch_function__(
                 self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -30,7 +30,7 @@ class Allowance:
         self._left = file_bytes
 
     def take(self, count: int) -> None:
-        """Note that a tensor has ``count`` numbers.
+        """Count the ``count`` numbers of a tensor.
 
         Raises:
             ConversionError: they are more than are left.

@@ -79,7 +79,7 @@ class _RebuildTensor:
 
 
 class _SkipTensor:
-    """Stands for the same where the data is not there yet."""
+    """Stands for the same before the data is read."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Folders in which imports work, beside the models; those of imports that were killed go away."""
+"""Folders in which imports work, beside the models; those of killed imports are deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _YOUNG_SECONDS = 60.0
 
 @asynccontextmanager
 async def opened(models_dir: Path) -> AsyncIterator[Path]:
-    """Give a new folder for the length of the block; delete what killed imports left.
+    """Yield a new folder for the block; delete what killed imports left.
 
     A folder in use is locked, so another process sees that it is no leftover.
 
@@ -44,7 +44,7 @@ def sweep(models_dir: Path) -> list[Path]:
     """Delete the folders of imports that ended without doing so; return them; blocking."""
     gone = []
     for folder in models_dir.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else's, or just deleted
+        with contextlib.suppress(OSError):  # another user's, or just deleted
             if time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
                 continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
