@@ -104,3 +104,20 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
     for named in re.findall(r"`([a-z_]+/[a-z_/0-9]+\.py)", document.read_text("utf-8")):
         places = [ROOT / base / named for base in ("", "upscaled", "tests")]
         assert any(place.exists() for place in places), named
+
+
+LONG = {"upscaled/jobs/registry.py", "upscaled/service/service.py"}
+"""Modules that docs/architecture.md lets be longer."""
+
+
+def test_no_module_has_more_than_400_lines_but_those_that_the_architecture_page_names() -> None:
+    folders = ("upscaled", "tests", "testkit", "bench")
+    modules = [path for folder in folders for path in ROOT.joinpath(folder).rglob("*.py")]
+    counted = {path.relative_to(ROOT).as_posix(): len(lines_of(path)) for path in modules}
+    assert {name for name, count in counted.items() if count > 400} == LONG
+    page = text("docs/architecture.md")
+    assert [name for name in LONG if name.removeprefix("upscaled/") not in page] == []
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()

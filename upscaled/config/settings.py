@@ -152,7 +152,7 @@ class OutgoingSettings:
 
 @dataclass(frozen=True)
 class WebhookSettings:
-    """How receivers are told of the events of jobs."""
+    """How receivers get the events of jobs."""
 
     secret: str = _setting(
         "",
