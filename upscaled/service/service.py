@@ -67,6 +67,7 @@ class _Started:
     archives: Archives | None
     jobs: JobAccess
     reports: Reports
+    deliveries: Deliveries | None
 
 
 class Service:
@@ -205,15 +206,7 @@ class Service:
             ConfigError: something that the settings require is missing.
         """
         async with contextlib.AsyncExitStack() as closing:
-            await self._workspace.open()
-            closing.callback(self._workspace.close)
-            await self._open_caches()
-            closing.push_async_callback(self._looking.close)
-            closing.push_async_callback(self.views.close)
-            await self._store.open()
-            closing.push_async_callback(self._store.close)
-            closing.push_async_callback(self._deletions.done)
-            closing.push_async_callback(self._imaging.close)
+            await self._open_storage(closing)
             parts = await open_processing(
                 self.config,
                 closing,
@@ -228,97 +221,124 @@ class Service:
                 joins=self.joins_identical and self.config.features.join_identical,
                 needs_default_model=self._needs_default_model,
             )
-            choice, pool, timing, shared = parts.choice, parts.pool, parts.timing, parts.shared
-            runner, recovery = self._make_runner(parts)
-            health = self._make_health(parts)
-            admission = self._make_admission(choice)
-            submissions = Submissions(
-                self.config.limits,
-                admission,
-                self._workspace,
-                self._registry,
-                runner,
-                timing,
-                IdempotencyKeys(self._store),
-                shared,
-                upload_seconds=self.config.storage.upload_ttl_minutes * 60,
-            )
-            previews = Previews(
-                self.config, self.models, self._looking, pool, self._workspace, parts.methods
-            )
-            imports = ModelImports(
-                self.config,
-                self.models,
-                self._workspace,
-                self._models_in_use,
-            )
-            await imports.open()
-            jobs = self._make_jobs(
-                registry=self._registry,
-                store=self._store,
-                workspace=self._workspace,
-                cleaner=self._cleaner,
-                dispatcher=runner,
-                timing=timing,
-                shared=shared,
-                result_cache=self.result_cache,
-                job_views=self.job_views,
-                deletions=self._deletions,
-            )
-            archives = make_archives(
-                self.config, self._archive_store, self._workspace, admission, submissions, jobs,
-                self._registry, pool,
-            )  # fmt: skip
-            deliveries = make_deliveries(self.config, self._store, self.outgoing)
-            reports = self._make_reports(
-                gpu_ids=self.config.upscaler.gpu_ids,
-                choice=choice,
-                pool=pool,
-                registry=self._registry,
-                workspace=self._workspace,
-                health=health,
-                submissions=submissions,
-                dispatcher=runner,
-                cleaner=self._cleaner,
-                shared=shared,
-                result_cache=self.result_cache,
-                verifications=parts.pipeline.verifications,
-                webhooks=deliveries,
-            )
-            self._started = _Started(
-                choice, submissions, runner, recovery, timing, health, pool, shared,
-                previews, imports, archives, jobs, reports,
-            )  # fmt: skip
-            if deliveries is not None:
-                self._registry.on_messages = deliveries.notice
-                self._run_deliveries(closing, deliveries)
-            closing.push_async_callback(recovery.end)
-            await recovery.begin()
-            runner.start()
-            closing.push_async_callback(self.drain)
-            if archives is not None:
-                closing.push_async_callback(archives.close)
-                await archives.open()
-                run_in_background(closing, archives.results.run(), "archives")
-            run_in_background(closing, timing.run(), "timing")
-            positions = report_positions(
-                self._registry,
-                parts.queue,
-                lambda: shared.with_followers(timing.forecaster.positions()),
-                timing.forecaster,
-            )
-            run_in_background(closing, positions, "positions")
-            await self._log_speed(timing.speeds)
-            await self._run_housework(closing)
-            run_in_background(closing, submissions.resumable.run(), "uploads")
-            run_in_background(closing, imports.run(), "model imports")
-            if self.measures_methods and parts.methods.used and self._methods_file is None:
-                calibrator = await make_calibrator(
-                    self.config, choice, parts.methods, parts.pipeline, submissions, previews,
-                    imports, self._registry,
-                )  # fmt: skip
-                run_in_background(closing, calibrator.run(), "calibration")
+            self._started = await self._build(parts)
+            await self._begin(closing, self._started)
+            await self._run_in_background(closing, parts, self._started)
             self._closing = closing.pop_all()
+
+    async def _open_storage(self, closing: contextlib.AsyncExitStack) -> None:
+        await self._workspace.open()
+        closing.callback(self._workspace.close)
+        await self._open_caches()
+        closing.push_async_callback(self._looking.close)
+        closing.push_async_callback(self.views.close)
+        await self._store.open()
+        closing.push_async_callback(self._store.close)
+        closing.push_async_callback(self._deletions.done)
+        closing.push_async_callback(self._imaging.close)
+
+    async def _build(self, parts: Processing) -> _Started:
+        """Return the parts around those that do jobs."""
+        choice, pool, timing, shared = parts.choice, parts.pool, parts.timing, parts.shared
+        runner, recovery = self._make_runner(parts)
+        health = self._make_health(parts)
+        admission = self._make_admission(choice)
+        submissions = Submissions(
+            self.config.limits,
+            admission,
+            self._workspace,
+            self._registry,
+            runner,
+            timing,
+            IdempotencyKeys(self._store),
+            shared,
+            upload_seconds=self.config.storage.upload_ttl_minutes * 60,
+        )
+        previews = Previews(
+            self.config, self.models, self._looking, pool, self._workspace, parts.methods
+        )
+        imports = ModelImports(
+            self.config,
+            self.models,
+            self._workspace,
+            self._models_in_use,
+        )
+        await imports.open()
+        jobs = self._make_jobs(
+            registry=self._registry,
+            store=self._store,
+            workspace=self._workspace,
+            cleaner=self._cleaner,
+            dispatcher=runner,
+            timing=timing,
+            shared=shared,
+            result_cache=self.result_cache,
+            job_views=self.job_views,
+            deletions=self._deletions,
+        )
+        archives = make_archives(
+            self.config, self._archive_store, self._workspace, admission, submissions, jobs,
+            self._registry, pool,
+        )  # fmt: skip
+        deliveries = make_deliveries(self.config, self._store, self.outgoing)
+        reports = self._make_reports(
+            gpu_ids=self.config.upscaler.gpu_ids,
+            choice=choice,
+            pool=pool,
+            registry=self._registry,
+            workspace=self._workspace,
+            health=health,
+            submissions=submissions,
+            dispatcher=runner,
+            cleaner=self._cleaner,
+            shared=shared,
+            result_cache=self.result_cache,
+            verifications=parts.pipeline.verifications,
+            webhooks=deliveries,
+        )
+        return _Started(
+            choice, submissions, runner, recovery, timing, health, pool, shared,
+            previews, imports, archives, jobs, reports, deliveries,
+        )  # fmt: skip
+
+    async def _begin(self, closing: contextlib.AsyncExitStack, started: _Started) -> None:
+        """Continue what an earlier run left, then start jobs."""
+        runner, archives, deliveries = started.runner, started.archives, started.deliveries
+        if deliveries is not None:
+            self._registry.on_messages = deliveries.notice
+            self._run_deliveries(closing, deliveries)
+        closing.push_async_callback(started.recovery.end)
+        await started.recovery.begin()
+        runner.start()
+        closing.push_async_callback(self.drain)
+        if archives is not None:
+            closing.push_async_callback(archives.close)
+            await archives.open()
+            run_in_background(closing, archives.results.run(), "archives")
+
+    async def _run_in_background(
+        self, closing: contextlib.AsyncExitStack, parts: Processing, started: _Started
+    ) -> None:
+        timing, shared, imports = parts.timing, parts.shared, started.imports
+        submissions = started.submissions
+        run_in_background(closing, timing.run(), "timing")
+        positions = report_positions(
+            self._registry,
+            parts.queue,
+            lambda: shared.with_followers(timing.forecaster.positions()),
+            timing.forecaster,
+        )
+        run_in_background(closing, positions, "positions")
+        await self._log_speed(timing.speeds)
+        await self._run_housework(closing)
+        run_in_background(closing, submissions.resumable.run(), "uploads")
+        run_in_background(closing, imports.run(), "model imports")
+        if self.measures_methods and parts.methods.used and self._methods_file is None:
+            calibrator = await make_calibrator(
+                self.config, parts.choice, parts.methods, parts.pipeline, submissions,
+                started.previews, imports, self._registry,
+            )  # fmt: skip
+            run_in_background(closing, calibrator.run(), "calibration")
 
     def _models_in_use(self) -> set[str]:
         """Return the names of the models that unfinished work wants."""
