@@ -218,9 +218,7 @@ async def _setup(options: argparse.Namespace, config: Config) -> int:
 
         print(f"The native program is {await fetch(config.path('bin'))}.")
     if not (options.binary or options.photo_fast):
-        raise BadRequestError(
-            "Name what to set up: upscaled setup --binary, or upscaled setup --photo-fast"
-        )
+        raise BadRequestError("Name what to set up; type: upscaled setup --binary, or --photo-fast")
     return 0
 
 
