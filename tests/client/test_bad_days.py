@@ -152,6 +152,27 @@ async def test_a_stream_that_breaks_goes_on_after_its_last_event() -> None:
     assert last == [None, "14"]
 
 
+async def test_streams_that_break_off_without_news_are_not_opened_without_end() -> None:
+    opened = 0
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        nonlocal opened
+        opened += 1
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b'id: 14\ndata: {"job_id":"1","status":"processing","progress":7}\n\n')
+        assert request.transport is not None
+        request.transport.close()
+        return stream
+
+    async def status(_request: web.Request) -> web.Response:
+        return web.json_response({"job_id": JOB, "status": "completed", "progress": 100})
+
+    async with serving(events=events, status=status) as client, asyncio.timeout(20):
+        assert (await client.wait(JOB)).status == "completed"
+    assert opened == 2  # the second one had no event with another id
+
+
 def sends(content: bytes, piece: int, digest_of: bytes = CONTENT, asked: list[str] | None = None):  # type: ignore[no-untyped-def]
     """Return a handler that breaks every download off after ``piece`` bytes."""
     digest = base64.b64encode(hashlib.sha256(digest_of).digest()).decode()
