@@ -13,6 +13,7 @@ _NO_JOB = "what it tests comes before the first look at a job, and is the same c
 _NO_CACHE = "a cluster joins no jobs and caches no results"
 ONLY_ALONE: dict[str, str] = {
     "test_api_page": _NO_JOB,
+    "test_archive_webhooks": "a cluster takes no archives",
     "test_archives": "a cluster takes no archives (test_errors tries it)",
     "test_auth": _NO_JOB,
     "test_connections": _NO_JOB,

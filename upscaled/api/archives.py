@@ -21,7 +21,8 @@ from upscaled.api.query import query_of
 from upscaled.api.responses import compact, json_response
 from upscaled.api.waiting import NO_WAIT, Wait, parse_wait, preferred_wait, wait_of
 from upscaled.errors import BadRequestError, UnknownArchiveError
-from upscaled.jobs.archive_records import ArchiveRecord, ArchiveState, PageRecord
+from upscaled.jobs.archive_description import described
+from upscaled.jobs.archive_records import ArchiveRecord, PageRecord
 from upscaled.jobs.content import FileContent
 from upscaled.jobs.results import gone
 from upscaled.pictures import Size
@@ -60,8 +61,9 @@ async def begin(request: web.Request) -> web.Response:
                 headers["Idempotent-Replayed"] = "true"
             else:
                 record = await archives.begin(
-                    fields, form.path, form.filename or "", client, sha256=form.sha256, claim=claim
-                )
+                    fields, form.path, form.filename or "", client,
+                    sha256=form.sha256, links_base=request.app[LINK_BASE].of(request), claim=claim,
+                )  # fmt: skip
     record = await _waited(request, record, wait)
     shown = _described(request, record)
     headers |= {**wait.headers, "Location": str(shown["status_url"])}
@@ -216,39 +218,7 @@ def _limit(query: Mapping[str, str]) -> int:
 
 
 def _described(request: web.Request, record: ArchiveRecord) -> dict[str, Any]:
-    """Return an archive as callers see it."""
-    base = f"{request.app[LINK_BASE].of(request)}/archives/{record.id}"
-    progress = 100 if record.state is ArchiveState.COMPLETED else 100 * record.done // record.pages
-    shown: dict[str, Any] = {
-        "archive_id": record.id,
-        "status": record.state.value,
-        "progress": progress if record.state is ArchiveState.COMPLETED else min(progress, 99),
-        "filename": record.filename,
-        "kind": record.kind,
-        "entries": record.entries,
-        "pages_total": record.pages,
-        "pages_done": record.done,
-        "pages_upscaled": record.upscaled,
-        "pages_kept": record.kept,
-        "pages_failed": record.failed,
-        "created": record.created,
-        "status_url": base,
-        "pages_url": f"{base}/pages",
-        "events_url": f"{base}/events",
-    }
-    if record.client_ref is not None:
-        shown["client_ref"] = record.client_ref
-    if record.finished is not None:
-        shown["finished"] = record.finished
-    if record.state is ArchiveState.COMPLETED:
-        shown |= {"file_size_bytes": record.size_bytes, "sha256": record.sha256}
-        if record.result_gone is not None:
-            shown["result_gone"] = record.result_gone
-        else:
-            shown["download_url"] = f"{base}/download"
-    if record.error is not None:
-        shown |= {"error": record.error, "code": record.code}
-    return shown
+    return described(record, request.app[LINK_BASE].of(request))
 
 
 def _page(page: PageRecord) -> dict[str, Any]:

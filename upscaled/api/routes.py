@@ -83,6 +83,12 @@ ROUTES = (
     Route("GET", "/archives/{archive_id}/events", archives.events, feature=_ARCHIVES),
     Route(
         "GET",
+        "/archives/{archive_id}/webhooks",
+        webhooks.deliveries_of_archive,
+        feature=_ARCHIVES,
+    ),
+    Route(
+        "GET",
         "/archives/{archive_id}/download",
         archives.download,
         download.QUERY,

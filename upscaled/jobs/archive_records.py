@@ -161,6 +161,10 @@ class ArchiveStore(Protocol):
         """Return an owner's records, newest first, from after ``(created, id)`` on."""
         ...
 
+    async def messages_of(self, archive_id: str) -> list[Message]:
+        """Return all messages about an archive, in the order in which they were added."""
+        ...
+
     async def delete(self, archive_id: str) -> None:
         """Delete a record with its key and its messages; nothing if there is none."""
         ...

@@ -63,5 +63,8 @@ class SqliteArchives:
     ) -> list[ArchiveRecord]:
         return await self._records.page({"owner = ?": owner}, after, limit)
 
+    async def messages_of(self, archive_id: str) -> list[Message]:
+        return await self._records.messages_of(archive_id)
+
     async def delete(self, archive_id: str) -> None:
         await self._records.delete(archive_id)

@@ -79,6 +79,10 @@ class SqliteRecords(Generic[R]):
             f"WHERE {condition} ORDER BY created DESC, id DESC LIMIT ?", (*values, limit)
         )
 
+    async def messages_of(self, id_: str) -> list[Message]:
+        """Return all messages about a record, in the order in which they were added."""
+        return await self._do(lambda connection: sqlite_outbox.of_job(connection, id_))
+
     async def delete(self, id_: str) -> None:
         """Delete a record with its key and its messages; nothing if there is none."""
         sql = f"DELETE FROM {self._table} WHERE id = ?"  # noqa: S608 - the name is a literal

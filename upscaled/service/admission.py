@@ -61,7 +61,8 @@ class Admission:
         receivers: Callbacks,
     ) -> None:
         self._choice = choice
-        self._receivers = receivers
+        self.receivers = receivers
+        """Accepts the receivers of messages."""
         self._config = config
         self._models = models
         self._imaging = imaging
@@ -104,7 +105,7 @@ class Admission:
         upscaler = self._config.upscaler
         name = options.model_name if options.model_name is not None else upscaler.default_model
         model = await self._model(name)
-        callback = await self._receivers.accept(
+        callback = await self.receivers.accept(
             options.callback_url,
             options.callback_events,
             owner=client.owner,

@@ -15,7 +15,7 @@ from upscaled.archives.opened import OpenArchive
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
 from upscaled.errors import OUT_OF_SPACE, BadRequestError, NoSpaceError, no_room
-from upscaled.fields import FIELDS, SOURCE_FIELDS
+from upscaled.fields import CALLBACK_FIELDS, FIELDS, SOURCE_FIELDS
 from upscaled.files import make_folder, sync
 from upscaled.jobs.archive_records import ArchiveRecord
 from upscaled.jobs.job import NAME_BYTES, new_job_id, shortened
@@ -26,7 +26,7 @@ from upscaled.service.archive_run import ORIGINAL
 from upscaled.service.job_options import parse_fields
 from upscaled.service.uninterrupted import Uninterrupted
 
-FIELD_NAMES = (*FIELDS, "only_below", "on_bad_page", "filename")
+FIELD_NAMES = (*FIELDS, *CALLBACK_FIELDS, "only_below", "on_bad_page", "filename")
 """Fields of an archive. Those of `FIELDS` apply to each page, except ``client_ref``."""
 _OPENED_AT_ONCE = 2
 """Archives that are looked at side by side."""
@@ -63,12 +63,13 @@ class ArchiveAdmission:
         self._looking = asyncio.Semaphore(_OPENED_AT_ONCE)
 
     async def record_of(
-        self, fields: Mapping[str, str], filename: str, client: Caller
+        self, fields: Mapping[str, str], filename: str, client: Caller, links_base: str
     ) -> ArchiveRecord:
         """Return the record of an archive before it is opened.
 
         Raises:
             BadRequestError: a field can't be used.
+            OutboxFullError: too many webhook messages of the client are not delivered.
         """
         own = {name: value for name, value in fields.items() if name in FIELDS}
         label = own.get("client_ref")
@@ -83,6 +84,12 @@ class ArchiveAdmission:
         bad = fields.get("on_bad_page", "fail")
         if bad not in {"fail", "keep"}:
             raise BadRequestError(f"on_bad_page is {bad[:64]!r}; it must be fail or keep.")
+        callback = await self._admission.receivers.accept(
+            fields.get("callback_url"),
+            fields.get("callback_events"),
+            owner=client.owner,
+            links_base=links_base,
+        )
         return ArchiveRecord(
             id=new_job_id(),
             owner=client.owner,
@@ -96,6 +103,7 @@ class ArchiveAdmission:
             only_below=limit,
             keeps_failed=bad == "keep",
             client_ref=label,
+            callback=callback,
         )
 
     async def adopt(

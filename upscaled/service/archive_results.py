@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from upscaled.jobs.results import ResultFile, gone
 from upscaled.service.archive_run import keep_only_result
 from upscaled.service.cleanup import ForwardJumps
 from upscaled.service.grace import GracePeriods
+from upscaled.webhooks.events import messages_of_archive
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class ArchiveResults:
         self._record_ttl = config.storage.record_ttl_hours * 3600
         self._grace = GracePeriods(config.storage.grace_minutes * 60)
         self._jumps = ForwardJumps()
+        self.on_messages: Callable[[ArchiveRecord], None] = lambda _: None
+        """Called with an archive when messages about it were added to the outbox."""
         self._changing = asyncio.Lock()
         """Held while an ended archive changes, so that a deleted one is not recorded again."""
 
@@ -112,7 +116,11 @@ class ArchiveResults:
             record = await self._store.get(archive_id)
             if record is None or not record.has_result:
                 return
-            await self._store.put(replace(record, result_gone=why))
+            record = replace(record, result_gone=why)
+            messages = messages_of_archive(record)
+            await self._store.put(record, messages=messages)
+        if messages:
+            self.on_messages(record)
         result = self._folder / archive_id / assembly.RESULT
         await asyncio.to_thread(result.unlink, missing_ok=True)
         log.info("archive's result deleted", extra={"archive": archive_id, "reason": why})

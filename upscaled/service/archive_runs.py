@@ -14,6 +14,7 @@ from upscaled.archives.opened import OpenArchive
 from upscaled.errors import NoSpaceError, UpscaledError
 from upscaled.jobs.archive_records import ArchiveRecord, ArchiveState, ArchiveStore
 from upscaled.service.archive_run import ArchiveRun, keep_only_result
+from upscaled.webhooks.events import messages_of_archive
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class ArchiveRuns:
         self._make_run = make_run
         self._under_way: dict[str, _UnderWay] = {}
         self._stopping = False
+        self.on_messages: Callable[[ArchiveRecord], None] = lambda _: None
+        """Called with an archive when messages about it were added to the outbox."""
 
     @property
     def records(self) -> list[ArchiveRecord]:
@@ -86,9 +89,10 @@ class ArchiveRuns:
         await self._end(run, replace(record, client="", finished=time.time()))
 
     async def _end(self, run: ArchiveRun, record: ArchiveRecord) -> None:
+        messages = messages_of_archive(record)
         while True:
             try:
-                await self._store.put(record)
+                await self._store.put(record, messages=messages)
                 break
             except NoSpaceError as error:
                 log.error(
@@ -106,6 +110,8 @@ class ArchiveRuns:
         run.record = record
         del self._under_way[record.id]
         run.tell()
+        if messages:
+            self.on_messages(record)
         log.info(
             "archive ended",
             extra={"archive": record.id, "state": record.state.value, "pages": record.done},

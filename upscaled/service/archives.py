@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from upscaled.archives import assembly
@@ -33,6 +33,7 @@ from upscaled.jobs.archive_records import (
 from upscaled.jobs.job import is_job_id
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.store import KeyTakenError, SubmissionKey
+from upscaled.jobs.webhook_messages import Message
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.admission import Admission
 from upscaled.service.archive_admission import ArchiveAdmission
@@ -135,6 +136,10 @@ class Archives:
         await self._runs.close()
         await self._changes.done()
 
+    def tell_messages(self, notice: Callable[[ArchiveRecord], None]) -> None:
+        """Have ``notice`` called with each archive that has new messages in the outbox."""
+        self._runs.on_messages = self.results.on_messages = notice
+
     # Taking archives.
 
     def check_room(self, client: Caller) -> None:
@@ -171,6 +176,7 @@ class Archives:
         client: Caller,
         *,
         sha256: str,
+        links_base: str = "",
         claim: KeyClaim | None = None,
     ) -> ArchiveRecord:
         """Take an archive; it is durable when this returns.
@@ -181,6 +187,7 @@ class Archives:
             filename: the caller's name for it.
             client: the caller.
             sha256: the archive's digest.
+            links_base: what links in webhook messages start with.
             claim: the submission's idempotency key.
 
         Raises:
@@ -189,7 +196,7 @@ class Archives:
         self.check_room(client)
         self._beginning[client.key] += 1
         try:
-            record = await self._admission.record_of(fields, filename, client)
+            record = await self._admission.record_of(fields, filename, client, links_base)
             folder = self._folder / record.id
             try:
                 record, archive = await self._admission.adopt(record, folder, upload)
@@ -297,6 +304,14 @@ class Archives:
             state, progress = await run.jobs.stage_of(number)
             found.append(PageRecord(number, name, state, progress))
         return found
+
+    async def messages(self, archive_id: str, owner: str) -> tuple[ArchiveRecord, list[Message]]:
+        """Return an archive and its webhook messages.
+
+        Raises:
+            UnknownArchiveError: there is none of this id, or it is somebody else's.
+        """
+        return await self.get(archive_id, owner), await self._store.messages_of(archive_id)
 
     async def delete(self, archive_id: str, owner: str) -> None:
         """Delete an archive; cancel it first if it has not ended.

@@ -306,6 +306,8 @@ class Service:
         runner, archives, deliveries = started.runner, started.archives, started.deliveries
         if deliveries is not None:
             self._registry.on_messages = deliveries.notice
+            if archives is not None:
+                archives.tell_messages(deliveries.notice)
             self._run_deliveries(closing, deliveries)
         closing.push_async_callback(started.recovery.end)
         await started.recovery.begin()

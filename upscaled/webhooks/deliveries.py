@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from upscaled.config.settings import Config
+from upscaled.jobs.archive_records import ArchiveRecord
 from upscaled.jobs.job import Job
 from upscaled.jobs.store import JobStore
 from upscaled.jobs.webhook_messages import Message, MessageState
@@ -85,10 +86,10 @@ class Deliveries:
         """Return the number of jobs with messages that are not delivered yet."""
         return len(self._queues)
 
-    def notice(self, job: Job) -> None:
-        """Record that messages of ``job`` were added to the outbox."""
-        if job.callback is not None:
-            self._note(job.id, job.owner, job.callback.url, 0.0)
+    def notice(self, subject: Job | ArchiveRecord) -> None:
+        """Record that messages about ``subject`` were added to the outbox."""
+        if subject.callback is not None:
+            self._note(subject.id, subject.owner, subject.callback.url, 0.0)
 
     def _note(self, job_id: str, owner: str, url: str, delay: float) -> None:
         if (queue := self._queues.get(job_id)) is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from upscaled.jobs import archive_description
+from upscaled.jobs.archive_records import ArchiveRecord
 from upscaled.jobs.description import Links, described
-from upscaled.jobs.job import TERMINAL, Job, JobState
+from upscaled.jobs.job import TERMINAL, Callback, Job, JobState
 from upscaled.jobs.webhook_messages import Message
 
 STARTED = "started"
@@ -32,10 +34,28 @@ def messages_of(job: Job) -> Sequence[Message]:
     if job.callback is None:
         return ()
     return [
-        _message(event, job_then, moment)
+        _message("job", event, job, job.callback, _data(job_then, job.callback.links_base), moment)
         for event, job_then, moment in _happened(job)
         if event in job.callback.events
     ]
+
+
+def messages_of_archive(record: ArchiveRecord) -> Sequence[Message]:
+    """Return the messages that an archive's state calls for: its end, or that its result expired.
+
+    They have the same ids each time.
+    """
+    if record.callback is None or not record.ended:
+        return ()
+    event, moment = record.state.value, record.finished or time.time()
+    if record.result_gone is not None:
+        event, moment = EXPIRED, time.time()
+        if record.result_gone not in _EXPIRY:
+            return ()
+    if event not in record.callback.events:
+        return ()
+    data = archive_description.described(record, record.callback.links_base)
+    return [_message("archive", event, record, record.callback, data, moment)]
 
 
 def _happened(job: Job) -> Iterator[tuple[str, Job, float]]:
@@ -51,16 +71,25 @@ def _happened(job: Job) -> Iterator[tuple[str, Job, float]]:
         yield job.state.value, job, job.finished or time.time()
 
 
-def _message(event: str, job: Job, moment: float) -> Message:
-    assert job.callback is not None  # noqa: S101 - `messages_of` returned before
-    base = job.callback.links_base
-    data: dict[str, Any] = {**described(job, base), "status_url": Links(base, job.id).status}
+def _data(job: Job, base: str) -> dict[str, Any]:
+    data = {**described(job, base), "status_url": Links(base, job.id).status}
     if job.result_gone is not None:
         data["result_gone"] = job.result_gone
         data.pop("download_url", None)
+    return data
+
+
+def _message(
+    kind: str,
+    event: str,
+    subject: Job | ArchiveRecord,
+    callback: Callback,
+    data: Mapping[str, Any],
+    moment: float,
+) -> Message:
     when = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
     content = {
-        "type": f"job.{event}",
+        "type": f"{kind}.{event}",
         "timestamp": when.replace("+00:00", "Z"),
         "data": data,
     }
@@ -68,11 +97,11 @@ def _message(event: str, job: Job, moment: float) -> Message:
     body = json.dumps(content, separators=(",", ":")).encode()
     now = time.time()
     return Message(
-        id=f"msg_{job.id}_{event}",
-        job_id=job.id,
-        owner=job.owner,
+        id=f"msg_{subject.id}_{event}",
+        job_id=subject.id,
+        owner=subject.owner,
         event=event,
-        url=job.callback.url,
+        url=callback.url,
         body=body,
         created=now,
         due=now,
