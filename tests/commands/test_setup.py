@@ -23,7 +23,7 @@ def zipped(**members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as content:
         for name, data in members.items():
-            content.writestr(name, data)
+            content.writestr(zipfile.ZipInfo(name), data)
     return buffer.getvalue()
 
 
