@@ -14,9 +14,9 @@ from upscaled.archives.kinds import recognised
 from upscaled.archives.lookahead import in_order
 from upscaled.archives.opened import OpenArchive
 from upscaled.archives.plan import Planned
-from upscaled.batch.archive_pages import PageResult, PageUpscaler
 from upscaled.batch.events import Page, Report
 from upscaled.batch.outputs import OutputError, as_sentence
+from upscaled.batch.page_upscaler import PageResult, PageUpscaler
 from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.errors import UpscaledError
 from upscaled.service.uninterrupted import Uninterrupted

@@ -11,10 +11,10 @@ from typing import Self
 
 from upscaled.archives.assembly import RESULT
 from upscaled.archives.kinds import suffix_of
-from upscaled.batch.archive_pages import PageUpscaler
 from upscaled.batch.archive_task import ArchiveTask
 from upscaled.batch.events import Report
 from upscaled.batch.outputs import OutputError, as_sentence, place
+from upscaled.batch.page_upscaler import PageUpscaler
 from upscaled.batch.upscaler import Made, OnPercent, Task, Upscaler
 from upscaled.pictures import Size, SizeLimit
 
