@@ -200,6 +200,21 @@ def test_a_watched_folder_takes_archives_by_their_pattern(
     assert len(sizes(tmp_path / "out/good.cbz")) == 2
 
 
+def test_a_dry_run_counts_pages_and_leaves_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    comic(tmp_path / "in.cbz", 12)
+    command = ("upscale", tmp_path / "in.cbz", tmp_path / "out.cbz", "--scale", "2", "--dry-run")
+    done = run(*command, "--only-below", "39x25", env=env)
+    assert done.returncode == 1, "as the real run, since a page can't be upscaled"
+    assert f"{tmp_path}/out.cbz: 9 pages to do (30×24 to 60×48 and so on), " in done.stdout
+    assert "3 pages large enough, 1 page can't be upscaled\n" in done.stdout
+    assert "1 page stays as it is." in done.stdout
+    told = [json.loads(line) for line in run(*command, "--json", env=env).stdout.splitlines()]
+    (planned,) = (event for event in told if event["event"] == "planned")
+    assert (planned["pages"], planned["large_pages"], planned["failed_pages"]) == (12, 0, 1)
+    assert planned["seconds"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in.cbz"]
+
+
 def test_what_can_not_be_used_is_told_and_nothing_is_left(
     env: dict[str, str], tmp_path: Path
 ) -> None:

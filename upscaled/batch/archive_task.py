@@ -23,7 +23,8 @@ from upscaled.service.uninterrupted import Uninterrupted
 
 T = TypeVar("T")
 
-_BOUNDS = Bounds(entries=50_000, entry_bytes=2 << 30, total_bytes=64 << 30, ratio=200)
+BOUNDS = Bounds(entries=50_000, entry_bytes=2 << 30, total_bytes=64 << 30, ratio=200)
+"""Of archives on a user's own machine."""
 
 
 class ArchiveTask:
@@ -63,7 +64,7 @@ class ArchiveTask:
             await self._writes.done()
             await asyncio.to_thread(self._close)
         pages, _ = await asyncio.to_thread(
-            read_pages, self._folder, Page, 0, skip=0, limit=_BOUNDS.entries
+            read_pages, self._folder, Page, 0, skip=0, limit=BOUNDS.entries
         )
         return _summary_of(pages)
 
@@ -94,7 +95,7 @@ class ArchiveTask:
     def _open(self) -> OpenArchive:
         source = self._task.source
         self._archive = OpenArchive.open(
-            source, recognised(source, source.name), self._folder, _BOUNDS,
+            source, recognised(source, source.name), self._folder, BOUNDS,
             self._task.fields.get("format"),
         )  # fmt: skip
         return self._archive

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
+from upscaled.batch.archive_dry_run import planned_archive
 from upscaled.batch.archive_upscaler import is_archive
 from upscaled.batch.events import (
     Begun,
@@ -181,6 +182,7 @@ class Batch:
             case PlannedResult():
                 self.summary.planned += 1
                 self.summary.planned_seconds += outcome.seconds
+                self.summary.failed_pages += outcome.failed_pages
 
     async def _taken(self, item: Item) -> Done | Skipped | PlannedResult:
         if await asyncio.to_thread(self._naming.is_result, item):
@@ -194,7 +196,9 @@ class Batch:
             return Skipped(item.source, reason)
         if is_archive(item.source):
             if self._options.dry_run:
-                raise UpscaledError("A dry run does not look into archives; leave it out.")
+                task = Task(item.source, target, fields)
+                only_below = self._options.only_below
+                return await planned_archive(task, self._upscaler, self._size_of, only_below)
         elif self._options.only_below is not None or self._options.dry_run:
             size = await self._size_of(item.source)
             if self._options.only_below and not self._options.only_below.takes(size):

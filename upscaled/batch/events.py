@@ -96,7 +96,14 @@ class PlannedResult:
     target: Path
     input_size: Size
     output_size: Size
+    """Of an archive: its first page's."""
     seconds: float
+    pages: int = 0
+    """Of an archive: those that would be upscaled."""
+    large_pages: int = 0
+    """Those that stay as they are, since they are large enough."""
+    failed_pages: int = 0
+    """Those that can't be upscaled."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from upscaled import serial
 from upscaled.batch.events import Done, Event, Failed, Page, PlannedResult, Report, Summary
-from upscaled.commands.wording import duration, failure, page_failure, printable, summary_lines
+from upscaled.commands.wording import failure, page_failure, planned, printable, summary_lines
 
 
 class JsonReport:
@@ -25,7 +25,8 @@ class JsonReport:
             told["skipped"] = dict(event.skipped)
             told["seconds"] = round(event.seconds, 2)
             told["planned_seconds"] = round(event.planned_seconds, 1)
-        line = serial.encode({"event": type(event).__name__.lower(), **told})
+        name = type(event).__name__.removesuffix("Result").lower()
+        line = serial.encode({"event": name, **told})
         self._out.write(line.decode() + "\n")
         self._out.flush()
 
@@ -49,8 +50,7 @@ class LineReport:
                 sizes = f"{event.input_size} to {event.output_size}"
                 self._print(f"{printable(event.target)}: {sizes} on {event.device}")
             case PlannedResult():
-                sizes = f"{event.input_size} to {event.output_size}"
-                self._print(f"{printable(event.target)}: {sizes}, {duration(event.seconds)}")
+                self._print(f"{printable(event.target)}: {planned(event)}")
             case Failed():
                 self._errors.write(failure(event) + "\n")
                 self._errors.flush()

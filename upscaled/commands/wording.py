@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upscaled.batch.events import Failed, Page, Summary
+from upscaled.batch.events import Failed, Page, PlannedResult, Summary
 
 _SKIPPED = {
     "unchanged": "unchanged",
@@ -32,6 +32,23 @@ def page_failure(event: Page) -> str:
     return f"upscaled: {printable(event.source)}, page {event.number}, {name}: {event.error}"
 
 
+def planned(event: PlannedResult) -> str:
+    """Return what would be done with a picture or an archive."""
+    sizes, time = f"{event.input_size} to {event.output_size}", duration(event.seconds)
+    if not event.pages + event.large_pages:
+        return f"{sizes}, {time}"
+    parts = [f"{_pages(event.pages)} to do ({sizes} and so on), {time}"] if event.pages else []
+    if event.large_pages:
+        parts.append(f"{_pages(event.large_pages)} large enough")
+    if event.failed_pages:
+        parts.append(f"{_pages(event.failed_pages)} can't be upscaled")
+    return ", ".join(parts)
+
+
+def _pages(count: int) -> str:
+    return f"{count:,} page" if count == 1 else f"{count:,} pages"
+
+
 def summary_lines(summary: Summary) -> list[str]:
     """Return the end of a run as lines."""
     parts = [f"{summary.done:,} done"] if summary.done or not summary.planned else []
@@ -44,6 +61,8 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.failed_pages:
         one = summary.failed_pages == 1
         pages = "page left as it was" if one else "pages left as they were"
+        if summary.planned:
+            pages = "page stays as it is" if one else "pages stay as they are"
         parts.append(f"{summary.failed_pages:,} {pages}")
     noun = "picture" if summary.total == 1 else "pictures"
     lines = [f"{summary.total:,} {noun}: {', '.join(parts)}."]
