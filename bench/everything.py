@@ -58,6 +58,7 @@ BENCHES = (
     Bench("submit"),
     Bench("cache"),
     Bench("scheduling"),
+    Bench("cluster_simulation"),
     Bench("estimates"),
     Bench("gpu"),
     Bench("importing"),

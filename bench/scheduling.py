@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from bench.report import Report, table
 from bench.setup import make_parser
-from upscaled.jobs.order import LoadedModels, Waiting, make_order
+from upscaled.jobs.order import LoadedModels, Order, Waiting, make_order
 from upscaled.jobs.queue import JobQueue
 from upscaled.service.prefetch import AHEAD_SECONDS
 
@@ -78,9 +78,9 @@ def a_day(seed: int) -> list[Arrival]:
     return sorted(found, key=lambda arrival: arrival.job.created)
 
 
-async def simulate(day: list[Arrival], scheduling: str, slots: int, kept: int) -> dict[str, float]:
+async def simulate(day: list[Arrival], order: Order, slots: int, kept: int) -> dict[str, float]:
     """Return the seconds from arrival to slot, by job."""
-    queue = JobQueue(make_order(scheduling, kept))
+    queue = JobQueue(order)
     loaded = [LoadedModels(kept) for _ in range(slots)]
     free = list(range(slots))
     ends: list[tuple[float, int]] = []
@@ -136,7 +136,7 @@ async def both_orders(
     """Return the waiting times by order and class."""
     results = {}
     for order in ("fifo", "fair"):
-        waits = await simulate(day, order, slots, kept)
+        waits = await simulate(day, make_order(order, kept), slots, kept)
         results[order] = {
             kind: described([wait for name, wait in waits.items() if kinds[name] == kind])
             for kind in dict.fromkeys(kinds.values())

@@ -138,6 +138,45 @@ async def test_killed_workers_servers_and_databases_lose_no_accepted_job(
     assert len(wanted) == 24
 
 
+async def test_every_server_tells_the_metrics_of_every_worker(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (photo,) = photos(tmp_path, 1)
+    one, two = cluster.servers
+    names = {worker.name for worker in cluster.workers}
+
+    async def samples(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
+        async with session.get(f"{url}/metrics") as answer:
+            assert answer.status == 200
+            lines = (await answer.text()).splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def ended(found: dict[str, float]) -> dict[str, float]:
+        name = 'upscaled_worker_jobs_ended_total{{state="completed",worker="{}"}}'
+        return {worker: found[name.format(worker)] for worker in names}
+
+    async with aiohttp.ClientSession() as session:
+        before = ended(await samples(session, one.url))
+        for _ in range(3):
+            form = aiohttp.FormData(FAST)
+            form.add_field("image", photo.read_bytes(), filename="photo.png")
+            async with session.post(f"{one.url}{API}/upscale?wait=45", data=form) as answer:
+                assert (await answer.json())["status"] == "completed"
+        async with asyncio.timeout(20):
+            while True:  # workers tell them with their signs of life
+                found = await samples(session, two.url)
+                grown = {name: count - before[name] for name, count in ended(found).items()}
+                if sum(grown.values()) >= 3:  # or more, of jobs before that were not told yet
+                    break
+        for name in names:
+            busy = found[f'upscaled_worker_busy_seconds_total{{worker="{name}"}}']
+            assert (busy > 0) == (ended(found)[name] > 0)
+            assert found[f'upscaled_worker_jobs{{worker="{name}"}}'] == 0
+        assert found['upscaled_cluster_members{role="server"}'] == 2
+        assert found['upscaled_cluster_members{role="worker"}'] == 2
+
+
 async def test_any_server_answers_for_every_job_and_drained_workers_end(
     cluster: Cluster, tmp_path: Path, models_dir: Path
 ) -> None:

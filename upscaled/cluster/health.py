@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from upscaled.cluster import members
-from upscaled.cluster.members import WORKER, Member
+from upscaled.cluster.members import SERVER, WORKER, Member, Seen
 from upscaled.errors import StoreUnavailableError
 from upscaled.jobs.postgres_database import Connection, Database
+from upscaled.service.figures import Figures, WorkerFigures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.reports import Reports
 
@@ -33,6 +35,9 @@ class WorkersHealth(Health):
         self._database = database
         self._lease_seconds = lease_seconds
         self.workers: list[Member] = []
+        """Those that take jobs."""
+        self.members: list[Member] = []
+        """All that are there, servers and workers that drain too."""
 
     async def run(self) -> None:
         """Read the workers' state periodically; runs until cancelled."""
@@ -43,15 +48,18 @@ class WorkersHealth(Health):
     async def look(self) -> None:
         """Look at the workers."""
 
-        async def read(connection: Connection) -> list[Member]:
-            there = await members.present(connection, self._lease_seconds)
-            return [one.member for one in there if one.member.role == WORKER and not one.draining]
+        async def read(connection: Connection) -> list[Seen]:
+            return await members.present(connection, self._lease_seconds)
 
         try:
-            self.workers = await self._database.run(read, patience=0.8)
+            there = await self._database.run(read, patience=0.8)
         except StoreUnavailableError as error:
             self.state, self.reason = HealthState.FAILING, error.message
         else:
+            self.members = [one.member for one in there]
+            self.workers = [
+                one.member for one in there if one.member.role == WORKER and not one.draining
+            ]
             self.state, self.reason = _summary(self.workers)
         self._known.set()
 
@@ -98,3 +106,18 @@ class WorkersReports(Reports):
             "cpu_fallback": False,
             "workers": len(there),
         }
+
+    def figures(self) -> Figures:
+        """Return the state of the cluster in numbers, as it was at the latest look."""
+        there = self._workers.members
+        workers = {
+            one.id: WorkerFigures(len(one.jobs), one.ended, one.busy_seconds)
+            for one in there
+            if one.role == WORKER
+        }
+        return replace(
+            super().figures(),
+            slots=sum(one.slots for one in self._workers.workers),
+            workers=workers,
+            members={SERVER: len(there) - len(workers), WORKER: len(workers)},
+        )

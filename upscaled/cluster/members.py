@@ -63,6 +63,10 @@ class Member:
     models: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
     """Ids of the jobs that it does."""
+    ended: Mapping[str, int] = field(default_factory=dict)
+    """Jobs whose end it recorded since its start, by their state."""
+    busy_seconds: float = 0.0
+    """How long its devices worked since its start, all together."""
     state: str = "ok"
     reason: str | None = None
     """Why it can't upscale."""

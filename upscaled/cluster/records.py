@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,6 +178,8 @@ class WorkerJobStore(_LinkedStore):
         self._on_lost = on_lost
         self.held: dict[str, HeldJob] = {}
         """The jobs that the worker does, by id."""
+        self.ended: Counter[str] = Counter()
+        """Jobs whose end the worker recorded, by their state."""
 
     async def put(
         self,
@@ -246,6 +249,8 @@ class WorkerJobStore(_LinkedStore):
             held[:] = [await write(connection)]
 
         await self._in_order(job.id, write_and_tell)
+        if held[0] and job.state in TERMINAL:
+            self.ended[job.state.value] += 1
         if not held[0]:
             held_job.lost = True
             log.warning(TAKEN, extra={"job": job.id})

@@ -118,6 +118,8 @@ class ClusterWorker:
             slots=parts.pool.most_at_once if parts is not None else 0,
             models=tuple(model.name for model in self._models.models),
             jobs=tuple(self._store.held),
+            ended=dict(self._store.ended),
+            busy_seconds=sum(parts.pool.busy_seconds().values()) if parts is not None else 0.0,
             state=health.state.value if health is not None else "starting",
             reason=health.reason if health is not None else None,
         )

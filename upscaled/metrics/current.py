@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from upscaled import __version__
+from upscaled.service.figures import Figures
 from upscaled.service.service import Service
 
 
@@ -77,6 +78,7 @@ async def current(service: Service, sent_bytes: int) -> list[Metric]:
         received,
         sent,
         info,
+        *_of_cluster(figures),
         *_gauges(
             ("queue_oldest_seconds", "Age of the job that waits longest.", figures.oldest_seconds),
             ("slots", "Jobs that can be worked on at once.", figures.slots),
@@ -89,6 +91,34 @@ async def current(service: Service, sent_bytes: int) -> list[Metric]:
              figures.webhook_jobs),
         ),
     ]  # fmt: skip
+
+
+def _of_cluster(figures: Figures) -> Iterable[Metric]:
+    """Yield what there is in a cluster only; every server tells the same."""
+    members = GaugeMetricFamily(
+        "upscaled_cluster_members", "Members of the cluster that are there.", labels=("role",)
+    )
+    for role, count in figures.members.items():
+        members.add_metric((role,), count)
+    jobs = GaugeMetricFamily(
+        "upscaled_worker_jobs", "Jobs that a worker of the cluster does.", labels=("worker",)
+    )
+    ended = CounterMetricFamily(
+        "upscaled_worker_jobs_ended",
+        "Jobs that a worker ended since its start, by state (completed, failed).",
+        labels=("worker", "state"),
+    )
+    busy = CounterMetricFamily(
+        "upscaled_worker_busy_seconds",
+        "Time in which a worker's devices worked since its start.",
+        labels=("worker",),
+    )
+    for name, worker in figures.workers.items():
+        jobs.add_metric((name,), worker.jobs)
+        busy.add_metric((name,), worker.busy_seconds)
+        for state in ("completed", "failed"):
+            ended.add_metric((name, state), worker.ended.get(state, 0))
+    yield from (members, jobs, ended, busy)
 
 
 def _gauges(*rows: tuple[str, str, float]) -> Iterable[Metric]:

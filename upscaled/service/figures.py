@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from upscaled.engines.pool import Place
+
+
+@dataclass(frozen=True)
+class WorkerFigures:
+    """A worker of a cluster in numbers. Totals are since its start."""
+
+    jobs: int
+    """Those that it does."""
+    ended: Mapping[str, int]
+    """Jobs that it ended, by their state, in total."""
+    busy_seconds: float
+    """How long its devices worked, in total."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +46,7 @@ class Figures:
     """Jobs with messages that are not delivered yet."""
     webhook_attempts: Mapping[str, int]
     """Attempts at delivering messages, by what became of the message, in total."""
+    workers: Mapping[str, WorkerFigures] = field(default_factory=dict)
+    """Those of a cluster that are there, by name."""
+    members: Mapping[str, int] = field(default_factory=dict)
+    """How many members of a cluster are there, by role."""
