@@ -6,10 +6,10 @@ from pathlib import Path
 
 from upscaled.blobs.blobs import Blobs
 from upscaled.blobs.folder import FolderBlobs
-from upscaled.cluster import identity
+from upscaled.cluster import identity, members
 from upscaled.cluster.members import member_id
 from upscaled.config.settings import Config
-from upscaled.jobs.postgres_database import Database
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.postgres_schema import migrate
 
 
@@ -21,6 +21,7 @@ class Link:
     """
 
     def __init__(self, config: Config) -> None:
+        self._lease_seconds = config.cluster.lease_seconds
         self._named = config.cluster.blobs
         self.name = member_id(config)
         """This process among the members."""
@@ -36,12 +37,16 @@ class Link:
         """
         await self.database.open()
         try:
-            await self.database.run(migrate)
+            await self.database.run(self._upgrade)
             await self.blobs.open()
             await identity.check(self.database, self.blobs, self._named)
         except BaseException:
             await self.close()
             raise
+
+    async def _upgrade(self, connection: Connection) -> None:
+        await members.check_upgrade(connection, self._lease_seconds)
+        await migrate(connection)
 
     async def close(self) -> None:
         """Disconnect."""

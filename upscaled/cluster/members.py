@@ -12,6 +12,7 @@ from typing import Any
 from upscaled import __version__, serial
 from upscaled.config.settings import Config
 from upscaled.errors import ConfigError
+from upscaled.jobs import postgres_schema
 from upscaled.jobs.postgres_database import Connection
 
 SERVER, WORKER = "server", "worker"
@@ -53,6 +54,8 @@ class Member:
     host: str
     pid: int
     version: str = __version__
+    schema: int = 1
+    """Version of the database's schema that it knows."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings that must agree, as text; secrets as digests."""
     engine: str = ""
@@ -74,7 +77,10 @@ class Member:
     @classmethod
     def of_this_process(cls, name: str, role: str, **facts: Any) -> Member:
         """Return a member that is this process."""
-        return cls(name, role, socket.gethostname(), os.getpid(), **facts)
+        return cls(
+            name, role, socket.gethostname(), os.getpid(), schema=len(postgres_schema.MIGRATIONS),
+            **facts,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,27 @@ def check_agreement(member: Member, others: list[Seen]) -> None:
                     f"{other.member.id}, which is running; all machines of a cluster need the "
                     "same value. Change one of them, or stop the other first."
                 )
+
+
+async def check_upgrade(connection: Connection, lease_seconds: float) -> None:
+    """Check that every member that is there can use the schema that this program would make.
+
+    Raises:
+        ConfigError: one can't; it and both versions are named.
+    """
+    found = await connection.execute("SELECT to_regclass('members') IS NOT NULL")
+    if await found.fetchone() != (True,):
+        return
+    newest = len(postgres_schema.MIGRATIONS)
+    needed = postgres_schema.MIGRATIONS[-1].readable_from
+    for other in await present(connection, lease_seconds):
+        if other.member.schema < needed:
+            raise ConfigError(
+                f"This version of upscaled ({__version__}) would change the database's schema to "
+                f"version {newest}, and {other.member.id}, which is running, knows version "
+                f"{other.member.schema} ({other.member.version}) and needs what is taken away. "
+                f"Upgrade or stop it first; members that know version {needed} may stay."
+            )
 
 
 def check_name(other: Seen, silences: list[float]) -> None:
