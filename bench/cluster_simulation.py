@@ -19,7 +19,8 @@ from collections import Counter
 from bench.report import Report, table
 from bench.scheduling import a_day, described, simulate
 from bench.setup import make_parser
-from testkit.simulated_cluster import Settings, SimulatedCluster, StartTags
+from testkit.simulated_cluster import SimulatedCluster
+from testkit.simulated_parts import Settings, StartTags
 from upscaled.cluster import work_queue
 from upscaled.jobs.order import Waiting, make_order
 

@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from testkit.simulated_parts import (
+    CANCELLED,
+    COMPLETED,
+    ENDS,
+    FAILED,
+    PROCESSING,
+    QUEUED,
+    Settings,
+    SimulatedJob,
+    SimulatedWorker,
+    SimulationError,
+    StartTags,
+)
 from upscaled.cluster import work_queue
 
 _BEATS = 4
@@ -20,103 +32,6 @@ _AGAIN_SECONDS = 1.0
 _IDLE_SECONDS = 5.0
 _AHEAD = 1
 """Jobs that a worker fetches beyond the one that it does."""
-QUEUED, PROCESSING = "queued", "processing"
-COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
-_ENDS = frozenset({COMPLETED, FAILED, CANCELLED})
-
-
-class StartTags:
-    """Start-time fair queueing, as `work_queue.start_tag` and `take` do it in SQL."""
-
-    def __init__(self) -> None:
-        self.virtual = 0.0
-        self._finish: dict[str, float] = {}
-
-    def start(self, client: str, cost: float) -> float:
-        """Return the start tag of a client's next job."""
-        tag = max(self.virtual, self._finish.get(client, 0.0))
-        self._finish[client] = tag + cost
-        return tag
-
-    def served(self, tag: float) -> None:
-        """Record that the job with this tag was taken."""
-        self.virtual = max(self.virtual, tag)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is simulated. Times are seconds; those of faults are means."""
-
-    hours: float = 10.0
-    workers: int = 4
-    lease: float = 30.0
-    max_crashes: int = 3
-    clients: int = 5
-    load: float = 0.6
-    """Work that comes, as a part of what the workers could do without faults."""
-    death: float = 3600.0
-    """Between two deaths of a worker."""
-    cut: float = 3600.0
-    """Between two times when a worker is cut off from the database, or stopped."""
-    restart: float = 7200.0
-    """Between two restarts of the database."""
-    slow_blobs: float = 7200.0
-    """Between two times when the blobs are slow."""
-    jump: float = 14400.0
-    """Between two jumps of the database's clock."""
-    fenced: bool = True
-    """False: workers' writes count without a look at the lease, to see that the checks find it."""
-    ordered: bool = True
-    """False: the latest job is taken first, likewise."""
-
-
-@dataclass
-class SimulatedJob:
-    """A job's row, and what the checks must know of it."""
-
-    number: int
-    client: str
-    cost: float
-    created: float
-    tag: float
-    virtual: float
-    """The virtual time when it came."""
-    state: str = QUEUED
-    lease: int = 0
-    worker: int | None = None
-    """The worker's number in the queue; None while it waits."""
-    crashes: int = 0
-    taken: float | None = None
-    ended: float | None = None
-    result: int | None = None
-    """Lease under which the result was made."""
-    overtaken: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Work of jobs that came later and were taken before, by client."""
-
-
-@dataclass
-class SimulatedWorker:
-    """A process that does jobs."""
-
-    name: int
-    alive: bool = True
-    life: int = 0
-    """Counts its starts: events of an earlier life do nothing."""
-    number: int = 0
-    """In the queue's table of workers."""
-    look: int = 0
-    """Number of its next look for a job."""
-    cut_until: float = 0.0
-    """It can't reach the database before."""
-    stopped_until: float = 0.0
-    """It does nothing before."""
-    heard_since: float | None = None
-    held: dict[int, int] = field(default_factory=dict)
-    """Numbers of jobs, and the leases under which it does them."""
-
-
-class SimulationError(AssertionError):
-    """Something that must hold does not; the message has the seed."""
 
 
 class SimulatedCluster:
@@ -149,7 +64,6 @@ class SimulatedCluster:
         self.faults: Counter[str] = Counter()
         self.stale_writes = 0
         self.workers = [SimulatedWorker(name) for name in range(settings.workers)]
-        self._offered: Counter[str] = Counter()
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -176,7 +90,7 @@ class SimulatedCluster:
             if self.now > last or (self.now > self._calm and self._all_ended()):
                 break
             act()
-        left = [job.number for job in self.jobs if job.state not in _ENDS]
+        left = [job.number for job in self.jobs if job.state not in ENDS]
         self._must(not left, f"{len(left)} jobs never ended, such as {left[:3]}")
         return self
 
@@ -222,7 +136,6 @@ class SimulatedCluster:
             virtual, tag = self._tags.virtual, self._tags.start(client, cost)
             job = SimulatedJob(len(self.jobs), client, cost, self.now, tag, virtual)
             self.jobs.append(job)
-            self._offered[client] += 1
             self._enqueue(job)
             if self._random.random() < 0.05:
                 self._after(self._spread(20.0), lambda: self._cancel(job))
@@ -231,7 +144,7 @@ class SimulatedCluster:
     def _cancel(self, job: SimulatedJob) -> None:
         if not self._database_up:
             self._after(_AGAIN_SECONDS, lambda: self._cancel(job))
-        elif job.state not in _ENDS:
+        elif job.state not in ENDS:
             self._end(job, CANCELLED)
 
     def _enqueue(self, job: SimulatedJob) -> None:
@@ -254,12 +167,10 @@ class SimulatedCluster:
 
     def _take(self, worker: SimulatedWorker) -> SimulatedJob | None:
         while self._waiting:
-            if self.settings.ordered:
-                _, number = heapq.heappop(self._waiting)
-            else:
-                _, number = self._waiting.pop()
+            ordered = self.settings.ordered
+            _, number = heapq.heappop(self._waiting) if ordered else self._waiting.pop()
             job = self.jobs[number]
-            if job.state in _ENDS or job.worker is not None:
+            if job.state in ENDS or job.worker is not None:
                 continue
             job.lease += 1
             job.worker = worker.number
@@ -275,7 +186,7 @@ class SimulatedCluster:
         """Check that no job waits longer than fair queueing allows."""
         for _, number in self._waiting:
             job = self.jobs[number]
-            if job.taken is not None or job.number >= taken.number or job.state in _ENDS:
+            if job.taken is not None or job.number >= taken.number or job.state in ENDS:
                 continue
             job.overtaken[taken.client] += taken.cost
             # Those that came later have tags from `virtual` on, and all but the last end before
@@ -289,9 +200,7 @@ class SimulatedCluster:
             )
 
     def _end(self, job: SimulatedJob, state: str) -> None:
-        self._must(
-            job.state not in _ENDS, f"job {job.number} ended as {job.state}, then as {state}"
-        )
+        self._must(job.state not in ENDS, f"job {job.number} ended as {job.state}, then as {state}")
         job.state, job.ended = state, self.now
         self._doing.discard(job.number)
 
@@ -371,7 +280,7 @@ class SimulatedCluster:
     def _check_leases(self, worker: SimulatedWorker) -> None:
         for number, lease in list(worker.held.items()):
             job = self.jobs[number]
-            if job.lease != lease or job.state in _ENDS:
+            if job.lease != lease or job.state in ENDS:
                 self._lose(worker, number)
         for number in sorted(self._doing):
             job = self.jobs[number]
@@ -410,8 +319,7 @@ class SimulatedCluster:
         self._look_soon(worker, pause)
 
     def _blob_seconds(self) -> float:
-        mean = 60.0 if self.now < self._slow_until else 0.2
-        return self._spread(mean)
+        return self._spread(60.0 if self.now < self._slow_until else 0.2)
 
     def _begin(self, worker: SimulatedWorker, life: int, job: SimulatedJob, lease: int) -> None:
         def act() -> None:
@@ -455,9 +363,7 @@ class SimulatedCluster:
         self._look_soon(worker)
 
     def _may_write(self, job: SimulatedJob, lease: int) -> bool:
-        if not self.settings.fenced:
-            return True
-        return job.lease == lease and job.state not in _ENDS
+        return not self.settings.fenced or (job.lease == lease and job.state not in ENDS)
 
     # --- faults -----------------------------------------------------------------------------------
 

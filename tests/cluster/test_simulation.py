@@ -11,12 +11,8 @@ import pytest
 
 from testkit.jobs import make_job
 from testkit.postgres import PostgresServer
-from testkit.simulated_cluster import (
-    Settings,
-    SimulatedCluster,
-    SimulationError,
-    StartTags,
-)
+from testkit.simulated_cluster import SimulatedCluster
+from testkit.simulated_parts import Settings, SimulationError, StartTags
 from upscaled.cluster import work_queue
 from upscaled.jobs.job import Job
 from upscaled.jobs.postgres_database import Connection, Database
