@@ -87,3 +87,10 @@ async def joined_as(config: Config, member: Member, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(postgres_schema, "MIGRATIONS", EXPANDED)
     await joined(config, member)
     monkeypatch.setattr(postgres_schema, "MIGRATIONS", latest)
+
+
+def test_no_step_of_the_schema_takes_away_what_the_version_before_it_needs() -> None:
+    for number, step in enumerate(OURS[1:], start=2):
+        assert step.readable_from < number, f"step {number} has to wait for the next version"
+    needs = [step.readable_from for step in OURS]
+    assert needs == sorted(needs), "a program that can't use a step can't use those after it"
