@@ -154,6 +154,9 @@ async def test_wrong_offsets_and_lengths_are_refused_with_a_sentence(api: Api) -
         "The header Upload-Offset must come once, with the byte at which the body continues the "
         "upload."
     )
+    empty = await api.call("PATCH", path, headers={**BYTES, "Upload-Offset": "0"})
+    assert (empty.status, empty.json["code"]) == (400, "bad_request")
+    assert empty.json["error"].startswith("The request has no body; send the bytes")
     form = await api.call("PATCH", path, data={"a": "b"}, headers={"Upload-Offset": "0"})
     assert form.status == 415
     most = api.server.config.server.max_request_size_mb << 20

@@ -52,6 +52,10 @@ async def append(request: web.Request) -> web.Response:
     settings = service.config.server
     max_bytes = settings.max_request_size_mb * 2**20
     found = _upload_of(request)
+    if not request.can_read_body:
+        raise BadRequestError(
+            "The request has no body; send the bytes of the picture from Upload-Offset on."
+        )
     if not upload.check_head(request, max_bytes):
         raise upload.BodyTypeError(
             "Send the bytes alone, as application/octet-stream; a form can't be continued."
