@@ -38,6 +38,8 @@ async def list_models(options: argparse.Namespace, config: Config) -> int:
         licence = model.card.license or UNKNOWN_LICENSE
         speed = shown_speed(speeds.get(model.name, ()))
         print(f"{model.name}  {scales}  {model.description}  [{licence}]{speed}")
+        if origin := model.card.origin_line:
+            print(f"    {origin}")
     for rejected in catalog.rejected:
         print(f"left out: {rejected.name}: {rejected.reason}", file=sys.stderr)
     if not catalog.models:

@@ -43,6 +43,16 @@ class ModelCard:
         text = (self.license or UNKNOWN_LICENSE).lower()
         return not any(mark in text for mark in _RESTRICTIONS)
 
+    @property
+    def origin_line(self) -> str:
+        """What the network is, who trained it and where it comes from, as far as it is known."""
+        parts = [self.architecture, self.size]
+        if self.parameters:
+            parts.append(f"{self.parameters / 1e6:.2f} million parameters")
+        if self.author:
+            parts.append(f"by {self.author}")
+        return ", ".join(part for part in (*parts, self.source) if part)
+
 
 _REAL_ESRGAN = ModelCard(
     license="BSD-3-Clause",

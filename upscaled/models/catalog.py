@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
+_COMMERCIAL_ONLY = (
+    "and only models that may be used commercially are offered "
+    "(--commercial-only, upscaler.commercial_models_only)"
+)
 _AGAIN_SECONDS = 60.0
 """Seconds before a model that failed for a temporary reason is measured again."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -168,8 +172,7 @@ class ModelCatalog:
                 card = await self._card(name, members, snapshot, rejected)
                 if self._commercial_only and not card.commercial:
                     why = f"its licence is {card.license or UNKNOWN_LICENSE}"
-                    setting = "upscaler.commercial_models_only"
-                    rejected.append(Rejected(name, f"{why}, and {setting} is true."))
+                    rejected.append(Rejected(name, f"{why}, {_COMMERCIAL_ONLY}."))
                     continue
                 models[name] = Model(name, card.description or _scales(members), members, card)
             for item in rejected:

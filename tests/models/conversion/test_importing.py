@@ -141,7 +141,8 @@ async def test_what_is_imported_is_offered_and_described(tmp_path: Path, folder:
     await strict.rescan()
     assert strict.models == ()
     assert strict.rejected[0].reason == (
-        "its licence is CC-BY-NC-4.0, and upscaler.commercial_models_only is true."
+        "its licence is CC-BY-NC-4.0, and only models that may be used commercially are offered "
+        "(--commercial-only, upscaler.commercial_models_only)."
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.bin", "model.param", "model.yaml"

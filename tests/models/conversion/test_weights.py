@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from testkit import checkpoints
+from upscaled.models.conversion.converting import converted
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.recognition import recognise
 from upscaled.models.conversion.weights import read_weights
@@ -175,9 +177,59 @@ def test_tensors_that_share_their_data_cannot_fill_the_memory(tmp_path: Path) ->
         read_weights(written(tmp_path, archive(b"\x80\x02}(" + items + b"u.", **data)))
 
 
+def _busy() -> bytes:
+    """Return a file whose reader hashes a tuple of tuples of … two to the power of 60 numbers."""
+    doubled = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))
+    return archive(b"\x80\x02}(K\x01q\x00" + doubled + b"tK\x01s.")
+
+
+async def test_a_pickle_that_keeps_its_reader_busy_ends_soon(
+    tmp_path: Path,
+) -> None:
+    # The process that reads gets one second instead of sixty.
+    quick = "from upscaled.models.conversion import confined_work, worker\n"
+    quick += "confined_work._READING_SECONDS = 1\nworker.main()\n"
+    (tmp_path / "quick_reader.py").write_text(quick)
+    with pytest.raises(ConversionError) as caught:
+        await converted(
+            written(tmp_path, _busy()), tmp_path, name="laugh.pth", activation=None,
+            on_step=lambda _: None, seconds=60, module="quick_reader", memory_mb=1000,
+            env={"PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+    assert str(caught.value) == (
+        "laugh.pth takes far too long to read; it is damaged, or made to keep its reader busy."
+    )
+
+
+def _overlapping() -> bytes:
+    entry = '{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}'
+    header = f'{{"a":{entry % (0, 8)},"b":{entry % (4, 12)}}}'.encode()
+    return struct.pack("<Q", len(header)) + header + bytes(12)
+
+
+def _twice() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            file.writestr("archive/data.pkl", checkpoints.pickled(TENSORS))
+    return made.getvalue()
+
+
+def _encrypted() -> bytes:
+    content = bytearray(archive(checkpoints.pickled(TENSORS)))
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + flags] |= 1
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (_overlapping(), "two of its tensors lie in the same place"),
+        (_twice(), "holds a file twice"),
+        (_encrypted(), "encrypted, which PyTorch never does"),
+        (archive(b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"K\x01s."), "holds no weights"),
         (b"", "not a .pth, .pt or .safetensors"),
         (b"GIF89a and so on", "not a .pth, .pt or .safetensors"),
         (archive(checkpoints.pickled(TENSORS), **{"constants.pkl": b"x"}), "TorchScript"),

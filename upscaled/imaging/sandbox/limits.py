@@ -1,12 +1,17 @@
 """Resource limits of a process that decodes untrusted data.
 
-Soft and hard limits are set alike, so they are final. If the system's hard limit is lower
-(``ulimit`` in the shell that started the server), it stays: only root can raise it.
+Soft and hard limits are set alike, so they are final; `processor_time` lowers one for a while. If
+the system's hard limit is lower (``ulimit`` in the shell that started the server), it stays: only
+root can raise it.
 """
 
 from __future__ import annotations
 
+import math
 import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _OPEN_FILES = 64
 
@@ -27,6 +32,19 @@ def allow(*, cpu_seconds: int, file_bytes: int) -> None:
     # The soft limit sends the signal; a second later the hard one kills the process if it survived.
     _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
     _lower(resource.RLIMIT_FSIZE, file_bytes)
+
+
+@contextmanager
+def processor_time(seconds: int) -> Iterator[None]:
+    """Have the kernel end this process (SIGXCPU) if the block takes more processor time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    mine = math.ceil(time.process_time()) + seconds
+    if soft == resource.RLIM_INFINITY or mine < soft:
+        resource.setrlimit(resource.RLIMIT_CPU, (mine, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def _lower(which: int, soft: int, hard: int | None = None) -> None:

@@ -11,11 +11,16 @@ from upscaled.imaging.sandbox import limits
 from upscaled.imaging.sandbox.sandbox import enter_sandbox
 from upscaled.models.conversion.converting import UNKNOWN_FAMILY, Conversion
 from upscaled.models.conversion.errors import ConversionError, UnknownFamilyError
+from upscaled.models.conversion.tensors import Weights
+from upscaled.models.conversion.weights import read_weights
 from upscaled.workers.server import Message, RequestRefusedError
 
 _NICER = 10
 """Jobs come first."""
 _CPU_SECONDS = 3600
+_READING_SECONDS = 60
+"""Processor time that reading a file may take; x4plus takes half a second. A pickle of some hundred
+bytes can keep its reader busy for years, with tuples of tuples whose hash is wanted."""
 _MOST_BYTES = 8 << 30
 """Of a file that is written; the largest weights that are read take 4 GiB in 32 bits."""
 
@@ -28,6 +33,12 @@ def limit_resources(memory_mb: int) -> None:
     os.nice(_NICER)
     limits.confine(memory_mb)
     limits.allow(cpu_seconds=_CPU_SECONDS, file_bytes=_MOST_BYTES)
+
+
+def weights_of(request: Conversion) -> Weights:
+    """Return the weights of the file; the process ends if reading takes too much time."""
+    with limits.processor_time(_READING_SECONDS):
+        return read_weights(request.source, name=request.name)
 
 
 def done(

@@ -7,6 +7,7 @@ and its memory and time are bounded. `worker` is the other end.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,11 @@ async def converted(
     except WorkerShortageError as error:
         raise ShortageError(f"{error}.") from None
     except WorkerDiedError as error:
+        if error.returncode == -signal.SIGXCPU:
+            raise ConversionError(
+                f"{sentence(name)} takes far too long to read; it is damaged, or made to keep its "
+                "reader busy."
+            ) from None
         words = sentence(f"{name} breaks its reader ({error}); it is damaged.")
         raise ConversionError(words) from None
     except WorkerError as error:

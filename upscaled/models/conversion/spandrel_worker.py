@@ -20,7 +20,7 @@ import numpy as np
 
 from upscaled import files, serial
 from upscaled.engines.engine import PADDING
-from upscaled.models.conversion.confined_work import done
+from upscaled.models.conversion.confined_work import done, weights_of
 from upscaled.models.conversion.converting import (
     Conversion,
     Converted,
@@ -31,7 +31,6 @@ from upscaled.models.conversion.errors import ConversionError, UnknownFamilyErro
 from upscaled.models.conversion.layers import FP16_LARGEST, Floats
 from upscaled.models.conversion.recognition import ELSEWHERE
 from upscaled.models.conversion.tensors import Weights
-from upscaled.models.conversion.weights import read_weights
 from upscaled.workers.server import Message, RequestRefusedError, serve
 
 RECORD = "network.pt"
@@ -79,7 +78,7 @@ def _recorded(request: Conversion, on_step: Callable[[str], None]) -> Message:
     on_step("loading it with PyTorch")
     torch.autograd.set_grad_enabled(False)
     digest = files.sha256_of(request.source)
-    weights = read_weights(request.source, name=request.name)
+    weights = weights_of(request)
     descriptor = _loaded(weights, request.name)
     largest = max(float(np.abs(values).max(initial=0)) for values in weights.values())
     parameters = sum(value.size for value in weights.values())

@@ -109,10 +109,12 @@ _OPCODES = frozenset({
     "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE",
     "TUPLE1", "TUPLE2", "TUPLE3", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "BINPUT",
     "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINSTRING", "SHORT_BINSTRING",
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "NONE", "NEWTRUE", "NEWFALSE", "GLOBAL",
     "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID",
 })  # fmt: skip
-"""What ``torch.save`` writes. The others take no part in tensors, and some fill the memory."""
+"""What ``torch.save`` writes, under Python 2 too. The others take no part in tensors, and some fill
+the memory."""
 
 
 def next_pickle(file: io.BytesIO) -> bytes:

@@ -9,12 +9,17 @@ storages (both ``torch/serialization.py``), and safetensors (a length, a JSON he
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import lzma
 import math
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +47,10 @@ from upscaled.models.conversion.unpickler import (
 )
 
 _LARGEST_HEADER = 64 << 20
+_BYTE_ORDER = 16
+"""Bytes of an archive's ``byteorder`` file, which says ``little`` or ``big``."""
+_ENCRYPTED: Final = 1
+"""The flag of a ZIP entry that needs a password."""
 _ZIP_MARK: Final = b"PK\x03\x04"
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL: Final = 1001
@@ -74,16 +83,24 @@ def read_weights(path: Path, *, name: str | None = None) -> Weights:
         document = _read(path, name)
     except ConversionError:
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise _damaged(name) from error
     except (
         ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError,
-        NotImplementedError, RecursionError, TypeError, ValueError, pickle.UnpicklingError,
-        zipfile.BadZipFile,
+        RuntimeError, TypeError, ValueError, lzma.LZMAError, pickle.UnpicklingError, struct.error,
+        zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise ConversionError(f"{name} is damaged and cannot be read ({error}).") from error
+        raise _damaged(name) from error
     found = _tensors(document, name)
     if not found:
         raise ConversionError(f"{name} holds no weights.")
     return found
+
+
+def _damaged(name: str) -> ConversionError:
+    return ConversionError(f"{name} is damaged and cannot be read; download it again.")
 
 
 def _read(path: Path, name: str) -> object:
@@ -102,26 +119,36 @@ def _read(path: Path, name: str) -> object:
 
 
 def _read_safetensors(path: Path, name: str) -> object:
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    if length > min(_LARGEST_HEADER, len(content) - 8):
-        raise ConversionError(f"{name} is cut off: its header is longer than the file.")
-    header = json.loads(content[8 : 8 + length])
-    data = memoryview(content)[8 + length :]
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size - 8:
+            raise ConversionError(f"{name} is cut off: its header is longer than the file.")
+        if length > _LARGEST_HEADER:
+            raise ConversionError(
+                f"{name} has a header of {length >> 20} MiB, which no network needs."
+            )
+        header = json.loads(file.read(length))
+        data = memoryview(file.read())
+    if not isinstance(header, dict) or len(header) > MOST_TENSORS + 1:
+        raise ConversionError(f"{name} has more than {MOST_TENSORS} tensors.")
     found: dict[str, object] = {}
+    places: list[tuple[int, int]] = []
     allowance = Allowance(len(data))
     for key, entry in header.items():
         if key == "__metadata__":
             continue
-        begin, end = (int(offset) for offset in entry["data_offsets"])
+        begin, end = (whole(offset) for offset in entry["data_offsets"])
         shape = checked_shape(entry["shape"])
         kind = _SAFE_KINDS.get(entry["dtype"])
         if kind is None:
             raise ConversionError(f"{name} has weights of the type {entry['dtype']!s:.20}.")
-        if not 0 <= begin <= end <= len(data):
+        if not begin <= end <= len(data):
             raise ConversionError(f"{name} is cut off: {key!s:.60} lies beyond its end.")
         allowance.take(math.prod(shape))
         found[key] = numbers_of(data[begin:end], kind, math.prod(shape)).reshape(shape)
+        places.append((begin, end))
+    if any(end > begin for (_, end), (begin, _) in pairwise(sorted(places))):
+        raise ConversionError(f"{name} is damaged: two of its tensors lie in the same place.")
     return found
 
 
@@ -130,15 +157,20 @@ def _read_archive(path: Path, name: str) -> object:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickles = [one for one in names if one.count("/") == 1 and one.endswith("/data.pkl")]
-        if len(pickles) != 1:
+        if not pickles:
             raise ConversionError(f"{name} is a ZIP archive without PyTorch's data.pkl.")
+        if len(pickles) > 1 or len(set(names)) < len(names):
+            raise ConversionError(
+                f"{name} is a ZIP archive that holds a file twice, which PyTorch never writes."
+            )
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in names:
             raise ConversionError(
                 f"{name} is a TorchScript program. Ask its author for the state_dict "
                 "(.pth or .safetensors)."
             )
-        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+        order = f"{folder}byteorder"
+        if order in names and _member(archive, order, _BYTE_ORDER, exact=False) != b"little":
             raise ConversionError(f"{name} was saved on a big-endian machine.")
         loaded: dict[str, NDArray[np.float32]] = {}
         allowance = Allowance(path.stat().st_size)
@@ -167,8 +199,10 @@ def _member(archive: zipfile.ZipFile, name: str, size: int, *, exact: bool = Tru
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise ConversionError(f"{name} in the archive is compressed, which PyTorch never does.")
+    if info.flag_bits & _ENCRYPTED:
+        raise ConversionError(f"{name} in the archive is encrypted, which PyTorch never does.")
     if not exact and info.file_size > size:
-        raise ConversionError(f"{name} in the archive is larger than {size >> 20} MiB.")
+        raise ConversionError(f"{name} in the archive is larger than {size} bytes.")
     if exact and info.file_size != size:
         raise ConversionError(
             f"{name} in the archive does not have the size that the file promises."

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from upscaled import files, serial
-from upscaled.models.conversion.confined_work import done
+from upscaled.models.conversion.confined_work import done, weights_of
 from upscaled.models.conversion.converting import (
     EXACT,
     HALF,
@@ -17,7 +17,6 @@ from upscaled.models.conversion.converting import (
 from upscaled.models.conversion.definition import expectations
 from upscaled.models.conversion.layers import fits_half, write_pair
 from upscaled.models.conversion.recognition import recognise
-from upscaled.models.conversion.weights import read_weights
 from upscaled.workers.server import Message, serve
 
 
@@ -28,7 +27,7 @@ def _handle(message: Message, event: Callable[[Message], None]) -> Message:
 def _converted(request: Conversion, on_step: Callable[[str], None]) -> Message:
     on_step("reading")
     digest = files.sha256_of(request.source)
-    weights = read_weights(request.source, name=request.name)
+    weights = weights_of(request)
     network = recognise(weights, request.activation)
     parameters = sum(value.size for value in weights.values())
     del weights
