@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -175,31 +173,53 @@ async def test_the_original_is_the_fetched_picture(
         assert answer.headers["upscaled-result"] == "original; reason=refused"
 
 
-async def test_a_caller_that_goes_away_ends_the_fetch(
-    serve: Callable[..., Server], tmp_path: Path
-) -> None:
-    """The source has sent a little of its answer, and keeps the connection open."""
-    going_on, ended = asyncio.Event(), asyncio.Event()
+class SilentSource:
+    """A source that sends the beginning of its answer, and keeps the connection open."""
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self) -> None:
+        self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def __aenter__(self) -> SilentSource:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nx")
         await writer.drain()
-        going_on.set()
+        self.began.set()
         with contextlib.suppress(ConnectionError):
             await reader.read()  # until the server closes the connection
-        ended.set()
+        self.ended.set()
         writer.close()
 
+
+async def test_a_caller_that_goes_away_ends_the_fetch(serve: Callable[..., Server]) -> None:
     server = serve(**{**ON, "outgoing__timeout_seconds": "60"})
-    source = await asyncio.start_server(drip, "127.0.0.1", 0)
-    port = source.sockets[0].getsockname()[1]
-    form = aiohttp.FormData({"image_url": f"http://127.0.0.1:{port}/"}, default_to_multipart=True)
-    async with aiohttp.ClientSession() as session:
-        asking = asyncio.create_task(session.post(server.url + "/upscale", data=form), name="ask")
-        await asyncio.wait_for(going_on.wait(), 30)
+    async with SilentSource() as source, Api(server) as caller:
+        asking = asyncio.create_task(
+            caller.upscale(None, {**FIELDS, "image_url": source.url}), name="ask"
+        )
+        await asyncio.wait_for(source.began.wait(), 30)
         asking.cancel()
         await asyncio.wait([asking])
-    await asyncio.wait_for(ended.wait(), 30)
+        await asyncio.wait_for(source.ended.wait(), 30)
     assert await until(lambda: server.uploads() == []) is True
-    source.close()
+
+
+async def test_a_server_that_stops_ends_the_fetch(serve: Callable[..., Server]) -> None:
+    server = serve(**{**ON, "outgoing__timeout_seconds": "60"})
+    async with SilentSource() as source, Api(server) as caller:
+        asking = asyncio.create_task(
+            caller.upscale(None, {**FIELDS, "image_url": source.url}), name="ask"
+        )
+        await asyncio.wait_for(source.began.wait(), 30)
+        await asyncio.to_thread(server.stop_serving)
+        answer = await asking
+        assert (answer.status, answer.json["code"]) == (503, "shutting_down")
+        await asyncio.wait_for(source.ended.wait(), 30)
+    assert server.uploads() == []

@@ -304,10 +304,6 @@ def test_asking_for_help_installs_no_models(checkout: Checkout) -> None:
     assert not [call for call in checkout.calls() if "models install" in call]
 
 
-SIDE_BY_SIDE = "--numprocesses logical --maxprocesses 4 --dist loadfile"
-"""How the whole suite runs."""
-
-
 def test_arguments_of_the_test_script_go_to_pytest(checkout: Checkout) -> None:
     done = checkout.run("scripts/test", "tests/test_x.py", "-k", "two words")
     assert done.returncode == 0, done.stderr
@@ -326,10 +322,7 @@ def test_only_with_all_the_test_script_gets_further_parts(
     checkout.run("scripts/test", *arguments)
     calls = checkout.calls()
     assert ("fetched" in calls) == ("--all" in arguments)
-    if arguments[1:]:
-        assert calls[-1] == " ".join(["python -m pytest", *arguments[1:]])
-    else:
-        assert calls[-1] == f"python -m pytest {SIDE_BY_SIDE}"
+    assert calls[-1] == " ".join(["python -m pytest", *arguments[1:]])
 
 
 def test_in_ci_everything_is_tested() -> None:
@@ -338,16 +331,15 @@ def test_in_ci_everything_is_tested() -> None:
 
 def test_in_ci_the_test_script_lets_no_skip_pass(checkout: Checkout) -> None:
     checkout.run("scripts/test", env={"CI": "true"})
-    assert checkout.calls()[-1] == f"python -m pytest -p testkit.ci {SIDE_BY_SIDE}"
+    assert checkout.calls()[-1] == "python -m pytest -p testkit.ci"
 
 
-@pytest.mark.parametrize("side_by_side", [(), ("-n", "2", "--dist", "loadfile")])
-def test_a_skip_in_ci_fails_the_run(tmp_path: Path, side_by_side: tuple[str, ...]) -> None:
+def test_a_skip_in_ci_fails_the_run(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\ndef test_a():\n    pass\ndef test_b():\n    pytest.skip('no part')\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    command += ["--rootdir", str(tmp_path), "-c", os.devnull, *side_by_side]
+    command += ["--rootdir", str(tmp_path), "-c", os.devnull]
     plain = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     strict = subprocess.run(
         [*command, "-p", "testkit.ci"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.connections import Connection
+from upscaled.api.connections import wait_while_connected
 from upscaled.api.context import LINK_BASE, SERVICE, TRANSFERS
 from upscaled.api.download import SETTLE_SECONDS, hand_over, keep_of
 from upscaled.api.events import HEARTBEAT_SECONDS, last_event_id, stream
@@ -205,8 +205,7 @@ async def _waited(request: web.Request, record: ArchiveRecord, wait: Wait) -> Ar
     if not wait.seconds or record.ended:
         return record
     ended = asyncio.create_task(archives.wait(record.id), name=f"wait-archive-{record.id}")
-    assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-    await request.protocol.wait(ended, wait.seconds)
+    await wait_while_connected(request, ended, wait.seconds)
     return await archives.get(record.id, client_of(request).owner)
 
 

@@ -7,16 +7,19 @@ import json
 import logging
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
 from upscaled.api.http_protocol import Protocol
 from upscaled.api.responses import SECURITY_HEADERS
+from upscaled.errors import ShuttingDownError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _IDLE_SECONDS = 75.0
 """A connection without a request is closed after this time."""
@@ -354,3 +357,34 @@ class Connection(Protocol):
             super().connection_lost(exc)
         else:
             self._all.refused -= 1
+
+
+async def wait_while_connected(
+    request: web.Request, awaited: asyncio.Task[Any], seconds: float | None = None
+) -> None:
+    """Wait for a task while the caller is connected, see `Connection.wait`."""
+    assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
+    await request.protocol.wait(awaited, seconds)
+
+
+async def while_connected(request: web.Request, work: Coroutine[Any, Any, T], name: str) -> T:
+    """Return what ``work`` returns; it is cancelled when nobody waits for it any more.
+
+    Args:
+        request: the caller's.
+        work: what the caller waits for.
+        name: of its task.
+
+    Raises:
+        ConnectionResetError: the caller went away.
+        ShuttingDownError: the server is stopping.
+    """
+    task = asyncio.create_task(work, name=name)
+    await wait_while_connected(request, task)
+    if not task.cancelled():
+        return task.result()
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError(f"the caller went away ({name})")
+    raise ShuttingDownError(
+        "The server is stopping; try again in a minute.", headers={"Retry-After": "60"}
+    )

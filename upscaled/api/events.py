@@ -13,7 +13,7 @@ from aiohttp import web
 
 from upscaled.api.auth import client_of
 from upscaled.api.broadcasts import Encode, Listener
-from upscaled.api.connections import Connection
+from upscaled.api.connections import wait_while_connected
 from upscaled.api.context import BROADCASTS, EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.jobs import job_id_of
@@ -134,8 +134,7 @@ async def stream(
         await response.prepare(request)
         await response.write(b"retry: %d\n\n" % _RETRY_MILLISECONDS)
         sending = asyncio.create_task(send(response), name=f"events-{name}")
-        assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-        await request.protocol.wait(sending, None)
+        await wait_while_connected(request, sending)
         if not sending.cancelled():
             with contextlib.suppress(UnknownJobError):  # it was deleted a moment ago
                 sending.result()

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import aiohttp
 from aiohttp import web
 
+from upscaled.api.connections import while_connected
 from upscaled.api.context import SERVICE
 from upscaled.api.picture_file import PictureFile
-from upscaled.api.waiting import is_connected
 from upscaled.errors import (
     BadRequestError,
     ImageTimeoutError,
@@ -20,6 +20,7 @@ from upscaled.errors import (
 )
 from upscaled.outgoing.client import TO_GET
 from upscaled.outgoing.errors import AddressRefusedError, HostUnreachableError, NoAnswerError
+from upscaled.service.service import Service
 from upscaled.service.upload_room import Upload
 
 _ACCEPT = "image/*, application/octet-stream;q=0.5"
@@ -41,7 +42,8 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
         ImageTimeoutError: it takes too long.
         TooManyBytesError: the picture is too large.
         NoSpaceError: the disk is full.
-        ConnectionError: the caller went away.
+        ConnectionResetError: the caller went away.
+        ShuttingDownError: the server is stopping.
     """
     service = request.app[SERVICE]
     if not service.config.features.image_url:
@@ -49,6 +51,11 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
             "This server does not fetch pictures (features.image_url is off); send the picture as "
             "the file `image`."
         )
+    work = _fetch(service, url, upload, max_bytes)
+    return await while_connected(request, work, "fetch-image-url")
+
+
+async def _fetch(service: Service, url: str, upload: Upload, max_bytes: int) -> str:
     file = PictureFile(upload.path)
     try:
         async with service.outgoing.request(
@@ -61,8 +68,6 @@ async def fetch(request: web.Request, url: str, upload: Upload, max_bytes: int) 
             _check(response, max_bytes)
             received = 0
             async for chunk in response.content.iter_any():
-                if not is_connected(request):
-                    raise ConnectionResetError("the caller went away during the fetch")
                 received += len(chunk)
                 if received > max_bytes:
                     raise _too_large(max_bytes)

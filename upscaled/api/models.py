@@ -10,7 +10,7 @@ from aiohttp import web
 from upscaled import __version__
 from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.connections import Connection
+from upscaled.api.connections import wait_while_connected
 from upscaled.api.context import LINK_BASE, SERVICE
 from upscaled.api.form_reader import MODEL
 from upscaled.api.query import query_of
@@ -152,8 +152,7 @@ async def _waited(request: web.Request, status: ImportStatus, wait: Wait) -> Imp
     imports = request.app[SERVICE].imports
     if wait.seconds and not status.ended:
         ended = asyncio.create_task(imports.wait(status.id), name=f"wait-import-{status.id}")
-        assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-        await request.protocol.wait(ended, wait.seconds)
+        await wait_while_connected(request, ended, wait.seconds)
     return imports.get(status.id)
 
 

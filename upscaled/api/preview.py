@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
 from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.connections import Connection
+from upscaled.api.connections import while_connected
 from upscaled.api.context import PREVIEW_RATE, SERVICE
 from upscaled.errors import BadRequestError
 from upscaled.service import previews
@@ -23,14 +21,8 @@ async def preview(request: web.Request) -> web.StreamResponse:
         raise BadRequestError("This server makes no previews (limits.preview_pixels is 0).")
     client = client_of(request)
     async with upload.received(request, FIELD_NAMES, queues=False, rate=PREVIEW_RATE) as form:
-        making = asyncio.create_task(
-            service.previews.make(form.fields, form.path, client), name="preview"
-        )
-        assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-        await request.protocol.wait(making, None)
-        if making.cancelled():
-            raise ConnectionResetError("the caller went away, or the server is stopping")
-        made = making.result()
+        making = service.previews.make(form.fields, form.path, client)
+        made = await while_connected(request, making, "preview")
     headers = {
         **form.rate_headers,
         "Content-Type": "image/png",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from upscaled.api.auth import client_of
-from upscaled.api.connections import Connection
+from upscaled.api.connections import wait_while_connected
 from upscaled.api.context import SERVICE
 from upscaled.api.query import query_of
 from upscaled.errors import BadRequestError
@@ -94,8 +94,7 @@ async def wait_for_end(request: web.Request, job: Job, wait: Wait) -> Job:
         return job
     service = request.app[SERVICE]
     ended = asyncio.create_task(service.jobs.wait(job.id), name=f"wait-{job.id}")
-    assert isinstance(request.protocol, Connection)  # noqa: S101 - all of ours are
-    await request.protocol.wait(ended, wait.seconds)
+    await wait_while_connected(request, ended, wait.seconds)
     return await service.jobs.get(job.id, client_of(request).owner)
 
 
