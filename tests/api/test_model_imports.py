@@ -218,6 +218,19 @@ async def test_a_server_for_commercial_use_asks_for_the_licence_first(
         assert answer.status == 201
 
 
+async def test_networks_of_different_licences_are_told_apart(admin: Api) -> None:
+    for scale, licence in ((2, "MIT"), (4, "CC-BY-NC-4.0")):
+        content = checkpoints.pth(checkpoints.compact("prelu", scale=scale))
+        facts = {"name": f"mix-x{scale}", "license": licence}
+        made = await admin.post("/models?wait=45", data=form(content, **facts))
+        assert (made.status, made.json["name"]) == (201, "mix"), made
+    listed = {model["name"]: model for model in (await admin.get("/models")).json["models"]}
+    assert listed["mix"]["license"] == "MIT AND CC-BY-NC-4.0"
+    job_id = await admin.completed(model_name="mix", scale="4")
+    receipt = (await admin.get(f"/receipt/{job_id}")).json
+    assert (receipt["model"]["native_scale"], receipt["model"]["license"]) == (4, "CC-BY-NC-4.0")
+
+
 async def test_a_few_imports_wait_and_more_are_refused(admin: Api, published: bytes) -> None:
     answers = [
         await admin.post("/models", data=form(published, name=f"m{number}")) for number in range(5)

@@ -142,3 +142,34 @@ def test_importing_needs_no_pytorch(tmp_path: Path) -> None:
 def test_the_help_names_every_pack() -> None:
     told = upscaled("models", "install", "--help").stdout
     assert [name for name in PACKS if not re.search(rf"\b{name}\b", told)] == []
+
+
+def test_official_models_are_installed_with_their_licences(models: dict[str, str]) -> None:
+    done = upscaled("models", "install", **models)
+    assert done.returncode == 0, done.stderr
+    assert "realesrgan-x4plus  General purpose, high quality  [BSD-3-Clause]" in done.stdout
+
+
+def test_where_only_commercial_use_is_wanted_other_models_are_neither_taken_nor_shown(
+    tmp_path: Path, models: dict[str, str]
+) -> None:
+    published = tmp_path / "tiny.pth"
+    published.write_bytes(checkpoints.pth(checkpoints.compact("prelu")))
+    strict = {**models, "UPSCALED_UPSCALER_COMMERCIAL_MODELS_ONLY": "true"}
+    for licence in ((), ("--license", "CC BY-NC 4.0")):
+        refused = upscaled("models", "import", str(published), *licence, **strict)
+        assert refused.returncode == 1
+        assert "upscaler.commercial_models_only); name it with --license." in refused.stderr
+    assert not list((tmp_path / "models").glob("*"))
+    assert upscaled("models", "install", **models).returncode == 0
+    taken = upscaled("models", "import", str(published), "--license", "CC-BY-NC-4.0", **models)
+    assert taken.returncode == 0, taken.stderr
+    strict_list = upscaled("models", **strict)
+    assert "tiny" not in strict_list.stdout
+    assert "left out: tiny: Its licence is CC-BY-NC-4.0" in strict_list.stderr
+    # The doctor neither tries a hidden model nor recommends it.
+    doctor = upscaled("doctor", "--json", **strict, UPSCALED_UPSCALER_GPU_IDS="-1")
+    report = json.loads(doctor.stdout)
+    assert report["problems"] == []
+    assert "tiny" not in {model["name"] for model in report["models"]}
+    assert "tiny " not in (report["advice"] or "")

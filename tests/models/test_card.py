@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from testkit.networks import write_repeater
-from upscaled.models.card import OFFICIAL_CARDS, ModelCard, read_card, write_card
+from upscaled.errors import UnknownModelError
+from upscaled.models.card import OFFICIAL_CARDS, ModelCard, merged, read_card, write_card
 from upscaled.models.catalog import ModelCatalog
 
 
@@ -32,6 +33,7 @@ def test_what_a_card_of_a_later_version_adds_is_ignored(tmp_path: Path) -> None:
         ("license: [", "is not YAML"),
         ("\0", "is not YAML"),
         ("parameters: many", "parameters in m.yaml must be a whole number"),
+        ("commercial_use: maybe", "commercial_use in m.yaml must be true or false"),
         ("x" * 70_000, "more than 64 KiB"),
     ],
 )
@@ -44,17 +46,21 @@ def test_a_card_that_cannot_be_used_says_what_to_change(
         read_card(path)
 
 
-@pytest.mark.parametrize(
-    ("license_", "commercial"),
-    [
-        ("BSD-3-Clause", True), ("CC-BY-4.0", True), ("CC-BY-NC-SA-4.0", False),
-        ("Non-Commercial", False), (None, False), ("unknown", False),
-    ],
-)  # fmt: skip
-def test_a_licence_tells_whether_commercial_use_is_allowed(
-    license_: str | None, commercial: bool
-) -> None:
-    assert ModelCard(license=license_).commercial is commercial
+def test_texts_of_a_card_are_lines_that_a_terminal_can_show(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        'license: "MIT\\e[31m\\nX"\nauthor: " \\t"\ndescription: |\n  Maps\n  and plans\n'
+    )
+    assert read_card(path) == ModelCard(license="MIT [31m X", description="Maps and plans")
+
+
+def test_the_card_of_several_networks_tells_what_is_true_of_all() -> None:
+    one = ModelCard("MIT", "Ada", "Maps", architecture="SPAN", parameters=5)
+    other = ModelCard("CC-BY-NC-4.0", "Bo", "Plans", architecture="SPAN", parameters=6)
+    assert merged([one, other]) == ModelCard(
+        "MIT AND CC-BY-NC-4.0", "Ada, Bo", "Maps", architecture="SPAN"
+    )
+    assert merged([one, one]) == one
 
 
 def test_the_official_models_have_cards() -> None:
@@ -76,3 +82,59 @@ async def test_a_broken_card_is_told_and_its_model_offered(tmp_path: Path) -> No
     await catalog.rescan()
     assert catalog.models[0].card.license == "MIT"
     assert catalog.rejected == ()
+
+
+@pytest.fixture
+def two_licences(tmp_path: Path) -> Path:
+    """A model of two networks by different people."""
+    for scale, licence in ((2, "MIT"), (4, "CC-BY-NC-4.0")):
+        write_repeater(tmp_path, f"mix-x{scale}", scale)
+        write_card(tmp_path / f"mix-x{scale}.yaml", ModelCard(license=licence))
+    return tmp_path
+
+
+async def test_a_model_has_the_licences_of_all_its_networks(two_licences: Path) -> None:
+    catalog = ModelCatalog(two_licences)
+    await catalog.rescan()
+    model = catalog.get("mix")
+    assert model.card.license == "MIT AND CC-BY-NC-4.0"
+    assert model.license_of(model.files_for(2)) == "MIT"
+    assert model.license_of(model.files_for(4)) == "CC-BY-NC-4.0"
+
+
+async def test_for_commercial_use_only_the_networks_that_allow_it_are_offered(
+    two_licences: Path,
+) -> None:
+    catalog = ModelCatalog(two_licences, commercial_only=True)
+    await catalog.rescan()
+    assert catalog.get("mix").supported_scales == (2,)
+    assert catalog.get("mix").card.license == "MIT"
+    with pytest.raises(UnknownModelError):
+        catalog.get("mix-x4")
+    (left_out,) = catalog.rejected
+    assert left_out.name == "mix-x4"
+    assert left_out.reason.startswith("Its licence is CC-BY-NC-4.0, which is not known to allow")
+    assert left_out.reason.endswith("in mix-x4.yaml, or write commercial_use: true there.")
+
+
+async def test_the_models_card_completes_those_of_its_networks(two_licences: Path) -> None:
+    (two_licences / "mix-x4.yaml").write_text("author: Bo")
+    (two_licences / "mix.yaml").write_text("license: MIT\ndescription: Maps")
+    catalog = ModelCatalog(two_licences, commercial_only=True)
+    await catalog.rescan()
+    model = catalog.get("mix")
+    assert model.supported_scales == (2, 4)
+    assert model.card == ModelCard(license="MIT", author="Bo", description="Maps")
+
+
+async def test_a_card_can_say_that_a_licence_of_ones_own_allows_commercial_use(
+    tmp_path: Path,
+) -> None:
+    await asyncio.to_thread(write_repeater, tmp_path, "ours", 2)
+    (tmp_path / "ours.yaml").write_text("license: House rules")
+    catalog = ModelCatalog(tmp_path, commercial_only=True)
+    await catalog.rescan()
+    assert [item.name for item in catalog.rejected] == ["ours"]
+    (tmp_path / "ours.yaml").write_text("license: House rules\ncommercial_use: true")
+    await catalog.rescan()
+    assert [model.card.license for model in catalog.models] == ["House rules"]

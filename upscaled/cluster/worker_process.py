@@ -33,11 +33,7 @@ class WorkerProcess:
             database=self._link.database,
             blobs=self._link.blobs,
             imaging=self._imaging,
-            models=ModelCatalog(
-                config.models_dir,
-                cache_file=config.models_cache,
-                commercial_only=config.upscaler.commercial_models_only,
-            ),
+            models=ModelCatalog.of(config),
         )
         self._closing = contextlib.AsyncExitStack()
 

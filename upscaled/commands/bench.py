@@ -77,7 +77,7 @@ async def _networks(names: list[str], config: Config) -> list[tuple[ModelFiles, 
     Raises:
         UnknownModelError: a name is not that of a model.
     """
-    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    catalog = ModelCatalog.of(config)
     await catalog.rescan()
     models = [catalog.get(name) for name in names] if names else list(catalog.models)
     if not models:

@@ -145,7 +145,7 @@ async def _check_engine(config: Config, report: DoctorReport) -> None:
 
 
 async def _check_models(config: Config, report: DoctorReport) -> None:
-    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    catalog = ModelCatalog.of(config)
     await catalog.rescan()
     report.models = tuple(
         FoundModel(model.name, tuple(model.supported_scales)) for model in catalog.models
@@ -179,7 +179,7 @@ async def _advise(report: DoctorReport, config: Config) -> None:
         advice += f" For photos {SMALL_FOR_PHOTOS} is quick."
     else:
         advice += " `upscaled setup --photo-fast` installs a small model for photos."
-    catalog = ModelCatalog(config.models_dir, cache_file=config.models_cache)
+    catalog = ModelCatalog.of(config)
     await catalog.rescan()
     with contextlib.suppress(UpscaledError):  # it was reported already: no engine can be chosen
         advice = await advice_of(catalog, config) or advice

@@ -21,12 +21,7 @@ async def list_models(options: argparse.Namespace, config: Config) -> int:
     from upscaled.models.card import UNKNOWN_LICENSE  # noqa: PLC0415
     from upscaled.models.catalog import ModelCatalog  # noqa: PLC0415
 
-    catalog = ModelCatalog(
-        config.models_dir,
-        cache_file=config.models_cache,
-        commercial_only=getattr(options, "commercial_only", False)
-        or config.upscaler.commercial_models_only,
-    )
+    catalog = ModelCatalog.of(config, commercial_only=getattr(options, "commercial_only", False))
     await catalog.rescan()
     try:
         speeds = await speeds_of(catalog, config)
@@ -50,6 +45,7 @@ async def list_models(options: argparse.Namespace, config: Config) -> int:
 
 async def install_models(options: argparse.Namespace, config: Config) -> int:
     """Put the models of a pack into the models folder."""
+    from upscaled.models.card import OFFICIAL_CARDS  # noqa: PLC0415
     from upscaled.models.install import install, opened  # noqa: PLC0415
     from upscaled.models.packs import PACKS  # noqa: PLC0415
 
@@ -65,7 +61,7 @@ async def install_models(options: argparse.Namespace, config: Config) -> int:
         )
     if written:
         print(f"Put {len(written)} files into {config.models_dir}.")
-        for name, card in pack.cards.items():
+        for name, card in (pack.cards or OFFICIAL_CARDS).items():
             print(f"{name}  {card.description}  [{card.license}]")
     elif not options.quiet:
         print(f"All models are in {config.models_dir} already.")
@@ -74,7 +70,11 @@ async def install_models(options: argparse.Namespace, config: Config) -> int:
 
 async def import_models(options: argparse.Namespace, config: Config) -> int:
     """Convert a published file, check it and offer it."""
-    from upscaled.models.conversion.importing import ImportRequest, import_model  # noqa: PLC0415
+    from upscaled.models.conversion.importing import (  # noqa: PLC0415
+        ImportRequest,
+        check_commercial,
+        import_model,
+    )
 
     request = ImportRequest(
         source=Path(options.file),
@@ -86,6 +86,8 @@ async def import_models(options: argparse.Namespace, config: Config) -> int:
         activation=options.activation,
         replace=options.force,
     )
+    if config.upscaler.commercial_models_only:
+        check_commercial(request)
     try:
         await asyncio.to_thread(config.models_dir.mkdir, parents=True, exist_ok=True)
         made = await import_model(request, config.models_dir, on_step=show_step)
@@ -99,12 +101,14 @@ async def import_models(options: argparse.Namespace, config: Config) -> int:
 
 def described(made: Imported) -> str:
     """Return what came of an import, in two lines."""
+    from upscaled.models.card import counted  # noqa: PLC0415
+
     agreement = ", ".join(
         f"{value:.1f} dB on {library}" for library, value in made.agreement.decibels.items()
     )
     return (
         f"{made.name}  ×{made.scale}  {made.architecture}, {made.size}, "
-        f"{made.parameters / 1e6:.2f} million parameters\n"
+        f"{counted(made.parameters)} parameters\n"
         f"equals the original to {agreement}; seams {made.agreement.seam_decibels:.1f} dB; "
         f"{16 if made.half else 32}-bit weights"
     )
@@ -122,7 +126,7 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
         "--commercial-only",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="leave out models whose licence is unknown or forbids commercial use",
+        help="leave out models whose licence is not known to allow commercial use",
     )
 
 

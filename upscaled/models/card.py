@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,14 +10,14 @@ from types import MappingProxyType
 import yaml
 
 from upscaled import files
+from upscaled.models import licenses
 
 _LARGEST = 64 << 10
 """Bytes of the largest card that is read."""
 _LONGEST = 500
 """Characters of a text in a card."""
 
-UNKNOWN_LICENSE = "unknown"
-_RESTRICTIONS = (UNKNOWN_LICENSE, "-nc", "noncommercial", "non-commercial", "research", "personal")
+UNKNOWN_LICENSE = licenses.UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,27 @@ class ModelCard:
     parameters: int | None = None
     original_sha256: str | None = None
     """Of the file that was imported."""
+    commercial_use: bool | None = None
+    """Whether commercial use is allowed, where the licence's name does not tell."""
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence is known and, by its name, does not forbid commercial use."""
-        text = (self.license or UNKNOWN_LICENSE).lower()
-        return not any(mark in text for mark in _RESTRICTIONS)
+        """Whether it is known that commercial use is allowed."""
+        if self.commercial_use is not None:
+            return self.commercial_use
+        return licenses.allows_commercial_use(self.license)
+
+    def completed_by(self, other: ModelCard) -> ModelCard:
+        """Return this card, with the other's facts where this one has none."""
+        known = {key: value for key, value in vars(self).items() if value is not None}
+        return replace(other, **known)
 
     @property
     def origin_line(self) -> str:
         """What the network is, who trained it and where it comes from, as far as it is known."""
         parts = [self.architecture, self.size]
         if self.parameters:
-            parts.append(f"{self.parameters / 1e6:.2f} million parameters")
+            parts.append(f"{counted(self.parameters)} parameters")
         if self.author:
             parts.append(f"by {self.author}")
         return ", ".join(part for part in (*parts, self.source) if part)
@@ -87,6 +95,33 @@ OFFICIAL_CARDS: Mapping[str, ModelCard] = MappingProxyType(
 """Of the official models, by name. A card beside the pair replaces them."""
 
 
+def merged(cards: Sequence[ModelCard]) -> ModelCard:
+    """Return one card for the networks of a model: what is true of all of them.
+
+    Their licences are joined by AND, and authors and sources are listed. The description is the
+    first one. A fact that differs is left out.
+    """
+
+    def different(name: str) -> list[object]:
+        values = (getattr(card, name) for card in cards)
+        return list(dict.fromkeys(value for value in values if value is not None))
+
+    facts: dict[str, object] = {}
+    for field in fields(ModelCard):
+        values = different(field.name)
+        if len(values) == 1 or (values and field.name in {"description", "original_sha256"}):
+            facts[field.name] = values[0]
+        elif values and field.name in {"author", "source"}:
+            facts[field.name] = ", ".join(map(str, values))
+    facts["license"] = licenses.joined([card.license for card in cards])
+    return ModelCard(**facts)  # type: ignore[arg-type]
+
+
+def counted(number: int) -> str:
+    """Return for example ``16.70 million`` or ``2,884``."""
+    return f"{number / 1e6:.2f} million" if number >= 100_000 else f"{number:,}"
+
+
 def card_path(models_dir: Path, name: str) -> Path:
     """Return the path of a model's card."""
     return models_dir / f"{name}.yaml"
@@ -123,9 +158,18 @@ def read_card(path: Path) -> ModelCard | None:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"parameters in {path.name} must be a whole number")
             values[key] = value
-        else:
-            values[key] = str(value)[:_LONGEST]
+        elif key == "commercial_use":
+            if not isinstance(value, bool):
+                raise ValueError(f"commercial_use in {path.name} must be true or false")
+            values[key] = value
+        elif text := _line(str(value)):
+            values[key] = text
     return ModelCard(**values)  # type: ignore[arg-type]
+
+
+def _line(text: str) -> str:
+    """Return a text of anybody's as one line that a terminal can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_LONGEST]
 
 
 def write_card(path: Path, card: ModelCard) -> None:

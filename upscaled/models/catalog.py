@@ -7,10 +7,11 @@ import logging
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from upscaled.config.settings import Config
 from upscaled.engines.builtin.protocol import Findings, NetworkFiles
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.param_file import ParamError, read_blob_names
@@ -21,6 +22,7 @@ from upscaled.models.card import (
     UNKNOWN_LICENSE,
     ModelCard,
     card_path,
+    merged,
     read_card,
 )
 from upscaled.models.findings_cache import FindingsCache
@@ -32,8 +34,9 @@ log = logging.getLogger(__name__)
 Inspect = Callable[[NetworkFiles], Awaitable[Findings]]
 
 _COMMERCIAL_ONLY = (
-    "and only models that may be used commercially are offered "
-    "(--commercial-only, upscaler.commercial_models_only)"
+    "which is not known to allow commercial use (--commercial-only, "
+    "upscaler.commercial_models_only). If it does, name it as an SPDX identifier in {card}, or "
+    "write commercial_use: true there."
 )
 _AGAIN_SECONDS = 60.0
 """Seconds before a model that failed for a temporary reason is measured again."""
@@ -50,6 +53,12 @@ class Model:
     files: Mapping[int, ModelFiles]
     """By native scale, smallest first."""
     card: ModelCard = field(default_factory=ModelCard)
+    licenses: Mapping[int, str | None] = field(default_factory=dict)
+    """Of each network, where they are known one by one."""
+
+    def license_of(self, files: ModelFiles) -> str | None:
+        """Return the licence of one network; None where it is unknown."""
+        return self.licenses.get(files.native_scale, self.card.license)
 
     @property
     def imported(self) -> bool:
@@ -119,6 +128,15 @@ class ModelCatalog:
         self._rejected: tuple[Rejected, ...] = ()
         self._turn = asyncio.Lock()
 
+    @classmethod
+    def of(cls, config: Config, *, commercial_only: bool = False) -> ModelCatalog:
+        """Return the catalog that settings ask for, or a stricter one."""
+        return cls(
+            config.models_dir,
+            cache_file=config.models_cache,
+            commercial_only=commercial_only or config.upscaler.commercial_models_only,
+        )
+
     @property
     def models(self) -> tuple[Model, ...]:
         """The usable models, sorted by name."""
@@ -167,14 +185,18 @@ class ModelCatalog:
                     rejected.append(Rejected(name, str(error)))
             await self._cache.keep(keys)
             families, aliases = _families(usable, rejected)
+            cards = await self._cards({*families, *aliases}, snapshot, rejected)
             models: dict[str, Model] = {}
             for name, members in families.items():
-                card = await self._card(name, members, snapshot, rejected)
-                if self._commercial_only and not card.commercial:
-                    why = f"its licence is {card.license or UNKNOWN_LICENSE}"
-                    rejected.append(Rejected(name, f"{why}, {_COMMERCIAL_ONLY}."))
-                    continue
-                models[name] = Model(name, card.description or _scales(members), members, card)
+                own = _own_cards(name, members, cards)
+                offered = self._allowed(name, members, own, rejected)
+                if offered:
+                    models[name] = _model(name, offered, own, cards.get(name))
+            aliases = {
+                stem: name
+                for stem, name in aliases.items()
+                if name in models and stem in {one.stem for one in models[name].files.values()}
+            }
             for item in rejected:
                 if item not in self._rejected:
                     log.warning("Model file %s is left out: %s", item.name, item.reason)
@@ -184,16 +206,13 @@ class ModelCatalog:
             self._seen = snapshot
             self._again_at = time.monotonic() + _AGAIN_SECONDS if passing else math.inf
 
-    async def _card(
-        self,
-        name: str,
-        members: Mapping[int, ModelFiles],
-        snapshot: _Snapshot,
-        rejected: list[Rejected],
-    ) -> ModelCard:
-        """Return the card beside the model's files, else what is known of official ones."""
-        for stem in (name, *(files.stem for files in members.values())):
-            path = card_path(self._dir, stem)
+    async def _cards(
+        self, names: Collection[str], snapshot: _Snapshot, rejected: list[Rejected]
+    ) -> dict[str, ModelCard]:
+        """Return the cards in the folder that have one of these names."""
+        found: dict[str, ModelCard] = {}
+        for name in sorted(names):
+            path = card_path(self._dir, name)
             if path.name not in snapshot:
                 continue
             try:
@@ -204,8 +223,28 @@ class ModelCatalog:
                 rejected.append(Rejected(path.name, f"{error}; the model is offered without it."))
             else:
                 if card is not None:
-                    return card
-        return OFFICIAL_CARDS.get(name, ModelCard())
+                    found[name] = card
+        return found
+
+    def _allowed(
+        self,
+        name: str,
+        members: Mapping[int, ModelFiles],
+        own: Mapping[int, ModelCard],
+        rejected: list[Rejected],
+    ) -> dict[int, ModelFiles]:
+        """Return the networks that may be offered, by their licences."""
+        if not self._commercial_only:
+            return dict(members)
+        allowed = {scale: files for scale, files in members.items() if own[scale].commercial}
+        left_out = [scale for scale in members if scale not in allowed]
+        together = not allowed and len({own[scale] for scale in left_out}) == 1
+        for scale in left_out[:1] if together else left_out:
+            stem = name if together else members[scale].stem
+            licence = own[scale].license or UNKNOWN_LICENSE
+            why = _COMMERCIAL_ONLY.format(card=f"{stem}.yaml")
+            rejected.append(Rejected(stem, f"Its licence is {licence}, {why}"))
+        return allowed
 
     async def _measured(self, stem: str, key: str) -> ModelFiles:
         param, weights = self._dir / f"{stem}.param", self._dir / f"{stem}.bin"
@@ -311,6 +350,39 @@ def _families(
     return {
         name: dict(sorted(members.items())) for name, members in sorted(families.items())
     }, aliases
+
+
+def _own_cards(
+    name: str, members: Mapping[int, ModelFiles], cards: Mapping[str, ModelCard]
+) -> dict[int, ModelCard]:
+    """Return the card of each network: the one beside it, completed by the model's."""
+    of_model = cards.get(name)
+    found = {}
+    for scale, files in members.items():
+        beside = cards.get(files.stem)
+        if beside is not None and of_model is not None:
+            beside = beside.completed_by(of_model)
+        found[scale] = beside or of_model or OFFICIAL_CARDS.get(name, ModelCard())
+    return found
+
+
+def _model(
+    name: str,
+    members: Mapping[int, ModelFiles],
+    own: Mapping[int, ModelCard],
+    of_model: ModelCard | None,
+) -> Model:
+    """Return a model whose networks have cards of their own."""
+    card = merged([own[scale] for scale in members])
+    if of_model is not None and of_model.description is not None:
+        card = replace(card, description=of_model.description)
+    return Model(
+        name,
+        card.description or _scales(members),
+        members,
+        card,
+        {scale: own[scale].license for scale in members},
+    )
 
 
 def _scales(members: Mapping[int, ModelFiles]) -> str:

@@ -65,7 +65,7 @@ class SharedParts:
         model = self.models.get(job.request.model_name)
         files = model.files_for(job.factor)
         param, weights = await self.meet(files)
-        return IdentifiedModel(files, param, weights, model.card.license)
+        return IdentifiedModel(files, param, weights, model.license_of(files))
 
     async def meet(self, files: ModelFiles) -> tuple[str, str]:
         """Return the SHA-256 of a network's files; from then on `methods` knows the network.

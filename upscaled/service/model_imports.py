@@ -21,12 +21,12 @@ from upscaled.errors import (
 )
 from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace
-from upscaled.models.card import UNKNOWN_LICENSE, ModelCard
 from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.errors import ConversionError
 from upscaled.models.conversion.importing import (
     ImportRequest,
     Words,
+    check_commercial,
     check_free,
     checked_name,
     import_model,
@@ -46,7 +46,9 @@ _LONGEST = 500
 _SIBLING = re.compile(r"-x(?:[1-9]|1[0-6])$")
 _ACTIVATIONS = ("relu", "leakyrelu")
 _WORDS = Words(
-    name="send another one in the field `name`", taken="send another name, or delete that model"
+    name="send another one in the field `name`",
+    taken="send another name, or delete that model",
+    license="name it in the field `license`",
 )
 
 
@@ -162,17 +164,10 @@ class ModelImports:
             raise BadRequestError(
                 f"activation is {activation[:64]!r}; it must be {' or '.join(_ACTIVATIONS)}."
             )
-        card = ModelCard(license=fields.get("license"))
-        if self._config.upscaler.commercial_models_only and not card.commercial:
-            raise ConversionError(
-                f"The licence is {card.license or UNKNOWN_LICENSE}, and this server offers only "
-                "models whose licence is known to allow commercial use "
-                "(upscaler.commercial_models_only); name it in the field `license`."
-            )
-        return ImportRequest(
+        request = ImportRequest(
             source=upload,
             name=fields.get("name"),
-            license=card.license,
+            license=fields.get("license"),
             author=fields.get("author"),
             description=fields.get("description"),
             origin=fields.get("origin"),
@@ -180,6 +175,9 @@ class ModelImports:
             file=filename or fields.get("name"),
             words=_WORDS,
         )
+        if self._config.upscaler.commercial_models_only:
+            check_commercial(request)
+        return request
 
     def _check_name(self, name: str) -> None:
         """Refuse a name that would hide an offered model, or add a network to another model."""

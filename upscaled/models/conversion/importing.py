@@ -10,7 +10,7 @@ from pathlib import Path
 
 from upscaled import files
 from upscaled.engines.builtin.cpu_library import CpuLibrary, choose_library
-from upscaled.models.card import ModelCard, card_path, write_card
+from upscaled.models.card import UNKNOWN_LICENSE, ModelCard, card_path, write_card
 from upscaled.models.conversion import work_folders
 from upscaled.models.conversion.check import Agreement, DisagreementError, check
 from upscaled.models.conversion.converting import EXACT, HALF, converted, read_expectations
@@ -41,6 +41,7 @@ class Words:
 
     name: str = "give one with --name"
     taken: str = "give another --name, or --force to replace it"
+    license: str = "name it with --license"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,20 @@ def check_free(request: ImportRequest, models_dir: Path, name: str) -> None:
     taken = any((models_dir / f"{name}{ending}").exists() for ending in (".param", ".bin"))
     if taken and not request.replace:
         raise ConversionError(f"There is a model {name} already; {request.words.taken}.")
+
+
+def check_commercial(request: ImportRequest) -> None:
+    """Refuse a licence that is not known to allow commercial use.
+
+    Raises:
+        ConversionError: it is none.
+    """
+    if not ModelCard(license=request.license).commercial:
+        raise ConversionError(
+            f"The licence is {request.license or UNKNOWN_LICENSE}, and only models whose licence "
+            "is known to allow commercial use are offered here (upscaler.commercial_models_only); "
+            f"{request.words.license}."
+        )
 
 
 def _libraries() -> tuple[CpuLibrary, ...]:
