@@ -128,8 +128,11 @@ async def test_paths_that_callers_make_up_make_no_new_series(server: Server, api
                 pass
             async with session.request(f"MADE{n}", f"{server.url}/health"):
                 pass
+        async with session.patch(f"{server.url}/uploads/made-up"):
+            pass
     names = [name for name in await samples(server) if "http_responses" in name]
     assert not [name for name in names if "made-up" in name or "MADE" in name]
+    assert any('method="PATCH",status="404"' in name for name in names)
 
 
 async def test_the_event_loop_is_measured_once_somebody_scrapes(server: Server) -> None:
@@ -186,16 +189,27 @@ async def test_a_port_of_their_own_serves_metrics_and_nothing_else(
         async with aiohttp.ClientSession() as session:
             own = f"http://127.0.0.1:{port}"
             async with session.get(own + "/metrics") as answer:
-                assert answer.status == 401
+                assert (answer.status, answer.headers["Server"]) == (401, "upscaled")
+                assert (await answer.json())["error"] == (
+                    "Metrics need the token of metrics.token, sent as `Authorization: Bearer …`."
+                )
             bearer = {"Authorization": "Bearer a-long-secret"}
             async with session.get(own + "/metrics", headers=bearer) as answer:
                 assert answer.status == 200 and "upscaled_jobs" in await answer.text()
+                assert answer.headers["Server"] == "upscaled"
             async with session.get(own + "/api/v1/health", headers=bearer) as answer:
-                assert answer.status == 404
+                assert (answer.status, answer.headers["Server"]) == (404, "upscaled")
+                assert (await answer.json())["code"] == "not_found"
             async with session.get(f"http://127.0.0.1:{server.port}/metrics") as answer:
                 assert answer.status == 404
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/9.9\r\nAuthorization: Bearer a-long-secret\r\n\r\n")
+        malformed = await reader.read()
+        writer.close()
+        assert b"400" in malformed and b"\r\nServer: upscaled\r\n" in malformed
     finally:
         await server.reap()
+    assert "a-long-secret" not in server.log.read_text("utf-8")
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from upscaled.api.auth import presented
+from upscaled.api.connections import Connection
 from upscaled.api.hosts import authorities, host_of
 from upscaled.api.intermediaries import passed_a_proxy
-from upscaled.api.responses import Handler
+from upscaled.api.responses import Handler, add_security_headers, exception_response
 from upscaled.callers import Tokens
 from upscaled.errors import ForbiddenMetricsError, UnauthorizedError
 from upscaled.metrics.metrics import Metrics
@@ -84,18 +85,24 @@ def shared_port_check(token: str) -> _Check:
 def make_metrics_app(metrics: Metrics, token: str) -> web.Application:
     """Return an application that serves ``/metrics`` alone, to callers with ``token`` if it is set.
 
-    It is for a port that only the readers of the metrics can reach.
+    It is for a port that only the readers of the metrics can reach, with `Connections` of its own.
     """
-    show = make_handler(metrics, _token_check(token))
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert isinstance(request.protocol, Connection)  # noqa: S101 - see `serve`
+        request.protocol.request_begins()
         try:
-            return await show(request)
-        except UnauthorizedError as error:
-            return web.Response(
-                status=error.status, text=f"{error.message}\n", headers=error.headers
-            )
+            return await handler(request)
+        except Exception as error:
+            return exception_response(request, error)
+        finally:
+            request.protocol.request_ends()
 
-    app = web.Application()
-    app.router.add_get(PATH, answer)
+    async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+        add_security_headers(response)
+
+    app = web.Application(middlewares=[answer])
+    app.on_response_prepare.append(add_headers)
+    app.router.add_get(PATH, make_handler(metrics, _token_check(token)))
     return app

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 _CACHED = 4096
 """Combinations of endpoint, method and status; there are a few hundred."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class HttpMetrics:

@@ -7,7 +7,8 @@ import errno
 import gc
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from aiohttp import web
@@ -33,6 +34,8 @@ _ACCEPTED_AT_ONCE = 16
 """Connections that are accepted in one go, before those beyond the limit are refused."""
 _BACKLOG = 1024
 """Connections that wait to be accepted; of those beyond, each would try again after a second."""
+_METRICS_READERS = 64
+"""Connections that may be open on ``metrics.port``."""
 
 
 async def serve(config: Config, on_ready: Callable[[str], None], *, works: bool = False) -> None:
@@ -98,7 +101,8 @@ async def _answer(
     runner = web.AppRunner(app, shutdown_timeout=_CONNECTIONS_END_SECONDS)
     await runner.setup()
     sites: list[asyncio.Server] = []
-    metrics_runner = await _serve_metrics(config, app[METRICS])
+    closing = AsyncExitStack()
+    await closing.enter_async_context(_metrics_port(config, app[METRICS]))
     cut_off = asyncio.create_task(_cut_off(app[CONNECTIONS], stop), name="cut off")
     try:
         assert runner.server is not None  # noqa: S101 - it is set up
@@ -130,32 +134,46 @@ async def _answer(
     finally:
         for site in sites:
             site.close()
-        if metrics_runner is not None:
-            await metrics_runner.cleanup()
+        await closing.aclose()
         await runner.cleanup()
         cut_off.cancel()
 
 
-async def _serve_metrics(config: Config, metrics: Metrics | None) -> web.AppRunner | None:
-    """Serve metrics on a port of their own, if the settings say so.
+@asynccontextmanager
+async def _metrics_port(config: Config, metrics: Metrics | None) -> AsyncGenerator[None]:
+    """Serve metrics on a port of their own meanwhile, if the settings say so.
 
     Raises:
         UpscaledError: the address can't be listened on.
     """
     chosen = config.metrics
     if metrics is None or not chosen.port:
-        return None
+        yield
+        return
     runner = web.AppRunner(make_metrics_app(metrics, chosen.token), shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, chosen.host, chosen.port).start()
-    except OSError as error:
+        assert runner.server is not None  # noqa: S101 - it is set up
+        connections = Connections(
+            _METRICS_READERS,
+            config.server.header_timeout_seconds,
+            config.server.send_timeout_seconds,
+        )
+        try:
+            site = await asyncio.get_running_loop().create_server(
+                connections.factory(runner.server), chosen.host, chosen.port
+            )
+        except OSError as error:
+            raise UpscaledError(
+                f"Port {chosen.port} of {chosen.host} can't be listened on: {error.strerror}. Stop "
+                "what uses it, or set another metrics.port."
+            ) from None
+        try:
+            yield
+        finally:
+            site.close()
+    finally:
         await runner.cleanup()
-        raise UpscaledError(
-            f"Port {chosen.port} of {chosen.host} can't be listened on: {error.strerror}. Stop "
-            "what uses it, or set another metrics.port."
-        ) from None
-    return runner
 
 
 async def _cut_off(connections: Connections, stop: Stop) -> None:
