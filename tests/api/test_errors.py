@@ -35,7 +35,7 @@ REFUSALS: list[tuple[str, str, int, str]] = [
     ("GET", "/jobs?limit=x", 400, "bad_request"),
     ("GET", "/models?scale=x", 400, "bad_request"),
     ("POST", "/upscale", 415, "unsupported_media_type"),
-    ("POST", "/estimate", 415, "unsupported_media_type"),
+    ("POST", "/estimate", 400, "bad_request"),
     ("GET", "/upscale", 405, "method_not_allowed"),
     ("POST", "/health", 405, "method_not_allowed"),
     ("DELETE", f"/status/{NOBODYS}", 405, "method_not_allowed"),
@@ -115,7 +115,7 @@ async def test_an_unknown_model_is_refused_by_its_own_code(api: Api) -> None:
 
 PICTURES: list[tuple[bytes | None, int, str]] = [
     (None, 400, "The field `image` is missing"),
-    (b"", 400, "The file in the field `image` is empty."),
+    (b"", 400, "The picture is empty."),
     (b"not a picture at all", 415, ""),
     (b"\x89PNG\r\n\x1a\n" + b"junk" * 20, 422, ""),
 ]

@@ -64,7 +64,15 @@ async def test_a_repetition_may_wait_and_gets_the_picture(api: Api) -> None:
     assert (again.status, again.headers["content-type"]) == (200, "image/png")
     assert again.headers["idempotent-replayed"] == "true"
     gone = await api.upscale(a_picture(), FAST, query="?wait=45", headers=form)
-    assert (gone.status, gone.json["code"]) == (410, "already_downloaded")
+    assert (gone.status, gone.json) == (
+        410,
+        {
+            "success": False,
+            "error": "The result of the first request with this Idempotency-Key is gone; submit "
+            "the picture again with another key.",
+            "code": "already_downloaded",
+        },
+    )
     original = await api.upscale(a_picture(), FAST, query="?on_timeout=original", headers=form)
     assert original.headers["upscaled-result"] == "original; reason=completed"
     assert original.body == a_picture()

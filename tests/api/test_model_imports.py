@@ -132,7 +132,7 @@ async def test_without_waiting_the_import_is_followed_at_its_own_address(
         (b"x", {"name": f"{FAST_MODEL}-x3"}, 422, f"There is a model {FAST_MODEL} already"),
         (b"x", {"license": "a\nb"}, 400, "must be a line of up to 500 characters"),
         (b"x", {"activation": "tanh"}, 400, "it must be relu or leakyrelu"),
-        (b"", {}, 400, "The file in the field `file` is empty."),
+        (b"", {}, 400, "The model is empty."),
         (b"x", {"licence": "MIT"}, 400, "There is no field 'licence'"),
     ],
 )

@@ -112,7 +112,7 @@ async def test_the_server_answers_every_body(server: Server, body: bytes, length
     [
         (b"".join(part(f"f{n}", b"x") for n in range(10_000)), "There is no field 'f0'"),
         (part("scale", b"2") * 10_000, "The field 'scale' was sent twice; send it once."),
-        (part("image", b"") + b"--b0undary--\r\n", "The file in the field `image` is empty."),
+        (part("image", b"") + b"--b0undary--\r\n", "The picture is empty."),
         (part("scale", b"x" * 5000), "The field 'scale' is longer than 1024 bytes."),
         (b"--b0undary\r\n" + b"X: y\r\n" * 5000, "A part's headers are longer than 8192 bytes."),
         (b"--b0undary\r\nContent-Type: image/png\r\n\r\nx\r\n--b0undary--", "a part has no header"),

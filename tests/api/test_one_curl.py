@@ -215,6 +215,7 @@ async def test_curls_default_type_is_refused_with_the_header_to_send(
         ("?on_timeout=fail", {}, "on_timeout is 'fail'; it must be original."),
         ("?wait=1&cancel_on_timeout=maybe", {}, "cancel_on_timeout is 'maybe'; it must be true"),
         ("?cancel_on_disconnect=true", {}, "need wait, such as wait=30."),
+        ("?wait=0&cancel_on_timeout=true", {}, "need wait, such as wait=30."),
     ],
 )
 async def test_fields_in_the_query_are_checked_like_those_of_the_form(
@@ -231,8 +232,14 @@ async def test_an_estimate_takes_its_fields_from_the_query_too(api: Api) -> None
     answer = await api.post("/estimate?scale=3", **picture)
     assert answer.json["output_size"] == {"width": 72, "height": 48}
     size = "/estimate?scale=2&input_width=30&input_height=20"
-    answer = await api.post(size, headers={"Content-Type": "image/png"})
-    assert answer.json["output_size"] == {"width": 60, "height": 40}
+    for headers in ({"Content-Type": "image/png"}, {}):
+        answer = await api.post(size, headers=headers)
+        assert answer.json["output_size"] == {"width": 60, "height": 40}
+    answer = await api.post("/estimate?scale=2")
+    assert (answer.status, answer.json["error"]) == (
+        400,
+        "Send the picture as image, or its size as input_width and input_height.",
+    )
 
 
 async def test_an_internal_error_is_not_blamed_on_the_picture(

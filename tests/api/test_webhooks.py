@@ -33,7 +33,7 @@ async def test_a_receiver_is_told_of_a_job_and_the_message_fits_the_contract(
     server = serve(**LOCAL, webhooks__secret=SECRET, server__public_url="https://up.example/x")
     async with receiving() as receiver, Api(server) as caller:
         job_id = await caller.completed(
-            callback_url=receiver.url + "?token=hidden", callback_events="started, completed"
+            callback_url=receiver.url + "?token=hidden", callback_events="started , completed"
         )
         await receiver.until(lambda: len(receiver.taken) == 2)
         for request in receiver.taken:

@@ -160,4 +160,4 @@ class FormReader:
                 "file under that name."
             )
         if not self._image_bytes:
-            raise BadRequestError(f"The file in the field `{self._payload.part}` is empty.")
+            raise BadRequestError(f"The {self._payload.noun} is empty.")

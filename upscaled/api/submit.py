@@ -46,6 +46,10 @@ _READER_SECONDS = 25
 give up after 30 seconds."""
 _RESULT = "Upscaled-Result"
 _REPLAYED = "Idempotent-Replayed"
+_FETCHED_BEFORE = (
+    "The result of the first request with this Idempotency-Key is gone; submit the picture again "
+    "with another key."
+)
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,12 @@ def _answer_options(request: web.Request, fields: Mapping[str, str]) -> _AnswerO
     on_timeout_cancel = _flag(fields, "cancel_on_timeout")
     on_disconnect_cancel = _flag(fields, "cancel_on_disconnect")
     if wait is None:
-        if (on_timeout_cancel or on_disconnect_cancel) and not original:
-            raise BadRequestError(
-                "cancel_on_timeout and cancel_on_disconnect need wait, such as wait=30."
-            )
         wait = Wait(_READER_SECONDS) if original else NO_WAIT
+    # Else the answer would be that of an accepted job, and the job cancelled.
+    if (on_timeout_cancel or on_disconnect_cancel) and not original and not wait.seconds:
+        raise BadRequestError(
+            "cancel_on_timeout and cancel_on_disconnect need wait, such as wait=30."
+        )
     wants_picture = original or _accepts_picture(request)
     return _AnswerOptions(wait, wants_picture, original, on_timeout_cancel, on_disconnect_cancel)
 
@@ -210,7 +215,9 @@ async def _answer(
         found = {_RESULT: "upscaled", "Content-Location": links.download, **headers}
         try:
             return await deliver(request, job.id, headers=found, as_picture=True)
-        except ResultGoneError:  # an earlier request with this key has fetched it
+        except ResultGoneError as error:
+            if original is None and _REPLAYED in headers:
+                raise ResultGoneError(_FETCHED_BEFORE, code=error.code) from None
             if original is None:
                 raise
     if original is not None:

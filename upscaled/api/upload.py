@@ -107,8 +107,9 @@ async def received(
     settings = service.config.server
     max_bytes = max_bytes or settings.max_request_size_mb * 2**20
     query = query_of(request)
-    # If the query names the picture's address, no body is needed.
-    has_body = request.can_read_body or not any(name in query for name in ELSEWHERE)
+    # If the query says it all, no body is needed.
+    body_needed = picture_needed and not any(name in query for name in ELSEWHERE)
+    has_body = request.can_read_body or body_needed
     is_raw = has_body and check_head(request, max_bytes, payload)
     reader = FormReader(fields, query.items(), payload)
     client = client_of(request)

@@ -23,7 +23,7 @@ def parse_events(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return USUAL_EVENTS
-    wanted = text.replace(", ", ",").split(",")
+    wanted = [name.strip() for name in text.split(",")]
     for name in wanted:
         if name not in EVENTS:
             raise BadRequestError(
