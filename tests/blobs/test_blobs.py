@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from moto.server import ThreadedMotoServer
 
 from testkit.blobs_contract import BlobsContract
 from testkit.ports import free_port
+from upscaled.blobs.blobs import Blobs, digest
 from upscaled.blobs.folder import FolderBlobs
+from upscaled.blobs.marked import MarkedBlobs
 from upscaled.blobs.object_store import ObjectStoreBlobs
 from upscaled.errors import ConfigError, StoreUnavailableError
 
@@ -21,6 +24,37 @@ class TestFolderBlobs(BlobsContract):
 
     def make_blobs(self) -> FolderBlobs:
         return FolderBlobs(self._folder)
+
+
+class TestMarkedFolder(BlobsContract):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self._folder = tmp_path / "blobs"
+        self._folder.mkdir()
+        (self._folder / "mark").touch()
+
+    def make_blobs(self) -> MarkedBlobs:
+        return MarkedBlobs(FolderBlobs(self._folder), "mark")
+
+    async def test_without_the_mark_nothing_is_believed_and_nothing_is_put(
+        self, blobs: Blobs, file: Path, tmp_path: Path
+    ) -> None:
+        await blobs.put("a", file)
+        there = self._folder.rename(tmp_path / "elsewhere")
+        self._folder.mkdir()
+        for parts in (False, True):
+            if parts:
+                await blobs.open()  # as by a process that starts now
+            with pytest.raises(StoreUnavailableError, match="may not be mounted"):
+                await blobs.head("a")
+            with pytest.raises(StoreUnavailableError, match="may not be mounted"):
+                await digest(blobs, "a")
+            with pytest.raises(StoreUnavailableError, match="not there now"):
+                await blobs.put("b", file)
+            assert [path for path in self._folder.rglob("*") if path.is_file()] == []
+        shutil.rmtree(self._folder)
+        there.rename(self._folder)
+        assert (await blobs.head("a")).size == file.stat().st_size
 
 
 class TestFolderByObstore(BlobsContract):

@@ -226,10 +226,15 @@ async def hand_over(
     if request.method == "HEAD":
         await response.prepare(request)
         return response
+    try:
+        # Before the response begins, an error can still be answered.
+        first = await content.read(span.start, min(CHUNK, span.stop - span.start))
+    except EOFError:
+        raise gone("lost") from None
     tracker = request.app[TRANSFERS]
     if keep:
         with deletion.downloading(job_id):
-            await _send(request, response, content, span, Transfer(size))
+            await _send(request, response, content, first, span, Transfer(size))
         return response
     transfer = tracker.of(job_id, size)
     transfer.asked(rest_from(wanted, span) if partial else None)
@@ -237,7 +242,7 @@ async def hand_over(
     transfer.through_proxy |= through_proxy
     try:
         with deletion.downloading(job_id):
-            complete = await _send(request, response, content, span, transfer)
+            complete = await _send(request, response, content, first, span, transfer)
         if complete:
             whole = span == Span(0, size)
             to_proxy = through_proxy if whole else transfer.through_proxy
@@ -252,17 +257,22 @@ async def _send(
     request: web.Request,
     response: web.StreamResponse,
     content: Content,
+    chunk: bytes | memoryview,
     span: Span,
     transfer: Transfer,
 ) -> bool:
-    """Send ``span`` of ``content``; return whether every byte of the file is delivered now."""
+    """Send ``span`` of ``content``; return whether every byte of the file is delivered now.
+
+    ``chunk`` is the beginning of it.
+    """
     await response.prepare(request)
     acknowledgement = Acknowledgement(request.transport)
     sent = span.start
     arrived = False
     try:
         while sent < span.stop:
-            chunk = await content.read(sent, min(CHUNK, span.stop - sent))
+            if sent > span.start:
+                chunk = await content.read(sent, min(CHUNK, span.stop - sent))
             if not chunk:
                 raise EOFError(f"a result ended {span.stop - sent} bytes early")
             sent += len(chunk)

@@ -51,6 +51,10 @@ class Blobs(Protocol):
         """Give up what the store holds."""
         ...
 
+    def local(self, key: str) -> Path | None:
+        """Return the file that a blob is, or would be, on this machine; None: it is elsewhere."""
+        ...
+
     async def put(self, key: str, file: Path) -> None:
         """Store a file's content, in place of a blob of the same key.
 

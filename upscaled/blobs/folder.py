@@ -37,9 +37,19 @@ class FolderBlobs:
     async def close(self) -> None:
         """Do nothing: no file is held."""
 
+    def local(self, key: str) -> Path:
+        return self.path(key)
+
     async def put(self, key: str, file: Path) -> None:
-        with _translated(key):
-            await asyncio.to_thread(self._put, self.path(key), file)
+        path = self.path(key)
+        try:
+            with _translated(key):
+                await asyncio.to_thread(self._put, path, file)
+        except BlobMissingError as error:
+            raise StoreUnavailableError(
+                "The shared folder is not there now; it may not be mounted. Try again in 30 s.",
+                headers={"Retry-After": "30"},
+            ) from error
 
     def _put(self, path: Path, file: Path) -> None:
         part = self.folder / _PARTS / secrets.token_hex(16)

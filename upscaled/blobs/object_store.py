@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import timedelta
@@ -14,13 +15,25 @@ import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from upscaled.blobs.blobs import CHUNK, BlobInfo, BlobMissingError, check_key
+from upscaled.blobs.blobs import BlobInfo, BlobMissingError, check_key
 from upscaled.errors import ConfigError, NoSpaceError, StoreUnavailableError
 
-_RETRIES: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=30)}
+log = logging.getLogger(__name__)
+
+_RETRIES: Any = {
+    "backoff": {"max_backoff": timedelta(seconds=1)},
+    "max_retries": 20,
+    "retry_timeout": timedelta(seconds=10),
+}
 """How long one request is tried; callers with more time repeat it."""
-_PART_BYTES = 8 << 20
-_PARTS_AT_ONCE = 4
+_TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=20)}
+"""Of one request, its body included."""
+_PART_BYTES = 5 << 20
+"""Bytes of a request, sent or received: the smallest part that S3 takes, so that a slow line
+carries it within `_TIMEOUTS`."""
+_PARTS_AT_ONCE = 2
+_FULL = ("No space left", "quota exceeded", "QuotaExceeded", "StorageFull", "507 Insufficient")
+"""Stores report that they are full only as text."""
 
 
 class ObjectStoreBlobs:
@@ -59,7 +72,7 @@ class ObjectStoreBlobs:
             # Durable like the others, which answer after they have written.
             return LocalStore.from_url(self._url, mkdir=True, automatic_cleanup=True)
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        options: Any = {"allow_http": True} if plain else {}
+        options: Any = {**_TIMEOUTS, "allow_http": plain}
         return from_url(self._url, client_options=options, retry_config=_RETRIES)
 
     @property
@@ -71,15 +84,24 @@ class ObjectStoreBlobs:
         """Give up the client."""
         self._opened = None
 
+    def local(self, key: str) -> None:
+        """Return None: the store is asked for each blob, a local one too."""
+
     async def put(self, key: str, file: Path) -> None:
-        with _translated(key):
-            await obstore.put_async(
-                self._store,
-                check_key(key),
-                file,
-                chunk_size=_PART_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
+        try:
+            with _translated(key):
+                await obstore.put_async(
+                    self._store,
+                    check_key(key),
+                    file,
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+        except BlobMissingError as error:
+            raise StoreUnavailableError(
+                "The server's object store has no such bucket now; try again in 30 s.",
+                headers={"Retry-After": "30"},
+            ) from error
 
     async def head(self, key: str) -> BlobInfo:
         with _translated(key):
@@ -88,17 +110,47 @@ class ObjectStoreBlobs:
     async def stream(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes | memoryview]:
-        if stop is None:
-            stop = (await self.head(key)).size
+        """Yield the bytes, each part by a request of its own while the one before is used.
+
+        A single request for all would time out with a slow reader, and after a fault it would begin
+        again.
+        """
+        if stop is None or start >= stop:
+            size = (await self.head(key)).size
+            stop = size if stop is None else stop
         if start >= stop:
-            await self.head(key)
             return
+        coming = self._fetch(key, start, stop)
+        try:
+            while True:
+                piece = await coming
+                start += len(piece)
+                if start == stop:
+                    break
+                coming = self._fetch(key, start, stop)
+                yield piece
+            yield piece
+        finally:
+            coming.cancel()
+            await asyncio.wait([coming])
+            if not coming.cancelled():
+                coming.exception()  # nobody waits for it any more
+
+    def _fetch(self, key: str, start: int, stop: int) -> asyncio.Task[memoryview]:
+        part = self._range(key, start, min(stop, start + _PART_BYTES))
+        return asyncio.create_task(part, name=f"fetch-{key}")
+
+    async def _range(self, key: str, start: int, stop: int) -> memoryview:
         with _translated(key):
-            found = await obstore.get_async(
-                self._store, check_key(key), options={"range": (start, stop)}
+            found = await obstore.get_range_async(
+                self._store, check_key(key), start=start, end=stop
             )
-            async for piece in found.stream(min_chunk_size=CHUNK):
-                yield memoryview(piece)
+        if len(found) != stop - start:
+            raise StoreUnavailableError(
+                "The server's object store sent a part of a file only; try again in 5 s.",
+                headers={"Retry-After": "5"},
+            )
+        return memoryview(found)
 
     async def delete(self, key: str) -> None:
         with _translated(key), contextlib.suppress(FileNotFoundError):
@@ -129,7 +181,8 @@ def _translated(key: str) -> Iterator[None]:
     except FileNotFoundError:  # which `obstore` raises, too
         raise BlobMissingError(f"There is no object {key} in the object store.") from None
     except (exceptions.BaseError, OSError) as error:
-        if "No space left" in str(error) or "QuotaExceeded" in str(error):
+        log.warning("the object store fails", extra={"blob": key, "reason": _said(error)})
+        if any(words in str(error) for words in _FULL):
             raise NoSpaceError(
                 "The object store is full; try again later.", headers={"Retry-After": "60"}
             ) from error

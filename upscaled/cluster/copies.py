@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 
 from upscaled import files
 from upscaled.blobs.blobs import Blobs, fetch
-from upscaled.blobs.folder import FolderBlobs
 
 _MOST_BYTES = 2 << 30
 """Bytes of all copies besides the latest; the least recently used ones are deleted first."""
@@ -36,9 +35,9 @@ class Copies:
             BlobMissingError: there is no such blob.
             StoreUnavailableError: the blobs don't answer.
         """
-        if isinstance(self._blobs, FolderBlobs):
+        if (local := self._blobs.local(key)) is not None:
             await self._blobs.head(key)
-            return self._blobs.path(key)
+            return local
         path = self._folder / hashlib.sha256(key.encode()).hexdigest()
         lock = self._locks.setdefault(path.name, asyncio.Lock())
         async with lock:

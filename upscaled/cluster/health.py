@@ -1,4 +1,4 @@
-"""Health of a cluster as an API server reports it: whether there are workers that can upscale."""
+"""Health of a cluster as an API server reports it: workers that can upscale, and the files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from upscaled.blobs.marked import MarkedBlobs
 from upscaled.cluster import members
 from upscaled.cluster.members import SERVER, WORKER, Member, Seen
 from upscaled.errors import StoreUnavailableError
@@ -16,6 +17,7 @@ from upscaled.service.figures import Figures, WorkerFigures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.reports import Reports
 
+_BLOBS_SECONDS = 5.0
 _NOBODY = (
     "No worker is there, so jobs wait. Start `upscaled work` on a machine that is to upscale, with "
     "the same cluster.database_url and cluster.blobs."
@@ -23,16 +25,19 @@ _NOBODY = (
 
 
 class WorkersHealth(Health):
-    """`Health` of the workers, as they report it themselves.
+    """`Health` of the workers, as they report it themselves, and of the shared files.
 
     Args:
         database: knows the members.
+        blobs: the files.
         lease_seconds: how long a worker may be silent.
     """
 
-    def __init__(self, database: Database, lease_seconds: float) -> None:
+    def __init__(self, database: Database, blobs: MarkedBlobs, lease_seconds: float) -> None:
         super().__init__(_no_test, lambda: True)
         self._database = database
+        self._blobs = blobs
+        self._blobs_fault: str | None = None
         self._lease_seconds = lease_seconds
         self.workers: list[Member] = []
         """Those that take jobs."""
@@ -40,10 +45,22 @@ class WorkersHealth(Health):
         """All that are there, servers and workers that drain too."""
 
     async def run(self) -> None:
-        """Read the workers' state periodically; runs until cancelled."""
+        """Look at workers and files periodically; runs until cancelled."""
         while True:
+            await self._look_at_blobs()
             await self.look()
             await asyncio.sleep(self._lease_seconds / 2)
+
+    async def _look_at_blobs(self) -> None:
+        try:
+            async with asyncio.timeout(_BLOBS_SECONDS):
+                await self._blobs.check()
+        except StoreUnavailableError as error:
+            self._blobs_fault = error.message
+        except TimeoutError:
+            self._blobs_fault = f"The shared files do not answer within {_BLOBS_SECONDS:g} s."
+        else:
+            self._blobs_fault = None
 
     async def look(self) -> None:
         """Look at the workers."""
@@ -61,6 +78,8 @@ class WorkersHealth(Health):
                 one.member for one in there if one.member.role == WORKER and not one.draining
             ]
             self.state, self.reason = _summary(self.workers)
+            if self._blobs_fault is not None:
+                self.state, self.reason = HealthState.FAILING, self._blobs_fault
         self._known.set()
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from upscaled.blobs.blobs import Blobs
 from upscaled.blobs.folder import FolderBlobs
+from upscaled.blobs.marked import MarkedBlobs
 from upscaled.cluster import identity, members
+from upscaled.cluster.keys import IDENTITY
 from upscaled.cluster.members import member_id
 from upscaled.config.settings import Config
 from upscaled.jobs.postgres_database import Connection, Database
@@ -26,7 +28,7 @@ class Link:
         self.name = member_id(config)
         """This process among the members."""
         self.database = Database(config.cluster.database_url)
-        self.blobs: Blobs = _blobs(config)
+        self.blobs = MarkedBlobs(_blobs(config), IDENTITY)
 
     async def open(self) -> None:
         """Connect, bring the schema up to date, and check that database and blobs are a pair.
@@ -39,7 +41,7 @@ class Link:
         try:
             await self.database.run(self._upgrade)
             await self.blobs.open()
-            await identity.check(self.database, self.blobs, self._named)
+            await identity.check(self.database, self.blobs.unchecked, self._named)
         except BaseException:
             await self.close()
             raise

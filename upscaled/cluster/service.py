@@ -80,7 +80,7 @@ class ClusterService(Service):
         )
         self._jobs = SharedRegistry(self._records)
         self._order = TagOrder()
-        self._workers = WorkersHealth(link.database, lease)
+        self._workers = WorkersHealth(link.database, link.blobs, lease)
         self._leadership = Leadership(link.database.url, self._duties, lease / 4)
         self._deliveries: Deliveries | None = None
         super().__init__(config, storage=JobStorage(self._files, self._records, self._jobs))

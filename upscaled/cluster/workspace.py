@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from upscaled.errors import StoreUnavailableError
 from upscaled.jobs.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+_DELETE_SECONDS = 5.0
+"""A caller waits for the deletion."""
 
 
 class SharedWorkspace(Workspace):
@@ -33,11 +37,7 @@ class SharedWorkspace(Workspace):
             NoSpaceError: they are full.
             StoreUnavailableError: they don't answer.
         """
-        try:
-            await self.blobs.put(keys.upload(job_id), self.upload_of(job_id))
-        except BaseException:
-            await self.remove(job_id)
-            raise
+        await self.blobs.put(keys.upload(job_id), self.upload_of(job_id))
 
     async def drop_local(self, job_id: str) -> None:
         """Delete what is on this machine of a job."""
@@ -50,12 +50,13 @@ class SharedWorkspace(Workspace):
         """
         await super().remove(job_id)
         try:
-            await self.blobs.delete(keys.upload(job_id))
-            async for blob in self.blobs.list(f"{keys.RESULTS}/{job_id}"):
-                await self.blobs.delete(blob.key)
-        except StoreUnavailableError as error:
+            async with asyncio.timeout(_DELETE_SECONDS):
+                await self.blobs.delete(keys.upload(job_id))
+                async for blob in self.blobs.list(f"{keys.RESULTS}/{job_id}"):
+                    await self.blobs.delete(blob.key)
+        except (StoreUnavailableError, TimeoutError) as error:
             log.warning(
-                "job's files can't be deleted yet", extra={"job": job_id, "reason": error.message}
+                "job's files can't be deleted yet", extra={"job": job_id, "reason": str(error)}
             )
 
     async def remove_work(self, job_id: str, ended: float) -> None:
@@ -68,6 +69,8 @@ class SharedWorkspace(Workspace):
     async def take_upload(self, job_id: str, path: Path) -> None:
         try:
             await fetch(self.blobs, keys.upload(job_id), path)
-        except BlobMissingError as error:
+        except BaseException as error:
             await self.discard(path)
-            raise FileNotFoundError(error.message) from error
+            if isinstance(error, BlobMissingError):
+                raise FileNotFoundError(error.message) from error
+            raise
