@@ -210,6 +210,24 @@ def pickled(tensors: Tensors, kind: str = "<f4", *, within: str | None = None,
     return b"\x80\x02" + document + b"."
 
 
+def pth_of_sets(sets: Mapping[str, Tensors]) -> bytes:
+    """Return a file with several sets of weights, each under a key of a dictionary."""
+    items = b""
+    content: dict[str, bytes] = {}
+    for within, tensors in sets.items():
+        items += _text(within) + _EMPTY + b"("
+        for name, values in tensors.items():
+            items += _text(name) + _tensor(len(content), values, "<f4", legacy=False)
+            content[str(len(content))] = stored(values, "<f4")
+        items += b"u"
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}(" + items + b"u.")
+        for key, data in content.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return file.getvalue()
+
+
 def pth(tensors: Tensors, kind: str = "<f4", *, within: str | None = None) -> bytes:
     """Return a file as ``torch.save`` writes it since PyTorch 1.6."""
     file = io.BytesIO()

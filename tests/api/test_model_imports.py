@@ -123,7 +123,7 @@ async def test_without_waiting_the_import_is_followed_at_its_own_address(
 @pytest.mark.parametrize(
     ("content", "fields", "status", "words"),
     [
-        (b"<html>Not found</html>", {}, 422, "4x-Maps.pth is not a .pth, .pt or .safetensors file"),
+        (b"<html>Not found</html>", {}, 422, "4x-Maps.pth is a web page, not a model"),
         (b"\x80\x02cposix\nsystem\n(X\x04\x00\x00\x00true\x85R.", {}, 422, "may hold a program"),
         (checkpoints.pth(checkpoints.esrgan("body")), {}, 422, "changes colours by"),
         (checkpoints.pth(checkpoints.compact("relu")), {}, 422, "the field activation"),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from testkit import checkpoints
 from testkit.running import Api, Server, a_picture
+from upscaled.models.conversion.importing import ImportRequest, import_model
 
 SLOW, FAST = "realesrgan-x4plus", "realesr-animevideov3"
 
@@ -39,3 +45,26 @@ async def test_an_estimate_and_a_submission_name_a_much_quicker_model(api: Api) 
     small = (await api.upscale(a_picture(16, 16), {"model_name": SLOW})).json
     assert "quicker" not in small
     await api.post(f"/cancel/{small['job_id']}")
+
+
+async def test_the_quicker_model_is_one_for_the_same_kind_of_pictures(
+    serve: Callable[..., Server], models_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(models_dir, folder)
+    # All are quick. What each is for tells which one is named; the names come first and last.
+    for name, description in (("a", None), ("b", "For maps"), ("z", "Photos, small and quick")):
+        checkpoint = checkpoints.compact("prelu", features=64 if name == "z" else 8, scale=4)
+        published = tmp_path / f"{name}.pth"
+        published.write_bytes(checkpoints.pth(checkpoint))
+        await import_model(ImportRequest(published, description=description), folder)
+    wanted = {"input_width": "2000", "input_height": "1500", "scale": "4"}
+    server = serve(upscaler__models_path=str(folder))
+    async with Api(server) as api:
+
+        async def named(model: str) -> str:
+            told = (await api.post("/estimate", params={**wanted, "model_name": model})).json
+            return str(told["quicker"]["model_name"])
+
+        assert await named(SLOW) == "z"
+        assert await named("realesrgan-x4plus-anime") == FAST

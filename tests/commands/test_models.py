@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -72,11 +73,15 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(
     done = upscaled("models", "import", str(wrong), **models)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "page.pth is not a .pth, .pt or .safetensors file" in done.stderr
+    assert "page.pth is a web page, not a model." in done.stderr
     assert "Traceback" not in done.stderr
     missing = upscaled("models", "import", str(tmp_path / "gone.pth"), **models)
     assert missing.returncode == 1
     assert "gone.pth: No such file or directory." in missing.stderr
+    os.mkfifo(tmp_path / "pipe.pth")
+    pipe = upscaled("models", "import", str(tmp_path / "pipe.pth"), **models)
+    assert pipe.returncode == 1
+    assert "pipe.pth is not a regular file; name the model's file." in pipe.stderr
 
 
 def test_the_list_says_how_quick_each_model_is_here_as_the_server_learned_it(

@@ -59,6 +59,16 @@ async def test_the_network_is_converted_checked_and_offered_with_its_licence(
     assert [model.name for model in catalog.models] == [NAME]
 
 
+async def test_one_that_is_there_is_replaced_by_force_only(
+    server: TestServer, tmp_path: Path
+) -> None:
+    small = release(server, "/small.pth", SMALL)
+    await install_photo_fast(tmp_path, release=small)
+    with pytest.raises(ConversionError, match=rf"model {NAME} already; add --force to replace"):
+        await install_photo_fast(tmp_path, release=small)
+    await install_photo_fast(tmp_path, release=small, replace=True)
+
+
 async def test_another_file_than_expected_is_refused(server: TestServer, tmp_path: Path) -> None:
     other = release(server, "/small.pth", b"something else")
     with pytest.raises(SetupError, match="is not the expected file"):

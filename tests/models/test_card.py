@@ -9,7 +9,7 @@ import pytest
 
 from testkit.networks import write_repeater
 from upscaled.errors import UnknownModelError
-from upscaled.models.card import OFFICIAL_CARDS, ModelCard, merged, read_card, write_card
+from upscaled.models.card import OFFICIAL_CARDS, ModelCard, Purpose, merged, read_card, write_card
 from upscaled.models.catalog import ModelCatalog
 
 
@@ -61,6 +61,21 @@ def test_the_card_of_several_networks_tells_what_is_true_of_all() -> None:
         "MIT AND CC-BY-NC-4.0", "Ada, Bo", "Maps", architecture="SPAN"
     )
     assert merged([one, one]) == one
+
+
+@pytest.mark.parametrize(
+    ("description", "purpose"),
+    [
+        ("General purpose, high quality", Purpose.PHOTOS), ("Photos, quick", Purpose.PHOTOS),
+        ("Optimized for anime/animation", Purpose.DRAWINGS), ("Line art", Purpose.DRAWINGS),
+        ("Photos and cartoons", Purpose.ANY), ("Clean pictures", Purpose.ANY),
+        (None, Purpose.UNKNOWN),
+    ],
+)  # fmt: skip
+def test_a_description_tells_what_pictures_a_model_is_for(
+    description: str | None, purpose: Purpose
+) -> None:
+    assert ModelCard(description=description).purpose is purpose
 
 
 def test_the_official_models_have_cards() -> None:

@@ -67,7 +67,7 @@ async def test_an_administrator_adds_a_model_uses_it_and_deletes_it(
         await dialog.get_by_label("File (.pth").set_input_files(wrong)
         await dialog.get_by_role("button", name="Add it").click()
         await expect(dialog.get_by_role("alert")).to_contain_text(
-            "page.pth is not a .pth, .pt or .safetensors file"
+            "page.pth is a web page, not a model"
         )
         await dialog.get_by_label("File (.pth").set_input_files(published)
         await dialog.get_by_label("Licence").fill("BSD-3-Clause")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from upscaled.commands.download import downloaded
 from upscaled.errors import UpscaledError
-from upscaled.models.conversion.importing import Imported, ImportRequest, import_model
+from upscaled.models.conversion.importing import Imported, ImportRequest, Words, import_model
 from upscaled.timing.speeds import SMALL_FOR_PHOTOS
 
 NAME = SMALL_FOR_PHOTOS
@@ -60,8 +60,9 @@ async def install_photo_fast(
             release.url, models_dir, sha256=release.sha256, most=_MOST_BYTES, advice=advice
         ) as file:
             request = ImportRequest(
-                file, NAME, _LICENSE, _AUTHOR, _DESCRIPTION, _ORIGIN, replace=replace
-            )
+                file, NAME, _LICENSE, _AUTHOR, _DESCRIPTION, _ORIGIN, replace=replace,
+                words=Words(taken="add --force to replace it"),
+            )  # fmt: skip
             return await import_model(request, models_dir, on_step=on_step)
     except OSError as error:
         raise UpscaledError(f"{models_dir} can't be written: {error.strerror}.") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +20,23 @@ _LONGEST = 500
 """Characters of a text in a card."""
 
 UNKNOWN_LICENSE = licenses.UNKNOWN
+
+
+class Purpose(StrEnum):
+    """What pictures a model is for, as far as its card tells."""
+
+    PHOTOS = "photos"
+    DRAWINGS = "drawings"
+    ANY = "any"
+    UNKNOWN = "unknown"
+
+
+_WORDS: Mapping[Purpose, re.Pattern[str]] = {
+    Purpose.DRAWINGS: re.compile(
+        r"\b(?:anim(?:e|ation)|cartoons?|drawings?|illustrations?|manga|comics?|line ?art)\b", re.I
+    ),
+    Purpose.PHOTOS: re.compile(r"\b(?:photos?|photographs?|faces?|general)\b", re.I),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,14 @@ class ModelCard:
         """Return this card, with the other's facts where this one has none."""
         known = {key: value for key, value in vars(self).items() if value is not None}
         return replace(other, **known)
+
+    @property
+    def purpose(self) -> Purpose:
+        """What pictures it is for, by the words of its description."""
+        if self.description is None:
+            return Purpose.UNKNOWN
+        found = [one for one, words in _WORDS.items() if words.search(self.description)]
+        return found[0] if len(found) == 1 else Purpose.ANY
 
     @property
     def origin_line(self) -> str:

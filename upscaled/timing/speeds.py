@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from upscaled.errors import UnknownModelError
+from upscaled.models.card import Purpose
 from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pictures import Size
 from upscaled.timing.estimator import Estimate, Estimator, Work
@@ -87,7 +88,10 @@ class Speeds:
         return sentence
 
     async def quicker(self, chosen: str, work: Work, estimate: Estimate) -> Quicker | None:
-        """Return the quickest other model for the same job, if it is worth naming.
+        """Return another model that is much quicker for the same job, if there is one.
+
+        Of several it is one for the same kind of pictures, as far as their cards tell, and the
+        quickest of those.
 
         Args:
             chosen: the name of the job's model.
@@ -96,9 +100,11 @@ class Speeds:
         """
         if estimate.total < _WORTHWHILE_SECONDS:
             return None
-        best: Quicker | None = None
+        models = {model.name: model for model in self._models.models}
+        wanted = models[chosen].card.purpose if chosen in models else Purpose.UNKNOWN
         scale = work.output.width / work.source.width
-        for model in self._models.models:
+        best: tuple[int, float, Model] | None = None
+        for model in models.values():
             if model.name == chosen or max(model.supported_scales) < round(scale, 2):
                 continue
             other = dataclasses.replace(work, model=model.files_for(scale))
@@ -107,8 +113,21 @@ class Speeds:
             except UnknownModelError:  # just removed
                 continue
             seconds = self._estimator.estimate(other).total
-            if best is None or seconds < best.seconds:
-                best = Quicker(model.name, model.description, seconds)
-        if best is None or best.seconds * _WORTHWHILE_RATIO > estimate.total:
+            rank = _distance(wanted, model.card.purpose)
+            if seconds * _WORTHWHILE_RATIO <= estimate.total and (
+                best is None or (rank, seconds) < best[:2]
+            ):
+                best = rank, seconds, model
+        if best is None:
             return None
-        return best
+        _, seconds, model = best
+        return Quicker(model.name, model.description, seconds)
+
+
+def _distance(wanted: Purpose, offered: Purpose) -> int:
+    """Return how far a model's purpose is from the wanted one; what is unknown comes last."""
+    if offered is Purpose.UNKNOWN:
+        return 3
+    if offered is wanted:
+        return 0
+    return 1 if Purpose.ANY in {wanted, offered} or wanted is Purpose.UNKNOWN else 2

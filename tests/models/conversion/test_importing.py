@@ -141,8 +141,9 @@ async def test_what_is_imported_is_offered_and_described(tmp_path: Path, folder:
     await strict.rescan()
     assert strict.models == ()
     assert strict.rejected[0].reason == (
-        "its licence is CC-BY-NC-4.0, and only models that may be used commercially are offered "
-        "(--commercial-only, upscaler.commercial_models_only)."
+        "Its licence is CC-BY-NC-4.0, which is not known to allow commercial use "
+        "(--commercial-only, upscaler.commercial_models_only). If it does, name it as an SPDX "
+        "identifier in model.yaml, or write commercial_use: true there."
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.bin", "model.param", "model.yaml"
@@ -211,6 +212,16 @@ async def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path, folder: P
     assert (folder / "model.param").stat().st_mtime_ns == before
     again = ImportRequest(source, replace=True)
     await import_model(again, folder, looks_like_source=False)
+
+
+async def test_a_link_to_a_file_is_imported_under_the_links_name(
+    tmp_path: Path, folder: Path
+) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
+    link = tmp_path / "4x-Linked.pth"
+    link.symlink_to(source)
+    made = await import_model(ImportRequest(link), folder, looks_like_source=False)
+    assert made.name == "4x-Linked"
 
 
 async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path) -> None:

@@ -57,6 +57,27 @@ def test_the_averaged_weights_are_preferred(tmp_path: Path) -> None:
     assert list(found) == list(plain)
 
 
+@pytest.mark.parametrize("key", ["params_ema", "ema_state_dict", "net_g_ema"])
+def test_of_several_sets_in_a_file_the_averaged_one_is_taken(tmp_path: Path, key: str) -> None:
+    tensors = {}
+    for seed, within in enumerate(("params", "state_dict", key, "optimizer", "discriminator")):
+        tensors[within] = checkpoints.compact("prelu", seed=seed)
+    found = read_weights(written(tmp_path, checkpoints.pth_of_sets(tensors)))
+    assert np.array_equal(found["body.0.weight"], tensors[key]["body.0.weight"])
+
+
+@pytest.mark.parametrize(("key", "taken"), [("net_z", True), ("optimizer", False)])
+def test_a_set_under_another_name_is_taken_unless_it_is_not_for_use(
+    tmp_path: Path, key: str, *, taken: bool
+) -> None:
+    content = checkpoints.pth_of_sets({key: TENSORS})
+    if taken:
+        assert list(read_weights(written(tmp_path, content))) == list(TENSORS)
+    else:
+        with pytest.raises(ConversionError, match="holds no weights"):
+            read_weights(written(tmp_path, content))
+
+
 class _Runs:
     """Pickles as a call of a function."""
 
@@ -223,6 +244,13 @@ def _encrypted() -> bytes:
     return bytes(content)
 
 
+def _packed() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("model.pth", checkpoints.pth(TENSORS))
+    return made.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -230,7 +258,14 @@ def _encrypted() -> bytes:
         (_twice(), "holds a file twice"),
         (_encrypted(), "encrypted, which PyTorch never does"),
         (archive(b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"K\x01s."), "holds no weights"),
-        (b"", "not a .pth, .pt or .safetensors"),
+        (b"", "model.pth is empty; download it again"),
+        (b"<!DOCTYPE html><title>Sorry</title>", "is a web page, not a model"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a reference of Git LFS"),
+        (b"\x08\x07\x12\x07pytorch", "is an ONNX file, .* Send the .pth or .safetensors file"),
+        (b"7767517\n2 2\n", "is an ncnn file and needs no import"),
+        (b"\x1f\x8b\x08", "is a packed archive. Unpack it"),
+        (_packed(), "without PyTorch's data.pkl. If it holds a .pth"),
+        (archive(b"\x80\x02cos\nsystem\n)\x81."), "state_dict only"),
         (b"GIF89a and so on", "not a .pth, .pt or .safetensors"),
         (archive(checkpoints.pickled(TENSORS), **{"constants.pkl": b"x"}), "TorchScript"),
         (archive(b"\x80\x02K\x07."), "holds no state_dict"),

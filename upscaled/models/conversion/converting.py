@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,13 @@ async def converted(
         OSError: it can't be read.
         ShortageError: the system cannot start a process.
     """
-    size = (await asyncio.to_thread(source.stat)).st_size
-    memory_mb += _WEIGHTS_FACTOR * (size >> 20)
-    request = Conversion(_absolute(source), _absolute(workdir), name, activation, memory_mb)
+    found = await asyncio.to_thread(source.stat)
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device might never end
+        raise ConversionError(f"{sentence(name)} is not a regular file; name the model's file.")
+    memory_mb += _WEIGHTS_FACTOR * (found.st_size >> 20)
+    # The process may read the file, but no link to it. Downloads of Hugging Face are links.
+    source, workdir = await asyncio.to_thread(lambda: (source.resolve(), workdir.absolute()))
+    request = Conversion(source, workdir, name, activation, memory_mb)
     # One thread until the process is confined: running ones would stay free.
     plain = plain_env(OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2", **(env or {}))
     worker = WorkerClient(module, name="conversion", env=plain)
@@ -151,10 +156,6 @@ def read_expectations(workdir: Path, scale: int) -> dict[int, Pixels]:
         tile: np.frombuffer(expected_path(workdir, tile).read_bytes(), np.uint8).reshape(shape)
         for tile in TILES
     }
-
-
-def _absolute(path: Path) -> Path:
-    return path.absolute()
 
 
 def sentence(text: str) -> str:

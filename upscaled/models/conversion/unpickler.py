@@ -117,6 +117,12 @@ _OPCODES = frozenset({
 the memory."""
 
 
+_ADVICE = (
+    "it may hold a program. Ask its author for a .safetensors file, or for one that holds the "
+    "state_dict only."
+)
+
+
 def next_pickle(file: io.BytesIO) -> bytes:
     """Return the pickle that begins here, having looked at each of its instructions.
 
@@ -129,7 +135,8 @@ def next_pickle(file: io.BytesIO) -> bytes:
         for opcode, argument, _ in pickletools.genops(window):
             if opcode.name not in _OPCODES:
                 raise ConversionError(
-                    f"The file has the pickle instruction {opcode.name}, which weights do not need."
+                    f"The file has the pickle instruction {opcode.name}, which weights do not "
+                    f"need; {_ADVICE}"
                 )
             if opcode.name == "LONG_BINPUT" and whole(argument) > LARGEST_PICKLE:
                 raise ConversionError("The file is damaged: a number in its pickle is too large.")
@@ -160,9 +167,8 @@ class TensorUnpickler(pickle.Unpickler):
             return _ALLOWED[module, name]
         except KeyError:
             raise ConversionError(
-                f"The file asks for {module!s:.60}.{name!s:.60}, which weights do not need; it "
-                "may hold a program. Ask its author for a .safetensors file, or for one that holds "
-                "the state_dict only."
+                f"The file asks for {module!s:.60}.{name!s:.60}, which weights do not need; "
+                f"{_ADVICE}"
             ) from None
 
     def persistent_load(self, pid: Any) -> Storage:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.other_files import LONGEST_START, sentence_about
 from upscaled.models.conversion.tensors import (
     BFLOAT16,
     LARGEST_FILE,
@@ -45,6 +46,7 @@ from upscaled.models.conversion.unpickler import (
     TensorUnpickler,
     next_pickle,
 )
+from upscaled.models.conversion.weight_sets import chosen_set
 
 _LARGEST_HEADER = 64 << 20
 _BYTE_ORDER = 16
@@ -64,7 +66,7 @@ _SAFE_KINDS: Mapping[str, str] = {
 def read_weights(path: Path, *, name: str | None = None) -> Weights:
     """Return the tensors of a file; blocking.
 
-    Of a file that holds several sets of weights, the averaged one (``params_ema``) is taken.
+    Of a file that holds several sets of weights, one is taken (`chosen_set`).
 
     Args:
         path: the file.
@@ -93,7 +95,7 @@ def read_weights(path: Path, *, name: str | None = None) -> Weights:
         zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise _damaged(name) from error
-    found = _tensors(document, name)
+    found = chosen_set(document, name)
     if not found:
         raise ConversionError(f"{name} holds no weights.")
     return found
@@ -105,7 +107,7 @@ def _damaged(name: str) -> ConversionError:
 
 def _read(path: Path, name: str) -> object:
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(LONGEST_START)
         if start[:4] == _ZIP_MARK:
             return _read_archive(path, name)
         if start[8:9] == b"{":
@@ -113,9 +115,7 @@ def _read(path: Path, name: str) -> object:
         if start[:1] == b"\x80":
             file.seek(0)
             return _read_legacy(file)
-    raise ConversionError(
-        f"{name} is not a .pth, .pt or .safetensors file; send the file as it was published."
-    )
+    raise ConversionError(sentence_about(name, start))
 
 
 def _read_safetensors(path: Path, name: str) -> object:
@@ -158,7 +158,10 @@ def _read_archive(path: Path, name: str) -> object:
         names = archive.namelist()
         pickles = [one for one in names if one.count("/") == 1 and one.endswith("/data.pkl")]
         if not pickles:
-            raise ConversionError(f"{name} is a ZIP archive without PyTorch's data.pkl.")
+            raise ConversionError(
+                f"{name} is a ZIP archive without PyTorch's data.pkl. If it holds a .pth or "
+                ".safetensors file, unpack it, and send that."
+            )
         if len(pickles) > 1 or len(set(names)) < len(names):
             raise ConversionError(
                 f"{name} is a ZIP archive that holds a file twice, which PyTorch never writes."
@@ -244,37 +247,3 @@ def _read_legacy(file: io.BufferedReader) -> object:
         loaded[str(key)] = numbers_of(content.read(count * width_of(kind)), kind, count)
     content.seek(start)
     return plain()
-
-
-_SETS = (
-    "params_ema", "params-ema", "ema", "params", "state_dict", "model_state_dict", "model",
-    "net", "netG", "generator", "g_ema", "weights",
-)  # fmt: skip
-"""Keys under which training programs keep a set of weights, the best first."""
-_PREFIXES = ("module.", "netG.", "generator.", "net_g.", "model_ema.", "params_ema.", "params.")
-
-
-def _tensors(document: object, name: str) -> Weights:
-    """Return the set of weights that a document holds, without its training program's prefix."""
-    for _ in range(4):
-        if not isinstance(document, dict):
-            raise ConversionError(f"{name} holds no state_dict but {type(document).__name__}.")
-        if any(isinstance(value, np.ndarray) for value in document.values()):
-            break
-        inner = next((document[key] for key in _SETS if isinstance(document.get(key), dict)), None)
-        if inner is None:
-            break
-        document = inner
-    assert isinstance(document, dict)  # noqa: S101 - the loop has made sure
-    found = {str(key): value for key, value in document.items() if isinstance(value, np.ndarray)}
-    if len(found) > MOST_TENSORS:
-        raise ConversionError(f"{name} has more than {MOST_TENSORS} tensors.")
-    for prefix in _PREFIXES:
-        if found and all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    for key, value in found.items():
-        if not np.isfinite(value).all():
-            raise ConversionError(
-                f"{name} is damaged: {key:.60} holds numbers that are not finite."
-            )
-    return found
