@@ -52,9 +52,12 @@ class CuttableLink:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._pass_on(reader, writer)
+            # Cancelled by `close`; a connection's task that is cancelled is logged as a fault.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._pass_on(reader, writer)
         finally:
             self._tasks.discard(task)
+            writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._whole.wait()
@@ -66,7 +69,6 @@ class CuttableLink:
                     both.create_task(self._copy(there, writer))
             finally:
                 to.close()
-        writer.close()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 
-def multiply_job(data_dir: Path, copies: int) -> None:
+def multiply_job(data_dir: Path, copies: int, *, later: float = 0) -> None:
     """Put copies of the only job into the records of a running server, each with its own id.
 
-    They have the sample's time, and look as if their results were downloaded.
+    They look as if their results were downloaded, and as if they came ``later`` seconds after the
+    sample, each a thousandth of a second after the one before; 0: at the same time.
     """
     with closing(sqlite3.connect(data_dir / "jobs.sqlite3")) as records, records:
         columns = [row[1] for row in records.execute("PRAGMA table_info(jobs)")]
@@ -28,4 +30,8 @@ def multiply_job(data_dir: Path, copies: int) -> None:
             copy["document"] = copy["document"].replace(
                 '"result_gone":null', '"result_gone":"downloaded"'
             )
+            if later:
+                copy["created"] = sample["created"] + later + number / 1000
+                record = json.loads(copy["document"]) | {"created": copy["created"]}
+                copy["document"] = json.dumps(record)
             records.execute(insert, tuple(copy.values()))

@@ -1,7 +1,12 @@
 // Requests to the public API. The token travels in a header only.
 
+import { session } from "./storage.js";
+
 const base = new URL(`${document.documentElement.dataset.api}/`, document.baseURI);
 const TOKEN = "upscaled.token";
+// A connection may be dead without an error: seconds until it counts as lost …
+const ANSWER = 90; // … while an answer is awaited
+const STALL = 45; // … while a body is sent and no byte of it moves on
 
 /** An answer of the server that refuses; its message is the server's own sentence. */
 export class ApiError extends Error {
@@ -26,13 +31,13 @@ export const unauthorized = new EventTarget();
 
 /** @returns {string} */
 export function token() {
-  return sessionStorage.getItem(TOKEN) ?? "";
+  return session.get(TOKEN) ?? "";
 }
 
 /** @param {string} value empty: forget it */
 export function setToken(value) {
-  if (value) sessionStorage.setItem(TOKEN, value);
-  else sessionStorage.removeItem(TOKEN);
+  if (value) session.set(TOKEN, value);
+  else session.remove(TOKEN);
 }
 
 /** @param {string} path below the API's prefix, without a slash in front */
@@ -42,8 +47,9 @@ export function address(path) {
 
 /** @returns {Record<string, string>} */
 export function authorization() {
-  const value = token();
-  return value ? { Authorization: `Bearer ${value}` } : {};
+  // A header's characters are bytes; the server reads them as UTF-8.
+  const bytes = new TextEncoder().encode(token());
+  return bytes.length ? { Authorization: `Bearer ${String.fromCharCode(...bytes)}` } : {};
 }
 
 /**
@@ -54,14 +60,22 @@ export function authorization() {
  * @throws {ApiError|ConnectionError}
  */
 export async function request(path, options = {}) {
+  const { signal } = options;
+  const abort = new AbortController();
+  const stop = () => abort.abort();
+  if (signal?.aborted) stop();
+  signal?.addEventListener("abort", stop);
+  const timer = setTimeout(stop, ANSWER * 1000);
   let response;
   try {
     response = await fetch(address(path), {
-      cache: "no-cache", ...options, headers: { ...authorization(), ...options.headers },
+      cache: "no-cache", ...options, signal: abort.signal, headers: { ...authorization(), ...options.headers },
     });
   } catch (error) {
-    if (/** @type {Error} */ (error).name === "AbortError") throw error;
+    if (signal?.aborted) throw error;
     throw new ConnectionError();
+  } finally {
+    clearTimeout(timer);
   }
   if (response.ok) return response;
   throw refusal(response.status, await response.text().catch(() => ""), response.headers.get("Retry-After"));
@@ -112,15 +126,32 @@ export function send(method, path, body, headers, onProgress, signal) {
     for (const [name, value] of Object.entries({ ...authorization(), ...headers })) {
       call.setRequestHeader(name, value);
     }
-    call.upload.onprogress = (event) => onProgress(event.loaded, event.total);
+    let timer = 0;
+    const within = (/** @type {number} */ seconds) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => call.abort(), seconds * 1000);
+    };
+    call.upload.onprogress = (event) => {
+      within(STALL);
+      onProgress(event.loaded, event.total);
+    };
+    call.upload.onload = () => within(ANSWER);
     call.onload = () => {
-      if (call.status < 300) resolve(JSON.parse(call.responseText));
-      else if (call.status >= 502 && !call.responseText.startsWith("{")) reject(new ConnectionError());
+      const own = call.responseText.startsWith("{"); // else of a proxy, or of a network that wants a login
+      if (own && call.status < 300) resolve(JSON.parse(call.responseText));
+      else if (!own && (call.status < 300 || call.status >= 502)) reject(new ConnectionError());
       else reject(refusal(call.status, call.responseText, call.getResponseHeader("Retry-After")));
     };
     call.onerror = () => reject(new ConnectionError());
-    call.onabort = () => reject(new DOMException("", "AbortError"));
-    signal.addEventListener("abort", () => call.abort());
+    call.onabort = () => reject(signal.aborted ? new DOMException("", "AbortError") : new ConnectionError());
+    const stop = () => call.abort();
+    signal.addEventListener("abort", stop);
+    call.onloadend = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
+    };
+    if (signal.aborted) return reject(new DOMException("", "AbortError"));
+    within(STALL);
     call.send(body);
   });
 }

@@ -1,6 +1,6 @@
 // The composition root of the page: builds the parts and connects them.
 import { announce } from "./announce.js";
-import { ApiError, json, token } from "./api.js";
+import { ApiError, json } from "./api.js";
 import { byId, h, setText } from "./dom.js";
 import { save, saveAll } from "./download.js";
 import { Estimate } from "./estimate.js";
@@ -11,9 +11,10 @@ import { Jobs } from "./jobs.js";
 import { fetchLimits } from "./limits.js";
 import { Options } from "./options.js";
 import { Queue } from "./queue.js";
-import { isUpload, nameOf } from "./row.js";
+import { isUpload, keyOf, nameOf } from "./row.js";
 import { Stage } from "./stage.js";
 import { notice, showHealth, toast } from "./status.js";
+import { local } from "./storage.js";
 import { language, loadLanguage, t } from "./text.js";
 import { forget, keepLocal } from "./thumbnails.js";
 import { showTokenButton, watchToken } from "./token.js";
@@ -45,10 +46,11 @@ async function patiently(work) {
       notice("connection", "");
       return done;
     } catch (error) {
-      if (error instanceof ApiError && error.status < 500) throw error;
-      notice("connection", t("connection.lost"));
+      if (error instanceof ApiError && error.status === 401) throw error;
+      const told = error instanceof ApiError && error.status < 500; // else a proxy's, while the server is away
+      notice("connection", told ? error.message : t("connection.lost"));
       root.classList.add("ready");
-      await new Promise((resolve) => setTimeout(resolve, 2000));
+      await new Promise((resolve) => setTimeout(resolve, ((told && error.retryAfter) || 2) * 1000));
     }
   }
 }
@@ -58,11 +60,9 @@ async function patiently(work) {
  * @returns {Promise<{models: import("./models.js").Model[], may_import?: boolean}>}
  */
 async function modelsOf() {
-  const given = new Promise((resolve) => watchToken(() => {
-    resolve(undefined);
-    dispatchEvent(new Event("token"));
-  }));
+  watchToken(() => dispatchEvent(new Event("token")));
   for (;;) {
+    const given = new Promise((resolve) => addEventListener("token", resolve, { once: true }));
     try {
       return await patiently(() => json("models"));
     } catch (error) {
@@ -105,13 +105,13 @@ function start(limits, offered) {
     for (const picture of taken) uploads.add(picture, fields);
     if (taken.length) byId("choose").focus({ preventScroll: true });
   });
-  byId("preview").addEventListener("click", async () => {
+  byId("preview").addEventListener("click", once(async () => {
     const { showPreview } = await import("./preview.js");
     await showPreview(stage, options, models);
-  });
+  }));
 
   byId("add-model").hidden = !offered.may_import;
-  byId("add-model").addEventListener("click", () => void attempt(async () => {
+  byId("add-model").addEventListener("click", once(async () => {
     const { showImports } = await import("./imports.js");
     showImports(models, limits.max_upload_bytes, (found, chosen) => {
       models = found;
@@ -123,16 +123,19 @@ function start(limits, offered) {
   jobs.addEventListener("open", () => {
     notice("connection", "");
     void showHealth();
+    refresh();
   });
   jobs.addEventListener("submitted", (event) => {
     const { id, picture } = /** @type {CustomEvent} */ (event).detail;
     if (picture.width) keepLocal(id, picture.url);
+    else URL.revokeObjectURL(picture.url);
   });
   jobs.addEventListener("deleted", (event) => forget(/** @type {CustomEvent} */ (event).detail));
   jobs.addEventListener("ended", (event) => {
     const job = /** @type {CustomEvent} */ (event).detail;
     if (job.status === "completed") announce(t("announce.completed", { name: nameOf(job) }));
     else if (job.status === "failed") announce(t("announce.failed", { name: nameOf(job), error: job.error }));
+    else announce(t("announce.cancelled", { name: nameOf(job) }));
   });
   uploads.addEventListener("refused", (event) => {
     const upload = /** @type {CustomEvent} */ (event).detail;
@@ -146,11 +149,11 @@ function start(limits, offered) {
       byId("add-model").hidden = !(await json("models")).may_import;
     });
   });
-  byId("download-all").addEventListener("click", () => {
+  byId("download-all").addEventListener("click", once(async () => {
     const ready = jobs.list.filter((job) => job.status === "completed" && !job.result_gone);
-    void attempt(() => saveAll(ready.map((job) => job.job_id)));
-  });
-  byId("clear").addEventListener("click", () => void attempt(async () => {
+    await checked(jobs, ready, () => saveAll(ready.map((job) => job.job_id)));
+  }));
+  byId("clear").addEventListener("click", once(async () => {
     for (const job of [...jobs.list]) {
       const ready = job.status === "completed" && !job.result_gone;
       if (!ready && job.status !== "queued" && job.status !== "processing") await jobs.delete(job.job_id);
@@ -174,9 +177,6 @@ function start(limits, offered) {
   });
   labels();
   root.classList.add("ready");
-  if (limits.token_required && !token()) {
-    // The first request that needs the token has asked for it.
-  }
   jobs.start();
 }
 
@@ -188,21 +188,47 @@ function start(limits, offered) {
  * @returns {import("./row.js").Act}
  */
 function actions(jobs, uploads, limits) {
-  return (name, item) => void attempt(async () => {
-    if (isUpload(item)) {
-      if (name === "again") uploads.again(item);
-      else if (name === "details") await (await import("./details.js")).showDetails(item);
-      else uploads.remove(item);
-      return;
-    }
+  const upload = async (/** @type {string} */ name, /** @type {import("./uploads.js").Upload} */ item) => {
+    if (name === "again") uploads.again(item);
+    else if (name === "details") await (await import("./details.js")).showDetails(item);
+    else uploads.remove(item);
+  };
+  const job = async (/** @type {string} */ name, /** @type {import("./jobs.js").Job} */ item) => {
     const id = item.job_id;
+    const saving = () => checked(jobs, [item], () => save(id));
     if (name === "cancel") await jobs.cancel(id);
     else if (name === "delete") await remove(jobs, item);
     else if (name === "retry") await jobs.retry(id);
-    else if (name === "save") await save(id);
-    else if (name === "compare") await (await import("./viewer.js")).showViewer(item, limits);
+    else if (name === "save") await saving();
+    else if (name === "compare") await (await import("./viewer.js")).showViewer(item, limits, once(saving));
     else if (name === "details") await (await import("./details.js")).showDetails(item);
-  });
+  };
+  /** @type {Set<string>} */
+  const busy = new Set();
+  return async (name, item) => {
+    const key = `${name} ${keyOf(item)}`;
+    if (busy.has(key)) return; // a second click, which would make a second job or dialog
+    busy.add(key);
+    await attempt(() => (isUpload(item) ? upload(name, item) : checked(jobs, [item], () => job(name, item))));
+    busy.delete(key);
+  };
+}
+
+/**
+ * Do something with jobs. Where the server refuses because they are not as shown, read them again.
+ * @param {Jobs} jobs
+ * @param {import("./jobs.js").Job[]} items
+ * @param {() => Promise<void>} work
+ */
+async function checked(jobs, items, work) {
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof ApiError && [404, 409, 410].includes(error.status)) {
+      for (const item of items) await jobs.check(item.job_id);
+    }
+    throw error;
+  }
 }
 
 /**
@@ -235,15 +261,33 @@ async function remove(jobs, job) {
 /**
  * Do something that the server may refuse, and show its sentence then.
  * @param {() => Promise<void>} work
+ * @returns {Promise<boolean>} whether it was done
  */
 async function attempt(work) {
   try {
     await work();
+    return true;
   } catch (error) {
     if (error instanceof ApiError) toast(error.message);
     else if (error instanceof TypeError && /import|module/i.test(error.message)) toast(t("page.old"));
     else toast(t("connection.lost"));
+    return false;
   }
+}
+
+/**
+ * A listener that does nothing while its work is under way.
+ * @param {() => Promise<void>} work
+ */
+function once(work) {
+  let busy = false;
+  return async () => {
+    if (busy) return false;
+    busy = true;
+    const done = await attempt(work);
+    busy = false;
+    return done;
+  };
 }
 
 const THEMES = ["auto", "light", "dark"];
@@ -254,7 +298,7 @@ function themeButton() {
     const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
     if (next === "auto") delete root.dataset.theme;
     else root.dataset.theme = next;
-    localStorage.setItem("upscaled.theme", next);
+    local.set("upscaled.theme", next);
     labelTheme();
   });
 }

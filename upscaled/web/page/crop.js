@@ -136,8 +136,16 @@ export class CropFrame {
     const step = event.shiftKey ? 64 : 8;
     const moves = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] });
     const move = moves[event.key];
-    if (!move) return;
+    const grows = /** @type {Record<string, number>} */ ({ "+": step, "=": step, "-": -step })[event.key];
+    if (!(move || grows) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
+    if (grows) {
+      // Around its middle, with its shape.
+      const { x, y, width, height } = this.box;
+      const factor = Math.max(SMALLEST, width + grows) / width;
+      this.#set({ x: x - (width * (factor - 1)) / 2, y: y - (height * (factor - 1)) / 2, width: width * factor, height: height * factor });
+      return;
+    }
     this.#set({ ...this.box, x: this.box.x + move[0], y: this.box.y + move[1] });
   }
 }

@@ -24,7 +24,13 @@ export async function saveAll(ids) {
 
 /** @param {string} path */
 async function saveFrom(path) {
-  if (!token()) return follow(address(path), "");
+  if (!token()) {
+    // A link that the server refuses tells nobody why.
+    await request(path, { method: "HEAD" }).catch(async () => {
+      await (await request(path)).body?.cancel();
+    });
+    return follow(address(path), "");
+  }
   // A link cannot carry the token, which must not stand in an address either.
   const response = await request(path);
   const name = fileName(response.headers.get("Content-Disposition") ?? "");

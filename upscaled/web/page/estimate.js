@@ -6,6 +6,7 @@ import { t } from "./text.js";
 
 const PAUSE = 300; // milliseconds; an estimate counts for the limit of submissions
 const CACHED = 100;
+const FRESH = 60_000; // milliseconds; the queue changes
 
 export class Estimate {
   /**
@@ -15,7 +16,7 @@ export class Estimate {
   constructor(stage, options) {
     this.stage = stage;
     this.options = options;
-    /** @type {Map<string, any>} */
+    /** @type {Map<string, {told: any, until: number}>} */
     this.known = new Map();
     /** @type {import("./stage.js").Picture | null} the picture whose estimate shows */
     this.shown = null;
@@ -28,7 +29,7 @@ export class Estimate {
     const pixels = picture ? picture.width * picture.height : 0;
     this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta);
     const known = picture?.width ? this.known.get(this.#key()) : null;
-    if (known) return this.#show(known);
+    if (known && known.until > Date.now()) return this.#show(known.told);
     // Until the answer comes, the picture's earlier estimate stays; another picture's does not.
     if (!picture?.width || picture !== this.shown) {
       byId("estimate").classList.remove("bad");
@@ -55,14 +56,20 @@ export class Estimate {
     const form = new FormData();
     for (const [name, value] of this.#form()) form.append(name, value);
     let told;
+    let until = Date.now() + FRESH;
     try {
       told = await json("estimate", { method: "POST", body: form });
     } catch (error) {
       if (!(error instanceof ApiError) || error.status === 401) return;
       told = { refused: error.message };
+      if (error.status === 429 || error.status >= 500) {
+        const pause = (error.retryAfter || 5) * 1000;
+        until = Date.now() + pause;
+        setTimeout(() => this.refresh(), pause);
+      }
     }
     if (this.known.size > CACHED) this.known.clear();
-    this.known.set(key, told);
+    this.known.set(key, { told, until });
     if (this.stage.selected && key === this.#key()) this.#show(told);
   }
 

@@ -1,5 +1,6 @@
 // All jobs of the caller as the server has them, kept right by events.
-import { ApiError, json, request } from "./api.js";
+import { ApiError, json, request, token } from "./api.js";
+import { OwnJobs } from "./own.js";
 import { Stream } from "./stream.js";
 
 /**
@@ -27,11 +28,22 @@ import { Stream } from "./stream.js";
  */
 
 const PAGE = 200;
-const OWN = "upscaled.jobs";
-const MOST_OWN = 200;
-const STREAMS = 3; // of six connections that a browser opens to one server
+const STREAMS = 2; // of six connections that a browser opens to one server, for all its windows
+const AGAIN = 5; // seconds until the list is read again where that failed
 export const ACTIVE = new Set(["queued", "processing"]);
 
+/**
+ * How far a job is. It never goes back, so of two answers the one that is less far is the older.
+ * @param {Job} job
+ */
+function stepOf(job) {
+  return ACTIVE.has(job.status) ? 0 : job.result_gone ? 2 : 1;
+}
+
+/**
+ * Events: `change`; `ended` with a job; `deleted` with the id of a job that is gone; `lost` and `open`
+ * for the connection; `submitted`.
+ */
 export class Jobs extends EventTarget {
   /** @param {boolean} listed whether the server lists jobs; else this browser remembers its own */
   constructor(listed) {
@@ -41,11 +53,26 @@ export class Jobs extends EventTarget {
     this.known = new Map();
     /** @type {Job[] | null} */
     this.sorted = [];
+    /** Ids of jobs that are gone: an answer from before does not bring them back. */
+    this.gone = new Set();
     this.cursor = "";
+    this.newest = 0; // time of the newest job in the list as it was read last
     this.loading = false;
     this.loaded = false;
     /** @type {Map<string, Stream>} */
     this.streams = new Map();
+    this.run = 0; // grows with each token, so that answers to the one before are left out
+    this.again = 0;
+    this.own = new OwnJobs();
+    this.own.addEventListener("added", (event) => void this.#added(/** @type {CustomEvent} */ (event).detail));
+    this.own.addEventListener("removed", (event) => this.#remove(/** @type {CustomEvent} */ (event).detail));
+    // Events do not tell what was deleted; other tabs of this browser do.
+    /** @type {BroadcastChannel | null} */
+    this.tabs = null;
+    try {
+      this.tabs = new BroadcastChannel("upscaled.deleted");
+      this.tabs.onmessage = ({ data }) => this.#remove(String(data));
+    } catch { /* some browsers have none where storage is blocked */ }
   }
 
   /** All jobs that are loaded, the newest first. */
@@ -56,11 +83,15 @@ export class Jobs extends EventTarget {
 
   /** Begin to listen; again after a new token. */
   start() {
+    this.run += 1;
     for (const stream of this.streams.values()) stream.close();
     this.streams.clear();
     this.known.clear();
+    this.gone.clear();
+    this.sorted = null;
     this.cursor = "";
-    this.loaded = false;
+    this.newest = 0;
+    this.loaded = this.loading = false;
     this.#changed();
     if (this.listed) this.#listen("events", "");
     else void this.#resume();
@@ -81,34 +112,45 @@ export class Jobs extends EventTarget {
     });
     stream.addEventListener("refused", (event) => {
       this.streams.delete(name);
-      if (name && /** @type {CustomEvent} */ (event).detail.status === 404) this.#forget(name);
+      if (name && /** @type {CustomEvent} */ (event).detail.status === 404) this.#missing(name);
     });
   }
 
   /** Read the newest jobs again: events do not tell what was deleted, nor all that was missed. */
   async #resync() {
+    const { run } = this;
+    clearTimeout(this.again);
     try {
       const page = await json(`jobs?limit=${PAGE}`);
+      if (run !== this.run) return;
       const fresh = new Set(page.jobs.map((/** @type {Job} */ job) => job.job_id));
       const oldest = page.jobs.at(-1)?.created ?? 0;
       for (const job of page.jobs) this.#put(job);
       const doubtful = this.list.filter((job) => !fresh.has(job.job_id) && (!page.next_cursor || job.created > oldest || ACTIVE.has(job.status)));
-      if (!this.loaded) this.cursor = page.next_cursor ?? "";
+      // At first, or after so many new ones that there are others between these and the known ones.
+      if (!this.loaded || oldest > this.newest) this.cursor = page.next_cursor ?? "";
+      this.newest = page.jobs[0]?.created ?? 0;
       this.loaded = true;
       this.#changed();
-      for (const job of doubtful) await this.#check(job.job_id);
+      for (const job of doubtful) await this.check(job.job_id);
     } catch (error) {
-      if (!(error instanceof ApiError)) return; // the stream connects again and calls this again
-      this.dispatchEvent(new CustomEvent("problem", { detail: error }));
+      if (run !== this.run || (error instanceof ApiError && error.status === 401)) return;
+      const seconds = (error instanceof ApiError && error.retryAfter) || AGAIN;
+      this.again = setTimeout(() => void this.#resync(), seconds * 1000);
     }
   }
 
-  /** @param {string} id */
-  async #check(id) {
+  /**
+   * Ask the server for a job, which may be gone.
+   * @param {string} id
+   */
+  async check(id) {
+    const { run } = this;
     try {
-      this.#put(await json(`status/${id}`));
+      const told = await json(`status/${id}`);
+      if (run === this.run) this.#put(told);
     } catch (error) {
-      if (error instanceof ApiError && error.status === 404) this.#forget(id);
+      if (run === this.run && error instanceof ApiError && error.status === 404) this.#missing(id);
     }
     this.#changed();
   }
@@ -116,14 +158,16 @@ export class Jobs extends EventTarget {
   /** Load the next older jobs, if there are any. */
   async more() {
     if (!this.cursor || this.loading) return;
+    const { run, cursor } = this;
     this.loading = true;
     try {
-      const page = await json(`jobs?limit=${PAGE}&cursor=${this.cursor}`);
-      this.cursor = page.next_cursor ?? "";
+      const page = await json(`jobs?limit=${PAGE}&cursor=${cursor}`);
+      if (run !== this.run) return;
+      if (this.cursor === cursor) this.cursor = page.next_cursor ?? "";
       for (const job of page.jobs) this.#put(job);
       this.#changed();
     } catch { /* the next scroll tries again */ } finally {
-      this.loading = false;
+      if (run === this.run) this.loading = false;
     }
   }
 
@@ -147,30 +191,41 @@ export class Jobs extends EventTarget {
    * @param {any} told a job's status; events and lists do not all have the same members
    */
   update(told) {
-    const before = this.known.get(told.job_id);
     this.#put(told);
     this.#changed();
-    if (before && ACTIVE.has(before.status) && !ACTIVE.has(told.status)) {
-      this.dispatchEvent(new CustomEvent("ended", { detail: told }));
-      if (!this.listed) this.#follow();
-    }
+    if (!this.listed && !ACTIVE.has(told.status)) this.#follow();
   }
 
   /** @param {any} told */
   #put(told) {
     const before = this.known.get(told.job_id);
+    if (this.gone.has(told.job_id) || (before && stepOf(told) < stepOf(before))) return;
     const job = { ...told, created: told.created ?? before?.created ?? Date.now() / 1000 };
     if (!job.input_size && before?.input_size) job.input_size = before.input_size;
     if (told.eta_seconds !== undefined) job.ready = Date.now() + told.eta_seconds * 1000;
     this.known.set(job.job_id, job);
     this.sorted = null;
+    if (before && ACTIVE.has(before.status) && !ACTIVE.has(job.status)) this.dispatchEvent(new CustomEvent("ended", { detail: job }));
+  }
+
+  /**
+   * The server does not know a job.
+   * @param {string} id
+   */
+  #missing(id) {
+    // With tokens it may be the job of another token, which is in use in another tab or next time.
+    if (!token()) this.own.remove(id);
+    this.#remove(id);
   }
 
   /** @param {string} id */
-  #forget(id) {
-    this.known.delete(id);
+  #remove(id) {
+    this.gone.add(id);
+    if (!this.known.delete(id)) return;
     this.sorted = null;
-    if (!this.listed) this.#store();
+    this.dispatchEvent(new CustomEvent("deleted", { detail: id }));
+    this.#changed();
+    if (!this.listed) this.#follow();
   }
 
   /** @param {string} id */
@@ -185,16 +240,16 @@ export class Jobs extends EventTarget {
     } catch (error) {
       if (!(error instanceof ApiError && error.status === 404)) throw error;
     }
-    this.#forget(id);
-    this.#changed();
-    this.dispatchEvent(new CustomEvent("deleted", { detail: id }));
+    this.own.remove(id);
+    this.#remove(id);
+    this.tabs?.postMessage(id);
   }
 
   /** @param {string} id of a failed or cancelled job; its picture is tried again as a new job */
   async retry(id) {
     const told = await json(`jobs/${id}/retry`, { method: "POST" });
+    await this.check(told.job_id);
     this.#remember(told.job_id);
-    await this.#check(told.job_id);
     return told.job_id;
   }
 
@@ -205,28 +260,28 @@ export class Jobs extends EventTarget {
   // Where the server lists no jobs, the page knows those that this browser sent.
 
   async #resume() {
+    const { run } = this;
+    for (const id of this.own.ids) {
+      await this.check(id);
+      if (run !== this.run) return;
+    }
     this.loaded = true;
-    /** @type {string[]} */
-    let ids = [];
-    try {
-      ids = JSON.parse(localStorage.getItem(OWN) ?? "[]");
-    } catch { /* no storage, or not what we wrote */ }
-    for (const id of ids) await this.#check(id);
+    this.#changed();
     this.#follow();
   }
 
   /** @param {string} id */
   #remember(id) {
     if (this.listed) return;
-    this.#store(id);
+    this.own.add(id);
     this.#follow();
   }
 
-  /** @param {string} [extra] */
-  #store(extra) {
-    const ids = this.list.map((job) => job.job_id);
-    if (extra && !ids.includes(extra)) ids.unshift(extra);
-    localStorage.setItem(OWN, JSON.stringify(ids.slice(0, MOST_OWN)));
+  /** @param {string} id of a job that another tab sent */
+  async #added(id) {
+    if (this.listed || !this.run) return;
+    await this.check(id);
+    this.#follow();
   }
 
   /** Listen to the oldest active jobs, a few at a time: those run first. */

@@ -1,6 +1,7 @@
 // The form that says how pictures are upscaled. The choice is remembered in this browser.
 import { byId, h, setText } from "./dom.js";
 import { ModelCards } from "./models.js";
+import { local } from "./storage.js";
 import { t } from "./text.js";
 
 const KEY = "upscaled.options";
@@ -165,15 +166,13 @@ export class Options extends EventTarget {
   #restore() {
     byId("quality").value = "90";
     try {
-      this.#apply(JSON.parse(localStorage.getItem(KEY) ?? "{}"));
-    } catch { /* no storage, or not what we wrote: the defaults */ }
+      this.#apply(JSON.parse(local.get(KEY) ?? "{}"));
+    } catch { /* not what we wrote: the defaults */ }
   }
 
   #changed() {
     this.#adapt();
-    try {
-      localStorage.setItem(KEY, JSON.stringify(this.#values()));
-    } catch { /* no storage: not remembered */ }
+    local.set(KEY, JSON.stringify(this.#values()));
     this.dispatchEvent(new Event("change"));
   }
 

@@ -2,11 +2,13 @@
 import { ApiError, authorization, address, refusal } from "./api.js";
 import { h, setText } from "./dom.js";
 import { duration, rough } from "./format.js";
+import { icon } from "./icons.js";
 import { secondsOf } from "./models.js";
 import { t } from "./text.js";
 
 const AT_ONCE = 2; // of the few connections that a browser opens to one server
 const MOST_ZOOM = 16;
+const STEP = 0.2; // of a window's side that an arrow key moves
 const MOST_WHOLE = 32e6; // bytes of a picture that the browser cannot cut
 
 /**
@@ -32,8 +34,11 @@ export async function showPreview(stage, options, models) {
   const dialog = h("dialog", { class: "large preview", "aria-labelledby": "preview-title" },
     h("div", { class: "dialog-head" },
       h("div", {}, h("h2", { id: "preview-title" }, t("preview.title")), h("p", { class: "hint" }, t("preview.text", { scale }))),
-      h("button", { type: "button", class: "secondary", onclick: () => dialog.close() }, t("preview.close"))),
+      h("div", { class: "preview-tools" },
+        zoomer("view.out", "minus", () => moves.zoomBy(0.5)), zoomer("view.in", "plus", () => moves.zoomBy(2)),
+        h("button", { type: "button", class: "secondary", onclick: () => dialog.close() }, t("preview.close")))),
     grid);
+  const moves = movesTogether(grid);
   dialog.addEventListener("close", () => {
     abort.abort();
     made.forEach((one) => URL.revokeObjectURL(one));
@@ -59,9 +64,17 @@ export async function showPreview(stage, options, models) {
     for (let next = waiting.shift(); next && !abort.signal.aborted; next = waiting.shift()) await next();
   };
   for (let worker = 0; worker < AT_ONCE; worker += 1) void work();
-  movesTogether(grid);
   document.body.append(dialog);
   dialog.showModal();
+}
+
+/**
+ * @param {"view.in" | "view.out"} text
+ * @param {"plus" | "minus"} drawing
+ * @param {() => void} onclick
+ */
+function zoomer(text, drawing, onclick) {
+  return h("button", { type: "button", class: "secondary", "aria-label": t(text), title: t(text), onclick }, icon(drawing));
 }
 
 /**
@@ -74,7 +87,7 @@ function card(name, text, url) {
   if (url) image.src = url;
   const state = h("p", { class: "hint", role: "status" }, url ? "" : t("preview.busy"));
   const whole = h("p", { class: "hint" });
-  const window_ = h("div", { class: `preview-window${url ? "" : " busy"}` }, image);
+  const window_ = h("div", { class: `preview-window${url ? "" : " busy"}`, tabIndex: 0, role: "group", "aria-label": t("preview.window", { name }) }, image);
   const element = h("figure", { class: "preview-card" }, window_,
     h("figcaption", {}, h("strong", {}, name), h("span", { class: "hint" }, text), state, whole));
   return { element, image, state, whole, window: window_ };
@@ -91,7 +104,9 @@ function card(name, text, url) {
 async function fill(one, part, model, fields, signal, made) {
   try {
     const response = await patient(`preview?${new URLSearchParams({ model_name: model, ...fields })}`, part, signal);
-    const url = URL.createObjectURL(await response.blob());
+    const blob = await response.blob();
+    if (signal.aborted) return;
+    const url = URL.createObjectURL(blob);
     made.push(url);
     one.image.src = url;
     one.image.alt = model;
@@ -143,16 +158,34 @@ function movesTogether(grid) {
     grid.style.setProperty("--y", `${y * 100}%`);
     grid.classList.toggle("pixels", zoom > 3);
   };
+  const zoomBy = (/** @type {number} */ factor) => {
+    zoom = Math.min(MOST_ZOOM, Math.max(1, zoom * factor));
+    apply();
+  };
+  const move = (/** @type {number} */ right, /** @type {number} */ down) => {
+    x -= (STEP * right) / zoom;
+    y -= (STEP * down) / zoom;
+    apply();
+  };
+  /** @type {Record<string, () => void>} */
+  const keys = {
+    "+": () => zoomBy(2), "=": () => zoomBy(2), "-": () => zoomBy(0.5), 0: () => zoomBy(0),
+    ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1),
+  };
+  grid.addEventListener("keydown", (event) => {
+    const inWindow = /** @type {Element} */ (event.target).matches(".preview-window");
+    if (!inWindow || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
   grid.addEventListener("wheel", (event) => {
     if (!(/** @type {Element} */ (event.target).closest(".preview-window"))) return;
     event.preventDefault();
-    zoom = Math.min(MOST_ZOOM, Math.max(1, zoom * 2 ** (-event.deltaY / 300)));
-    apply();
+    zoomBy(2 ** (-event.deltaY / 300));
   }, { passive: false });
   grid.addEventListener("pointerdown", (event) => {
     const area = /** @type {Element} */ (event.target).closest(".preview-window");
     if (!area) return;
-    event.preventDefault();
     area.setPointerCapture(event.pointerId);
   });
   grid.addEventListener("pointermove", (event) => {
@@ -163,4 +196,5 @@ function movesTogether(grid) {
     apply();
   });
   apply();
+  return { zoomBy };
 }

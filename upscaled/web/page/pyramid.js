@@ -1,5 +1,5 @@
 // A picture as tiles of several sizes, fetched as they come into view and forgotten when too many.
-import { address, authorization } from "./api.js";
+import { ApiError, request } from "./api.js";
 
 const KEPT_BYTES = 128e6; // of decoded tiles, of both sides together
 const AT_ONCE = 4;
@@ -8,9 +8,14 @@ const AT_ONCE = 4;
 
 /** Decoded tiles of all pyramids of a view, the longest unused ones go first. */
 export class TileCache {
-  /** @param {() => void} onTile called when a tile has come */
-  constructor(onTile) {
+  /**
+   * @param {() => void} onTile called when a tile has come
+   * @param {(sentence: string) => void} onRefused called when the server has no tiles any more
+   */
+  constructor(onTile, onRefused) {
     this.onTile = onTile;
+    this.onRefused = onRefused;
+    this.refused = ""; // why the server has no tiles any more
     /** @type {Map<string, ImageBitmap>} */
     this.tiles = new Map();
     this.bytes = 0;
@@ -57,7 +62,7 @@ export class TileCache {
 
   /** Whether tiles that the view wants have not come yet. */
   get busy() {
-    return [...this.wanted.keys()].some((path) => !this.tiles.has(path));
+    return !this.refused && [...this.wanted.keys()].some((path) => !this.tiles.has(path));
   }
 
   close() {
@@ -68,6 +73,7 @@ export class TileCache {
   }
 
   #next() {
+    if (this.refused) return;
     const waiting = [...this.wanted].filter(([path]) => !this.tiles.has(path) && !this.loading.has(path) && (this.failed.get(path) ?? 0) < Date.now());
     waiting.sort((a, b) => a[1] - b[1]);
     for (const [path] of waiting.slice(0, Math.max(0, AT_ONCE - this.loading.size))) void this.#load(path);
@@ -78,15 +84,17 @@ export class TileCache {
     const abort = new AbortController();
     this.loading.set(path, abort);
     try {
-      const response = await fetch(address(path), { headers: authorization(), signal: abort.signal });
-      if (!response.ok) throw new Error(String(response.status));
+      const response = await request(path, { cache: "default", signal: abort.signal });
       const tile = await createImageBitmap(await response.blob());
       if (this.closed) return tile.close();
       this.tiles.set(path, tile);
       this.bytes += tile.width * tile.height * 4;
       this.#trim();
-    } catch {
-      if (!abort.signal.aborted) {
+    } catch (error) {
+      if (error instanceof ApiError && (error.status === 404 || error.status === 410)) {
+        this.refused = error.message;
+        this.onRefused(error.message);
+      } else if (!abort.signal.aborted) {
         this.failed.set(path, Date.now() + 3000);
         setTimeout(() => this.closed || this.onTile(), 3100);
       }

@@ -74,13 +74,17 @@ export class Queue {
       row.element.setAttribute("aria-setsize", String(this.jobs.cursor ? -1 : count));
       this.#place(row.element, index);
     }
+    /** @type {number | null} */
+    let lost = null;
     for (const [key, row] of this.rows) {
       // The row that has the focus stays, or the focus would be lost.
       const focused = row.element.contains(document.activeElement) && [...uploads, ...jobs].some((item) => keyOf(item) === key);
       if (wanted.has(key) || focused) continue;
+      if (row.element.contains(document.activeElement)) lost = Number(row.element.dataset.index);
       row.element.remove();
       this.rows.delete(key);
     }
+    if (lost !== null) this.#focus(lost);
     byId("empty").hidden = count > 0 || !this.jobs.loaded;
     if (last >= count - AROUND) void this.jobs.more();
     this.#head(uploads.length, jobs);
@@ -99,6 +103,16 @@ export class Queue {
       this.holder.insertBefore(element, next);
       focused?.focus({ preventScroll: true });
     }
+  }
+
+  /**
+   * Give the focus to what took the place of a row that had it.
+   * @param {number} index
+   */
+  #focus(index) {
+    const rows = /** @type {HTMLElement[]} */ ([...this.holder.children]);
+    const row = rows.find((one) => Number(one.dataset.index) >= index) ?? rows.at(-1);
+    /** @type {HTMLElement} */ (row?.querySelector("button") ?? byId("queue")).focus({ preventScroll: true });
   }
 
   /**
@@ -121,8 +135,10 @@ export class Queue {
     if (ready) parts.push(t("queue.ready", { n: ready }));
     setText(byId("queue-hint"), parts.join(" · "));
     setText(byId("queue-note"), ready && this.deletes ? t("queue.deleted") : "");
-    byId("download-all").hidden = ready < 2;
+    for (const [id, hidden] of /** @type {[string, boolean][]} */ ([["download-all", ready < 2], ["clear", ended - ready < 1]])) {
+      if (hidden && document.activeElement === byId(id)) byId("queue").focus({ preventScroll: true });
+      byId(id).hidden = hidden;
+    }
     setText(byId("download-all"), t("queue.download", { n: ready }));
-    byId("clear").hidden = ended - ready < 1;
   }
 }

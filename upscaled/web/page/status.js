@@ -33,6 +33,7 @@ const shown = new Map();
  * @param {string} text
  */
 export function notice(name, text) {
+  if (text && shown.get(name)?.textContent === text) return; // or screen readers say it again
   shown.get(name)?.remove();
   shown.delete(name);
   if (!text) return;
@@ -47,6 +48,7 @@ export function notice(name, text) {
  */
 export function toast(text) {
   const element = h("div", { class: "toast", role: "status" }, text);
-  document.body.append(element);
+  // An open dialog covers the rest of the page, and hides it from screen readers.
+  ([...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body).append(element);
   setTimeout(() => element.remove(), 8000);
 }

@@ -4,6 +4,9 @@ import { ApiError, authorization, address, refusal } from "./api.js";
 const SILENCE = 40_000; // milliseconds; the server sends something every 15 s
 const SHORTEST_PAUSE = 1000;
 const LONGEST_PAUSE = 10_000;
+// A browser opens six connections to one server for all its tabs. A hidden tab gives its own back,
+// or the seventh tab would not even load.
+const HIDDEN = 10_000;
 
 /**
  * A stream that connects again until it is closed. Events: `open`, `update` with the job as
@@ -19,24 +22,36 @@ export class Stream extends EventTarget {
     this.pause = SHORTEST_PAUSE;
     this.lastHeard = 0;
     this.connected = false;
+    this.failed = false; // since it was connected last
+    this.parked = false; // while the tab is hidden
+    this.parking = 0;
     /** @type {AbortController | null} */
     this.abort = null;
     this.wake = () => {};
-    this.revive = () => {
-      // After sleep a connection looks alive although nothing comes any more.
-      if (document.visibilityState === "visible") this.reconnect(!this.connected || Date.now() - this.lastHeard > SILENCE / 2);
-    };
-    for (const name of ["online", "pageshow"]) addEventListener(name, this.revive);
-    document.addEventListener("visibilitychange", this.revive);
-    this.watchdog = setInterval(() => this.reconnect(this.connected && Date.now() - this.lastHeard > SILENCE), SILENCE / 4);
+    this.online = () => this.reconnect(this.#doubtful(SILENCE / 2));
+    // A page that comes back from the browser's cache has no connections.
+    this.back = (/** @type {PageTransitionEvent} */ event) => this.reconnect(event.persisted || this.#doubtful(SILENCE / 2));
+    this.seen = () => this.#seen();
+    addEventListener("online", this.online);
+    addEventListener("pageshow", this.back);
+    document.addEventListener("visibilitychange", this.seen);
+    this.watchdog = setInterval(() => {
+      // The connection may be dead without an error, also before it was answered.
+      if (!this.abort || Date.now() - this.lastHeard <= SILENCE) return;
+      this.failed = true;
+      this.reconnect();
+    }, SILENCE / 4);
     void this.#run();
+    if (document.visibilityState === "hidden") this.#seen();
   }
 
   close() {
     this.closed = true;
-    for (const name of ["online", "pageshow"]) removeEventListener(name, this.revive);
-    document.removeEventListener("visibilitychange", this.revive);
+    removeEventListener("online", this.online);
+    removeEventListener("pageshow", this.back);
+    document.removeEventListener("visibilitychange", this.seen);
     clearInterval(this.watchdog);
+    clearTimeout(this.parking);
     this.abort?.abort();
     this.wake();
   }
@@ -49,8 +64,34 @@ export class Stream extends EventTarget {
     this.wake();
   }
 
+  /**
+   * After sleep a connection looks alive although nothing comes any more.
+   * @param {number} silence milliseconds
+   */
+  #doubtful(silence) {
+    return !this.connected || Date.now() - this.lastHeard > silence;
+  }
+
+  #seen() {
+    clearTimeout(this.parking);
+    if (document.visibilityState === "visible") {
+      const parked = this.parked;
+      this.parked = false;
+      this.reconnect(parked || this.#doubtful(SILENCE / 2));
+    } else {
+      this.parking = setTimeout(() => {
+        this.parked = true;
+        this.abort?.abort();
+      }, HIDDEN);
+    }
+  }
+
   async #run() {
     while (!this.closed) {
+      if (this.parked) {
+        await new Promise((resolve) => (this.wake = () => resolve(undefined)));
+        continue;
+      }
       try {
         await this.#listen();
       } catch (error) {
@@ -60,10 +101,13 @@ export class Stream extends EventTarget {
           break;
         }
       }
-      const was = this.connected;
+      this.abort = null;
+      const told = this.connected || this.failed;
       this.connected = false;
       if (this.closed) break;
-      if (was || this.pause > SHORTEST_PAUSE) this.dispatchEvent(new Event("lost"));
+      if (this.parked) continue;
+      this.failed = true;
+      if (told) this.dispatchEvent(new Event("lost"));
       await new Promise((resolve) => {
         this.wake = () => resolve(undefined);
         setTimeout(this.wake, this.pause);
@@ -74,12 +118,14 @@ export class Stream extends EventTarget {
 
   async #listen() {
     this.abort = new AbortController();
+    this.lastHeard = Date.now();
     const headers = authorization();
     if (this.lastId) headers["Last-Event-ID"] = this.lastId;
     const response = await fetch(address(this.path), { headers, cache: "no-store", signal: this.abort.signal });
     if (!response.ok) throw refusal(response.status, await response.text(), response.headers.get("Retry-After"));
     if (!response.body) return;
     this.connected = true;
+    this.failed = false;
     this.pause = SHORTEST_PAUSE;
     this.lastHeard = Date.now();
     this.dispatchEvent(new Event("open"));

@@ -1,5 +1,6 @@
 // The page's texts in several languages: a catalogue per language, each a module of its own.
 import english from "./en.js";
+import { local } from "./storage.js";
 
 export const LANGUAGES = ["en", "de"];
 const KEY = "upscaled.language";
@@ -32,22 +33,14 @@ export function t(key, values = {}) {
  */
 export async function loadLanguage(chosen) {
   /** @type {string | null | undefined} */
-  let wanted = chosen ?? stored();
+  let wanted = chosen ?? local.get(KEY);
   if (!wanted) wanted = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => LANGUAGES.includes(tag));
   language = wanted && LANGUAGES.includes(wanted) ? wanted : "en";
-  if (chosen) localStorage.setItem(KEY, chosen);
+  if (chosen) local.set(KEY, chosen);
   catalogue = language === "en" ? english : (await import(`./${language}.js`)).default;
   plurals = new Intl.PluralRules(language);
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll("[data-t]")) {
     element.textContent = t(/** @type {HTMLElement} */ (element).dataset.t ?? "");
-  }
-}
-
-function stored() {
-  try {
-    return localStorage.getItem(KEY);
-  } catch {
-    return null;
   }
 }

@@ -24,12 +24,15 @@ let open = false;
 function ask(onToken) {
   if (open) return;
   open = true;
+  let sending = false;
   const field = h("input", { type: "password", id: "token", required: true, autocomplete: "current-password", "aria-describedby": "token-problem" });
   const problem = h("p", { class: "problem", id: "token-problem", role: "alert" });
   const dialog = h("dialog", { class: "small", "aria-labelledby": "token-title" },
     h("form", {
       onsubmit: async (/** @type {Event} */ event) => {
         event.preventDefault();
+        if (sending) return;
+        sending = true;
         const before = token();
         setToken(field.value.trim());
         try {
@@ -39,6 +42,8 @@ function ask(onToken) {
           problem.textContent = error instanceof ApiError ? error.message : t("connection.lost");
           field.select();
           return;
+        } finally {
+          sending = false;
         }
         dialog.close();
         onToken();

@@ -111,7 +111,9 @@ export class Uploads extends EventTarget {
       this.#drop(upload);
     } catch (error) {
       if (upload.abort.signal.aborted) return;
-      this.#failed(upload, /** @type {Error} */ (error));
+      const unreadable = error instanceof ConnectionError && !await readable(file);
+      if (upload.abort.signal.aborted) return;
+      this.#failed(upload, unreadable ? new Error(t("upload.unreadable", { name: file.name })) : /** @type {Error} */ (error));
     }
     this.#next();
   }
@@ -156,6 +158,19 @@ export class Uploads extends EventTarget {
 
   #changed() {
     this.dispatchEvent(new Event("change"));
+  }
+}
+
+/**
+ * Whether a file is still there as it was chosen. A browser reports a changed one as a lost connection.
+ * @param {File} file
+ */
+async function readable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
   }
 }
 

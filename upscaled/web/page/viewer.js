@@ -1,7 +1,6 @@
 // Before and after, to the single pixel: slider, side by side, blink, difference.
-import { json } from "./api.js";
+import { ConnectionError, json } from "./api.js";
 import { h, setText } from "./dom.js";
-import { save } from "./download.js";
 import { dimensions, fileSize, percent } from "./format.js";
 import { icon } from "./icons.js";
 import { Panning } from "./panning.js";
@@ -16,11 +15,12 @@ const MOST_PIXEL = 32; // canvas pixels for a pixel of the result
 /**
  * @param {import("./jobs.js").Job} job
  * @param {import("./limits.js").Limits} limits
+ * @param {() => Promise<boolean>} save saves the result, if the server lets it
  */
-export async function showViewer(job, limits) {
+export async function showViewer(job, limits, save) {
   const shape = await json(`tiles/${job.job_id}`);
   await loadStyle();
-  const viewer = new Viewer(job, shape, limits);
+  const viewer = new Viewer(job, shape, limits, save);
   document.body.append(viewer.dialog);
   viewer.dialog.showModal();
   viewer.begin();
@@ -32,7 +32,10 @@ function loadStyle() {
     if (document.getElementById("viewer-style")) return resolve();
     const link = h("link", { id: "viewer-style", rel: "stylesheet", href: `${document.documentElement.dataset.assets}/viewer.css` });
     link.onload = () => resolve();
-    link.onerror = reject;
+    link.onerror = () => {
+      link.remove();
+      reject(new ConnectionError());
+    };
     document.head.append(link);
   });
 }
@@ -60,10 +63,12 @@ class Viewer {
    * @param {import("./jobs.js").Job} job
    * @param {{tile_size: number, source: any, result: any}} shape
    * @param {import("./limits.js").Limits} limits
+   * @param {() => Promise<boolean>} save saves the result, if the server lets it
    */
-  constructor(job, shape, limits) {
+  constructor(job, shape, limits, save) {
     this.job = job;
-    this.cache = new TileCache(() => this.redraw());
+    this.save = save;
+    this.cache = new TileCache(() => this.redraw(), (sentence) => setText(this.note, sentence));
     const path = `tiles/${job.job_id}`;
     this.result = new Pyramid(this.cache, `${path}/result`, shape.result, shape.tile_size);
     this.source = shape.source ? new Pyramid(this.cache, `${path}/source`, shape.source, shape.tile_size) : null;
@@ -107,7 +112,7 @@ class Viewer {
     this.line = h("div", { class: "split-line", "aria-hidden": "true" });
     this.before = h("span", { class: "tag before", "aria-hidden": "true" }, t("view.before"));
     this.after = h("span", { class: "tag after", "aria-hidden": "true" }, t("view.after"));
-    this.note = h("p", { class: "hint view-note" }, this.source ? "" : t("view.alone"));
+    this.note = h("p", { class: "hint view-note", role: "status" }, this.source ? "" : t("view.alone"));
     this.slide = h("div", { class: "slide" },
       h("button", { type: "button", class: "secondary", onclick: () => this.only("source") }, t("view.before")),
       this.range,
@@ -120,7 +125,7 @@ class Viewer {
         h("div", { class: "view-name" }, h("h2", {}, nameOf(job)), h("p", { class: "hint" }, [size, fileSize(job.file_size_bytes ?? 0), job.model_name].filter(Boolean).join(" · "))),
         this.source && h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, t("view.mode")), ...MODES.map(mode)),
         h("div", { class: "view-tools" },
-          h("button", { type: "button", class: "primary", "aria-label": t("action.save"), onclick: () => this.#save(limits) }, icon("download"), h("span", {}, t("action.save"))),
+          h("button", { type: "button", class: "primary", "aria-label": t("action.save"), onclick: () => void this.#save(limits) }, icon("download"), h("span", {}, t("action.save"))),
           button(t("view.close"), () => this.dialog.close(), icon("cancel")))),
       h("div", { class: "stage-area" }, this.canvas, this.line, this.before, this.after,
         h("div", { class: "zoomers" }, button(t("view.out"), () => this.panning.zoomBy(0.5), icon("minus")), this.zoomText,
@@ -135,10 +140,10 @@ class Viewer {
   }
 
   /** @param {import("./limits.js").Limits} limits */
-  #save(limits) {
-    void save(this.job.job_id);
+  async #save(limits) {
+    const saved = await this.save();
     // Its tiles go with the result.
-    if (limits.delete_after_download) this.dialog.close();
+    if (saved && limits.delete_after_download) this.dialog.close();
   }
 
   /** @param {string} mode */
@@ -147,7 +152,7 @@ class Viewer {
     clearInterval(this.blinking);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (mode === "blink" && !calm) this.blinking = setInterval(() => this.flip(), BLINK);
-    setText(this.note, mode === "difference" ? t("view.amplified") : "");
+    setText(this.note, this.cache.refused || (mode === "difference" ? t("view.amplified") : ""));
     this.range.disabled = mode !== "slider";
     this.panning.resized(mode === "side");
     this.redraw();
