@@ -58,10 +58,14 @@ class PostgresServer:
 
     Args:
         folder: where its data goes and stays; None: a folder under /tmp that `close` deletes.
+        primary: a running server of which this one is a standby.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, primary: PostgresServer | None = None
+    ) -> None:
         self.port = free_port()
+        self._primary = primary
         self._user = pwd.getpwnam(_USER) if os.geteuid() == 0 else None
         self._kept = folder is not None
         self._folder = folder
@@ -80,10 +84,18 @@ class PostgresServer:
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
         data = self._folder / "data"
         if not (data / "PG_VERSION").exists():
+            if self._primary is None:
+                made: list[str | Path] = [
+                    programs() / "initdb", "--pgdata", data, "--username", "upscaled",
+                    "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+                ]  # fmt: skip
+            else:
+                made = [
+                    programs() / "pg_basebackup", "--pgdata", data, "--write-recovery-conf",
+                    "--checkpoint", "fast", "--no-sync", "--dbname", self._primary.url(),
+                ]  # fmt: skip
             done = subprocess.run(
-                [*self._as_user(), programs() / "initdb", "--pgdata", data,
-                 "--username", "upscaled", "--auth", "trust", "--encoding", "UTF8",
-                 "--locale", "C", "--no-sync"],
+                [*self._as_user(), *made],
                 cwd=self._folder, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
@@ -112,6 +124,10 @@ class PostgresServer:
                 time.sleep(0.05)
             else:
                 return
+
+    def promote(self) -> None:
+        """Make a standby a primary; it takes writes when this returns."""
+        self.execute("SELECT pg_promote()")
 
     def _as_user(self) -> list[str | Path]:
         if self._user is None:

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from testkit.cuttable_link import CuttableLink
 from testkit.jobs import make_job
 from testkit.postgres import PostgresServer
 from testkit.store_contract import JobStoreContract, make_key
 from upscaled.errors import ConfigError, StoreUnavailableError
 from upscaled.jobs import postgres_schema
 from upscaled.jobs.job import ACTIVE
-from upscaled.jobs.postgres_database import Database
+from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.postgres_schema import Migration
 from upscaled.jobs.postgres_store import PostgresJobStore
 from upscaled.jobs.store import JobFilter
@@ -128,3 +129,40 @@ async def test_a_write_whose_end_was_not_seen_can_be_repeated(store: PostgresJob
     await store.put(job, make_key(job))
     await store.put(job, make_key(job))
     assert await store.key("ann", "key") == make_key(job)
+
+
+async def test_a_server_that_falls_silent_is_given_up_and_used_again_later(
+    postgres: PostgresServer, url: str
+) -> None:
+    link = CuttableLink(postgres.port)
+    await link.start()
+    database = Database(url.replace(f":{postgres.port}/", f":{link.port}/"), patience=0.2)
+    await database.open()
+
+    async def one(connection: Connection) -> object:
+        return await (await connection.execute("SELECT 1")).fetchone()
+
+    try:
+        assert await database.run(one) == (1,)
+        link.cut()  # connections stay open, and no answer comes
+        with pytest.raises(StoreUnavailableError, match="does not answer now; try again in 5 s"):
+            async with asyncio.timeout(30):
+                await database.run(one, seconds=0.5)
+        link.heal()
+        assert await database.run(one, patience=30) == (1,)
+    finally:
+        link.heal()
+        await database.close()
+        await link.close()
+
+
+async def test_a_timeout_of_the_work_itself_is_passed_on(url: str) -> None:
+    database = Database(url)
+    await database.open()
+
+    async def late(_: Connection) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await database.run(late)
+    await database.close()

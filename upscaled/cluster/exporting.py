@@ -20,7 +20,7 @@ from upscaled.cluster.moved import Moved, waiting_again, without_upload
 from upscaled.errors import ConfigError, StoreUnavailableError
 from upscaled.jobs import sqlite_store
 from upscaled.jobs.job import ACTIVE, Job, JobState
-from upscaled.jobs.postgres_database import Connection
+from upscaled.jobs.postgres_database import LONG_SECONDS, Connection
 from upscaled.jobs.postgres_store import PostgresJobStore
 from upscaled.jobs.results import result_name
 from upscaled.jobs.sqlite_store import SqliteJobStore
@@ -108,7 +108,7 @@ class FolderExport:
         if jobs or not await asyncio.to_thread(whole.exists):
             await self._write(partial, jobs)
             await asyncio.to_thread(_rename, partial, whole)
-            await self._link.database.run(self._forget_all)
+            await self._link.database.run(self._forget_all, seconds=LONG_SECONDS)
         await asyncio.to_thread(_rename, whole, self._folder / sqlite_store.FILE)
         for job in jobs:
             await self._link.blobs.delete(keys.upload(job.id))

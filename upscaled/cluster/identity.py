@@ -11,7 +11,7 @@ from pathlib import Path
 from upscaled.blobs.blobs import BlobMissingError, Blobs
 from upscaled.cluster.keys import IDENTITY
 from upscaled.errors import ConfigError
-from upscaled.jobs.postgres_database import Connection, Database
+from upscaled.jobs.postgres_database import LONG_SECONDS, Connection, Database
 
 _MOST = 100
 _LOCK = 0x7570736E
@@ -50,7 +50,7 @@ async def check(database: Database, blobs: Blobs, named: str) -> None:
                 "must be mounted."
             )
 
-    await database.run(compare)
+    await database.run(compare, seconds=LONG_SECONDS)
 
 
 async def of_database(connection: Connection) -> str:

@@ -11,7 +11,7 @@ from upscaled.cluster import identity, members
 from upscaled.cluster.keys import IDENTITY
 from upscaled.cluster.members import member_id
 from upscaled.config.settings import Config
-from upscaled.jobs.postgres_database import Connection, Database
+from upscaled.jobs.postgres_database import LONG_SECONDS, Connection, Database
 from upscaled.jobs.postgres_schema import migrate
 
 
@@ -39,7 +39,7 @@ class Link:
         """
         await self.database.open()
         try:
-            await self.database.run(self._upgrade)
+            await self.database.run(self._upgrade, seconds=LONG_SECONDS)
             await self.blobs.open()
             await identity.check(self.database, self.blobs.unchecked, self._named)
         except BaseException:

@@ -33,7 +33,13 @@ _FULL = (psycopg.errors.DiskFull, psycopg.errors.ConfigurationLimitExceeded)
 
 _IDLE_SECONDS = 20
 """How long the server waits for the next statement of a transaction."""
+_ANSWER_SECONDS = 10.0
+"""How long a transaction may take. A server that is stopped, or one behind a cut line, leaves its
+connections open; the driver then tries for 10 s to cancel what runs."""
+LONG_SECONDS = 120.0
+"""The same for changes of the schema and other rare work."""
 _NOTICED = {
+    "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -114,15 +120,22 @@ class Database:
         assert self._pool is not None, "the database was not opened"  # noqa: S101
         return self._pool
 
-    async def run(self, work: Work[T], *, patience: float | None = None) -> T:
+    async def run(
+        self,
+        work: Work[T],
+        *,
+        patience: float | None = None,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> T:
         """Run ``work`` in a transaction and return its value.
 
-        If the connection breaks, it is run again. So it may run after it was committed, and must
-        have the same effect then.
+        If the connection breaks or the server falls silent, it is run again. So it may run after it
+        was committed, and must have the same effect then.
 
         Args:
             work: what is done with the connection.
             patience: seconds for which it is tried; None: those of the database.
+            seconds: for one try.
 
         Raises:
             StoreUnavailableError: the server does not answer.
@@ -136,15 +149,20 @@ class Database:
         try:
             while True:
                 try:
-                    async with self.pool.connection(max(0.1, deadline - loop.time())) as connection:
-                        return await work(connection)
+                    left = max(0.1, deadline - loop.time())
+                    async with asyncio.timeout(left + seconds) as scope:
+                        async with self.pool.connection(left) as connection:
+                            scope.reschedule(loop.time() + seconds)
+                            return await work(connection)
                 except _FULL as error:
                     raise NoSpaceError(
                         f"The database can't store more now ({_said(error)}); try again in a "
                         "minute.",
                         headers={"Retry-After": "60"},
                     ) from error
-                except _TRANSIENT as error:
+                except (*_TRANSIENT, TimeoutError) as error:
+                    if isinstance(error, TimeoutError) and not scope.expired():
+                        raise  # of ``work`` itself
                     if loop.time() + pause > deadline:
                         raise _unavailable(error) from error
                     await asyncio.sleep(pause)
@@ -170,6 +188,8 @@ _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", 
 
 def _said(error: Exception) -> str:
     """Return the first line of what the server said."""
+    if isinstance(error, TimeoutError):
+        return "a transaction has no answer"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

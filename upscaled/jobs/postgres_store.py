@@ -12,7 +12,7 @@ import psycopg
 from upscaled import serial
 from upscaled.jobs import postgres_outbox, store
 from upscaled.jobs.job import Job, JobState
-from upscaled.jobs.postgres_database import Connection, Database, Work
+from upscaled.jobs.postgres_database import LONG_SECONDS, Connection, Database, Work
 from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
 from upscaled.jobs.webhook_messages import Message, PendingJob
@@ -54,7 +54,7 @@ class PostgresJobStore:
         """
         await self.database.open()
         try:
-            await self.database.run(migrate)
+            await self.database.run(migrate, seconds=LONG_SECONDS)
         except BaseException:
             await self.database.close()
             raise
