@@ -55,7 +55,6 @@ async def begin(request: web.Request) -> web.Response:
             fields = dict(form.fields)
             text = fields.pop("wait", None)
             wait = parse_wait(text) if text else preferred_wait(request) or NO_WAIT
-            headers |= form.rate_headers
             if claim is not None and earlier is not None:
                 record = await archives.repeated(claim, earlier, fields, form.sha256)
                 headers["Idempotent-Replayed"] = "true"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ class RequestContext:
     """The caller; has empty fields until the caller is authenticated."""
     cors_origin: str | None
     """Origin of the web page that may read the response; None: no page of another site."""
+    rate_headers: Mapping[str, str] | None = None
+    """What is left of the caller's rate, for the response; None: the request does not count."""
 
 
 CONTEXT: web.RequestKey[RequestContext] = web.RequestKey("context")

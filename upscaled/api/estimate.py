@@ -23,7 +23,7 @@ async def estimate(request: web.Request) -> web.Response:
     async with upload.received(request, FIELD_NAMES, queues=False, picture_needed=False) as form:
         picture = None if form.filename is None else form.path
         job, quote = await request.app[SERVICE].submissions.quote(form.fields, picture, client)
-    return json_response(_describe(job, quote), headers=form.rate_headers)
+    return json_response(_describe(job, quote))
 
 
 def _describe(job: Job, quote: Quote) -> dict[str, object]:

@@ -106,5 +106,7 @@ class Middleware:
         context = cast("RequestContext | None", request.get(CONTEXT))
         if context is not None:  # else aiohttp refused it before the middleware
             response.headers[request_ids.HEADER] = context.request_id
+            if context.rate_headers is not None:
+                response.headers.update(context.rate_headers)
             if context.cors_origin is not None:
                 add_cors_headers(context.cors_origin, response)

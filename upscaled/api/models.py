@@ -126,7 +126,7 @@ async def begin_import(request: web.Request) -> web.Response:
         raise status.error
     address = f"{request.app[LINK_BASE].of(request)}/models/imports/{status.id}"
     code = 201 if status.ended else 202
-    headers = {**form.rate_headers, **wait.headers, "Location": address}
+    headers = {**wait.headers, "Location": address}
     content = {**_shown(status), "status_url": address}
     return json_response(content, status=code, headers=headers)
 

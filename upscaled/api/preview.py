@@ -24,7 +24,6 @@ async def preview(request: web.Request) -> web.StreamResponse:
         making = service.previews.make(form.fields, form.path, client)
         made = await while_connected(request, making, "preview")
     headers = {
-        **form.rate_headers,
         "Content-Type": "image/png",
         "Upscaled-Model": made.model_name,
         "Upscaled-Scale": str(made.scale),

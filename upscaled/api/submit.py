@@ -11,7 +11,7 @@ from aiohttp import web
 
 from upscaled.api import upload
 from upscaled.api.auth import client_of
-from upscaled.api.context import LINK_BASE, SERVICE, SUBMISSION_RATE
+from upscaled.api.context import CONTEXT, LINK_BASE, SERVICE, SUBMISSION_RATE
 from upscaled.api.download import deliver
 from upscaled.api.form_reader import ELSEWHERE
 from upscaled.api.jobs import job_id_of
@@ -124,12 +124,11 @@ async def retry(request: web.Request) -> web.StreamResponse:
     """``POST /jobs/{job_id}/retry``: a new job with the picture and the fields of an ended one."""
     service, client = request.app[SERVICE], client_of(request)
     earlier = await service.jobs.get(job_id_of(request), client.owner)
-    rate_headers = request.app[SUBMISSION_RATE].check(client.key)
+    request[CONTEXT].rate_headers = request.app[SUBMISSION_RATE].check(client.key)
     base = request.app[LINK_BASE].of(request)
     job = await service.submissions.again(earlier, client, links_base=base)
     links = request.app[LINK_BASE].links(request, job.id)
-    headers = {"Location": links.status, **rate_headers}
-    return json_response(_accepted(links), status=202, headers=headers)
+    return json_response(_accepted(links), status=202, headers={"Location": links.status})
 
 
 async def _submit(request: web.Request, field_names: Iterable[str]) -> web.StreamResponse:
@@ -147,7 +146,7 @@ async def _submit(request: web.Request, field_names: Iterable[str]) -> web.Strea
             ) as form,
         ):
             options = _answer_options(request, form.fields)
-            headers = {**form.rate_headers, **options.wait.headers}
+            headers = dict(options.wait.headers)
             original = None
             if options.original:
                 # Open from now on: the job deletes the file when it ends.

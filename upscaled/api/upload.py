@@ -14,7 +14,7 @@ from aiohttp import web
 
 from upscaled.api import image_url, multipart
 from upscaled.api.auth import client_of
-from upscaled.api.context import SERVICE, SUBMISSION_RATE
+from upscaled.api.context import CONTEXT, SERVICE, SUBMISSION_RATE
 from upscaled.api.form_reader import ELSEWHERE, IMAGE_URL, PICTURE, UPLOAD, FormReader, Payload
 from upscaled.api.multipart import Part
 from upscaled.api.picture_file import PictureFile
@@ -66,8 +66,6 @@ class ReceivedForm:
     identity: str
     """The picture's identity for the comparison of requests: its digest, its address or the id of
     its upload."""
-    rate_headers: Mapping[str, str]
-    """What is left of the client's rate, for the response."""
     refusal: UpscaledError | None
     """Why it can't become a job, if it was read all the same."""
 
@@ -113,11 +111,10 @@ async def received(
     is_raw = has_body and check_head(request, max_bytes, payload)
     reader = FormReader(fields, query.items(), payload)
     client = client_of(request)
-    rate_headers: Mapping[str, str] = {}
     refusal: UpscaledError | None = None
     submissions, length = service.submissions, request.content_length
     try:
-        rate_headers = request.app[rate].check(client.key)
+        request[CONTEXT].rate_headers = request.app[rate].check(client.key)
         upload = await submissions.begin_upload(client, length, queues=queues)
     except _PASSING as error:
         if not read_anyway:
@@ -152,9 +149,7 @@ async def received(
                     filename = await submissions.resumable.link(sent, client, upload.path)
         finally:
             upload.end()
-        yield ReceivedForm(
-            reader.fields, filename, upload.path, sha256, identity, rate_headers, refusal
-        )
+        yield ReceivedForm(reader.fields, filename, upload.path, sha256, identity, refusal)
         keep = queues and refusal is None
         if keep and UPLOAD in reader.fields:
             with contextlib.suppress(UnknownUploadError):  # deleted already if this is a repetition
