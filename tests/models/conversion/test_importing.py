@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.check import check
 from upscaled.models.conversion.definition import decibels, expectations, sample
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.importing import ImportRequest, import_model
+from upscaled.models.conversion.importing import Imported, ImportRequest, import_model
 from upscaled.models.conversion.layers import write_pair
 from upscaled.models.conversion.recognition import recognise
 from upscaled.pictures import RawImage, Size
@@ -222,6 +224,50 @@ async def test_a_link_to_a_file_is_imported_under_the_links_name(
     link.symlink_to(source)
     made = await import_model(ImportRequest(link), folder, looks_like_source=False)
     assert made.name == "4x-Linked"
+
+
+async def test_of_two_imports_under_one_name_one_is_kept_whole(
+    tmp_path: Path, folder: Path
+) -> None:
+    sources = {}
+    for scale in (2, 3):
+        path = tmp_path / f"{scale}.pth"
+        path.write_bytes(checkpoints.pth(checkpoints.compact("prelu", scale=scale)))
+        sources[scale] = path
+    outcomes = await asyncio.gather(
+        *(
+            import_model(ImportRequest(path, "same"), folder, looks_like_source=False)
+            for path in sources.values()
+        ),
+        return_exceptions=True,
+    )
+    (kept,) = (one for one in outcomes if isinstance(one, Imported))
+    (refused,) = (one for one in outcomes if isinstance(one, ConversionError))
+    assert "There is a model same already" in refused.message
+    card = await asyncio.to_thread(read_card, folder / "same.yaml")
+    assert card is not None
+    content = await asyncio.to_thread(sources[kept.scale].read_bytes)
+    assert card.original_sha256 == hashlib.sha256(content).hexdigest()
+    catalog = ModelCatalog(folder)
+    await catalog.rescan()
+    assert catalog.get("same").supported_scales == (kept.scale,)
+
+
+async def test_a_full_disk_is_told_with_the_room_that_is_needed(
+    tmp_path: Path, folder: Path
+) -> None:
+    source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu", features=64)))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if (
+        await asyncio.to_thread(subprocess.run, mount, capture_output=True, check=False)
+    ).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        with pytest.raises(ConversionError, match=r"no room .* convert model.pth; free \d+ MiB on"):
+            await import_model(ImportRequest(source), folder, looks_like_source=False)
+        assert list(folder.iterdir()) == []
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", str(folder)], check=True)
 
 
 async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path) -> None:

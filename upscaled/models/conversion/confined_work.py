@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,6 +22,9 @@ _CPU_SECONDS = 3600
 _READING_SECONDS = 60
 """Processor time that reading a file may take; x4plus takes half a second. A pickle of some hundred
 bytes can keep its reader busy for years, with tuples of tuples whose hash is wanted."""
+_ROOM_FACTOR = 3
+"""Size of what is written, as a multiple of the file: 16 bits become 32, and there is a pair of
+each."""
 _MOST_BYTES = 8 << 30
 """Of a file that is written; the largest weights that are read take 4 GiB in 32 bits."""
 
@@ -75,4 +79,11 @@ def done(
         )
         raise RequestRefusedError("conversion", words) from error
     except OSError as error:
-        raise RequestRefusedError("conversion", f"{request.name}: {error.strerror}.") from error
+        words = f"{request.name}: {error.strerror}."
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            room = _ROOM_FACTOR * (request.source.stat().st_size >> 20) + 1
+            words = (
+                f"There is no room beside the models to convert {request.name}; free {room} MiB on "
+                "that disk."
+            )
+        raise RequestRefusedError("conversion", words) from error

@@ -124,8 +124,7 @@ async def import_model(
             source=request.origin, architecture=made.architecture, size=made.size,
             parameters=made.parameters, original_sha256=made.sha256,
         )  # fmt: skip
-        await asyncio.to_thread(check_free, request, models_dir, name)
-        await asyncio.to_thread(_put, param, weights, card, models_dir, name)
+        await asyncio.to_thread(_put, request, param, weights, card, models_dir, name)
     return Imported(
         name, made.architecture, made.size, made.scale, made.parameters, stem == HALF, agreement
     )
@@ -184,11 +183,24 @@ def checked_name(request: ImportRequest) -> str:
     return name
 
 
-def _put(param: Path, weights: Path, card: ModelCard, models_dir: Path, name: str) -> None:
-    """Rename the pair into place: the ``.param`` last, since it makes the pair complete."""
+def _put(
+    request: ImportRequest,
+    param: Path,
+    weights: Path,
+    card: ModelCard,
+    models_dir: Path,
+    name: str,
+) -> None:
+    """Rename the pair into place: the ``.param`` last, since it makes the pair complete.
+
+    Raises:
+        ConversionError: the name was taken in the meantime.
+    """
     for path in (param, weights):
         files.sync(path)
-    write_card(card_path(models_dir, name), card)
-    weights.replace(models_dir / f"{name}.bin")
-    param.replace(models_dir / f"{name}.param")
-    files.sync(models_dir)
+    with work_folders.alone(models_dir):
+        check_free(request, models_dir, name)
+        write_card(card_path(models_dir, name), card)
+        weights.replace(models_dir / f"{name}.bin")
+        param.replace(models_dir / f"{name}.param")
+        files.sync(models_dir)

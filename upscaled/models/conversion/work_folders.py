@@ -9,8 +9,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 _PREFIX = ".import-"
@@ -38,6 +38,21 @@ async def opened(models_dir: Path) -> AsyncIterator[Path]:
             os.close(lock)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+@contextmanager
+def alone(models_dir: Path) -> Iterator[None]:
+    """Hold the models folder for the block, so that two imports do not mix their files; blocking.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    lock = os.open(models_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def sweep(models_dir: Path) -> list[Path]:
