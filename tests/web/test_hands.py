@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,41 @@ async def test_german_fits_a_phone(
         )
         assert outside == []
         await web.shot(f"german-viewer-{theme}-360")
+
+
+async def test_a_wrong_size_that_nobody_sees_does_not_keep_pictures_from_being_sent(
+    browser: Browser, server: Server, photo: Path
+) -> None:
+    async with web_page(browser, root(server)) as web:
+        await web.open()
+        await web.page.locator("#scales label", has_text="Exact").click()
+        await web.page.locator("#width").fill("-1.5")
+        await web.send(photo)
+        await web.row("coffee.png", "completed").first.wait_for()
+
+
+async def test_a_dialog_closes_with_a_click_beside_it_and_not_within(
+    browser: Browser, server: Server, photo: Path
+) -> None:
+    async with web_page(browser, root(server)) as web:
+        await web.open()
+        await web.send(photo)
+        await web.row("coffee.png", "completed").first.locator(".act-details").click()
+        dialog = web.page.locator("dialog")
+        await dialog.locator("dl").wait_for()
+        await dialog.click(position={"x": 4, "y": 4})
+        await expect(dialog).to_be_visible()
+        await web.page.mouse.click(4, 4)
+        await expect(dialog).to_have_count(0)
+
+
+@pytest.mark.parametrize(("language", "halves"), [("en-GB", False), ("en-US", True)])
+async def test_times_are_written_as_in_the_users_region(
+    browser: Browser, server: Server, photo: Path, language: str, halves: bool
+) -> None:
+    async with web_page(browser, root(server), language=language) as web:
+        await web.open()
+        await web.send(photo)
+        row = web.row("coffee.png", "completed").first
+        await expect(row).to_contain_text("kept until")
+        assert bool(re.search("[AP]M", await row.inner_text())) is halves

@@ -99,6 +99,19 @@ async def test_a_job_deleted_in_one_tab_is_gone_in_the_other(
         await reloaded(second)
 
 
+async def test_a_result_saved_in_one_tab_is_gone_in_the_other(
+    browser: Browser, unlisted: Server, photo: Path
+) -> None:
+    """No event tells it where the server lists no jobs."""
+    async with two_tabs(browser, unlisted) as (first, second):
+        await first.send(photo)
+        await second.row("coffee.png", "completed").wait_for()
+        async with first.page.expect_download():
+            await first.row("coffee.png").get_by_role("button", name="Download").click()
+        for web in (first, second):
+            await web.row("coffee.png", "gone").wait_for()
+
+
 async def test_a_list_that_is_not_read_to_its_end_is_not_forgotten(
     browser: Browser, unlisted: Server, photo: Path, tmp_path: Path
 ) -> None:

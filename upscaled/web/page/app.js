@@ -133,6 +133,7 @@ function start(limits, offered) {
   jobs.addEventListener("deleted", (event) => forget(/** @type {CustomEvent} */ (event).detail));
   jobs.addEventListener("ended", (event) => {
     const job = /** @type {CustomEvent} */ (event).detail;
+    uploads.placeFreed();
     if (job.status === "completed") announce(t("announce.completed", { name: nameOf(job) }));
     else if (job.status === "failed") announce(t("announce.failed", { name: nameOf(job), error: job.error }));
     else announce(t("announce.cancelled", { name: nameOf(job) }));
@@ -151,7 +152,9 @@ function start(limits, offered) {
   });
   byId("download-all").addEventListener("click", once(async () => {
     const ready = jobs.list.filter((job) => job.status === "completed" && !job.result_gone);
-    await checked(jobs, ready, () => saveAll(ready.map((job) => job.job_id)));
+    const ids = ready.map((job) => job.job_id);
+    await checked(jobs, ready, () => saveAll(ids));
+    void jobs.saving(ids);
   }));
   byId("clear").addEventListener("click", once(async () => {
     for (const job of [...jobs.list]) {
@@ -195,7 +198,10 @@ function actions(jobs, uploads, limits) {
   };
   const job = async (/** @type {string} */ name, /** @type {import("./jobs.js").Job} */ item) => {
     const id = item.job_id;
-    const saving = () => checked(jobs, [item], () => save(id));
+    const saving = async () => {
+      await checked(jobs, [item], () => save(id));
+      void jobs.saving([id]);
+    };
     if (name === "cancel") await jobs.cancel(id);
     else if (name === "delete") await remove(jobs, item);
     else if (name === "retry") await jobs.retry(id);

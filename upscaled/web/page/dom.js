@@ -75,6 +75,8 @@ export function debounced(work, milliseconds) {
  */
 export function closesOnBackdrop(dialog) {
   dialog.addEventListener("pointerdown", (event) => {
-    if (event.target === dialog) dialog.close();
+    const { left, top, right, bottom } = dialog.getBoundingClientRect();
+    const inside = event.clientX >= left && event.clientX <= right && event.clientY >= top && event.clientY <= bottom;
+    if (event.target === dialog && !inside) dialog.close();
   });
 }

@@ -1,5 +1,5 @@
 // Numbers, sizes and times as people of the page's language write them.
-import { language } from "./text.js";
+import { locale } from "./text.js";
 
 /** @param {number} bytes */
 export function fileSize(bytes) {
@@ -10,7 +10,7 @@ export function fileSize(bytes) {
     step += 1;
   }
   const digits = step === 0 || bytes >= 100 ? 0 : 1;
-  return new Intl.NumberFormat(language, {
+  return new Intl.NumberFormat(locale, {
     style: "unit", unit: units[step], unitDisplay: step ? "short" : "long", maximumFractionDigits: digits,
   }).format(bytes);
 }
@@ -44,16 +44,16 @@ export function duration(seconds, minuteAfter = 99.5) {
  */
 function unit(value, name) {
   const unitDisplay = name === "day" ? "long" : "short";
-  return new Intl.NumberFormat(language, { style: "unit", unit: name, unitDisplay }).format(value);
+  return new Intl.NumberFormat(locale, { style: "unit", unit: name, unitDisplay }).format(value);
 }
 
 /** @param {number} seconds since 1970 */
 export function moment(seconds) {
   const date = new Date(seconds * 1000);
   const days = (date.getTime() - Date.now()) / 86_400_000;
-  if (new Date().toDateString() === date.toDateString()) return date.toLocaleString(language, { timeStyle: "short" });
-  if (days > 0 && days < 6) return date.toLocaleString(language, { weekday: "long", hour: "numeric", minute: "2-digit" });
-  return date.toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+  if (new Date().toDateString() === date.toDateString()) return date.toLocaleString(locale, { timeStyle: "short" });
+  if (days > 0 && days < 6) return date.toLocaleString(locale, { weekday: "long", hour: "numeric", minute: "2-digit" });
+  return date.toLocaleString(locale, { dateStyle: "medium", timeStyle: "short" });
 }
 
 /** @param {{width: number, height: number}} size */
@@ -63,5 +63,5 @@ export function dimensions(size) {
 
 /** @param {number} part 0 to 1 */
 export function percent(part) {
-  return new Intl.NumberFormat(language, { style: "percent" }).format(part);
+  return new Intl.NumberFormat(locale, { style: "percent" }).format(part);
 }

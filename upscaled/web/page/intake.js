@@ -88,15 +88,17 @@ function listenToDrops(onFiles) {
  * @param {File[]} files
  */
 async function collect(entry, files) {
-  if (entry.isFile) {
-    files.push(await new Promise((resolve, reject) => /** @type {any} */ (entry).file(resolve, reject)));
-    return;
-  }
-  const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
-  for (;;) {
-    // A reader gives up to 100 entries at a time.
-    const batch = /** @type {FileSystemEntry[]} */ (await new Promise((resolve, reject) => reader.readEntries(resolve, reject)));
-    if (!batch.length) return;
-    for (const child of batch) await collect(child, files);
-  }
+  try {
+    if (entry.isFile) {
+      files.push(await new Promise((resolve, reject) => /** @type {any} */ (entry).file(resolve, reject)));
+      return;
+    }
+    const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
+    for (;;) {
+      // A reader gives up to 100 entries at a time.
+      const batch = /** @type {FileSystemEntry[]} */ (await new Promise((resolve, reject) => reader.readEntries(resolve, reject)));
+      if (!batch.length) return;
+      for (const child of batch) await collect(child, files);
+    }
+  } catch { /* one that may not be read, or is gone: the others are taken */ }
 }

@@ -24,12 +24,15 @@ import { Stream } from "./stream.js";
  * @property {number} [expires]
  * @property {string} [result_gone]
  * @property {number} created seconds since 1970
+ * @property {number} heard when the server told it, in milliseconds since 1970
  * @property {number} [ready] when the result is expected, in milliseconds since 1970
  */
 
 const PAGE = 200;
 const STREAMS = 2; // of six connections that a browser opens to one server, for all its windows
 const AGAIN = 5; // seconds until the list is read again where that failed
+const SETTLE = 2; // seconds that the first events of a stream may take
+const ARRIVING = [1, 2, 4, 8, 16, 32, 64, 128]; // seconds between looks at whether results have arrived
 export const ACTIVE = new Set(["queued", "processing"]);
 
 /**
@@ -66,12 +69,12 @@ export class Jobs extends EventTarget {
     this.own = new OwnJobs();
     this.own.addEventListener("added", (event) => void this.#added(/** @type {CustomEvent} */ (event).detail));
     this.own.addEventListener("removed", (event) => this.#remove(/** @type {CustomEvent} */ (event).detail));
-    // Events do not tell what was deleted; other tabs of this browser do.
+    // Events do not tell what was deleted, nor all of what was downloaded; other tabs of this browser do.
     /** @type {BroadcastChannel | null} */
     this.tabs = null;
     try {
-      this.tabs = new BroadcastChannel("upscaled.deleted");
-      this.tabs.onmessage = ({ data }) => this.#remove(String(data));
+      this.tabs = new BroadcastChannel("upscaled.jobs");
+      this.tabs.onmessage = ({ data }) => this.known.has(data) && void this.check(data);
     } catch { /* some browsers have none where storage is blocked */ }
   }
 
@@ -119,20 +122,22 @@ export class Jobs extends EventTarget {
   /** Read the newest jobs again: events do not tell what was deleted, nor all that was missed. */
   async #resync() {
     const { run } = this;
+    const since = Date.now();
     clearTimeout(this.again);
     try {
       const page = await json(`jobs?limit=${PAGE}`);
       if (run !== this.run) return;
-      const fresh = new Set(page.jobs.map((/** @type {Job} */ job) => job.job_id));
       const oldest = page.jobs.at(-1)?.created ?? 0;
       for (const job of page.jobs) this.#put(job);
-      const doubtful = this.list.filter((job) => !fresh.has(job.job_id) && (!page.next_cursor || job.created > oldest || ACTIVE.has(job.status)));
       // At first, or after so many new ones that there are others between these and the known ones.
       if (!this.loaded || oldest > this.newest) this.cursor = page.next_cursor ?? "";
       this.newest = page.jobs[0]?.created ?? 0;
       this.loaded = true;
       this.#changed();
-      for (const job of doubtful) await this.check(job.job_id);
+      // The stream begins with all active jobs, and with those that ended meanwhile: they are as told.
+      await new Promise((resolve) => setTimeout(resolve, SETTLE * 1000));
+      const doubtful = this.list.filter((job) => job.heard < since && (!page.next_cursor || job.created > oldest || ACTIVE.has(job.status)));
+      for (const job of doubtful) if (run === this.run) await this.check(job.job_id);
     } catch (error) {
       if (run !== this.run || (error instanceof ApiError && error.status === 401)) return;
       const seconds = (error instanceof ApiError && error.retryAfter) || AGAIN;
@@ -200,7 +205,7 @@ export class Jobs extends EventTarget {
   #put(told) {
     const before = this.known.get(told.job_id);
     if (this.gone.has(told.job_id) || (before && stepOf(told) < stepOf(before))) return;
-    const job = { ...told, created: told.created ?? before?.created ?? Date.now() / 1000 };
+    const job = { ...told, heard: Date.now(), created: told.created ?? before?.created ?? Date.now() / 1000 };
     if (!job.input_size && before?.input_size) job.input_size = before.input_size;
     if (told.eta_seconds !== undefined) job.ready = Date.now() + told.eta_seconds * 1000;
     this.known.set(job.job_id, job);
@@ -243,6 +248,23 @@ export class Jobs extends EventTarget {
     this.own.remove(id);
     this.#remove(id);
     this.tabs?.postMessage(id);
+  }
+
+  /**
+   * Results are being saved. Where the server lists no jobs, no event tells that one has arrived.
+   * @param {string[]} ids
+   */
+  async saving(ids) {
+    if (this.listed) return;
+    for (const pause of ARRIVING) {
+      await new Promise((resolve) => setTimeout(resolve, pause * 1000));
+      const waiting = ids.filter((id) => this.known.has(id) && !this.known.get(id)?.result_gone);
+      if (!waiting.length) return;
+      for (const id of waiting) {
+        await this.check(id);
+        if (this.known.get(id)?.result_gone) this.tabs?.postMessage(id);
+      }
+    }
   }
 
   /** @param {string} id of a failed or cancelled job; its picture is tried again as a new job */

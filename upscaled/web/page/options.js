@@ -178,7 +178,10 @@ export class Options extends EventTarget {
 
   /** Enable what fits to the choice. Nothing appears or disappears but the fields of a size. */
   #adapt() {
-    byId("target").hidden = this.#radio("scale") !== "size";
+    const exact = this.#radio("scale") === "size";
+    byId("target").hidden = !exact;
+    // Or what is wrong in a field that nobody sees would keep the form from being sent.
+    byId("width").disabled = byId("height").disabled = !exact;
     const quality = this.#hasQuality && !this.#lossless;
     byId("quality").disabled = !quality;
     byId("quality-field").classList.toggle("off", !quality);

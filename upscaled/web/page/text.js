@@ -7,8 +7,10 @@ const KEY = "upscaled.language";
 
 /** @type {Record<string, string | Record<string, string>>} */
 let catalogue = english;
-/** The language of the page, for dates and numbers too. */
+/** The language of the page. */
 export let language = "en";
+/** The same with the user's region, for dates and numbers: British clocks have 24 hours. */
+export let locale = "en";
 let plurals = new Intl.PluralRules("en");
 
 /**
@@ -23,7 +25,7 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => {
     const value = values[name];
     if (value === undefined) return whole;
-    return typeof value === "number" ? new Intl.NumberFormat(language).format(value) : value;
+    return typeof value === "number" ? new Intl.NumberFormat(locale).format(value) : value;
   });
 }
 
@@ -36,6 +38,7 @@ export async function loadLanguage(chosen) {
   let wanted = chosen ?? local.get(KEY);
   if (!wanted) wanted = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => LANGUAGES.includes(tag));
   language = wanted && LANGUAGES.includes(wanted) ? wanted : "en";
+  locale = navigator.languages.find((tag) => tag.slice(0, 2) === language) ?? language;
   if (chosen) local.set(KEY, chosen);
   catalogue = language === "en" ? english : (await import(`./${language}.js`)).default;
   plurals = new Intl.PluralRules(language);

@@ -7,6 +7,8 @@ const AT_ONCE = 2;
 const LONGEST_PAUSE = 15; // seconds
 /** Refusals that end by themselves; the request is sent again later. */
 const PASSING = new Set(["queue_full", "shutting_down", "too_many_connections", "rate_limited", "idempotency_key_in_use", "request_timeout", "unknown_upload", "upload_offset", "upload_incomplete"]);
+/** Refusals that any other upload would meet as well. */
+const COMMON = new Set(["queue_full", "shutting_down", "too_many_connections", "rate_limited"]);
 /** Answers to a submission whose picture the server no longer has. */
 const LOST = new Set(["unknown_upload", "upload_incomplete"]);
 
@@ -31,6 +33,9 @@ export class Uploads extends EventTarget {
     this.jobs = jobs;
     /** @type {Upload[]} the newest first */
     this.list = [];
+    /** Until when nothing is sent, in milliseconds since 1970: what one met, the others would meet. */
+    this.held = 0;
+    this.full = false; // whether that is because the queue is full
     addEventListener("online", () => this.#resumeAll());
     addEventListener("beforeunload", (event) => {
       if (this.list.some((upload) => upload.state !== "refused")) event.preventDefault();
@@ -62,6 +67,7 @@ export class Uploads extends EventTarget {
   again(upload) {
     upload.key = upload.state === "refused" ? randomKey() : upload.key;
     upload.state = "waiting";
+    this.held = 0;
     this.#changed();
     this.#next();
   }
@@ -71,7 +77,14 @@ export class Uploads extends EventTarget {
     this.#resumeAll();
   }
 
+  /** A job has ended: a queue that was full has a place. */
+  placeFreed() {
+    if (this.full) this.#resumeAll();
+  }
+
   #resumeAll() {
+    this.held = 0;
+    this.full = false;
     for (const upload of this.list) if (upload.state === "paused") upload.state = "waiting";
     this.#next();
   }
@@ -84,6 +97,7 @@ export class Uploads extends EventTarget {
   }
 
   #next() {
+    if (Date.now() < this.held) return;
     const sending = this.list.filter((upload) => upload.state === "sending").length;
     const waiting = this.list.filter((upload) => upload.state === "waiting").reverse();
     for (const upload of waiting.slice(0, Math.max(0, AT_ONCE - sending))) void this.#send(upload);
@@ -126,11 +140,12 @@ export class Uploads extends EventTarget {
     if (upload.pieces?.moved()) upload.tries = 0;
     if (error instanceof ApiError && LOST.has(error.code)) upload.pieces?.restart();
     upload.tries += 1;
+    this.full ||= error instanceof ApiError && error.code === "queue_full";
     if (error instanceof ConnectionError) this.#pause(upload, t("upload.lost"), Math.min(LONGEST_PAUSE, 2 ** upload.tries / 2));
     else if (error instanceof ApiError && error.status === 401) {
       setToken("");
       this.#pause(upload, error.message, Infinity);
-    } else if (error instanceof ApiError && PASSING.has(error.code)) this.#pause(upload, error.message, error.retryAfter || 5);
+    } else if (error instanceof ApiError && PASSING.has(error.code)) this.#pause(upload, error.message, error.retryAfter || 5, COMMON.has(error.code));
     else {
       upload.state = "refused";
       upload.reason = error.message;
@@ -143,17 +158,18 @@ export class Uploads extends EventTarget {
    * @param {Upload} upload
    * @param {string} reason
    * @param {number} seconds
+   * @param {boolean} common whether the others would meet the same
    */
-  #pause(upload, reason, seconds) {
+  #pause(upload, reason, seconds, common = true) {
     upload.state = "paused";
     upload.reason = reason;
     upload.resumes = Date.now() + seconds * 1000;
+    if (common) this.held = Math.max(this.held, upload.resumes);
     if (!Number.isFinite(seconds)) return;
     setTimeout(() => {
-      if (upload.state !== "paused") return;
-      upload.state = "waiting";
-      this.#next();
-    }, seconds * 1000);
+      if (upload.state === "paused" && Date.now() >= upload.resumes) upload.state = "waiting";
+      this.#next(); // also where it was removed: it held the others back
+    }, seconds * 1000 + 1);
   }
 
   #changed() {
