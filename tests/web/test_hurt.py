@@ -155,10 +155,12 @@ async def test_a_page_that_lost_its_connections_while_it_was_stored_connects_aga
     async with web_page(browser, root(serve())) as web:
         await web.open()
         await web.page.locator("#empty").wait_for()
-        async with web.page.expect_request("**/events"):
+        await web.page.evaluate(WATCH_NOTICES)
+        async with web.page.expect_response("**/jobs?limit=200"):
             await web.page.evaluate(
                 "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
             )
+        assert await web.page.evaluate("noticed") == 0  # nothing was lost
 
 
 async def test_a_viewer_whose_job_is_deleted_says_so(

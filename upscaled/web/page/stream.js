@@ -23,6 +23,7 @@ export class Stream extends EventTarget {
     this.lastHeard = 0;
     this.connected = false;
     this.failed = false; // since it was connected last
+    this.renewing = false; // the connection was ended here, to make another one
     this.parked = false; // while the tab is hidden
     this.parking = 0;
     /** @type {AbortController | null} */
@@ -39,7 +40,8 @@ export class Stream extends EventTarget {
       // The connection may be dead without an error, also before it was answered.
       if (!this.abort || Date.now() - this.lastHeard <= SILENCE) return;
       this.failed = true;
-      this.reconnect();
+      this.pause = SHORTEST_PAUSE;
+      this.abort.abort();
     }, SILENCE / 4);
     void this.#run();
     if (document.visibilityState === "hidden") this.#seen();
@@ -60,6 +62,7 @@ export class Stream extends EventTarget {
   reconnect(needed = true) {
     if (!needed || this.closed) return;
     this.pause = SHORTEST_PAUSE;
+    this.renewing = this.abort !== null;
     this.abort?.abort();
     this.wake();
   }
@@ -103,9 +106,10 @@ export class Stream extends EventTarget {
       }
       this.abort = null;
       const told = this.connected || this.failed;
-      this.connected = false;
+      const { renewing } = this;
+      this.connected = this.renewing = false;
       if (this.closed) break;
-      if (this.parked) continue;
+      if (this.parked || renewing) continue;
       this.failed = true;
       if (told) this.dispatchEvent(new Event("lost"));
       await new Promise((resolve) => {
