@@ -245,3 +245,36 @@ async def test_the_part_to_compare_is_chosen_and_looked_at_by_keyboard(
     await expect(picture).to_have_css("scale", "4")
     await web.shot("preview-zoomed")
     await page.keyboard.press("Escape")
+
+
+async def test_a_viewer_whose_token_ends_goes_on_with_another(
+    browser: Browser, serve: Callable[..., Server], large_photo: Path
+) -> None:
+    async with web_page(browser, root(serve(server__auth_token="right"))) as web:
+        await web.page.goto(web.url)
+        await enter(web.page, "right")
+        await web.ready()
+        await web.send(large_photo)
+        await web.row("large.jpg", "completed").get_by_role("button", name="Compare").click()
+        board = web.page.locator("canvas.board")
+        await expect(board).to_have_attribute("aria-busy", "false")
+        await web.page.evaluate("sessionStorage.setItem('upscaled.token', 'was right')")
+        viewer = web.page.locator("dialog.viewer")
+        note = viewer.locator(".view-note")
+        await viewer.get_by_role("button", name="100%").click()
+        await web.page.get_by_role("button", name="Not now").click()
+        await expect(note).to_have_text("The token is not the right one.")
+        await viewer.get_by_role("button", name="Download").click()
+        await enter(web.page, "right")
+        await expect(note).to_be_empty()
+        await expect(board).to_have_attribute("aria-busy", "false")
+
+
+async def test_a_page_of_an_earlier_version_says_that_it_must_be_loaded_again(
+    web: WebPage, photo: Path
+) -> None:
+    """The server was updated: parts that the page has not loaded yet have other addresses."""
+    await web.page.route("**/viewer.js", lambda route: route.fulfill(status=404))
+    await web.send(photo)
+    await web.row("coffee.png", "completed").first.locator(".act-compare").click()
+    await expect(web.page.locator(".toast")).to_contain_text("newer version of this page")

@@ -2,7 +2,7 @@
 import { address, request, token } from "./api.js";
 import { h } from "./dom.js";
 
-const MOST_IN_ARCHIVE = 200; // addresses have a limit of 8 KiB
+const MOST_IN_ARCHIVE = 300; // as the server takes in an address
 
 /**
  * @param {string} id

@@ -10,7 +10,7 @@ const AT_ONCE = 4;
 export class TileCache {
   /**
    * @param {() => void} onTile called when a tile has come
-   * @param {(sentence: string) => void} onRefused called when the server has no tiles any more
+   * @param {() => void} onRefused called when `refused` has changed
    */
   constructor(onTile, onRefused) {
     this.onTile = onTile;
@@ -26,6 +26,8 @@ export class TileCache {
     /** @type {Map<string, number>} tiles that the view wants now, by urgency */
     this.wanted = new Map();
     this.closed = false;
+    this.allowed = () => this.#refuse("");
+    addEventListener("token", this.allowed);
   }
 
   /** Begin a new drawing: what it does not ask for is not fetched any more. */
@@ -67,6 +69,7 @@ export class TileCache {
 
   close() {
     this.closed = true;
+    removeEventListener("token", this.allowed);
     for (const abort of this.loading.values()) abort.abort();
     for (const tile of this.tiles.values()) tile.close();
     this.tiles.clear();
@@ -91,10 +94,8 @@ export class TileCache {
       this.bytes += tile.width * tile.height * 4;
       this.#trim();
     } catch (error) {
-      if (error instanceof ApiError && (error.status === 404 || error.status === 410)) {
-        this.refused = error.message;
-        this.onRefused(error.message);
-      } else if (!abort.signal.aborted) {
+      if (error instanceof ApiError && [401, 404, 410].includes(error.status)) this.#refuse(error.message);
+      else if (!abort.signal.aborted) {
         this.failed.set(path, Date.now() + 3000);
         setTimeout(() => this.closed || this.onTile(), 3100);
       }
@@ -104,6 +105,13 @@ export class TileCache {
     if (this.closed) return;
     this.onTile();
     this.#next();
+  }
+
+  /** @param {string} sentence why the server has no tiles any more; "": a new token may get them */
+  #refuse(sentence) {
+    this.refused = sentence;
+    this.onRefused();
+    this.onTile();
   }
 
   #trim() {

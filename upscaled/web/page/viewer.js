@@ -68,7 +68,7 @@ class Viewer {
   constructor(job, shape, limits, save) {
     this.job = job;
     this.save = save;
-    this.cache = new TileCache(() => this.redraw(), (sentence) => setText(this.note, sentence));
+    this.cache = new TileCache(() => this.redraw(), () => this.#tell());
     const path = `tiles/${job.job_id}`;
     this.result = new Pyramid(this.cache, `${path}/result`, shape.result, shape.tile_size);
     this.source = shape.source ? new Pyramid(this.cache, `${path}/source`, shape.source, shape.tile_size) : null;
@@ -152,10 +152,15 @@ class Viewer {
     clearInterval(this.blinking);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (mode === "blink" && !calm) this.blinking = setInterval(() => this.flip(), BLINK);
-    setText(this.note, this.cache.refused || (mode === "difference" ? t("view.amplified") : ""));
+    this.#tell();
     this.range.disabled = mode !== "slider";
     this.panning.resized(mode === "side");
     this.redraw();
+  }
+
+  /** Say what there is to say about the view. */
+  #tell() {
+    setText(this.note, this.cache.refused || (!this.source ? t("view.alone") : this.mode === "difference" ? t("view.amplified") : ""));
   }
 
   /** Show the other side, in blink. */
