@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
+
 from upscaled.blobs.blobs import Blobs
 from upscaled.blobs.folder import FolderBlobs
 from upscaled.blobs.marked import MarkedBlobs
@@ -11,6 +13,7 @@ from upscaled.cluster import identity, members
 from upscaled.cluster.keys import IDENTITY
 from upscaled.cluster.members import member_id
 from upscaled.config.settings import Config
+from upscaled.errors import ConfigError
 from upscaled.jobs.postgres_database import LONG_SECONDS, Connection, Database
 from upscaled.jobs.postgres_schema import migrate
 
@@ -42,8 +45,13 @@ class Link:
             await self.database.run(self._upgrade, seconds=LONG_SECONDS)
             await self.blobs.open()
             await identity.check(self.database, self.blobs.unchecked, self._named)
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                raise ConfigError(
+                    "The role of cluster.database_url lacks a right in the database: "
+                    f"{error.diag.message_primary}. Run `upscaled cluster grant` as its owner."
+                ) from error
             raise
 
     async def _upgrade(self, connection: Connection) -> None:

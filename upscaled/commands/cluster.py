@@ -128,3 +128,31 @@ async def drain(config: Config, worker: str) -> int:
         await database.close()
     print(f"{worker} takes no more jobs, and ends after the last one that it has.")
     return 0
+
+
+async def grant(config: Config, servers: str, workers: str) -> int:
+    """Let a role of the database be an API server, and another one a worker, and nothing more.
+
+    Raises:
+        ConfigError: the settings name no cluster, or no owner of its database; or there is no such
+            role.
+        StoreUnavailableError: the database does not answer.
+    """
+    check_cluster(config)
+    from upscaled.cluster import grants  # noqa: PLC0415
+    from upscaled.jobs.postgres_database import LONG_SECONDS, Database  # noqa: PLC0415
+
+    if servers == workers:
+        raise ConfigError("Name two roles; API servers and workers have different rights.")
+    rights = {servers: grants.SERVER, workers: grants.WORKER}
+    database = Database(config.cluster.database_url, size=1)
+    await database.open()
+    try:
+        await database.run(lambda c: grants.grant(c, rights), seconds=LONG_SECONDS)
+    finally:
+        await database.close()
+    print(
+        f"{servers} may be an API server and {workers} a worker. Name them in "
+        "cluster.database_url, and run this again after each upgrade."
+    )
+    return 0

@@ -176,6 +176,12 @@ async def _cluster_export(options: argparse.Namespace, config: Config) -> int:
     return await export_folder(config, _named_folder(options.to, config))
 
 
+async def _cluster_grant(options: argparse.Namespace, config: Config) -> int:
+    from upscaled.commands.cluster import grant  # noqa: PLC0415
+
+    return await grant(config, options.servers, options.workers)
+
+
 def _named_folder(named: str | None, config: Config) -> Path:
     return Path(named).expanduser().absolute() if named else config.data_dir
 
@@ -358,6 +364,10 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     target.add_argument(
         "--to", metavar="FOLDER", help="the data folder to create (default: storage.data_dir)"
     )
+    sentence = "Give roles of the database the rights of API servers and of workers, and no others."
+    rights = _command(actions, "grant", _cluster_grant, sentence)
+    for name in ("servers", "workers"):
+        rights.add_argument(f"--{name}", metavar="ROLE", required=True, help=f"that of {name}")
 
 
 def _command(

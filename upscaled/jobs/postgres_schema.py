@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import psycopg
 from procrastinate.schema import SchemaManager
 from psycopg import sql
 
@@ -131,15 +132,11 @@ async def migrate(connection: Connection) -> None:
     """Bring the schema up to date, procrastinate's with it; one program at a time, all or nothing.
 
     Raises:
-        ConfigError: a later version of the program changed it incompatibly.
+        ConfigError: a later version of the program changed it incompatibly, or it must be changed
+            and this role may not.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS upscaled_schema "
-        "(version INTEGER NOT NULL, readable_from INTEGER NOT NULL)"
-    )
-    cursor = await connection.execute("SELECT version, readable_from FROM upscaled_schema")
-    version, readable_from = await cursor.fetchone() or (0, 0)
+    version, readable_from = await _version(connection)
     newest = len(MIGRATIONS)
     if version > newest:
         if readable_from > newest:
@@ -150,13 +147,38 @@ async def migrate(connection: Connection) -> None:
         return
     if version == newest:
         return
+    try:
+        await _change(connection, version)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            f"The database has version {version} of the schema, this program needs {newest}, and "
+            f"the role of cluster.database_url may not change it ({error.diag.message_primary}). "
+            "Run `upscaled cluster grant` as the owner of the database first."
+        ) from error
+
+
+async def _version(connection: Connection) -> tuple[int, int]:
+    """Return the version of the schema, and the oldest that can use it; zeros if there is none."""
+    there = await connection.execute("SELECT to_regclass('upscaled_schema') IS NOT NULL")
+    if await there.fetchone() != (True,):
+        return 0, 0
+    cursor = await connection.execute("SELECT version, readable_from FROM upscaled_schema")
+    return await cursor.fetchone() or (0, 0)
+
+
+async def _change(connection: Connection, version: int) -> None:
     if version == 0:
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS upscaled_schema "
+            "(version INTEGER NOT NULL, readable_from INTEGER NOT NULL)"
+        )
         await _execute(connection, await asyncio.to_thread(SchemaManager.get_schema))
     for migration in MIGRATIONS[version:]:
         await _execute(connection, migration.script)
     await connection.execute("DELETE FROM upscaled_schema")
     await connection.execute(
-        "INSERT INTO upscaled_schema VALUES (%s, %s)", (newest, MIGRATIONS[-1].readable_from)
+        "INSERT INTO upscaled_schema VALUES (%s, %s)",
+        (len(MIGRATIONS), MIGRATIONS[-1].readable_from),
     )
 
 
