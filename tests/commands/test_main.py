@@ -185,7 +185,9 @@ def test_models_are_installed_once_and_listed(env: dict[str, str], tmp_path: Pat
     env = {**env, "UPSCALED_UPSCALER_MODELS_PATH": str(tmp_path / "models")}
     first = run("models", "install", env=env)
     assert first.returncode == 0, first.stderr
-    assert first.stdout == f"Put 10 files into {tmp_path / 'models'}.\n"
+    put, *licences = first.stdout.splitlines()
+    assert put == f"Put 10 files into {tmp_path / 'models'}."
+    assert [line.split()[-1] for line in licences] == ["[BSD-3-Clause]"] * 3
     second = run("models", "install", "--quiet", env=env)
     assert (second.returncode, second.stdout) == (0, "")
     listed = run("models", env=env)
