@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from testkit.parts import missing
@@ -144,7 +145,15 @@ class PostgresServer:
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, as a power cut does; its sessions die with it."""
+        """Kill the server with SIGKILL, as a power cut does, and its sessions with it."""
+        if self._process is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._process.pid)
+            server.suspend()  # else it would start others
+            for one in (server, *server.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:

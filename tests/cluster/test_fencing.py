@@ -83,7 +83,7 @@ async def test_a_worker_that_comes_back_after_its_lease_changes_no_result(
     late = MemberProcess(tmp_path / "late", "work", settings)
     other = MemberProcess(tmp_path / "other", "work", cluster.settings)
     url = cluster.servers[0].url + API
-    photo = a_photo((160, 120))
+    photo = a_photo((480, 360))  # so that the job runs when its worker is cut off
     try:
         await late.start()
         await healthy(cluster.servers[0].url, 1)

@@ -66,5 +66,6 @@ async def test_a_person_sees_the_first_tile_of_the_default_model_move(
     shares = [progress.share for progress in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert [progress.rows for progress in seen] == [0] * (len(seen) - 1) + [120]
-    assert len({int(100 * share) for share in shares[:-1]}) >= 4
+    # The rows come with the end of the tile, which may be told twice.
+    assert all(progress.rows == (120 if progress.share == 1 else 0) for progress in seen)
+    assert len({int(100 * share) for share in shares if share < 1}) >= 4
