@@ -91,6 +91,7 @@ async def test_members_work_with_roles_that_may_do_nothing_else(
         await healthy(server.url, 1)
         async with aiohttp.ClientSession(server.url) as session:
             await _use(session, thumbnail.read_bytes())
+            await _use_without_a_right(session, thumbnail.read_bytes(), worker, url)
     finally:
         assert await worker.stop() == 0
         assert await server.stop() == 0
@@ -132,6 +133,22 @@ async def _use(session: aiohttp.ClientSession, picture: bytes) -> None:
     other = await post(scale="4", client_ref="c")
     async with session.delete(f"{API}/jobs/{other['job_id']}") as answer:
         assert answer.status == 204
+
+
+async def _use_without_a_right(
+    session: aiohttp.ClientSession, picture: bytes, worker: MemberProcess, url: str
+) -> None:
+    """A worker that may not record an end waits until it may."""
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("REVOKE INSERT ON messages FROM work")
+        form = aiohttp.FormData(FAST | {"callback_url": f"http://127.0.0.1:{free_port()}/"})
+        form.add_field("image", picture, filename="photo.png")
+        async with session.post(API + "/upscale", data=form) as answer:
+            job_id = (await answer.json())["job_id"]
+        await worker.said("job's end waits for the stores")
+        owner.execute("GRANT INSERT ON messages TO work")
+    async with session.get(f"{API}/download/{job_id}?wait=45") as answer:
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize(

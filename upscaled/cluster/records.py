@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
+
 from upscaled.blobs.blobs import Blobs, digest
 from upscaled.cluster import keys, work_queue
 from upscaled.cluster.work_queue import Lease, Record
@@ -202,7 +204,9 @@ class WorkerJobStore(_LinkedStore):
                 if job.state is JobState.COMPLETED and not job.result_key:
                     job = await self._with_stored_result(job, held_job.lease)
                 await self._record(job, held_job)
-            except StoreUnavailableError as error:
+            except (StoreUnavailableError, psycopg.Error) as error:
+                # The database may also refuse, for example for lack of a right, which its owner can
+                # mend. The work is done and must not be lost.
                 if job.state is JobState.QUEUED:
                     log.warning("job can't be put back; others notice", extra={"job": job.id})
                     return
@@ -210,7 +214,7 @@ class WorkerJobStore(_LinkedStore):
                     raise
                 log.warning(
                     "job's end waits for the stores",
-                    extra={"job": job.id, "reason": error.message},
+                    extra={"job": job.id, "reason": str(error)},
                 )
                 await asyncio.sleep(_AGAIN_SECONDS)
                 if self._is_lost(held_job):
