@@ -1,9 +1,10 @@
 """How faithful each model is: reduced photos are enlarged and compared with the originals.
 
-    python -m bench.fidelity [--quick] [--models FOLDER] [--pictures FOLDER]
+    python -m bench.fidelity [--quick] [--device INDEX] [--models FOLDER] [--pictures FOLDER]
 
-Each picture is reduced by Pillow's bicubic filter, enlarged by every model of its scale on every
-library, and compared:
+Each picture is reduced by Pillow's bicubic filter, enlarged by every model of its scale by every
+engine, and compared. The engines are the builtin one with each library on the processor and, with
+``--device``, on a Vulkan device, where the native program in ``bin/`` or PATH is one too:
 
 - PSNR-Y: of the luma of ITU-R BT.601, without a border as wide as the scale, as is usual in papers;
 - SSIM of that luma (Wang and others, 2004: 11×11 Gaussian window of 1.5, K1 0.01, K2 0.03);
@@ -20,10 +21,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +37,13 @@ from bench.report import Report, table
 from bench.setup import bench_setup, make_parser
 from testkit.networks import make_task, result
 from testkit.paths import DATA
+from upscaled.engines.binary.engine import BinaryEngine
+from upscaled.engines.binary.program import find_program
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
-from upscaled.engines.engine import CPU, ModelFiles
+from upscaled.engines.devices import list_devices
+from upscaled.engines.engine import CPU, Engine, ModelFiles
+from upscaled.errors import EngineError
 from upscaled.models.catalog import ModelCatalog
 
 Pixels = NDArray[np.uint8]
@@ -134,8 +140,13 @@ async def networks(folders: list[Path]) -> dict[str, list[ModelFiles]]:
     return found
 
 
-async def measure(folder: Path, folders: list[Path], pictures: list[Original]) -> str:
-    """Enlarge every picture by every network and return the table."""
+async def measure(
+    folder: Path,
+    folders: list[Path],
+    pictures: list[Original],
+    engines: Mapping[str, Callable[[], Engine]],
+) -> str:
+    """Enlarge every picture by every network on every engine, and return the table."""
     scores: dict[tuple[int, str, str], list[Scores]] = defaultdict(list)
     models = await networks(folders)
     scales = sorted({files.native_scale for model in models.values() for files in model})
@@ -152,20 +163,22 @@ async def measure(folder: Path, folders: list[Path], pictures: list[Original]) -
             small = smalls[picture.name, scale]
             made = resized(small, width, height)
             scores[scale, BASELINE, ""].append(scored(picture.pixels, small, made, scale))
-    for library in CpuLibrary:
-        engine = BuiltinEngine(CPU, library=library)
+    for label, make_engine in engines.items():
+        engine = make_engine()
         try:
             for name, nets in models.items():
                 for files in nets:
-                    print(f"{name} ×{files.native_scale} on {library}", flush=True)
+                    print(f"{name} ×{files.native_scale} by {label}", flush=True)
+                    scale = files.native_scale
                     for picture in pictures:
-                        scale = files.native_scale
                         small = smalls[picture.name, scale]
-                        task = make_task(folder, small, files)
-                        task.target.path.write_bytes(bytes(task.target.total_bytes))
-                        await engine.upscale(task, lambda _: None)
-                        scores[scale, name, str(library)].append(
-                            scored(picture.pixels, small, result(task), scale)
+                        try:
+                            made = await enlarged(engine, folder, small, files)
+                        except EngineError as error:
+                            print(f"  left out: {error.message}", flush=True)
+                            break
+                        scores[scale, name, label].append(
+                            scored(picture.pixels, small, made, scale)
                         )
         finally:
             await engine.close()
@@ -176,24 +189,56 @@ async def measure(folder: Path, folders: list[Path], pictures: list[Original]) -
     )
 
 
+async def enlarged(engine: Engine, folder: Path, small: Pixels, files: ModelFiles) -> Pixels:
+    """Return what an engine makes of a picture.
+
+    Raises:
+        EngineError: it can't run the network.
+    """
+    task = make_task(folder, small, files)
+    task.target.path.write_bytes(bytes(task.target.total_bytes))
+    await engine.upscale(task, lambda _: None)
+    return result(task)
+
+
+async def engines_of(index: int) -> dict[str, Callable[[], Engine]]:
+    """Return what makes each engine: those of the processor and, from 0 on, of a Vulkan device."""
+    found: dict[str, Callable[[], Engine]] = {
+        f"the builtin engine with {library}": functools.partial(BuiltinEngine, CPU, library=library)
+        for library in CpuLibrary
+    }
+    if index < 0:
+        return found
+    device = next((one for one in await list_devices() if one.index == index), None)
+    if device is None:
+        raise SystemExit(f"There is no Vulkan device {index}; `upscaled doctor` lists them.")
+    found[f"the builtin engine on {device.name}"] = functools.partial(BuiltinEngine, device)
+    root = Path(__file__).parent.parent
+    program = find_program("", root / "bin") or find_program("", root / ".tools")
+    if program is None:
+        print("There is no native program in bin/ or PATH; it is left out.")
+    else:
+        found[f"{program.name} on {device.name}"] = functools.partial(BinaryEngine, program, device)
+    return found
+
+
 def row(
     scale: int, model: str, scores: Mapping[tuple[int, str, str], Sequence[Scores]]
 ) -> list[str]:
-    """Return a row of the table: means over all pictures, the lowest of all libraries.
+    """Return a row of the table: means over all pictures, the lowest of all engines.
 
-    The libraries differ by hundredths of a dB.
+    The engines differ by hundredths of a dB.
     """
-    keys = [(scale, model, library) for library in ("", *CpuLibrary)]
-    found = [scores[key] for key in keys if key in scores]
+    found = [of_one for key, of_one in scores.items() if key[:2] == (scale, model)]
     psnr_, ssim_, consistency = (
-        min(float(np.mean([getattr(one, name) for one in one_library])) for one_library in found)
+        min(float(np.mean([getattr(one, name) for one in of_one])) for of_one in found)
         for name in ("psnr", "ssim", "consistency")
     )
     return [f"×{scale}", model, f"{psnr_:.2f} dB", f"{ssim_:.4f}", f"{consistency:.1f} dB"]
 
 
 def parsed() -> argparse.Namespace:
-    parser = make_parser("fidelity", __doc__, device=False)
+    parser = make_parser("fidelity", __doc__)
     parser.add_argument("--models", type=Path, help="a folder with further models")
     parser.add_argument("--pictures", type=Path, help="a folder with further PNG pictures")
     return parser.parse_args()
@@ -205,7 +250,9 @@ def main() -> None:
     report = Report("fidelity", options.quick)
     with bench_setup(options) as setup:
         folders = [setup.models, *([options.models] if options.models else [])]
-        report.table = asyncio.run(measure(setup.folder, folders, pictures))
+        engines = asyncio.run(engines_of(options.device))
+        report.table = asyncio.run(measure(setup.folder, folders, pictures, engines))
+    report.details["engines"] = list(engines)
     inputs = [[f"`{picture.name}`", f"`{picture.sha256}`"] for picture in pictures]
     report.table += "\n\n" + table(["picture", "SHA-256"], inputs)
     print(report.table)

@@ -1,12 +1,15 @@
+import asyncio
 import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from testkit.waiting import settled
 from upscaled import digests, files
 from upscaled.digests import Digests
 
@@ -47,6 +50,7 @@ def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> N
 
 _WRITES = """
 import sys
+import threading
 from pathlib import Path
 from upscaled import files
 with files.replacing(Path(sys.argv[1])) as file:
@@ -106,3 +110,40 @@ async def test_digests_of_many_files_do_not_add_up(
         path.write_text(str(number))
         await known.of(path)
     assert len(known._known) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancelled_caller_waits_for_the_thread_that_makes_its_file(
+    tmp_path: Path, fails: bool
+) -> None:
+    path, begun, go_on = tmp_path / "file", threading.Event(), threading.Event()
+
+    def make(text: str) -> None:
+        begun.set()
+        go_on.wait(30)
+        path.write_text(text)
+        if fails:
+            raise OSError("the disk is full")
+
+    async def caller() -> None:
+        try:
+            await files.in_thread(make, "x")
+        finally:
+            path.unlink()
+
+    task = asyncio.create_task(caller())
+    await asyncio.to_thread(begun.wait, 30)
+    for _ in range(2):
+        task.cancel()
+        await settled()
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not path.exists()
+
+
+async def test_a_thread_returns_and_raises_as_elsewhere(tmp_path: Path) -> None:
+    assert await files.in_thread("{}{b}".format, 1, b=2) == "12"
+    with pytest.raises(FileNotFoundError):
+        await files.in_thread((tmp_path / "none").unlink)

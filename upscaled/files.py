@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -9,9 +10,30 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function that makes files in a thread, and return what it returns.
+
+    A caller who is cancelled waits for its end: `asyncio.to_thread` would leave the thread at work,
+    and it could make a file after the caller has cleaned up.
+    """
+    work = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs), name="file-thread")
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # nobody else looks at it
+        raise
 
 
 def sha256_of(path: Path) -> str:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from testkit.running import FAST_MODEL, Api, Server, a_picture
-from upscaled.api import docs
+from upscaled.api import docs, download
 from upscaled.cluster.content import BlobContent
 from upscaled.jobs.content import FileContent
 
@@ -89,11 +89,17 @@ async def test_a_failure_after_the_answer_began_ends_the_connection(
 ) -> None:
     job_id = await api.completed()
 
-    async def fails(*_: Any) -> bytes:
-        raise RuntimeError("a fault while sending")
+    def failing_later(read: Any) -> Any:
+        async def fails(content: Any, start: int, count: int) -> Any:
+            if start:
+                raise RuntimeError("a fault while sending")
+            return await read(content, start, count)
 
+        return fails
+
+    monkeypatch.setattr(download, "CHUNK", 100)
     for content in (FileContent, BlobContent):
-        monkeypatch.setattr(content, "read", fails)
+        monkeypatch.setattr(content, "read", failing_later(content.read))
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     path = f"{server.config.server.api_prefix}/download/{job_id}"
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

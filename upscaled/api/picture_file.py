@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from io import FileIO
 from pathlib import Path
+
+from upscaled import files
 
 _WRITE_BYTES = 256 * 1024  # collected before a thread writes them
 
@@ -22,7 +23,6 @@ class PictureFile:
         self._file: FileIO | None = None
         self._digest = hashlib.sha256()
         self._waiting = bytearray()
-        self._in_use = threading.Lock()  # a thread may still write when its caller was cancelled
 
     async def take(self, piece: bytes) -> None:
         """Add to the file.
@@ -33,7 +33,7 @@ class PictureFile:
         self._waiting += piece
         if len(self._waiting) >= _WRITE_BYTES:
             waiting, self._waiting = self._waiting, bytearray()
-            await asyncio.to_thread(self._write, waiting)
+            await files.in_thread(self._write, waiting)
 
     async def end(self) -> str:
         """Write the rest and close the file; return its SHA-256 in hexadecimal.
@@ -41,28 +41,23 @@ class PictureFile:
         Raises:
             OSError: the disk is full. A write first takes what still fits; the next one fails.
         """
-        return await asyncio.to_thread(self._end)
+        return await files.in_thread(self._end)
 
     async def close(self) -> None:
         """Close the file, however far it got."""
         if self._file is not None:
-            await asyncio.to_thread(self._close)
+            await asyncio.to_thread(self._file.close)
 
     def _write(self, content: bytearray) -> None:
-        with self._in_use:
-            if self._file is None:
-                self._file = FileIO(self._path, "w")
-            rest = memoryview(content)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._digest.update(content)
+        if self._file is None:
+            self._file = FileIO(self._path, "w")
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._digest.update(content)
 
     def _end(self) -> str:
         self._write(self._waiting)
-        self._close()
+        assert self._file is not None  # noqa: S101 - `_write` made it
+        self._file.close()
         return self._digest.hexdigest()
-
-    def _close(self) -> None:
-        with self._in_use:
-            if self._file is not None:
-                self._file.close()

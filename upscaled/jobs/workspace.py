@@ -139,8 +139,8 @@ class Workspace:
         """Provide a folder like a job's for the block; after a crash the next start deletes it."""
         name = new_job_id()
         folder = self.folder(name)
-        await asyncio.to_thread(folder.mkdir, mode=0o700)
         try:
+            await files.in_thread(folder.mkdir, mode=0o700)
             yield folder
         finally:
             await self.remove(name)
@@ -166,7 +166,7 @@ class Workspace:
 
     async def _stored(self, job_id: str, store: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(store)
+            await files.in_thread(store)
         except OSError as error:
             await self.remove(job_id)
             words = f"The upload can't be stored: {error.strerror}."
@@ -182,7 +182,7 @@ class Workspace:
         Raises:
             FileNotFoundError: it is gone.
         """
-        await asyncio.to_thread(os.link, self.upload_of(job_id), path)
+        await files.in_thread(os.link, self.upload_of(job_id), path)
 
     async def flush_folder(self, job_id: str) -> None:
         """Bring the names in a job's folder to the disk.
@@ -265,7 +265,7 @@ class Workspace:
             NoSpaceError: the disk is full.
         """
         try:
-            await asyncio.to_thread((self.folder(job_id) / _BEGUN).touch)
+            await files.in_thread((self.folder(job_id) / _BEGUN).touch)
         except OSError as error:
             words = f"The job's folder can't be written: {error.strerror}."
             raise NoSpaceError(no_room(error, words)) from error
@@ -345,7 +345,7 @@ async def claim(path: Path, length: int, *, keep: bool) -> None:
     Raises:
         NoSpaceError: there is not enough disk space.
     """
-    await asyncio.to_thread(_claim, path, length, keep)
+    await files.in_thread(_claim, path, length, keep)
 
 
 def _claim(path: Path, length: int, keep: bool) -> None:

@@ -112,8 +112,8 @@ class Admission:
             links_base=links_base,
         )
         job_id = new_job_id()
-        await self._workspace.adopt(upload, job_id)
         try:
+            await self._workspace.adopt(upload, job_id)
             probe, prepared = (known, None) if known else await self._look_at(job_id, client.key)
             request = self._request(options, model, probe.size, probe.format, size)
         except BaseException:

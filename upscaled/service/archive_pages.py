@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from upscaled import files
 from upscaled.archives.errors import UnusableArchiveError
 from upscaled.archives.plan import Planned, page_fields
 from upscaled.callers import Caller
@@ -198,7 +199,7 @@ class PageJobs:
         while True:
             upload = self._submissions.reserve_upload()
             try:
-                await asyncio.to_thread(extract, upload)
+                await files.in_thread(extract, upload)
                 if self._only_below is not None:
                     size = (await self._probe(upload, self._caller)).size
                     if not self._only_below.takes(size):
@@ -236,7 +237,7 @@ class PageJobs:
             if job.state is JobState.COMPLETED:
                 result = await self._jobs.result(job_id)
                 kept = self._folder / f"{number}.page"
-                await asyncio.to_thread(_link, result.path, kept)
+                await files.in_thread(_link, result.path, kept)
                 return PageOutcome(
                     PageState.UPSCALED, kept, job_id, job.input_size, job.request.output_size,
                     job.device,

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from upscaled import files
 from upscaled.callers import Caller
 from upscaled.errors import (
     OUT_OF_SPACE,
@@ -160,7 +161,7 @@ class ResumableUploads:
             await upload.room.write(len(piece))
             try:
                 # If this is cancelled, the thread continues, and the same bytes are sent again.
-                await asyncio.to_thread(_write_at, upload.room.path, upload.offset, bytes(piece))
+                await files.in_thread(_write_at, upload.room.path, upload.offset, bytes(piece))
             except OSError as error:
                 if error.errno in OUT_OF_SPACE:
                     words = "The server's disk has no room for this upload."
@@ -184,7 +185,7 @@ class ResumableUploads:
                     "its address first."
                 )
             upload.heard = time.monotonic()
-            await asyncio.to_thread(_link, upload.room.path, path)
+            await files.in_thread(_link, upload.room.path, path)
         return upload.filename
 
     async def end(self, upload_id: str, client: Caller) -> None:

@@ -256,10 +256,13 @@ class Submissions:
         upload = self._workspace.new_upload()
         try:
             await self._workspace.take_upload(earlier.id, upload)
-        except FileNotFoundError:
-            raise WrongStateError(
-                "The upload of this job is no longer on the server; submit the picture again."
-            ) from None
+        except BaseException as error:
+            await self.discard_upload(upload)
+            if isinstance(error, FileNotFoundError):
+                raise WrongStateError(
+                    "The upload of this job is no longer on the server; submit the picture again."
+                ) from None
+            raise
         return await self.submit(
             fields_of(earlier),
             upload,
