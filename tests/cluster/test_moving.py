@@ -149,7 +149,9 @@ async def test_jobs_move_into_a_cluster_and_back_although_both_moves_are_killed(
         )
         kept = len(lines(data / "import.journal")) - 1
         status, said = await mover.run("import", "--from", str(data))
-        assert (status, f"{kept} jobs were moved before" in said) == (0, True), said
+        # It may have died between moving a job and noting that.
+        before = [f"{number} jobs were moved before" for number in (kept, kept + 1)]
+        assert (status, any(words in said for words in before)) == (0, True), said
         status, said = await mover.run("import", "--from", str(data))
         assert status == 2
         assert "are in a cluster already" in said
@@ -233,13 +235,14 @@ async def filled(
     jobs["done"] = await caller.submit(photo(folder, 1))
     await caller.ended(jobs["done"])
     digests["done"] = await caller.digest(jobs["done"])
-    jobs["failed"] = await caller.submit(photo(folder, 5, side=300))
+    slow = {"model_name": "realesrgan-x4plus", "scale": "4"}  # until the server is killed
+    jobs["failed"] = await caller.submit(photo(folder, 5, side=120), **slow)
     await until(lambda: states(server)[jobs["failed"]] == "processing")
     await server.end(signal.SIGKILL)
     await server.start()
     await server.wait_until_healthy()
     assert await caller.ended(jobs["failed"]) == "failed", "the server has died during it"
-    jobs["running"] = await caller.submit(photo(folder, 2, side=600))
+    jobs["running"] = await caller.submit(photo(folder, 2, side=160), **slow)
     jobs["waiting"] = await caller.submit_with_key(folder, receiver)
     jobs["damaged"] = await caller.submit(photo(folder, 6))
     await until(lambda: states(server)[jobs["running"]] == "processing")
