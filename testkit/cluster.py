@@ -10,11 +10,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from testkit.ports import free_port
 from testkit.postgres import PostgresServer
+from testkit.services import FAST
 from upscaled.workers import launcher
 
 _READY_SECONDS = 120.0
@@ -169,3 +171,22 @@ async def healthy(url: str, workers: int) -> None:
             if told["status"] == "ok" and told["workers"] >= workers:
                 return
             await asyncio.sleep(0.1)  # nothing tells when health changes
+
+
+async def submitted(session: aiohttp.ClientSession, api: str, picture: bytes, **fields: str) -> str:
+    """Submit a picture; return the job's id."""
+    form = aiohttp.FormData(FAST | fields)
+    form.add_field("image", picture, filename="photo.png")
+    async with session.post(api + "/upscale", data=form) as answer:
+        assert answer.status == 202
+        return str((await answer.json())["job_id"])
+
+
+async def until_state(session: aiohttp.ClientSession, api: str, job_id: str, state: str) -> Any:
+    """Wait until a job is in a state; return its status."""
+    async with asyncio.timeout(90), session.get(f"{api}/events/{job_id}") as events:
+        async for line in events.content:
+            if line.startswith(b"data:") and json.loads(line[5:])["status"] == state:
+                break
+    async with session.get(f"{api}/status/{job_id}") as answer:
+        return await answer.json()

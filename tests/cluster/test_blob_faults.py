@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import json
 import shutil
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -17,7 +16,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from testkit.cluster import Cluster, healthy, running_cluster
+from testkit.cluster import Cluster, healthy, running_cluster, submitted, until_state
 from testkit.faulty_s3 import Fault, FaultyS3
 from testkit.paths import DATA
 from testkit.services import FAST
@@ -77,19 +76,6 @@ async def posted(session: aiohttp.ClientSession, picture: bytes) -> aiohttp.Clie
         return answer
 
 
-async def submitted(session: aiohttp.ClientSession, picture: bytes) -> str:
-    answer = await posted(session, picture)
-    assert answer.status == 202
-    return str((await answer.json())["job_id"])
-
-
-async def until_state(session: aiohttp.ClientSession, job_id: str, state: str) -> None:
-    async with asyncio.timeout(90), session.get(f"{API}/events/{job_id}") as events:
-        async for line in events.content:
-            if line.startswith(b"data:") and json.loads(line[5:])["status"] == state:
-                return
-
-
 async def downloaded(session: aiohttp.ClientSession, job_id: str) -> tuple[bytes, bytes]:
     """Return the digests of a result: of what came, and the one recorded with the job."""
     async with session.get(f"{API}/download/{job_id}?keep=true") as answer:
@@ -139,14 +125,14 @@ async def test_a_result_waits_until_the_store_takes_it(
     cluster: Cluster, session: aiohttp.ClientSession, s3: FaultyS3, photo: bytes, fault: Fault
 ) -> None:
     worker = cluster.workers[0]
-    job_id = await submitted(session, photo)
-    await until_state(session, job_id, "processing")
+    job_id = await submitted(session, API, photo, scale="4")
+    await until_state(session, API, job_id, "processing")
     said = len(worker.log.read_text("utf-8"))
     with s3.failing(fault):
         await worker.said("job's end", said)
         async with session.get(f"{API}/status/{job_id}") as answer:
             assert (await answer.json())["status"] == "processing"
-    await until_state(session, job_id, "completed")
+    await until_state(session, API, job_id, "completed")
     found, wanted = await downloaded(session, job_id)
     assert found == wanted
 
@@ -158,16 +144,16 @@ async def test_a_job_waits_until_its_upload_can_be_read(
     worker = cluster.workers[0]
     said = len(worker.log.read_text("utf-8"))
     with s3.failing(fault, methods=("GET", "HEAD")):
-        job_id = await submitted(session, photo)
+        job_id = await submitted(session, API, photo, scale="4")
         await worker.said("job's upload can't be read", said)
-    await until_state(session, job_id, "completed")
+    await until_state(session, API, job_id, "completed")
 
 
 async def test_a_download_continues_where_the_store_breaks_off(
     cluster: Cluster, session: aiohttp.ClientSession, s3: FaultyS3, photo: bytes
 ) -> None:
-    job_id = await submitted(session, photo)
-    await until_state(session, job_id, "completed")
+    job_id = await submitted(session, API, photo, scale="4")
+    await until_state(session, API, job_id, "completed")
     before = s3.faults
     with s3.failing(Fault.CUT):
         found, wanted = await downloaded(session, job_id)
@@ -178,8 +164,8 @@ async def test_a_download_continues_where_the_store_breaks_off(
 async def test_a_download_that_can_t_begin_is_told_so_and_can_be_repeated(
     cluster: Cluster, session: aiohttp.ClientSession, s3: FaultyS3, photo: bytes
 ) -> None:
-    job_id = await submitted(session, photo)
-    await until_state(session, job_id, "completed")
+    job_id = await submitted(session, API, photo, scale="4")
+    await until_state(session, API, job_id, "completed")
     for methods in (("GET", "HEAD"), ("GET",)):
         with s3.failing(Fault.ERRORS, methods):
             async with session.get(f"{API}/download/{job_id}") as answer:
@@ -215,8 +201,8 @@ async def test_a_folder_that_is_not_mounted_ends_no_job(
     async with running_cluster(made) as cluster:
         await healthy(cluster.servers[0].url, 1)
         async with aiohttp.ClientSession(cluster.servers[0].url) as session:
-            job_id = await submitted(session, photo)
-            await until_state(session, job_id, "processing")
+            job_id = await submitted(session, API, photo, scale="4")
+            await until_state(session, API, job_id, "processing")
             away = cluster.blobs.rename(tmp_path / "away")
             cluster.blobs.mkdir()
             refused = await posted(session, photo)
@@ -226,6 +212,6 @@ async def test_a_folder_that_is_not_mounted_ends_no_job(
             assert [path for path in cluster.blobs.rglob("*") if path.is_file()] == []
             shutil.rmtree(cluster.blobs)
             away.rename(cluster.blobs)
-            await until_state(session, job_id, "completed")
+            await until_state(session, API, job_id, "completed")
             found, wanted = await downloaded(session, job_id)
             assert found == wanted

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from PIL import Image
 
-from testkit.cluster import Cluster, MemberProcess, healthy, running_cluster
+from testkit.cluster import (
+    Cluster,
+    MemberProcess,
+    healthy,
+    running_cluster,
+    submitted,
+    until_state,
+)
 from testkit.cuttable_link import CuttableLink
 from testkit.paths import DATA
 from testkit.services import FAST
@@ -46,24 +51,6 @@ def a_photo(size: tuple[int, int]) -> bytes:
     with Image.open(DATA / "coffee.jpg") as photo:
         photo.resize(size).save(file, "PNG")
     return file.getvalue()
-
-
-async def submitted(session: aiohttp.ClientSession, url: str, picture: bytes) -> str:
-    form = aiohttp.FormData(FAST)
-    form.add_field("image", picture, filename="photo.png")
-    async with session.post(url + "/upscale", data=form) as answer:
-        assert answer.status == 202
-        return str((await answer.json())["job_id"])
-
-
-async def until_state(session: aiohttp.ClientSession, url: str, job_id: str, state: str) -> Any:
-    """Wait until a job is in a state; return its status."""
-    async with asyncio.timeout(90), session.get(f"{url}/events/{job_id}") as events:
-        async for line in events.content:
-            if line.startswith(b"data:") and json.loads(line[5:])["status"] == state:
-                break
-    async with session.get(f"{url}/status/{job_id}") as answer:
-        return await answer.json()
 
 
 async def digest(session: aiohttp.ClientSession, url: str, job_id: str) -> str:

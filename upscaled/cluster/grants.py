@@ -26,7 +26,7 @@ _BOTH = {
     "fair_clock": "SELECT, UPDATE",
     "cluster": "SELECT, INSERT",  # of the first member
 }
-SERVER: Mapping[str, str] = {
+SERVER: dict[str, str] = {
     **_BOTH,
     "jobs": _WRITE,
     "submission_keys": _WRITE,
@@ -34,7 +34,7 @@ SERVER: Mapping[str, str] = {
     "fair_shares": _WRITE,
 }
 """The rights of an API server, by table."""
-WORKER: Mapping[str, str] = {
+WORKER: dict[str, str] = {
     **_BOTH,
     "jobs": "SELECT, UPDATE (state, created, finished, has_result, document, owner, model, "
     "client_ref, client, attempt, worker)",
@@ -44,7 +44,7 @@ WORKER: Mapping[str, str] = {
 
 
 async def grant(connection: Connection, rights: Mapping[str, Mapping[str, str]]) -> None:
-    """Bring the schema up to date, and give each role these rights and no others in it.
+    """Bring the schema up to date, and give each role these rights and no others to its tables.
 
     Args:
         connection: of the owner of the tables.
@@ -76,12 +76,16 @@ async def _give(connection: Connection, role: str, tables: Mapping[str, str]) ->
     assert row is not None  # noqa: S101 - a SELECT without FROM has one
     names = {"role": sql.Identifier(role), "schema": sql.Identifier(row[0])}
     for statement in (
-        "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}",
-        "REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}",
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
     ):
         await connection.execute(sql.SQL(statement).format(**names))
+    for table in SERVER | WORKER:
+        await connection.execute(
+            sql.SQL("REVOKE ALL ON {table} FROM {role}").format(
+                table=sql.Identifier(table), **names
+            )
+        )
     for table, rights in tables.items():
         await connection.execute(
             # Composed of constants of this module.
