@@ -34,7 +34,7 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import Size
 from upscaled.pipeline.pipeline import Pipeline
-from upscaled.pipeline.result import RunResult, Watch
+from upscaled.pipeline.result import RunCallbacks, RunResult
 
 GPU = Device(0, "a GPU", DeviceKind.DISCRETE)
 FAST = "realesr-animevideov3"
@@ -193,8 +193,8 @@ class Bench:
             pass
 
         self.attempts, self.percents = [], []
-        watch = Watch(started, self.percents.append, self.attempts.append)
-        run = pipeline.run(job, watch)
+        callbacks = RunCallbacks(started, self.percents.append, self.attempts.append)
+        run = pipeline.run(job, callbacks)
         await run.prepare()
         return await run.produce()
 

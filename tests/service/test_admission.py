@@ -1,9 +1,9 @@
 import pytest
 
 from upscaled.errors import BadRequestError
-from upscaled.fields import FIELDS
 from upscaled.pictures import Size
 from upscaled.service.job_options import output_format, output_size, parse_fields
+from upscaled.submission_fields import FIELDS
 
 
 def test_no_fields_are_no_wishes() -> None:

@@ -40,7 +40,7 @@ class Runs:
 
         async def counted(run: PipelineRun) -> Any:
             self.jobs.append(run._job.id)
-            run._watch.progress(40)
+            run._callbacks.progress(40)
             await self.go_on.wait()
             if self.failures:
                 raise self.failures.pop()

@@ -26,7 +26,7 @@ from upscaled.outgoing.signatures import keys_of
 from upscaled.webhooks.deliveries import Deliveries
 from upscaled.webhooks.events import EVENTS, USUAL_EVENTS, messages_of
 from upscaled.webhooks.receivers import MessageQueue, Receivers
-from upscaled.webhooks.retries import RetrySchedule, retry_after
+from upscaled.webhooks.retry_schedule import RetrySchedule, retry_after
 
 KEYS = keys_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 

@@ -9,8 +9,8 @@ from upscaled.api.auth import client_of
 from upscaled.api.context import SERVICE
 from upscaled.api.responses import json_response
 from upscaled.api.status_json import quicker_json
-from upscaled.fields import FIELDS, SOURCE_FIELDS
 from upscaled.jobs.job import Job
+from upscaled.submission_fields import FIELDS, SOURCE_FIELDS
 from upscaled.timing.timing import Quote
 
 FIELD_NAMES = (*FIELDS, *SOURCE_FIELDS)

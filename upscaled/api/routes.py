@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from upscaled.api import (
-    archive,
     archives,
     docs,
     download,
@@ -19,6 +18,7 @@ from upscaled.api import (
     limits,
     models,
     preview,
+    results_archive,
     resumable,
     server_info,
     submit,
@@ -74,7 +74,7 @@ ROUTES = (
     Route("GET", "/webhooks/{job_id}", webhooks.deliveries),
     Route("POST", "/preview", preview.preview, query=frozenset(preview.FIELD_NAMES)),
     Route("POST", "/jobs/{job_id}/retry", submit.retry),
-    Route("GET", "/results", archive.results, query=archive.QUERY),
+    Route("GET", "/results", results_archive.results, query=results_archive.QUERY),
     Route("POST", "/archives", archives.begin, frozenset(archives.FIELD_NAMES), feature=_ARCHIVES),
     Route("GET", "/archives", archives.listing, archives.PAGED, feature=_ARCHIVES),
     Route("GET", "/archives/{archive_id}", archives.status, frozenset({"wait"}), feature=_ARCHIVES),

@@ -29,11 +29,11 @@ from upscaled.api.waiting import (
     wait_for_end,
 )
 from upscaled.errors import BadRequestError, ResultGoneError, UpscaledError, WrongStateError
-from upscaled.fields import CALLBACK_FIELDS, FIELDS
 from upscaled.jobs.description import Links, described
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.service.idempotency import KeyClaim, parse_key
 from upscaled.service.job_options import parse_fields
+from upscaled.submission_fields import CALLBACK_FIELDS, FIELDS
 
 _ANSWER_FIELDS = ("wait", "on_timeout", "cancel_on_timeout", "cancel_on_disconnect")
 _JOB_FIELDS = (*FIELDS, *CALLBACK_FIELDS)

@@ -16,7 +16,7 @@ from upscaled.errors import BadRequestError, NoViewError
 from upscaled.imaging import TILE, levels_of
 from upscaled.jobs.job import Job
 from upscaled.service.job_views import RESULT, SIDES
-from upscaled.service.views import ViewedPicture
+from upscaled.service.view_cache import ViewedPicture
 
 _CACHED = "private, max-age=3600"
 """A job's pictures never change, but they are deleted at some time."""

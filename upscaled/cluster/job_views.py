@@ -11,7 +11,7 @@ from upscaled.errors import NoViewError
 from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.job_views import SOURCE, JobViews
-from upscaled.service.views import ViewedPicture, Views
+from upscaled.service.view_cache import ViewCache, ViewedPicture
 
 
 class SharedJobViews(JobViews):
@@ -23,7 +23,7 @@ class SharedJobViews(JobViews):
         copies: copies them to this machine.
     """
 
-    def __init__(self, workspace: Workspace, views: Views, copies: Copies) -> None:
+    def __init__(self, workspace: Workspace, views: ViewCache, copies: Copies) -> None:
         super().__init__(workspace, views)
         self._copies = copies
 

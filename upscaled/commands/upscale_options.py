@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from upscaled.fields import TABLE
+from upscaled.submission_fields import TABLE
 
 _DEST = "field_"
 _NAMES = {"model_name": ("--model", "--model-name")}

@@ -12,7 +12,7 @@ from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
-from upscaled.pipeline.result import IdentifiedModel, Watch
+from upscaled.pipeline.result import IdentifiedModel, RunCallbacks
 from upscaled.pipeline.run import PipelineRun
 from upscaled.pipeline.shared import SharedParts
 
@@ -36,10 +36,10 @@ class Pipeline:
         return self._shared.verifications
 
     def run(
-        self, job: Job, watch: Watch, *, prepared: Prepared | None = None, rank: int = 0
+        self, job: Job, callbacks: RunCallbacks, *, prepared: Prepared | None = None, rank: int = 0
     ) -> PipelineRun:
         """Return a run of ``job`` that has not started; see `PipelineRun`."""
-        return PipelineRun(self._shared, job, watch, prepared=prepared, rank=rank)
+        return PipelineRun(self._shared, job, callbacks, prepared=prepared, rank=rank)
 
     async def identify(self, job: Job) -> IdentifiedModel:
         """Return the network that does a job's work; see `SharedParts.identify`."""

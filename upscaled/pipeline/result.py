@@ -15,8 +15,8 @@ from upscaled.pipeline.execution import Execution
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Callbacks of a run."""
+class RunCallbacks:
+    """Whom a run tells of its slots, progress and attempts."""
 
     started: Callable[[Place], None]
     """The job got a slot; called for every attempt."""

@@ -33,8 +33,8 @@ from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
-from upscaled.pipeline.result import RunResult, Watch
-from upscaled.pipeline.retries import AttemptPlan, RetryPlanner
+from upscaled.pipeline.result import RunCallbacks, RunResult
+from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
 from upscaled.pipeline.run_record import RunRecord
 from upscaled.pipeline.shared import SharedParts
 from upscaled.workers import deaths
@@ -56,7 +56,7 @@ class PipelineRun:
     Args:
         shared: what all runs use.
         job: the job; its upload is in its folder.
-        watch: the callbacks of the run.
+        callbacks: told of slots, progress and attempts.
         prepared: the decoded picture, if the upload was decoded on arrival.
         rank: order in which slots are given to waiting runs: the smaller number is first.
     """
@@ -65,7 +65,7 @@ class PipelineRun:
         self,
         shared: SharedParts,
         job: Job,
-        watch: Watch,
+        callbacks: RunCallbacks,
         *,
         prepared: Prepared | None = None,
         rank: int = 0,
@@ -73,7 +73,7 @@ class PipelineRun:
         request = job.request
         self._shared = shared
         self._job = job
-        self._watch = watch
+        self._callbacks = callbacks
         self._rank = rank
         self._folder = shared.workspace.folder(job.id)
         self._options = FinishOptions(
@@ -163,7 +163,7 @@ class PipelineRun:
         if earlier.written.finished is None:
             await self._done.save(self._folder, self._work)
         elif earlier.place is not None:  # no attempt follows
-            self._watch.started(earlier.place)
+            self._callbacks.started(earlier.place)
             self._report_attempt(earlier.place, earlier.tile_size, "ok")
 
     async def _attempt(self) -> None:
@@ -192,7 +192,7 @@ class PipelineRun:
 
     async def _take(self, slot: Slot) -> AttemptPlan:
         """Make the slot's engine ready and return the plan of the attempt."""
-        self._watch.started(slot.place)
+        self._callbacks.started(slot.place)
         if self._retries is None:
             self._retries = self._plan_retries(slot.place)
         elif self._failed:
@@ -356,10 +356,10 @@ class PipelineRun:
     def _report(self, rows: float) -> None:
         """Report the progress of a job with this many finished source rows."""
         span = UPSCALED_PERCENT - _PREPARED_PERCENT
-        self._watch.progress(_PREPARED_PERCENT + int(rows / self._source.size.height * span))
+        self._callbacks.progress(_PREPARED_PERCENT + int(rows / self._source.size.height * span))
 
     def _report_attempt(self, place: Place, tile_size: int, outcome: str) -> None:
-        self._watch.attempted(Attempt(place.engine, place.device.id, tile_size, outcome))
+        self._callbacks.attempted(Attempt(place.engine, place.device.id, tile_size, outcome))
 
     def _end_stage(self, stage: str, began: float, place: Place | None = None) -> None:
         """Add the time since ``began`` (of `time.monotonic`) to a stage and log it."""

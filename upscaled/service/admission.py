@@ -14,7 +14,6 @@ from upscaled.config.settings import Config
 from upscaled.engines.memory import available
 from upscaled.engines.selection import EngineChoice, check_memory
 from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
-from upscaled.fields import SOURCE_FIELDS
 from upscaled.formats import INPUT_NAMES, RESULT_NAMES, PictureFormat, result_format
 from upscaled.imaging import Imaging, Prepared, Probe
 from upscaled.jobs.job import NAME_BYTES, Job, JobRequest, new_job_id, shortened
@@ -29,6 +28,7 @@ from upscaled.service.job_options import (
     parse_fields,
     whole_number,
 )
+from upscaled.submission_fields import SOURCE_FIELDS
 from upscaled.webhooks.callbacks import Callbacks
 
 DISK_RESERVE = 64 << 20

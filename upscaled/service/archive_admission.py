@@ -15,7 +15,6 @@ from upscaled.archives.opened import OpenArchive
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
 from upscaled.errors import OUT_OF_SPACE, BadRequestError, NoSpaceError, no_room
-from upscaled.fields import CALLBACK_FIELDS, FIELDS, SOURCE_FIELDS
 from upscaled.files import make_folder, sync
 from upscaled.jobs.archive_records import ArchiveRecord
 from upscaled.jobs.job import NAME_BYTES, new_job_id, shortened
@@ -25,6 +24,7 @@ from upscaled.service.admission import DISK_RESERVE, Admission
 from upscaled.service.archive_run import ORIGINAL
 from upscaled.service.job_options import parse_fields
 from upscaled.service.uninterrupted import Uninterrupted
+from upscaled.submission_fields import CALLBACK_FIELDS, FIELDS, SOURCE_FIELDS
 
 FIELD_NAMES = (*FIELDS, *CALLBACK_FIELDS, "only_below", "on_bad_page", "filename")
 """Fields of an archive. Those of `FIELDS` apply to each page, except ``client_ref``."""

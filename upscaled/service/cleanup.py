@@ -17,7 +17,7 @@ from upscaled.jobs.store import JobStore
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.grace import GracePeriods
 from upscaled.service.job_views import JobViews
-from upscaled.service.views import Views
+from upscaled.service.view_cache import ViewCache
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Cleaner:
         result_ttl: float,
         record_ttl: float,
         grace: float | None,
-        views: Views,
+        views: ViewCache,
         job_views: JobViews,
     ) -> None:
         self._views = views

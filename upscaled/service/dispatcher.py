@@ -36,7 +36,7 @@ from upscaled.service.followers import Followers
 from upscaled.service.health import Health
 from upscaled.service.outcomes import Outcomes
 from upscaled.service.prefetch import Prefetcher, Turn
-from upscaled.service.run_watch import RunWatch
+from upscaled.service.run_reporter import RunReporter
 from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.timing import JobTiming
@@ -98,7 +98,7 @@ class Dispatcher:
         self._timing = timing
         self._forecaster = timing.forecaster
         self._time_limit = time_limit
-        self._run_watch = RunWatch(registry, timing, time_limit)
+        self._run_reporter = RunReporter(registry, timing, time_limit)
         self._permits = asyncio.Semaphore(2 * slots + 2)
         self._prefetcher = Prefetcher(slots, timing.forecaster)
         self._disk_room = DiskRoom(workspace, timing.disk_bytes, self._writing)
@@ -343,9 +343,9 @@ class Dispatcher:
         """Do all of a job's work once."""
         try:
             async with asyncio.timeout(None) as deadline:
-                watch = self._run_watch.of(job, deadline, turn)
+                callbacks = self._run_reporter.of(job, deadline, turn)
                 prepared = self._prepared.pop(job.id, None)
-                run = self._pipeline.run(job, watch, prepared=prepared, rank=turn.rank)
+                run = self._pipeline.run(job, callbacks, prepared=prepared, rank=turn.rank)
                 if prepared is None:
                     self._registry.report_stage(job.id, Stage.PREPARING)
                 await run.prepare()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from upscaled.errors import BadRequestError
-from upscaled.fields import CALLBACK_FIELDS, FIELDS
 from upscaled.formats import (
     RESULT_NAMES,
     alternatives,
@@ -15,6 +14,7 @@ from upscaled.formats import (
 )
 from upscaled.jobs.job import EXACT, FAST, Job
 from upscaled.pictures import Size
+from upscaled.submission_fields import CALLBACK_FIELDS, FIELDS
 from upscaled.webhooks import callbacks
 
 SCALES = (2, 3, 4)

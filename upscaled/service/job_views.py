@@ -9,7 +9,7 @@ from upscaled.errors import NoViewError, ResultGoneError, WrongStateError
 from upscaled.jobs.job import Job
 from upscaled.jobs.results import result_of
 from upscaled.jobs.workspace import Workspace
-from upscaled.service.views import ViewedPicture, Views
+from upscaled.service.view_cache import ViewCache, ViewedPicture
 
 SOURCE, RESULT = "source", "result"
 SIDES = (SOURCE, RESULT)
@@ -24,7 +24,7 @@ class JobViews:
         views: makes views of them.
     """
 
-    def __init__(self, workspace: Workspace, views: Views) -> None:
+    def __init__(self, workspace: Workspace, views: ViewCache) -> None:
         self._workspace = workspace
         self._views = views
 

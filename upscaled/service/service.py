@@ -41,7 +41,7 @@ from upscaled.service.runner import JobRunner, StartupRecovery
 from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
-from upscaled.service.views import Views
+from upscaled.service.view_cache import ViewCache
 from upscaled.timing.speeds import ModelSpeed, Speeds
 from upscaled.timing.timing import JobTiming
 from upscaled.webhooks.callbacks import Callbacks
@@ -120,7 +120,7 @@ class Service:
         self._looking = make_imaging(
             config, INPUT_NAMES, max(limits.max_input_megapixels, limits.max_output_megapixels)
         )
-        self.views = Views(
+        self.views = ViewCache(
             self._looking,
             self._workspace,
             config.data_dir / "views",

@@ -22,7 +22,7 @@ from upscaled.outgoing.client import SAME_METHOD, OutgoingClient
 from upscaled.outgoing.destination import origin_of
 from upscaled.outgoing.errors import AddressRefusedError, OutgoingError
 from upscaled.webhooks.receivers import MessageQueue, Receivers
-from upscaled.webhooks.retries import MOST_RETRY_AFTER, RetrySchedule, retry_after
+from upscaled.webhooks.retry_schedule import MOST_RETRY_AFTER, RetrySchedule, retry_after
 
 log = logging.getLogger(__name__)
 

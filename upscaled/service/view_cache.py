@@ -1,4 +1,4 @@
-"""Views: thumbnails and tiles of pictures, made once and kept on disk within a bound."""
+"""ViewCache: thumbnails and tiles of pictures, made once and kept on disk within a bound."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ViewedPicture:
         return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-class Views:
+class ViewCache:
     """Makes views in confined processes, and keeps them within ``most_bytes``.
 
     Args:

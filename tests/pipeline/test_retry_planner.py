@@ -1,6 +1,6 @@
 from upscaled.engines.engine import CPU, Device, DeviceKind
 from upscaled.engines.pool import Place
-from upscaled.pipeline.retries import AttemptPlan, RetryPlanner
+from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
 
 FIRST = Place("binary", Device(0, "A", DeviceKind.DISCRETE))
 SECOND = Place("binary", Device(1, "B", DeviceKind.INTEGRATED))

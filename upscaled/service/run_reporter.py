@@ -1,4 +1,4 @@
-"""`RunWatch`: shows in the registry what a run of the pipeline reports."""
+"""`RunReporter`: shows in the registry what a run of the pipeline reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upscaled.jobs.job import Attempt, Job, JobState
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.updates import Stage
 from upscaled.pipeline.footprint import TimeLimit
-from upscaled.pipeline.result import Watch
+from upscaled.pipeline.result import RunCallbacks
 from upscaled.pipeline.run import UPSCALED_PERCENT
 from upscaled.service.prefetch import Turn
 from upscaled.timing.timing import JobTiming
@@ -20,7 +20,7 @@ from upscaled.timing.timing import JobTiming
 log = logging.getLogger(__name__)
 
 
-class RunWatch:
+class RunReporter:
     """Shows slots, attempts, progress and stages of runs.
 
     Args:
@@ -34,7 +34,7 @@ class RunWatch:
         self._timing = timing
         self._time_limit = time_limit
 
-    def of(self, job: Job, deadline: asyncio.Timeout, turn: Turn) -> Watch:
+    def of(self, job: Job, deadline: asyncio.Timeout, turn: Turn) -> RunCallbacks:
         """Return the callbacks of a run.
 
         Args:
@@ -52,7 +52,7 @@ class RunWatch:
             if percent >= UPSCALED_PERCENT:
                 self._registry.report_stage(job.id, Stage.FINISHING)
 
-        return Watch(
+        return RunCallbacks(
             started=functools.partial(self._started, job, deadline, turn),
             progress=progress,
             attempted=attempted,
