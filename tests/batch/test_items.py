@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +95,68 @@ def test_a_folder_that_may_not_be_read_is_told(tree: Path, monkeypatch: pytest.M
     (told,) = [item for item in found if isinstance(item, Unreadable)]
     assert told.reason.endswith("Permission denied.")
     assert len(found) > 1
+
+
+def test_a_glob_enters_no_links_and_not_the_output(tree: Path) -> None:
+    (tree / "deep/loop").symlink_to(tree)
+    (tree / "deep/er/loop").symlink_to(tree)  # two of them: a walk that follows links has no end
+    assert names("in/**/*.png", leave_out=("in/out",)) == ["b.png", "raw/f.png"]
+    assert names("in/*/*.png", leave_out=("in/out",)) == ["raw/f.png"]
+    assert names("in/*/loop/b.png") == ["deep/loop/b.png"]  # as a shell does
+    assert "deep/c.webp" in names("in/**")
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_picture_that_several_inputs_have_comes_once() -> None:
+    assert names("in/b.png", "in/../in/b.png", "in", "in/**/b.png") == ["b.png", "a.JPG"]
+    assert names("in", ".", recursive=True)[-1] == "in/raw/f.png"  # another name is another result
+
+
+def test_only_regular_files_are_taken(tree: Path) -> None:
+    os.mkfifo(tree / "pipe.png")
+    (tree / "linked.png").symlink_to("pipe.png")
+    (tree / "endless.png").symlink_to("/dev/zero")
+    assert names("in") == ["a.JPG", "b.png"]
+    assert names("in/pipe.png", "in/endless.png") == [
+        f"! in/{name}.png is a pipe or a device; name a file, or - for a pipe."
+        for name in ("pipe", "endless")
+    ]
+
+
+def test_a_tree_may_be_as_deep_as_the_system_allows(tree: Path) -> None:
+    folder = os.open(tree, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=folder)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+    os.close(os.open("deepest.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    try:
+        (found,) = [name for name in names("in", recursive=True) if "deepest" in name]
+        assert found == "d/" * 1200 + "deepest.png"
+        assert names("in/**/deepest.png") == [found]
+    finally:
+        subprocess.run(["rm", "-r", tree / "d"], check=True)  # too deep for shutil.rmtree
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_told(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On file systems that do not tell a name's kind, it is asked for, which may be refused.
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path)
+
+    read = os.scandir
+
+    @contextlib.contextmanager
+    def scandir(folder: Path) -> Iterator[list[Entry]]:
+        with read(folder) as entries:
+            yield [Entry(entry) for entry in entries]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"! {tree / 'b.png'}: Permission denied." in names(str(tree))

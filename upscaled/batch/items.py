@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -68,26 +69,80 @@ def find(
 
     A file that is named is taken whatever it is called. What a glob finds is named from the last
     folder before its first wildcard. Links to files are followed, those to folders are not, so
-    that no walk turns in circles.
+    that no walk turns in circles. A picture that several inputs have under one name comes once.
 
     Args:
         inputs: files, folders and globs.
         selection: which files of folders are taken.
         leave_out: folders that are not entered, such as the output.
     """
-    left_out = {_identity(folder) for folder in leave_out} - {None}
+    left_out = _Folders(leave_out)
+    seen = _Seen()
     for text in inputs:
-        path = Path(text)
-        if os.path.lexists(path) or not glob.has_magic(text):
-            yield from _of_path(path, PurePath(path.name), selection, left_out)
-            continue
-        root = _fixed_part(path)
-        found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - as typed, also from /
-        if not found:
-            yield Unreadable(path, f"Nothing matches {text}.")
-        for match in map(Path, found):
-            if match.is_file() or not match.exists():
-                yield from _of_path(match, match.relative_to(root), selection, left_out)
+        # A folder has no picture twice, so nothing is remembered of a run over one.
+        comes_once = len(inputs) == 1 and not glob.has_magic(text)
+        for found in _of_input(text, selection, left_out):
+            if comes_once or isinstance(found, Unreadable) or seen.is_new(found):
+                yield found
+
+
+class _Folders:
+    """Tells which folders are left out, by what they are, not by their names."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._identities = {_identity(folder) for folder in folders} - {None}
+        self._known: dict[Path, bool] = {}
+
+    def has(self, folder: Path) -> bool:
+        """Tell whether a folder is one of them."""
+        return bool(self._identities) and _identity(folder) in self._identities
+
+    def has_above(self, folder: Path, root: Path) -> bool:
+        """Tell whether a folder is one of them or below one, up to ``root``."""
+        unknown = []
+        while folder not in self._known:
+            unknown.append(folder)
+            if folder == root:
+                break
+            folder = folder.parent
+        is_below = self._known.get(folder, False)
+        for one in reversed(unknown):
+            is_below = self._known[one] = is_below or self.has(one)
+        return is_below
+
+
+class _Seen:
+    """Remembers pictures with their names."""
+
+    def __init__(self) -> None:
+        self._items: set[tuple[str, str, PurePath]] = set()
+        self._folders: dict[Path, str] = {}
+
+    def is_new(self, item: Item) -> bool:
+        """Remember a picture; tell whether it comes for the first time."""
+        folder = item.source.parent
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        key = (self._folders[folder], item.source.name, item.name)
+        if key in self._items:
+            return False
+        self._items.add(key)
+        return True
+
+
+def _of_input(text: str, selection: Selection, left_out: _Folders) -> Iterator[Item | Unreadable]:
+    path = Path(text)
+    if os.path.lexists(path) or not glob.has_magic(text):
+        yield from _of_path(path, PurePath(path.name), selection, left_out)
+        return
+    root = _fixed_part(path)
+    found = False
+    for match in sorted(_matches_below(root, path.relative_to(root).parts)):
+        found = True
+        if not match.is_dir() and not left_out.has_above(match.parent, root):
+            yield from _of_path(match, match.relative_to(root), selection, left_out)
+    if not found:
+        yield Unreadable(path, f"Nothing matches {text}.")
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -100,23 +155,103 @@ def _fixed_part(pattern: Path) -> Path:
     return fixed
 
 
+def _matches_below(folder: Path, pattern: Sequence[str]) -> set[Path]:
+    """Return what a pattern, given as its parts, matches below a folder.
+
+    It matches as in a shell: names that begin with a dot only where the pattern does so too. Unlike
+    `glob.glob`, ``**`` enters no links: two links that lead back would keep it busy for ever.
+    """
+    found = {folder}
+    for number, part in enumerate(pattern):
+        last = number == len(pattern) - 1
+        if part == "**":
+            found = {below for one in found for below in _folders_below(one)}
+            if last:
+                found = {path for one in found for path in _listed(one, "*")}
+        elif glob.has_magic(part):
+            found = {path for one in found for path in _listed(one, part)}
+        else:
+            found = {one / part for one in found if os.path.lexists(one / part)}
+    return found
+
+
+def _listed(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what a pattern matches in a folder; nothing if it can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:
+        return
+    for name in names:
+        hidden = name.startswith(".") and not pattern.startswith(".")
+        if not hidden and fnmatch.fnmatchcase(name, pattern):
+            yield folder / name
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, but not through links, and none with a dot at first."""
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        yield folder
+        try:
+            with os.scandir(folder) as entries:
+                waiting += [
+                    folder / entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+                ]
+        except OSError:
+            continue
+
+
 def _of_path(
-    path: Path, name: PurePath, selection: Selection, left_out: set[tuple[int, int] | None]
+    path: Path, name: PurePath, selection: Selection, left_out: _Folders
 ) -> Iterator[Item | Unreadable]:
     try:
-        if path.is_dir():
-            yield from _of_folder(path, PurePath(), selection, left_out)
-        elif path.exists():
-            yield Item(path, name)
-        else:
-            yield Unreadable(path, f"There is no file {path}.")
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        yield Unreadable(path, f"There is no file {path}.")
     except OSError as error:
         yield Unreadable(path, f"{path}: {error.strerror}.")
+    else:
+        if kind == stat.S_IFDIR:
+            yield from _of_folder(path, selection, left_out)
+        elif kind == stat.S_IFREG:
+            yield Item(path, name)
+        else:
+            yield Unreadable(path, f"{path} is a pipe or a device; name a file, or - for a pipe.")
 
 
 def _of_folder(
-    folder: Path, name: PurePath, selection: Selection, left_out: set[tuple[int, int] | None]
+    folder: Path, selection: Selection, left_out: _Folders
 ) -> Iterator[Item | Unreadable]:
+    # No recursion, or a very deep tree would end it.
+    levels = [_entries(folder, PurePath())]
+    while levels:
+        found = next(levels[-1], None)
+        if found is None:
+            levels.pop()
+        elif isinstance(found, Unreadable):
+            yield found
+        else:
+            below, entry = found
+            try:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                taken = not is_folder and selection.takes(below) and _is_file(entry)
+            except OSError as error:
+                yield Unreadable(Path(entry.path), f"{entry.path}: {error.strerror}.")
+                continue
+            if taken:
+                yield Item(Path(entry.path), below)
+            elif is_folder and selection.enters(below) and not left_out.has(Path(entry.path)):
+                levels.append(_entries(Path(entry.path), below))
+
+
+def _entries(
+    folder: Path, name: PurePath
+) -> Iterator[tuple[PurePath, os.DirEntry[str]] | Unreadable]:
+    """Yield what is in a folder with the names below the input, sorted."""
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -124,18 +259,15 @@ def _of_folder(
         yield Unreadable(folder, f"{folder}: {error.strerror}.")
         return
     for entry in listed:
-        below = name / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if selection.enters(below) and _identity(Path(entry.path)) not in left_out:
-                yield from _of_folder(Path(entry.path), below, selection, left_out)
-        elif selection.takes(below) and _is_file(entry):
-            yield Item(Path(entry.path), below)
+        yield name / entry.name, entry
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a file or a link to one; a link to nothing counts as one."""
+    if not entry.is_symlink():
+        return entry.is_file(follow_symlinks=False)
     try:
-        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+        return stat.S_ISREG(entry.stat().st_mode)
     except OSError:
         return True
 
