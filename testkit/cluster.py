@@ -8,12 +8,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from testkit.network_namespace import NetworkNamespace
 from testkit.ports import free_port
 from testkit.postgres import PostgresServer
 from testkit.services import FAST
@@ -30,9 +31,21 @@ class MemberProcess:
         folder: where its settings, its data and its log go.
         command: ``serve`` or ``work``.
         settings: by ``section.key``.
+        network: where it runs; None: in that of this process.
+        environment: further variables.
     """
 
-    def __init__(self, folder: Path, command: str, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        settings: Mapping[str, object],
+        *,
+        network: NetworkNamespace | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.network = network
+        self._environment = dict(environment or {})
         self.name = folder.name
         self.log = folder / "log.txt"
         self._command = command
@@ -55,10 +68,12 @@ class MemberProcess:
     async def start(self) -> None:
         """Start the process; return when it answers or takes jobs."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
+        env |= self._environment
+        inside = self.network.command if self.network is not None else ()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 # The launcher ends the process when this one ends, however that happens.
-                sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
+                *inside, sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
                 sys.executable, "-m", "upscaled", self._command, "--config", str(self.config),
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=env,
             )  # fmt: skip
@@ -108,6 +123,9 @@ class Cluster:
         servers: how many API servers.
         workers: how many workers.
         settings: further settings, by ``section.key``.
+        postgres: the server; None: one of its own.
+        networks: of the first workers. ``postgres`` must listen on their addresses.
+        stores: variables for a process that sees this machine at an address, by that address.
     """
 
     def __init__(
@@ -118,8 +136,11 @@ class Cluster:
         servers: int = 2,
         workers: int = 3,
         settings: Mapping[str, object] | None = None,
+        postgres: PostgresServer | None = None,
+        networks: Sequence[NetworkNamespace] = (),
+        stores: Callable[[str], Mapping[str, str]] = lambda _: {},
     ) -> None:
-        self.postgres = PostgresServer()
+        self.postgres = postgres or PostgresServer()
         self.blobs = folder / "blobs"
         shared: dict[str, object] = {
             "cluster.database_url": self.postgres.url(),
@@ -136,8 +157,24 @@ class Cluster:
             MemberProcess(folder / f"server-{n + 1}", "serve", shared) for n in range(servers)
         ]
         self.workers = [
-            MemberProcess(folder / f"worker-{n + 1}", "work", shared) for n in range(workers)
+            self._worker(
+                folder / f"worker-{n + 1}", networks[n] if n < len(networks) else None, stores
+            )
+            for n in range(workers)
         ]
+
+    def _worker(
+        self,
+        folder: Path,
+        network: NetworkNamespace | None,
+        stores: Callable[[str], Mapping[str, str]],
+    ) -> MemberProcess:
+        if network is None:
+            return MemberProcess(folder, "work", self.settings)
+        url = {"cluster.database_url": self.postgres.url(host=network.host)}
+        return MemberProcess(
+            folder, "work", self.settings | url, network=network, environment=stores(network.host)
+        )
 
     async def start(self) -> None:
         """Start all of it."""

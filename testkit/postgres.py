@@ -29,13 +29,10 @@ UNPACKED = ROOT / ".tools" / "postgresql"
 _START_SECONDS = 60.0
 _USER = "nobody"
 """Who runs the server where root runs the tests: it refuses to run as root."""
-# Without fsync: tests kill the server, but cut no power.
 _SETTINGS = (
-    "-c", "listen_addresses=127.0.0.1",
     "-c", "unix_socket_directories=",
     "-c", "max_connections=200",
     "-c", "shared_buffers=32MB",
-    "-c", "fsync=off",
 )  # fmt: skip
 
 
@@ -60,11 +57,21 @@ class PostgresServer:
     Args:
         folder: where its data goes and stays; None: a folder under /tmp that `close` deletes.
         primary: a running server of which this one is a standby.
+        addresses: where else than on this machine's own address it listens; everybody in these
+            networks is let in.
+        safe: a commit waits for the disk. Only for measurements: tests cut no power.
     """
 
     def __init__(
-        self, folder: Path | None = None, *, primary: PostgresServer | None = None
+        self,
+        folder: Path | None = None,
+        *,
+        primary: PostgresServer | None = None,
+        addresses: Sequence[str] = (),
+        safe: bool = False,
     ) -> None:
+        self._listens = ",".join(("127.0.0.1", *addresses))
+        self._safe = safe
         self.port = free_port()
         self._primary = primary
         self._user = pwd.getpwnam(_USER) if os.geteuid() == 0 else None
@@ -72,9 +79,9 @@ class PostgresServer:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
-    def url(self, database: str = "postgres") -> str:
+    def url(self, database: str = "postgres", *, host: str = "127.0.0.1") -> str:
         """Return the connection string of a database."""
-        return f"postgresql://upscaled@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://upscaled@{host}:{self.port}/{database}"
 
     def start(self) -> None:
         """Start the server, and make its data if there is none; it answers when this returns."""
@@ -101,8 +108,13 @@ class PostgresServer:
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(done.stdout + done.stderr)
+            if "," in self._listens:
+                with (data / "pg_hba.conf").open("a", encoding="ascii") as access:
+                    access.write("host all all samenet trust\n")
         command: list[str | Path] = [
-            programs() / "postgres", "-D", data, "-p", str(self.port), *_SETTINGS
+            programs() / "postgres", "-D", data, "-p", str(self.port), *_SETTINGS,
+            "-c", f"listen_addresses={self._listens}",
+            "-c", f"fsync={'on' if self._safe else 'off'}",
         ]  # fmt: skip
         # Either way the server ends when this process ends, however that happens.
         tied: list[str | Path] = (

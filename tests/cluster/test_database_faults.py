@@ -45,6 +45,12 @@ async def test_callers_of_a_server_whose_database_falls_silent_are_told_so(
                 async with session.post(API + "/upscale", data=form) as answer:
                     job_id = (await answer.json())["job_id"]
                 link.cut()
+                for _ in range(3):  # each caller, not only the first
+                    async with asyncio.timeout(2.5), session.get(f"{API}/health") as answer:
+                        told = await answer.json()
+                        assert (answer.status, told["status"]) == (503, "failing")
+                        assert told["reason"].startswith("The database does not answer now.")
+                        assert told["queue_length"] == 1
                 async with asyncio.timeout(60), session.get(f"{API}/status/{job_id}") as answer:
                     told = await answer.json()
                     assert (answer.status, told["code"]) == (503, "store_unavailable")

@@ -10,12 +10,19 @@ from typing import LiteralString
 
 import psycopg
 
+from upscaled import serial
+from upscaled.jobs.job import Job
 from upscaled.jobs.postgres_database import Connection
+from upscaled.jobs.postgres_store import JobVersion
 
 log = logging.getLogger(__name__)
 
 JOBS: LiteralString = "upscaled_jobs"
-"""A job's record has changed; the payload is its id."""
+"""A job's record has changed, see `told_version`."""
+WAITING: LiteralString = "upscaled_waiting"
+"""A job waits for a worker; the payload is its model."""
+LOST: LiteralString = "upscaled_taken"
+"""A job was cancelled or taken from its worker; the payload is its id."""
 PROGRESS: LiteralString = "upscaled_progress"
 """How far jobs are, as JSON."""
 
@@ -24,7 +31,24 @@ _QUIET_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
 _AGAIN_SECONDS = (0.1, 0.5, 1.0)
 
+_DELETED = "deleted"
+
 Heard = Callable[[str], None]
+
+
+def told_version(payload: str) -> tuple[str, JobVersion | None, bool]:
+    """Return what a notification of `JOBS` says.
+
+    That is the job's id, its record unless it was too long to be sent, and whether it was deleted.
+
+    Raises:
+        ValueError: a later version of the program wrote it.
+    """
+    job_id, _, rest = payload.partition(" ")
+    if rest in {"", _DELETED}:
+        return job_id, None, rest == _DELETED
+    revision, tag, document = rest.split(" ", 2)
+    return job_id, JobVersion(serial.decode(document, Job), int(revision), float(tag)), False
 
 
 class Changes:

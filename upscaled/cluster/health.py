@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,11 +12,18 @@ from upscaled.cluster import members
 from upscaled.cluster.members import SERVER, WORKER, Member, Seen
 from upscaled.errors import StoreUnavailableError
 from upscaled.jobs.postgres_database import Connection, Database
+from upscaled.service.background import end_task
 from upscaled.service.figures import Figures, WorkerFigures
 from upscaled.service.health import Health, HealthState
 from upscaled.service.reports import Reports
 
 _BLOBS_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+"""How long a caller who asks for the health waits for the database."""
+_SILENT = (
+    "The database does not answer now. Jobs that workers have go on; what is said of the workers "
+    "is from before."
+)
 _NOBODY = (
     "No worker is there, so jobs wait. Start `upscaled work` on a machine that is to upscale, with "
     "the same cluster.database_url and cluster.blobs."
@@ -43,6 +49,7 @@ class WorkersHealth(Health):
         """Those that take jobs."""
         self.members: list[Member] = []
         """All that are there, servers and workers that drain too."""
+        self._looking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Look at workers and files periodically; runs until cancelled."""
@@ -63,8 +70,34 @@ class WorkersHealth(Health):
             self._blobs_fault = None
 
     async def look(self) -> None:
-        """Look at the workers."""
+        """Look at the workers; who calls meanwhile shares the look.
 
+        It goes on when its caller is cancelled, since a silent database takes long to give up.
+        """
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="look at members")
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: the caller may be gone
+
+    async def look_briefly(self) -> None:
+        """Look at the workers for as long as a caller waits; a silent database is a fault."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self.look()
+        except TimeoutError:
+            self.state, self.reason = HealthState.FAILING, _SILENT
+
+    async def close(self) -> None:
+        """End a look that is under way."""
+        if self._looking is not None:
+            await end_task(self._looking)
+
+    async def _look(self) -> None:
         async def read(connection: Connection) -> list[Seen]:
             return await members.present(connection, self._lease_seconds)
 
@@ -111,9 +144,7 @@ class WorkersReports(Reports):
         self._workers = workers
 
     async def health(self) -> Mapping[str, object]:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._workers.look()
+        await self._workers.look_briefly()
         told = dict(await super().health())
         there = self._workers.workers
         on_gpu = any(worker.gpu for worker in there)

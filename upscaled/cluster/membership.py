@@ -21,6 +21,7 @@ _BEATS = 4
 """Signs of life in the time of a lease."""
 _LOOKS = 10
 """Looks at a namesake in the time of a lease."""
+_TURN_SECONDS = 0.002
 
 
 class Membership:
@@ -155,6 +156,14 @@ class Membership:
             await self._database.run(end, patience=2.0)
         except StoreUnavailableError:
             log.warning("the database does not answer; others notice the end of this member")
+
+    def turn(self) -> float:
+        """Return how many seconds a worker waits before it asks for what all workers heard of.
+
+        Each waits for up to `_TURN_SECONDS` for each worker of the cluster, so that they ask about
+        once in that time, however many they are.
+        """
+        return random.uniform(0, _TURN_SECONDS * len(self.workers()))  # noqa: S311
 
     def workers(self) -> list[Member]:
         """Return the running workers that take jobs."""

@@ -197,6 +197,7 @@ class ClusterService(Service):
 
     async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
         await self._files.sweep(())
+        closing.push_async_callback(self._workers.close)
         await self._membership.join()
         closing.push_async_callback(self._membership.leave)
         self._membership.on_beat = self._count_slots

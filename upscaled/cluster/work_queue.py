@@ -21,8 +21,6 @@ _STEPS = 10
 _LOWEST = -(2**31) + 1
 _REBASE_AT = 1e8
 """Virtual seconds after which tags start from 0 again, long before priorities run out."""
-CHANNEL = "procrastinate_any_queue_v1"
-"""Where procrastinate tells of a new entry."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
 from upscaled.cluster import keys, work_queue
-from upscaled.cluster.changes import JOBS, Changes
+from upscaled.cluster.changes import LOST, WAITING, Changes
 from upscaled.cluster.members import WORKER, Member, settings_of
 from upscaled.cluster.membership import Membership
 from upscaled.cluster.progress import report_progress
@@ -133,9 +133,7 @@ class ClusterWorker:
         async with contextlib.AsyncExitStack() as closing:
             await self._workspace.open()
             closing.callback(self._workspace.close)
-            await self._workspace.sweep(
-                ()
-            )  # other workers have the jobs of an earlier process by now
+            await self._workspace.sweep(())  # others have the jobs of an earlier process by now
             await self._cache.open()
             self._parts = parts = await open_processing(
                 self._config,
@@ -151,7 +149,7 @@ class ClusterWorker:
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
             run_in_background(closing, self.membership.run(), "membership")
-            heard = {JOBS: self._heard, work_queue.CHANNEL: lambda _: self._news.set()}
+            heard = {WAITING: self._hear_of_work, LOST: self._hear_of_loss}
             changes = Changes(self._database.url, heard, connected=self._connected)
             run_in_background(closing, changes.run(), "changes")
             run_in_background(closing, self._listen(), "ends")
@@ -202,9 +200,13 @@ class ClusterWorker:
     async def _connected(self, _: Connection) -> None:
         self._news.set()
 
-    def _heard(self, job_id: str) -> None:
-        """Handle a change of a job's record: it may be cancelled, or a new job."""
-        self._news.set()
+    def _hear_of_work(self, model: str) -> None:
+        """Ask for a job of a model if this worker has it."""
+        if any(known.name == model for known in self._models.models):
+            self._news.set()
+
+    def _hear_of_loss(self, job_id: str) -> None:
+        """Handle that a job was cancelled or taken from its worker."""
         if job_id in self._store.held:
             self._spawn(self._check_leases(), "check")
 
@@ -244,6 +246,7 @@ class ClusterWorker:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_IDLE_SECONDS):
                         await self._news.wait()
+                        await asyncio.sleep(self.membership.turn())
 
     async def _take_one(self) -> bool:
         models = [model.name for model in self._models.models]

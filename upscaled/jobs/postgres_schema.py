@@ -53,20 +53,49 @@ _JOBS = """
     CREATE INDEX jobs_by_owner ON jobs (owner, created, id);
     CREATE INDEX jobs_by_revision ON jobs (revision);
 
+    CREATE FUNCTION tell_change(job jobs) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        told TEXT = concat_ws(' ', job.id, job.revision, job.tag, job.document);
+    BEGIN
+        -- A notification has less than 8000 bytes. Of a longer record its readers learn the id.
+        PERFORM pg_notify(
+            'upscaled_jobs', CASE WHEN octet_length(told) < 8000 THEN told ELSE job.id END
+        );
+    END $$;
     CREATE FUNCTION jobs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         NEW.revision = greatest(
             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
             CASE WHEN TG_OP = 'UPDATE' THEN OLD.revision + 1 ELSE 0 END
         );
-        PERFORM pg_notify('upscaled_jobs', NEW.id);
+        IF TG_OP = 'INSERT' THEN
+            PERFORM tell_change(NEW);
+            IF NEW.delivery IS NOT NULL THEN
+                PERFORM pg_notify('upscaled_waiting', NEW.model);
+            END IF;
+            RETURN NEW;
+        END IF;
+        IF NEW.document <> OLD.document OR NEW.tag <> OLD.tag THEN
+            PERFORM tell_change(NEW);
+        END IF;
+        IF NEW.attempt <> OLD.attempt AND NEW.worker IS NULL THEN
+            PERFORM pg_notify('upscaled_waiting', NEW.model);
+        END IF;
+        IF OLD.worker IS NOT NULL AND (
+            NEW.attempt <> OLD.attempt OR NEW.state = 'cancelled' AND OLD.state <> 'cancelled'
+        ) THEN
+            PERFORM pg_notify('upscaled_taken', NEW.id);
+        END IF;
         RETURN NEW;
     END $$;
     CREATE TRIGGER jobs_changed BEFORE INSERT OR UPDATE ON jobs
         FOR EACH ROW EXECUTE FUNCTION jobs_changed();
     CREATE FUNCTION jobs_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM pg_notify('upscaled_jobs', OLD.id);
+        PERFORM pg_notify('upscaled_jobs', OLD.id || ' deleted');
+        IF OLD.worker IS NOT NULL AND OLD.state IN ('queued', 'processing') THEN
+            PERFORM pg_notify('upscaled_taken', OLD.id);
+        END IF;
         RETURN NULL;
     END $$;
     CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs

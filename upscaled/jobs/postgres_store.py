@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import LiteralString
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,17 @@ _PUT: LiteralString = (
         client_ref = excluded.client_ref, client = excluded.client
 """
 )
+
+
+@dataclass(frozen=True, slots=True)
+class JobVersion:
+    """A job's record after one of its changes."""
+
+    job: Job
+    revision: int
+    """Grows with each change."""
+    tag: float
+    """The job's place in the order."""
 
 
 class PostgresJobStore:
@@ -213,15 +225,18 @@ class PostgresJobStore:
 
         await self.database.run(write)
 
-    async def with_tags(self, job_ids: Collection[str]) -> dict[str, tuple[Job, float]]:
-        """Return jobs and their tags, by id, as far as there are records of them."""
+    async def versions(self, job_ids: Collection[str]) -> dict[str, JobVersion]:
+        """Return jobs by id as they are now, as far as there are records of them."""
 
-        async def read(connection: Connection) -> dict[str, tuple[Job, float]]:
+        async def read(connection: Connection) -> dict[str, JobVersion]:
             found = await connection.execute(
-                "SELECT document, tag FROM jobs WHERE id = ANY(%s)", (list(job_ids),)
+                "SELECT revision, tag, document FROM jobs WHERE id = ANY(%s)", (list(job_ids),)
             )
-            jobs = [(serial.decode(row[0], Job), float(row[1])) for row in await found.fetchall()]
-            return {job.id: (job, tag) for job, tag in jobs}
+            rows = [
+                JobVersion(serial.decode(document, Job), int(revision), float(tag))
+                for revision, tag, document in await found.fetchall()
+            ]
+            return {version.job.id: version for version in rows}
 
         return await self.database.run(read)
 
