@@ -145,7 +145,7 @@ async def test_a_job_waits_until_its_upload_can_be_read(
     said = len(worker.log.read_text("utf-8"))
     with s3.failing(fault, methods=("GET", "HEAD")):
         job_id = await submitted(session, API, photo, scale="4")
-        await worker.said("job's upload can't be read", said)
+        await worker.said("job's files can't be read", said)
     await until_state(session, API, job_id, "completed")
 
 

@@ -114,6 +114,12 @@ async def digest(blobs: Blobs, key: str) -> str:
     return found.hexdigest()
 
 
+async def delete_below(blobs: Blobs, prefix: str) -> None:
+    """Delete all blobs below ``prefix``."""
+    async for blob in blobs.list(prefix):
+        await blobs.delete(blob.key)
+
+
 async def fetch(blobs: Blobs, key: str, file: Path) -> str:
     """Write a blob to a new file and return its SHA-256 in hexadecimal.
 

@@ -75,7 +75,7 @@ class SharedCleaner(Cleaner):
     async def sweep(self, now: float) -> int:
         """Delete blobs that no job needs at ``now``; return how many there were."""
         count = 0
-        for prefix in (keys.UPLOADS, keys.RESULTS):
+        for prefix in (keys.UPLOADS, keys.RESULTS, keys.BANDS):
             async for blob in self._blobs.list(prefix):
                 job_id = keys.job_of(blob.key)
                 if job_id is None or now - blob.modified < _YOUNG_SECONDS:
@@ -92,6 +92,8 @@ class SharedCleaner(Cleaner):
             return False
         if job.state not in TERMINAL:
             return True
+        if key.startswith(keys.BANDS):
+            return False
         if key.startswith(keys.RESULTS):
             return key == job.result_key and job.result_gone is None
         old = now - (job.finished or now) > self._result_ttl

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from upscaled import files
-from upscaled.blobs.blobs import BlobMissingError, fetch
+from upscaled.blobs.blobs import BlobMissingError, delete_below, fetch
 from upscaled.cluster import keys, members, work_queue
 from upscaled.cluster.importing import lock
 from upscaled.cluster.link import Link
@@ -112,8 +112,8 @@ class FolderExport:
         await asyncio.to_thread(_rename, whole, self._folder / sqlite_store.FILE)
         for job in jobs:
             await self._link.blobs.delete(keys.upload(job.id))
-            async for blob in self._link.blobs.list(f"{keys.RESULTS}/{job.id}"):
-                await self._link.blobs.delete(blob.key)
+            await delete_below(self._link.blobs, f"{keys.RESULTS}/{job.id}")
+        await delete_below(self._link.blobs, keys.BANDS)
 
     async def _write(self, file: Path, jobs: list[Job]) -> None:
         await asyncio.to_thread(files.make_folder, self._workspace.jobs_dir, 0o700)

@@ -222,6 +222,24 @@ class WorkerJobStore(_LinkedStore):
             else:
                 return
 
+    async def forgive(self, lease: Lease) -> None:
+        """Record that no worker was lost through this job so far: the last one finished bands.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+        """
+
+        async def write(connection: Connection) -> None:
+            record = await work_queue.locked(connection, lease.job.id)
+            if (
+                record is not None
+                and record.lease_number == lease.number
+                and record.job.state in ACTIVE
+            ):
+                await update_job(connection, replace(record.job, crashes=0))
+
+        await self._in_order(lease.job.id, write)
+
     def _is_lost(self, held_job: HeldJob) -> bool:
         """Tell whether the job was taken from the worker meanwhile."""
         return held_job.lost

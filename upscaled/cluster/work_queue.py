@@ -7,7 +7,7 @@ one that records the job's end.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -33,6 +33,11 @@ class Lease:
     """The column ``attempt`` of the job's row."""
     queue_entry: int
     """The job's number in procrastinate's table."""
+
+    @property
+    def before(self) -> int:
+        """The number of the lease before this one: the end of a lease takes a number too."""
+        return self.number - 2
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,39 @@ async def give_back(connection: Connection, entry: int) -> None:
     await connection.execute(
         "SELECT procrastinate_retry_job_v2(%s, now(), NULL, NULL, NULL)", (entry,)
     )
+
+
+async def end_lease(connection: Connection, job_id: str, number: int) -> None:
+    """Let another worker take a job, if the lease of this number is still the latest."""
+    record = await locked(connection, job_id)
+    if record is not None and record.lease_number == number and record.queue_entry is not None:
+        await connection.execute(
+            "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s", (job_id,)
+        )
+        await give_back(connection, record.queue_entry)
+
+
+async def compare(
+    connection: Connection, worker: int, mine: Mapping[str, int]
+) -> tuple[set[str], set[str], list[tuple[str, int]]]:
+    """Compare the leases that a worker believes to have with those that are recorded.
+
+    Args:
+        connection: to the database.
+        worker: the worker's number.
+        mine: numbers of its leases by job id.
+
+    Returns:
+        The jobs that it has, those that another worker has or had since, and `leases_of` it.
+    """
+    found = await connection.execute(
+        "SELECT id, attempt, state IN ('queued', 'processing') FROM jobs WHERE id = ANY(%s)",
+        (list(mine),),
+    )
+    rows = await found.fetchall()
+    held = {job_id for job_id, number, active in rows if active and mine[job_id] == number}
+    others = {job_id for job_id, number, _ in rows if mine[job_id] != number}
+    return held, others, await leases_of(connection, worker)
 
 
 async def register(connection: Connection) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
+from upscaled.blobs.blobs import Blobs
 from upscaled.cluster import keys, work_queue
 from upscaled.cluster.changes import LOST, WAITING, Changes
+from upscaled.cluster.job_files import bring_upload
+from upscaled.cluster.kept_bands import KeptBands
 from upscaled.cluster.members import WORKER, Member, settings_of
 from upscaled.cluster.membership import Membership
 from upscaled.cluster.progress import report_progress
@@ -17,6 +20,7 @@ from upscaled.cluster.records import TAKEN, HeldJob, WorkerJobStore
 from upscaled.cluster.rescue import Rescuer
 from upscaled.cluster.work_queue import Lease
 from upscaled.config.settings import Config
+from upscaled.engines.pixel_key import pixel_keys
 from upscaled.errors import (
     NoSpaceError,
     StoreUnavailableError,
@@ -25,13 +29,14 @@ from upscaled.errors import (
     WrongStateError,
 )
 from upscaled.imaging import Imaging
-from upscaled.jobs.job import TERMINAL, JobState
+from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import result_name
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
+from upscaled.pipeline.result import IdentifiedModel
 from upscaled.service.background import run_in_background
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.processing import Processing, make_dispatcher, open_processing
@@ -82,6 +87,7 @@ class ClusterWorker:
         self._parts: Processing | None = None
         self._dispatcher: Dispatcher | None = None
         self._workspace = Workspace(data_dir)
+        self._bands = KeptBands(blobs, self._workspace, self._identify)
         self._store = WorkerJobStore(
             database,
             blobs,
@@ -144,6 +150,10 @@ class ClusterWorker:
                 registry=self._registry,
                 rates=self._store,
                 cache=self._cache,
+                on_checkpoint=self._bands.note,
+            )
+            self._bands.pixel_keys = await asyncio.to_thread(
+                pixel_keys, parts.choice, parts.pool.places
             )
             self._dispatcher = make_dispatcher(self._config, parts, self._registry, self._workspace)
             await self.membership.join()
@@ -263,9 +273,10 @@ class ClusterWorker:
         job = lease.job
         assert self._dispatcher is not None  # noqa: S101 - it was started
         try:
-            problem = await self._bring_upload(lease)
+            problem = await bring_upload(self._blobs, self._workspace, job)
+            job = await self._with_bands(lease) if problem is None else job
         except (StoreUnavailableError, NoSpaceError, OSError) as error:
-            log.warning("job's upload can't be read", extra={"job": job.id, "reason": str(error)})
+            log.warning("job's files can't be read", extra={"job": job.id, "reason": str(error)})
             await asyncio.sleep(_AGAIN_SECONDS)
             await self._give_back(job.id)
             return
@@ -278,24 +289,18 @@ class ClusterWorker:
         else:
             await self._dispatcher.fail(job.id, problem)
 
-    async def _bring_upload(self, lease: Lease) -> str | None:
-        """Write a job's upload into its folder; return the reason if that can never succeed."""
-        job = lease.job
-        part = self._workspace.new_upload()
-        try:
-            found = await fetch(self._blobs, keys.upload(job.id), part)
-        except BlobMissingError:
-            await self._workspace.discard(part)
-            return "The upload of this job is no longer among the files of the cluster."
-        except BaseException:
-            await self._workspace.discard(part)
-            raise
-        if job.input_sha256 and found != job.input_sha256:
-            await self._workspace.discard(part)
-            raise StoreUnavailableError("The upload came back with other bytes.")
-        await self._workspace.remove(job.id)
-        await self._workspace.adopt(part, job.id)
-        return None
+    async def _with_bands(self, lease: Lease) -> Job:
+        """Bring the bands of earlier leases; return the job, to go on with it."""
+        advanced = await self._bands.begin(lease)
+        if advanced == lease.before and lease.job.crashes:
+            # As on one machine: the picture did not end the last worker, which finished bands.
+            await self._store.forgive(lease)
+            return replace(lease.job, crashes=0)
+        return lease.job
+
+    async def _identify(self, job: Job) -> IdentifiedModel:
+        assert self._parts is not None  # noqa: S101 - it was started
+        return await self._parts.pipeline.identify(job)
 
     # --- losing and ending them ---------------------------------------------------------------
 
@@ -310,6 +315,9 @@ class ClusterWorker:
     async def _forget(self, job_id: str, state: JobState) -> None:
         held_job = self._store.held.pop(job_id, None)
         await self._workspace.remove(job_id)
+        if held_job is not None:
+            ending = self._bands.end(held_job.lease, delete=not held_job.lost)
+            self._spawn(ending, f"end-bands-{job_id}")
         keeps = self._config.features.web
         if held_job is not None and not held_job.lost and not keeps and state in TERMINAL:
             with contextlib.suppress(UpscaledError):
@@ -322,10 +330,16 @@ class ClusterWorker:
 
     async def _end_work(self, job_id: str) -> None:
         assert self._dispatcher is not None  # noqa: S101 - it was started
+        held_job = self._store.held.get(job_id)
         with contextlib.suppress(UnknownJobError, WrongStateError):
             await self._dispatcher.cancel(job_id)
         self._store.held.pop(job_id, None)
         self._room.set()
+        if held_job is not None:
+            # The server that cancelled it does not see a band that is being stored.
+            with contextlib.suppress(StoreUnavailableError):
+                job = await self._store.get(job_id)
+                await self._bands.end(held_job.lease, delete=job is None or job.state in TERMINAL)
 
     async def _check_leases(self) -> None:
         """Find out which jobs were taken away, and which this worker has without knowing."""
@@ -336,20 +350,9 @@ class ClusterWorker:
         }
         worker, taking = self.membership.worker, self._taking
 
-        async def read(
-            connection: Connection,
-        ) -> tuple[set[str], set[str], list[tuple[str, int]]]:
-            found = await connection.execute(
-                "SELECT id, attempt, state IN ('queued', 'processing') FROM jobs "
-                "WHERE id = ANY(%s)",
-                (list(mine),),
-            )
-            rows = await found.fetchall()
-            held = {job_id for job_id, number, active in rows if active and mine[job_id] == number}
-            others = {job_id for job_id, number, _ in rows if mine[job_id] != number}
-            return held, others, await work_queue.leases_of(connection, worker)
-
-        held, others, recorded = await self._database.run(read, patience=1.0)
+        held, others, recorded = await self._database.run(
+            lambda c: work_queue.compare(c, worker, mine), patience=1.0
+        )
         for job_id in mine.keys() - held:
             held_job = self._store.held.get(job_id)
             job = self._registry.peek(job_id)
@@ -368,27 +371,18 @@ class ClusterWorker:
     async def _give_back(self, job_id: str) -> None:
         """Let another worker do a job that this one has not begun or can't do."""
         held_job = self._store.held.pop(job_id, None)
+        if held_job is not None:
+            await self._bands.end(held_job.lease, flush=True)
         await self._workspace.remove(job_id)
         self._room.set()
         if held_job is not None and not held_job.lost:
             await self._release(job_id, held_job.lease.number)
 
     async def _release(self, job_id: str, number: int) -> None:
-        async def write(connection: Connection) -> None:
-            record = await work_queue.locked(connection, job_id)
-            if (
-                record is not None
-                and record.lease_number == number
-                and record.queue_entry is not None
-            ):
-                await connection.execute(
-                    "UPDATE jobs SET attempt = attempt + 1, worker = NULL WHERE id = %s",
-                    (job_id,),
-                )
-                await work_queue.give_back(connection, record.queue_entry)
-
         try:
-            await self._database.run(write, patience=2.0)
+            await self._database.run(
+                lambda c: work_queue.end_lease(c, job_id, number), patience=2.0
+            )
         except StoreUnavailableError:
             log.warning("job can't be given back; others notice", extra={"job": job_id})
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
+from upscaled.blobs.blobs import BlobMissingError, Blobs, delete_below, fetch
 from upscaled.cluster import keys
 from upscaled.errors import StoreUnavailableError
 from upscaled.jobs.workspace import Workspace
@@ -52,8 +52,7 @@ class SharedWorkspace(Workspace):
         try:
             async with asyncio.timeout(_DELETE_SECONDS):
                 await self.blobs.delete(keys.upload(job_id))
-                async for blob in self.blobs.list(f"{keys.RESULTS}/{job_id}"):
-                    await self.blobs.delete(blob.key)
+                await delete_below(self.blobs, f"{keys.RESULTS}/{job_id}")
         except (StoreUnavailableError, TimeoutError) as error:
             log.warning(
                 "job's files can't be deleted yet", extra={"job": job_id, "reason": str(error)}
@@ -65,6 +64,13 @@ class SharedWorkspace(Workspace):
             await self.drop_local(job_id)
         else:
             await self.remove(job_id)
+        try:
+            async with asyncio.timeout(_DELETE_SECONDS):
+                await delete_below(self.blobs, keys.bands(job_id))
+        except (StoreUnavailableError, TimeoutError) as error:
+            log.warning(
+                "job's bands can't be deleted yet", extra={"job": job_id, "reason": str(error)}
+            )
 
     async def take_upload(self, job_id: str, path: Path) -> None:
         try:

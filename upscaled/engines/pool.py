@@ -39,6 +39,11 @@ class Place:
         """True for inference on the CPU."""
         return self.device.index is None
 
+    def is_like(self, other: Place) -> bool:
+        """Tell whether both are the same engine on devices of the same model."""
+        mine, its = self.device, other.device
+        return (self.engine, mine.kind, mine.name) == (other.engine, its.kind, its.name)
+
 
 @dataclass(eq=False)
 class _SharedEngine:
@@ -159,6 +164,12 @@ class EnginePool:
     def all_places(self) -> tuple[Place, ...]:
         """All places where a job may be tried, in order of preference."""
         return tuple(slots.place for slots in [*self._places, *self._spares])
+
+    def like(self, place: Place) -> Place | None:
+        """Return a place for jobs whose pixels are those of ``place``, which may be of another run
+        or machine; None: there is none.
+        """
+        return next((one for one in self.places if one.is_like(place)), None)
 
     @property
     def unusable(self) -> Mapping[Place, str]:

@@ -2,6 +2,7 @@
 
 from upscaled.imaging.imaging import Imaging
 from upscaled.imaging.prepared import Prepared, Probe
+from upscaled.imaging.protocol import most_result_bytes
 from upscaled.imaging.result import (
     NOTHING_WRITTEN,
     PART,
@@ -38,6 +39,7 @@ __all__ = [
     "TileFileError",
     "UnlikeError",
     "levels_of",
+    "most_result_bytes",
     "read_tile",
     "tile_count",
 ]

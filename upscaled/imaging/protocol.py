@@ -16,12 +16,17 @@ from msgspec import Meta
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.result import Band, FinishOptions, Piece, ResultProgress
 from upscaled.imaging.view.box import Box
-from upscaled.pictures import RawImage
+from upscaled.pictures import RawImage, Size
 
 VIEW = "view"
 """Name of the file that a `ViewRequest` writes."""
 _METADATA_BYTES = 64 << 20
 """Bytes that a file may have besides its pixels."""
+
+
+def most_result_bytes(size: Size) -> int:
+    """Return the largest possible length of a result's file."""
+    return 5 * size.pixels + _METADATA_BYTES
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
@@ -137,7 +142,7 @@ class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
     @property
     def most_bytes(self) -> int:
         """Largest possible size of the result's file."""
-        return 5 * self.options.size.pixels + _METADATA_BYTES
+        return most_result_bytes(self.options.size)
 
 
 class ViewRequest(_FolderRequest, frozen=True, kw_only=True, tag="view"):

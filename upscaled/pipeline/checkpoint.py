@@ -17,6 +17,8 @@ from upscaled.engines.pool import Place
 from upscaled.imaging import PART, Finished, Piece, ResultProgress
 from upscaled.pipeline.execution import Execution
 
+NATIVE = "native.rgb"
+"""Name of the file of the engine's output in a job's folder."""
 _NAME = "checkpoint"
 _BLOCK = 1 << 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from upscaled.engines.builtin.cpu_methods import CpuMethods
@@ -12,13 +12,23 @@ from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
+from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.result import IdentifiedModel, RunCallbacks
 from upscaled.pipeline.run import PipelineRun
-from upscaled.pipeline.shared import SharedParts
+from upscaled.pipeline.shared import SharedParts, nobody_told
 
 
 class Pipeline:
-    """Makes the runs of jobs and owns what they share. Knows nothing of job states."""
+    """Makes the runs of jobs and owns what they share. Knows nothing of job states.
+
+    Args:
+        imaging: decodes and encodes.
+        pool: the slots.
+        models: the installed models.
+        workspace: holds the files of jobs.
+        methods: to run networks on the CPU, measured.
+        on_checkpoint: called with a job's id and what is done of it after each band but the last.
+    """
 
     def __init__(
         self,
@@ -27,8 +37,11 @@ class Pipeline:
         models: ModelCatalog,
         workspace: Workspace,
         methods: CpuMethods | None = None,
+        on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told,
     ) -> None:
-        self._shared = SharedParts(imaging, pool, models, workspace, methods or CpuMethods())
+        self._shared = SharedParts(
+            imaging, pool, models, workspace, methods or CpuMethods(), on_checkpoint
+        )
 
     @property
     def verifications(self) -> Mapping[str, int]:

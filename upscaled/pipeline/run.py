@@ -140,7 +140,7 @@ class PipelineRun:
         self._source = self._prepared.source
         self._model = await self._shared.identify(self._job)
         scale = self._model.files.native_scale
-        self._native = RawImage(self._folder / "native.rgb", self._source.size.times(scale))
+        self._native = RawImage(self._folder / checkpoint.NATIVE, self._source.size.times(scale))
         self._confirmation = Confirmation(self._native, scale)
         self._work = checkpoint.work_key(
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
@@ -174,11 +174,10 @@ class PipelineRun:
         waiting = time.monotonic()
         self._bands = None
         plan = self._retries.plan if self._retries else None
+        place = plan.place if plan else self._earlier_place()
         small = plan is None and is_small(self._source.size)  # a retry has the engine to itself
         async with contextlib.AsyncExitStack() as stack:
-            async with self._shared.pool.slot(
-                self._rank, plan.place if plan else None, small=small
-            ) as slot:
+            async with self._shared.pool.slot(self._rank, place, small=small) as slot:
                 self._done.seconds.add("wait", waiting)
                 plan = await self._take(slot)
                 self._bands = await stack.enter_async_context(self._band_finisher(plan))
@@ -189,6 +188,11 @@ class PipelineRun:
             self._report_attempt(plan.place, self._bands.tile_size, "ok")
             self._shared.verifications["passed"] += 1
             self._remember_tile_size(plan)
+
+    def _earlier_place(self) -> Place | None:
+        """Return the place to go on at: a device like the one that made the bands that are done."""
+        earlier = self._done.execution.place
+        return None if earlier is None else self._shared.pool.like(earlier)
 
     async def _take(self, slot: Slot) -> AttemptPlan:
         """Make the slot's engine ready and return the plan of the attempt."""
@@ -277,7 +281,8 @@ class PipelineRun:
         self._done.tile_size = tile_size
         self._retries.progressed()
         if self._done.written.finished is None:
-            await self._done.save(self._folder, self._work)
+            saved = await self._done.save(self._folder, self._work)
+            self._shared.on_checkpoint(self._job.id, saved)
 
     async def _finish(self, bands: BandFinisher) -> None:
         """Wait for the bands that are still being finished."""

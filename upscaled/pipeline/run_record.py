@@ -37,8 +37,8 @@ class RunRecord:
         self.execution = earlier.execution
         self.seconds.stages["resumed"] = earlier.seconds
 
-    async def save(self, folder: Path, work: str) -> None:
-        """Write the checkpoint.
+    async def save(self, folder: Path, work: str) -> Checkpoint:
+        """Write the checkpoint and return it.
 
         Args:
             folder: of the job.
@@ -48,7 +48,9 @@ class RunRecord:
             NoSpaceError: the disk is full.
         """
         with _full_disk_told():
-            await checkpoint.save(folder, self._checkpoint(work))
+            done = self._checkpoint(work)
+            await checkpoint.save(folder, done)
+            return done
 
     async def seal(self, folder: Path, work: str, job: Job, model: IdentifiedModel) -> RunResult:
         """Give the complete result its name and return it.

@@ -61,10 +61,9 @@ def this_machine(threads: int, memory_limit_mb: int) -> Machine:
         threads: of the engine.
         memory_limit_mb: the setting.
     """
-    usable = {"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16"}
     return Machine(
         processor.name(),
-        " ".join(sorted(processor.flags() & usable)),
+        " ".join(sorted(processor.flags() & processor.FOR_NETWORKS)),
         threads,
         round(memory.ceiling(None) / (1 << 29)),  # the ceiling is half of the memory
         cpu_library.versions(),

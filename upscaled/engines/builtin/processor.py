@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+FOR_NETWORKS = frozenset(
+    {"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16"}
+)
+"""Flags that decide how libraries run networks."""
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 """Environment variable that keeps OpenVINO from newer instructions; workers inherit it."""
 _LEVELS = (
