@@ -90,8 +90,10 @@ def finish_band(
         assert row is WEBP, f"no encoder for {row.label}"  # noqa: S101 - our own table
         write_webp(rows, part, options, attached)
     if not last:
-        if rows.resampled or not row.banded:  # later rows need these rows again
-            first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
+        first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
+        if row.banded and not rows.resampled:
+            first = written.rows  # those before are in the file
+        if first < end:  # later bands need these rows
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
     size, sha256 = _read_back(part, written)
