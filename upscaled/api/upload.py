@@ -62,7 +62,7 @@ class ReceivedForm:
     path: Path
     """Where the picture is, if there is one."""
     sha256: str
-    """The picture's digest, in hexadecimal; empty where it was uploaded before."""
+    """The picture's digest, in hexadecimal; empty where it is not known."""
     identity: str
     """The picture's identity for the comparison of requests: its digest, its address or the id of
     its upload."""
@@ -125,28 +125,15 @@ async def received(
     try:
         try:
             async with aclosing(body_of(request, max_bytes, settings.body_timeout_seconds)) as body:
-                events = (
-                    _nothing()
-                    if not has_body
-                    else _raw(body, payload.part, request.match_info.get("filename", ""))
-                    if is_raw
-                    else multipart.parts(
-                        body, multipart.boundary_of(request.headers["Content-Type"])
-                    )
-                )
+                events = _parts(request, body, payload, is_raw=is_raw, has_body=has_body)
                 async with aclosing(events):
                     sha256 = await _receive(events, reader, upload, picture_needed=picture_needed)
             filename, identity = reader.filename, sha256
-            if (url := reader.fields.get(IMAGE_URL)) is not None:
-                filename, identity = image_url.name_of(url), f"url {url}"
-                # A repetition gets the first request's job; the address may have expired since.
-                if queues or reader.fields.get("on_timeout") == "original":
-                    sha256 = await image_url.fetch(request, url, upload, max_bytes)
-            elif (sent := reader.fields.get(UPLOAD)) is not None:
-                filename, identity, sha256 = "", f"upload {sent}", ""
-                # A repetition gets the first request's job; the upload was deleted then.
-                if queues or reader.fields.get("on_timeout") == "original":
-                    filename = await submissions.resumable.link(sent, client, upload.path)
+            if any(name in reader.fields for name in ELSEWHERE):
+                takes = queues or reader.fields.get("on_timeout") == "original"
+                filename, sha256, identity = await _elsewhere(
+                    request, reader.fields, upload, max_bytes, takes=takes
+                )
         finally:
             upload.end()
         yield ReceivedForm(reader.fields, filename, upload.path, sha256, identity, refusal)
@@ -241,6 +228,48 @@ async def body_of(request: web.Request, max_bytes: int, seconds: float) -> Async
         if received > max_bytes:
             raise too_large(max_bytes)
         yield chunk
+
+
+def _parts(
+    request: web.Request,
+    body: AsyncIterator[bytes],
+    payload: Payload,
+    *,
+    is_raw: bool,
+    has_body: bool,
+) -> AsyncGenerator[Part | bytes]:
+    """Return the parts of a request, each followed by its bytes."""
+    if is_raw:
+        return _raw(body, payload.part, request.match_info.get("filename", ""))
+    if has_body:
+        return multipart.parts(body, multipart.boundary_of(request.headers["Content-Type"]))
+    return _nothing()
+
+
+async def _elsewhere(
+    request: web.Request, fields: Mapping[str, str], upload: Upload, max_bytes: int, *, takes: bool
+) -> tuple[str | None, str, str]:
+    """Bring a picture that the form only names to the place of an uploaded one.
+
+    Without ``takes`` only the name of an address is read: an estimate needs no picture. A
+    repetition of a request gets the first one's job; the address may have expired since, or the
+    upload been deleted.
+
+    Returns:
+        The picture's name, its SHA-256 (empty where unknown), and its identity.
+
+    Raises:
+        UpscaledError: it can't be had.
+    """
+    if (url := fields.get(IMAGE_URL)) is not None:
+        sha256 = await image_url.fetch(request, url, upload, max_bytes) if takes else ""
+        return image_url.name_of(url), sha256, f"url {url}"
+    sent = fields[UPLOAD]
+    filename = ""
+    if takes:
+        resumable = request.app[SERVICE].submissions.resumable
+        filename = await resumable.link(sent, client_of(request), upload.path)
+    return filename, "", f"upload {sent}"
 
 
 async def _raw(
