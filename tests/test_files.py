@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -50,8 +52,10 @@ def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> N
 
 _WRITES = """
 import sys
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 from upscaled import files
 with files.replacing(Path(sys.argv[1])) as file:
     file.write(b"half")
@@ -147,3 +151,58 @@ async def test_a_thread_returns_and_raises_as_elsewhere(tmp_path: Path) -> None:
     assert await files.in_thread("{}{b}".format, 1, b=2) == "12"
     with pytest.raises(FileNotFoundError):
         await files.in_thread((tmp_path / "none").unlink)
+
+
+async def test_what_a_thread_acquires_for_a_cancelled_caller_is_released(tmp_path: Path) -> None:
+    path, begun, go_on = tmp_path / "file", threading.Event(), threading.Event()
+    opened = []
+
+    def acquire() -> BinaryIO:
+        begun.set()
+        go_on.wait(30)
+        opened.append(path.open("wb"))
+        return opened[0]
+
+    task = asyncio.create_task(files.acquired_in_thread(acquire, lambda file: file.close()))
+    await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    await settled()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [file.closed for file in opened] == [True]
+    kept = await files.acquired_in_thread(lambda: path.open("rb"), lambda file: file.close())
+    with kept:
+        assert kept.read() == b""
+    with pytest.raises(FileNotFoundError):
+        await files.acquired_in_thread((tmp_path / "none").open, lambda file: file.close())
+
+
+async def test_a_folder_for_a_block_is_gone_afterwards_also_if_the_block_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with files.new_folder("work-", tmp_path) as folder:
+        (folder / "sub").mkdir()
+        assert list(tmp_path.iterdir()) == [folder]
+        assert folder.name.startswith("work-")
+    assert not any(tmp_path.iterdir())
+
+    begun, go_on, make = threading.Event(), threading.Event(), tempfile.mkdtemp
+
+    def slow(**options: Any) -> str:
+        begun.set()
+        go_on.wait(30)
+        return str(make(**options))
+
+    async def caller() -> None:
+        async with files.new_folder("work-", tmp_path):
+            raise AssertionError
+
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    task = asyncio.create_task(caller())
+    await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not any(tmp_path.iterdir())

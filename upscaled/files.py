@@ -9,8 +9,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
@@ -34,6 +37,53 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         if not work.cancelled():
             work.exception()  # nobody else looks at it
         raise
+
+
+async def acquired_in_thread(acquire: Callable[[], T], release: Callable[[T], object]) -> T:
+    """Run a function that acquires something in a thread, and return what it acquires.
+
+    For a caller who is cancelled meanwhile it is released again, in a thread too.
+
+    Args:
+        acquire: opens a file or makes a folder, say.
+        release: closes or deletes what ``acquire`` returned.
+    """
+    acquired: list[T] = []
+
+    def work() -> T:
+        acquired.append(acquire())
+        return acquired[0]
+
+    try:
+        return await in_thread(work)
+    except asyncio.CancelledError:
+        for one in acquired:
+            await in_thread(release, one)
+        raise
+
+
+@asynccontextmanager
+async def new_folder(prefix: str, parent: Path | None = None) -> AsyncIterator[Path]:
+    """Yield a new folder for the block, and delete it afterwards with all that is in it.
+
+    Args:
+        prefix: its name begins so.
+        parent: the folder it is made in; by default that for temporary files.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    folder = await acquired_in_thread(
+        lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), _delete_folder
+    )
+    try:
+        yield folder
+    finally:
+        await in_thread(_delete_folder, folder)
+
+
+def _delete_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

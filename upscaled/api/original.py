@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from upscaled import files
 from upscaled.formats import by_signature
 
 _CHUNK = 256 * 1024
@@ -32,7 +33,9 @@ class Original:
         Raises:
             OSError: it is not there, or there are no descriptors left.
         """
-        return await asyncio.to_thread(cls._open, path)
+        return await files.acquired_in_thread(
+            lambda: cls._open(path), lambda opened: opened._file.close()
+        )
 
     @classmethod
     def _open(cls, path: Path) -> Original:

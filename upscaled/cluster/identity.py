@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
 import uuid
-from pathlib import Path
 
+from upscaled import files
 from upscaled.blobs.blobs import BlobMissingError, Blobs
 from upscaled.cluster.keys import IDENTITY
 from upscaled.errors import ConfigError
@@ -74,10 +71,7 @@ async def _read(blobs: Blobs) -> str | None:
 
 
 async def _write(blobs: Blobs, identity: str) -> None:
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))
-    try:
+    async with files.new_folder("upscaled-") as folder:
         file = folder / "identity"
-        await asyncio.to_thread(file.write_text, identity, "ascii")
+        await files.in_thread(file.write_text, identity, "ascii")
         await blobs.put(IDENTITY, file)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

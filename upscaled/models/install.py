@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,12 +37,9 @@ async def opened(pack: Pack) -> AsyncIterator[Path]:
     if installed is not None:
         yield installed
         return
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-pack-"))
-    try:
+    async with files.new_folder("upscaled-pack-") as folder:
         await _download(pack, folder)
-        yield await asyncio.to_thread(_unpacked, pack, folder)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        yield await files.in_thread(_unpacked, pack, folder)
 
 
 def _installed(pack: Pack) -> Path | None:

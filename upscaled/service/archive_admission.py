@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from upscaled import files
 from upscaled.archives.entries import Bounds
 from upscaled.archives.errors import ArchiveTooLargeError
 from upscaled.archives.kinds import recognised
@@ -23,7 +24,6 @@ from upscaled.pictures import SizeLimit
 from upscaled.service.admission import DISK_RESERVE, Admission
 from upscaled.service.archive_run import ORIGINAL
 from upscaled.service.job_options import parse_fields
-from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.submission_fields import CALLBACK_FIELDS, FIELDS, SOURCE_FIELDS
 
 FIELD_NAMES = (*FIELDS, *CALLBACK_FIELDS, "only_below", "on_bad_page", "filename")
@@ -43,12 +43,9 @@ class ArchiveAdmission:
         config: the settings.
         admission: checks the fields.
         workspace: knows how much disk is free.
-        opening: finishes opening an archive even if its caller is gone.
     """
 
-    def __init__(
-        self, config: Config, admission: Admission, workspace: Workspace, opening: Uninterrupted
-    ) -> None:
+    def __init__(self, config: Config, admission: Admission, workspace: Workspace) -> None:
         settings = config.archives
         self.bounds = Bounds(
             settings.max_entries,
@@ -59,7 +56,6 @@ class ArchiveAdmission:
         self._default_scale = config.upscaler.default_scale
         self._admission = admission
         self._workspace = workspace
-        self._opening = opening
         self._looking = asyncio.Semaphore(_OPENED_AT_ONCE)
 
     async def record_of(
@@ -123,9 +119,9 @@ class ArchiveAdmission:
         free = max(0, await self._workspace.free_bytes(DISK_RESERVE) - DISK_RESERVE)
         async with self._looking:
             try:
-                record, archive = await self._opening.run(
-                    asyncio.to_thread(self._look_at, record, folder, upload, free),
-                    f"archive-open-{record.id}",
+                record, archive = await files.acquired_in_thread(
+                    lambda: self._look_at(record, folder, upload, free),
+                    lambda opened: opened[1].close(),
                 )
             except OSError as error:
                 if error.errno in OUT_OF_SPACE:
@@ -135,7 +131,7 @@ class ArchiveAdmission:
         try:
             await self._check_disk(record, archive)
         except BaseException:
-            await asyncio.to_thread(archive.close)
+            await files.in_thread(archive.close)
             raise
         return record, archive
 

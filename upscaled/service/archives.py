@@ -86,7 +86,7 @@ class Archives:
         self._registry = registry
         self._beginning: Counter[str] = Counter()
         self._changes = Uninterrupted()
-        self._admission = ArchiveAdmission(config, admission, workspace, self._changes)
+        self._admission = ArchiveAdmission(config, admission, workspace)
 
         def run_of(record: ArchiveRecord, archive: OpenArchive | None) -> ArchiveRun:
             at = self._folder / record.id

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from upscaled import files
 from upscaled.config.settings import Config
 from upscaled.errors import (
     BadRequestError,
@@ -132,7 +133,7 @@ class ModelImports:
         self._forget_old()
         own = self._workspace.new_upload()
         try:
-            await asyncio.to_thread(upload.rename, own)
+            await files.in_thread(upload.rename, own)
             await self._records.save(self._all.values())
         except BaseException as error:
             del self._all[status.id], self._ends[status.id]

@@ -230,12 +230,12 @@ class ViewCache:
                     "free; make room in storage.data_dir."
                 )
         workdir = self._folder / f"work-{secrets.token_hex(8)}"
-        await asyncio.to_thread(workdir.mkdir, mode=0o700)
         try:
+            await files.in_thread(workdir.mkdir, mode=0o700)
             made = await self._imaging.view(
                 picture.path, workdir, picture.size, tiles=tiles, most_bytes=most, caller=caller
             )
-            return await asyncio.to_thread(_moved, made, self._folder / name)
+            return await files.in_thread(_moved, made, self._folder / name)
         finally:
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 

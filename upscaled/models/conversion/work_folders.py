@@ -7,11 +7,12 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+from upscaled import files
 
 _PREFIX = ".import-"
 _YOUNG_SECONDS = 60.0
@@ -28,16 +29,13 @@ async def opened(models_dir: Path) -> AsyncIterator[Path]:
         OSError: it can't be made.
     """
     await asyncio.to_thread(sweep, models_dir)
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_PREFIX, dir=models_dir))
-    try:
+    async with files.new_folder(_PREFIX, models_dir) as folder:
         lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield folder
         finally:
             os.close(lock)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 @contextmanager
