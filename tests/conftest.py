@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from testkit.paths import DATA
 from testkit.postgres import PostgresServer
 from upscaled.models.install import install
+
+# A busy machine is slow; that is no fault of what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

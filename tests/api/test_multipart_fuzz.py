@@ -87,7 +87,8 @@ def test_any_bytes_under_any_content_type_are_parsed_or_refused(body: bytes, typ
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=broken(), length=st.integers(-20, 20) | st.just(0))
 async def test_the_server_answers_every_body(server: Server, body: bytes, length: int) -> None:
