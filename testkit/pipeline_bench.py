@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ class Bench:
         self.models = models
         self.attempts: list[Attempt] = []
         self.percents: list[int] = []
-        self._pools: list[EnginePool] = []
+        self.pools: list[EnginePool] = []
 
     def pipeline(
         self, engines: Sequence[Engine], spare: Callable[[], Engine] | None = None
@@ -162,8 +163,8 @@ class Bench:
             for engine in engines
         ]
         spares = [(Place("builtin", CPU), spare)] if spare else []
-        self._pools.append(EnginePool(places, spares))
-        return Pipeline(self.imaging, self._pools[-1], self.models, self.workspace)
+        self.pools.append(EnginePool(places, spares))
+        return Pipeline(self.imaging, self.pools[-1], self.models, self.workspace)
 
     async def run(
         self, pipeline: Pipeline, picture: Path, tile_size: int = 0, model_name: str = FAST
@@ -199,5 +200,20 @@ class Bench:
         return await run.produce()
 
     async def close(self) -> None:
-        for pool in self._pools:
+        for pool in self.pools:
             await pool.close()
+
+
+@asynccontextmanager
+async def opened_bench(folder: Path, models_dir: Path) -> AsyncIterator[Bench]:
+    """Provide a `Bench` for the length of the block."""
+    workspace = Workspace(folder)
+    await workspace.open()
+    imaging = Imaging(max_pixels=10_000_000)
+    models = ModelCatalog(models_dir)
+    await models.rescan()
+    bench = Bench(workspace, imaging, models)
+    yield bench
+    await bench.close()
+    await imaging.close()
+    workspace.close()

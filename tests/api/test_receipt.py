@@ -31,6 +31,7 @@ async def test_a_receipt_tells_what_happened_and_outlives_the_file(
         "library": receipt["engine"]["library"],
         "device": "cpu",
         "device_name": "CPU",
+        "devices": ["cpu"],
         "tile_size": receipt["engine"]["tile_size"],
         "tiles_at_once": receipt["engine"]["tiles_at_once"],
         "threads_per_tile": receipt["engine"]["threads_per_tile"],

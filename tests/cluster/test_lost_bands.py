@@ -32,7 +32,10 @@ PNG = {"scale": "4", "format": "png", "tile_size": "220"}
 """Fields of a job of three bands: of 660 rows, which are more than 24 MiB when enlarged."""
 WEBP = PNG | {"format": "webp"}
 """Its encoder needs all of the network's rows at the end."""
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(900),  # minutes of inference, on a busy machine
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

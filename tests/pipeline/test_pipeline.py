@@ -23,6 +23,7 @@ from testkit.pipeline_bench import (
     WrappingProgram,
     black,
     broken,
+    opened_bench,
     out_of_memory,
     right,
 )
@@ -35,24 +36,13 @@ from upscaled.engines.engine import (
     UpscaleTask,
 )
 from upscaled.errors import EngineError
-from upscaled.imaging import Imaging
-from upscaled.jobs.workspace import Workspace
-from upscaled.models.catalog import ModelCatalog
 from upscaled.workers import deaths
 
 
 @pytest.fixture
 async def bench(tmp_path: Path, models_dir: Path) -> AsyncIterator[Bench]:
-    workspace = Workspace(tmp_path / "data")
-    await workspace.open()
-    imaging = Imaging(max_pixels=10_000_000)
-    models = ModelCatalog(models_dir)
-    await models.rescan()
-    bench = Bench(workspace, imaging, models)
-    yield bench
-    await bench.close()
-    await imaging.close()
-    workspace.close()
+    async with opened_bench(tmp_path / "data", models_dir) as bench:
+        yield bench
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +18,9 @@ from upscaled.engines.traits import ENGINES, EngineTraits
 
 _BESIDE_SECONDS = 60.0
 """How long an engine outside the slots is kept for the next preview, with its models loaded."""
+
+HELP = math.inf
+"""The order of a request for a slot that helps with another slot's job: it comes after all jobs."""
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +175,10 @@ class EnginePool:
         """
         return next((one for one in self.places if one.is_like(place)), None)
 
+    def twins(self, place: Place) -> tuple[Place, ...]:
+        """Return the other devices of the same model, whose pixels are those of ``place``."""
+        return tuple(one for one in self.places if one != place and one.is_like(place))
+
     @property
     def unusable(self) -> Mapping[Place, str]:
         """The places of which an engine is unusable, each with the reason as a sentence."""
@@ -256,7 +264,8 @@ class EnginePool:
 
     def _free_slot(self) -> Slot | None:
         """Return a slot that no job holds or waits for."""
-        if any(not request.granted.done() for request in self._requests):
+        waiting = (request for request in self._requests if not request.granted.done())
+        if any(request.order < HELP for request in waiting):
             return None
         for slots in self._places:
             slot = slots.take(small=False, even_unusable=False)

@@ -97,6 +97,15 @@ class BandFinisher:
         bottom = band_end(self.top, self._height, self.tile_size, self._row_bytes)
         return Band(self.top, min(bottom, self.end))
 
+    def remaining(self, tile_size: int) -> list[tuple[int, int]]:
+        """Return the rows of all bands that are not finished, with tiles of this size."""
+        found, top = [], self.top
+        while top < self.end:
+            bottom = band_end(top, self._height, tile_size, self._row_bytes)
+            found.append((top, min(bottom, self.end)))
+            top = found[-1][1]
+        return found
+
     async def during(self, inference: Coroutine[Any, Any, None]) -> None:
         """Run ``inference``, which calls `reached`, and finish bands at the same time.
 

@@ -43,6 +43,7 @@ class Checkpoint:
     """`Execution.method`, by the name that earlier checkpoints have."""
     tiles_at_once: int = 0
     threads_per_tile: int = 0
+    helpers: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -66,6 +67,7 @@ class Checkpoint:
             how.method,
             how.tiles_at_once,
             how.threads_per_tile,
+            how.helpers,
         )
 
     @property
@@ -78,6 +80,7 @@ class Checkpoint:
             self.way,
             self.tiles_at_once,
             self.threads_per_tile,
+            self.helpers,
         )
 
 

@@ -25,6 +25,14 @@ class Execution:
     """Tiles that it worked on side by side; 0: unknown."""
     threads_per_tile: int = 0
     """0: unknown."""
+    helpers: tuple[str, ...] = ()
+    """Ids of other devices that made bands."""
+
+    def with_help(self, place: Place) -> Execution:
+        """Return this with a device that has made a band."""
+        if place.device.id in self.helpers:
+            return self
+        return replace(self, helpers=(*self.helpers, place.device.id))
 
     def after(self, progress: Progress) -> Execution:
         """Return this with what an engine reports."""

@@ -44,6 +44,7 @@ async def make_receipt(job: Job, result: RunResult, upload: Path) -> dict[str, A
             "library": " and ".join(how.libraries) or None,
             "device": place.device.id,
             "device_name": place.device.name,
+            "devices": list(dict.fromkeys((place.device.id, *how.helpers))),
             "tile_size": result.tile_size,
             "tiles_at_once": how.tiles_at_once or None,
             "threads_per_tile": how.threads_per_tile or None,

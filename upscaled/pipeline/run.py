@@ -29,10 +29,11 @@ from upscaled.jobs.workspace import claim
 from upscaled.pictures import RawImage
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.alternatives import Refused
-from upscaled.pipeline.bands import BandFinisher, task_rows
+from upscaled.pipeline.bands import BandFinisher
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
+from upscaled.pipeline.inference import Inference
 from upscaled.pipeline.result import RunCallbacks, RunResult
 from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
 from upscaled.pipeline.run_record import RunRecord
@@ -240,34 +241,34 @@ class PipelineRun:
         self._end_stage("upscale", began, slot.place)
 
     async def _infer(self, slot: Slot, bands: BandFinisher, tile_size: int) -> None:
-        """Give the engine tasks, each with as many rows as it can do."""
-        model = self._model.files
-        most = slot.engine.max_rows(self._source.size.width, model.native_scale)
-        if most < 1:
-            raise EngineError("The picture is too wide for this engine.", tile_matters=False)
-        for top, bottom in task_rows(bands.top, bands.end, most, tile_size):
+        """Let the engine do the rows that ``bands`` waits for; after a failure without help."""
 
-            def on_progress(progress: Progress, top: int = top, bottom: int = bottom) -> None:
-                self._done.execution = self._done.execution.after(progress)
-                bands.reached(top + progress.rows, progress.tile_size)
-                self._report(top + progress.share * (bottom - top))
+        def on_progress(progress: Progress, rows: float) -> None:
+            self._done.execution = self._done.execution.after(progress)
+            self._report(rows)
 
-            task = UpscaleTask(
-                source=self._source,
-                target=self._native,
-                model=model,
-                top=top,
-                bottom=bottom,
-                tile_size=tile_size,
-                tta=self._job.request.tta,
-                workdir=self._folder,
-                shares=slot.shares,
-                method=self._done.execution.method,
-            )
-            outcome = await slot.engine.upscale(task, on_progress)
-            self._done.engine_seconds += outcome.seconds
-            tile_size = tile_size or outcome.tile_size
-            bands.reached(bottom, outcome.tile_size)
+        def on_help(place: Place) -> None:
+            self._done.execution = self._done.execution.with_help(place)
+
+        whole = UpscaleTask(
+            source=self._source,
+            target=self._native,
+            model=self._model.files,
+            top=0,
+            bottom=self._source.size.height,
+            tile_size=tile_size,
+            tta=self._job.request.tta,
+            workdir=self._folder,
+            shares=slot.shares,
+            method=self._done.execution.method,
+        )
+        inference = Inference(
+            self._shared.pool, self._job.id, whole, bands, on_progress=on_progress, on_help=on_help
+        )
+        try:
+            await inference.run(slot, tile_size, alone=self._failed or self._one_band_at_a_time)
+        finally:
+            self._done.engine_seconds += inference.seconds
 
     async def _finish_band(self, band: Band) -> None:
         """Verify, encode and read back a band whose rows the engine has done."""
