@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,39 @@ def test_a_torn_last_line_costs_that_line_only(source: Path, out: Path) -> None:
     assert ledger.get(out / "in.png")
     assert ledger.get(out / "next.png")
     ledger.close()
+
+
+def test_a_full_disk_costs_the_line_that_has_no_room(source: Path, out: Path) -> None:
+    ledger = Ledger(out)
+    ledger.put(entry_of(source))
+    size = (out / ".upscaled/ledger.jsonl").stat().st_size
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # room for part of a line
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            ledger.put(entry_of(source, "lost.png"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert ledger.get(out / "lost.png") is None
+    ledger.put(entry_of(source, "next.png"))
+    ledger.close()
+    ledger = Ledger(out)
+    assert ledger.get(out / "in.png")
+    assert ledger.get(out / "next.png")
+    ledger.close()
+
+
+def test_a_ledger_that_is_only_read_changes_and_locks_nothing(source: Path, out: Path) -> None:
+    Ledger(out / "missing/deep", read_only=True).close()
+    assert not (out / "missing").exists()
+    running = Ledger(out)
+    running.put(entry_of(source))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    ledger = Ledger(out, read_only=True)
+    assert ledger.get(out / "in.png") == entry_of(source)
+    ledger.close()
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    running.close()
 
 
 def test_a_name_that_is_not_utf8_is_kept(source: Path, out: Path) -> None:

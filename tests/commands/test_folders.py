@@ -18,6 +18,7 @@ from PIL import Image
 from testkit.command_line import run
 from testkit.paths import DATA
 from testkit.running import FAST_MODEL, Server, configured
+from upscaled.batch.ledger import Ledger
 
 KINDS = ("png", "jpg", "webp", "bmp", "tif")
 BAD = "The file is not a picture of a known format"
@@ -217,6 +218,62 @@ def test_a_dry_run_tells_what_and_how_long_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_changes_nothing_of_earlier_results_and_waits_for_no_other_run(
+    tree: Path, made: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+
+    before = state()
+    running = Ledger(made)
+    done = run("upscale", "-r", tree, made, "--scale", "2", "--dry-run", env=env)
+    running.close()
+    assert "37 pictures: 0 done, 36 unchanged, 1 failed." in done.stdout, done.stderr
+    assert state() == before
+    deep = tmp_path / "some/where/out"
+    assert run("upscale", tree / "p00.png", f"{deep}/", "--dry-run", env=env).returncode == 0
+    one = tmp_path / "out.png"
+    assert run("upscale", tree / "p00.png", one, "--dry-run", env=env).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_does_no_harm_to_the_output(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"\xff \x1b[31m\n gone.png")
+    (tmp_path / "in" / name).symlink_to("nowhere")  # so that a sentence names it
+    for encoding in ("utf-8", "ascii"):
+        done = run("upscale", tmp_path / "in", tmp_path / "out",
+                   env={**env, "PYTHONIOENCODING": encoding})  # fmt: skip
+        assert done.returncode == 1
+        shown = f"{tmp_path}/in/? ?[31m? gone.png: No such file or directory."
+        assert done.stderr == f"upscaled: {shown}\n"
+        assert done.stdout == f"1 picture: 0 done, 1 failed.\nFailed:\n{shown}\n"
+        told = run("upscale", "--json", tmp_path / "in", tmp_path / "out",
+                   env={**env, "PYTHONIOENCODING": encoding})  # fmt: skip
+        failed = events(told.stdout)[-2]
+        assert (failed["code"], failed["source"]) == ("unreadable", f"{tmp_path}/in/{name}")
+    (tmp_path / "in/größe.png").write_bytes((DATA / "astronaut.png").read_bytes())
+    asked = ("upscale", tmp_path / "in/größe.png", f"{tmp_path}/out/", "--dry-run")
+    plain = run(*asked, env={**env, "PYTHONIOENCODING": "ascii"})
+    assert plain.stdout.startswith(f"{tmp_path}/out/gr??e.png: 512?512 to ")
+    told = run(*asked, "--json", env={**env, "PYTHONIOENCODING": "ascii"})
+    assert str(events(told.stdout)[1]["target"]).endswith("größe.png")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_without_room_ends_the_run_with_a_sentence(
+    env: dict[str, str], tree: Path, tmp_path: Path
+) -> None:
+    for options in ([], ["--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "upscaled", "upscale", str(tree), str(tmp_path), *options],
+                env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr == "upscaled: The output can't be written: No space left on device.\n"
+
+
 def test_results_beside_their_pictures_are_not_upscaled_again(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -274,6 +331,10 @@ def test_pictures_go_through_pipes(
     bad = subprocess.run(command, input=b"no picture", env=env, capture_output=True, check=False)
     assert (bad.returncode, bad.stdout) == (1, b"")
     assert BAD.encode() in bad.stderr
+    for options in (["--json"], ["--skip-existing"], ["--dry-run"], ["--only-below", "1MP"]):
+        refused = run("upscale", "-", tmp_path / "two.webp", *options, env=env)
+        assert refused.returncode == 2
+        assert f"{options[0]}" in refused.stderr
     two = subprocess.run([*command[:5], str(tree), "-"], env=env, capture_output=True, check=False)
     assert two.returncode == 2
 

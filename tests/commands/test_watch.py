@@ -207,6 +207,29 @@ def test_a_server_that_is_gone_is_no_fault_of_the_pictures(
     assert [path.name for path in inbox.iterdir()] == ["a.png"]
 
 
+def test_it_ends_when_its_events_reach_nobody(
+    env: dict[str, str], pictures: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(pictures[0])
+    command = [sys.executable, "-m", "upscaled", "watch", str(tmp_path / "in"),
+               str(tmp_path / "out"), "--json", *QUICK]  # fmt: skip
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        process.stdout.close()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, "")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "upscaled: The output can't be written: No space left on device.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

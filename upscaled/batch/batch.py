@@ -29,7 +29,7 @@ from upscaled.batch.events import (
 from upscaled.batch.items import Item, Unreadable
 from upscaled.batch.ledger import Ledger, LedgerEntry, Signature, is_current
 from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
-from upscaled.batch.outputs import OutputError, as_sentence
+from upscaled.batch.outputs import OutputError, UnreadableError, as_sentence
 from upscaled.batch.upscaler import Made, Task, Upscaler
 from upscaled.errors import NoMemoryError, UpscaledError
 from upscaled.pictures import Size, SizeLimit
@@ -190,7 +190,7 @@ class Batch:
         async with self._names:
             target = await asyncio.to_thread(self._naming.target_of, item)
         fields = fields_for(target, self._fields)
-        with as_sentence(item.source):
+        with as_sentence(item.source, UnreadableError):
             reason = await asyncio.to_thread(self._reason_to_skip, item.source, target, fields)
         if reason is not None:
             return Skipped(item.source, reason)
@@ -237,7 +237,7 @@ class Batch:
     async def _upscaled(self, source: Path, target: Path, fields: dict[str, str]) -> Done:
         self._report(Started(source, target))
         began = time.monotonic()
-        with as_sentence(source):
+        with as_sentence(source, UnreadableError):
             path, signature, sha256 = await asyncio.to_thread(_read, source)
         with as_sentence(target, OutputError):
             await asyncio.to_thread(self._make_folder, target.parent)

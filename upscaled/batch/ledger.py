@@ -8,6 +8,7 @@ incomplete line, which is ignored. The file is written anew when most of its lin
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -81,17 +82,28 @@ class Ledger:
 
     Args:
         folder: the output folder; it is created.
+        read_only: change nothing, and lock nothing: nothing will be recorded.
 
     Raises:
         ConfigError: it can't be written, or another run uses it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self.folder = folder
         self._path = folder / FOLDER / _NAME
         self._entries: dict[str, LedgerEntry] = {}
         self._lines = 0
         self._writing = threading.Lock()
+        self._file = self._lock = -1
+        self.work = work_folder(folder, folder / FOLDER / "work")
+        """For this run's service; the next run continues the work in it."""
+        if read_only:
+            self._read()
+        else:
+            self._take(folder)
+
+    def _take(self, folder: Path) -> None:
+        """Make the folder, lock it and open the file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(
@@ -109,14 +121,15 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
-        self.work = work_folder(folder, folder / FOLDER / "work")
-        """For this run's service; the next run continues the work in it."""
         for place in (folder, self._path.parent):
             files.remove_parts(place)
-        self._file = self._load()
+        is_torn = self._read()
+        self._file = self._opened()
+        if is_torn:
+            os.write(self._file, b"\n")
 
-    def _load(self) -> int:
-        """Read the file; return its descriptor."""
+    def _read(self) -> bool:
+        """Read the file; tell whether its last line is incomplete."""
         content = b""
         with contextlib.suppress(FileNotFoundError):
             content = self._path.read_bytes()
@@ -129,17 +142,18 @@ class Ledger:
                     entry = serial.decode(line, LedgerEntry)
                     self._entries[entry.target] = entry
         self._lines = len(lines)
-        file = self._opened()
-        if content and not content.endswith(b"\n"):
-            os.write(file, b"\n")
-        return file
+        return not content.endswith(b"\n") and content != b""
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _append(self, line: _Dropped | LedgerEntry) -> None:
         with self._writing:
-            os.write(self._file, serial.encode(line) + b"\n")
+            text = serial.encode(line) + b"\n"
+            written = os.write(self._file, text)
+            if written < len(text):  # the disk is full; half a line would spoil the next one
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._lines += 1
             if isinstance(line, LedgerEntry):
                 self._entries[line.target] = line
@@ -158,8 +172,9 @@ class Ledger:
 
     def close(self) -> None:
         """Unlock the folder."""
-        os.close(self._file)
-        os.close(self._lock)
+        for descriptor in (self._file, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def key(self, target: Path) -> str:
         """Return the name of a result in the ledger."""

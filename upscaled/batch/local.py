@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from upscaled.batch.outputs import OutputError, as_sentence, place
+from upscaled.batch.outputs import OutputError, UnreadableError, as_sentence, place
 from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.callers import LOCAL
 from upscaled.config.settings import Config
@@ -35,7 +35,8 @@ class LocalUpscaler:
     """Upscales with a service of its own.
 
     An interrupted job stays in ``folder`` with its finished part, and continues when a later run
-    has a task with the same key. All other jobs there are deleted.
+    has a task with the same key. So does a result that could not be put into its place. All other
+    jobs there are deleted.
 
     Args:
         config: the settings; of ``storage``, only the caches of models and networks are used.
@@ -72,13 +73,15 @@ class LocalUpscaler:
             needs_default_model=False,
         )
         self._left: dict[str, Job] = {}
+        self._unplaced: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}
 
     async def __aenter__(self) -> Self:
         await self._service.start()
         try:
             for job in await self._service.jobs.page(JobFilter(LOCAL.owner), None, _LEFT):
-                if job.client_ref and job.state not in _USELESS and job.result_gone is None:
+                useful = job.state not in _USELESS and job.result_gone is None
+                if useful and job.client_ref and job.client_ref not in self._left:
                     self._left[job.client_ref] = job
                 else:
                     await self._forget(job.id)
@@ -147,18 +150,28 @@ class LocalUpscaler:
             await self._forget(job.id)
             raise EngineError(job.error or f"The job was {job.state}.")
         result = await self._service.jobs.result(job.id)
-        with as_sentence(task.target, OutputError):
-            await asyncio.to_thread(place, result.path, task.target)
+        try:
+            with as_sentence(task.target, OutputError):
+                await asyncio.to_thread(place, result.path, task.target)
+        except OutputError:
+            if task.key:  # it is tried again, in this run or in the next
+                self._unplaced[task.key] = job
+            else:
+                await self._forget(job.id)
+            raise
         self._placed[task.target] = job.id
         return Made(job.input_size, job.request.output_size, str(job.device))
 
     async def _continued(self, task: Task, on_percent: OnPercent) -> Job | None:
-        """Return the completed job of this task that an earlier run left, if there is one."""
-        left = self._left.pop(task.key, None)
+        """Return the completed job of this task that an earlier try left, if there is one."""
+        left = self._unplaced.pop(task.key, None) or self._left.pop(task.key, None)
         if left is None:
             return None
-        job = await self._ended(left, on_percent)
-        if job.state is JobState.COMPLETED:
+        try:
+            job = await self._ended(left, on_percent)
+        except UnknownJobError:  # it waited so long that it was deleted
+            return None
+        if job.state is JobState.COMPLETED and job.result_gone is None:
             return job
         # A service gives a job up that it was killed in several times; whoever kills runs means no
         # picture by it.
@@ -174,7 +187,7 @@ class LocalUpscaler:
     async def _submit(self, task: Task) -> Job:
         submissions = self._service.submissions
         upload = submissions.reserve_upload()
-        with as_sentence(task.source):
+        with as_sentence(task.source, UnreadableError):
             await asyncio.to_thread(shutil.copyfile, task.source, upload)
         fields = {**task.fields, "client_ref": task.key} if task.key else task.fields
         return await submissions.submit(fields, upload, task.source.name)

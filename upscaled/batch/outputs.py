@@ -20,6 +20,12 @@ class OutputError(UpscaledError):
     code = "output_failed"
 
 
+class UnreadableError(UpscaledError):
+    """A picture can't be read."""
+
+    code = "unreadable"
+
+
 @contextlib.contextmanager
 def as_sentence(path: Path, kind: type[UpscaledError] = UpscaledError) -> Iterator[None]:
     """Turn an `OSError` about ``path`` into an error of ``kind`` with a sentence."""

@@ -108,19 +108,23 @@ class Watcher:
         """Watch, until this is cancelled.
 
         Raises:
-            UpscaledError: a field is wrong for every picture.
+            UpscaledError: a field is wrong for every picture, or outcomes can't be reported.
+            BrokenPipeError: nobody reads the reports.
         """
         await self._prepare()
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(self._parallel):
-                tasks.create_task(self._lane(), name=f"lane-{number}")
-            while True:
-                began = time.monotonic()
-                for item, signature in await asyncio.to_thread(self._look, began):
-                    self._queued.add(item.source)
-                    await self._queue.put((item, signature))
-                spent = time.monotonic() - began
-                await asyncio.sleep(max(self._options.interval_seconds, spent / _SHARE))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(self._parallel):
+                    tasks.create_task(self._lane(), name=f"lane-{number}")
+                while True:
+                    began = time.monotonic()
+                    for item, signature in await asyncio.to_thread(self._look, began):
+                        self._queued.add(item.source)
+                        await self._queue.put((item, signature))
+                    spent = time.monotonic() - began
+                    await asyncio.sleep(max(self._options.interval_seconds, spent / _SHARE))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _prepare(self) -> None:
         """Wait until the upscaler can be used."""
@@ -173,6 +177,8 @@ class Watcher:
             item, signature = await self._queue.get()
             try:
                 await self._handle(item, signature)
+            except BrokenPipeError:
+                raise
             except OSError as error:
                 self._complain_once(f"{error.filename or item.source}: {error.strerror}.")
                 self._handled[item.source] = signature

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaled import __version__, logs
+from upscaled.commands import output
 from upscaled.commands.models import add_arguments as add_import_arguments
 from upscaled.commands.models import (
     add_list_arguments,
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments``, the process's own by default; return the status."""
     options = _parser().parse_args(arguments)
     command: Command = options.command
+    output.prepare(sys.stdout, json=getattr(options, "json", False))
     try:
         config = load(config_file(options.config), flags=_flags(options))
         logs.configure(
@@ -56,17 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else dataclasses.replace(config.logging, level="error")
         )
         status = asyncio.run(_run(command, options, config))
-        sys.stdout.flush()  # or a closed pipe would be noticed only when Python exits
+        output.flush(sys.stdout)  # or a closed pipe would be noticed only when Python exits
         return status
     except (ConfigError, BadRequestError) as error:
         _complain(error.message)
         return 2
     except UpscaledError as error:
         _complain(error.message)
+        output.discard_rest(sys.stdout)
         return 1
     except BrokenPipeError:  # the reader closed the pipe: `upscaled doctor | head`
-        # Or Python would fail again when it flushes its buffer at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.discard_rest(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130

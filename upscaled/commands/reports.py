@@ -8,6 +8,7 @@ from typing import TextIO
 
 from upscaled import serial
 from upscaled.batch.events import Done, Event, Failed, Page, PlannedResult, Report, Summary
+from upscaled.commands.output import write_line
 from upscaled.commands.wording import failure, page_failure, planned, printable, summary_lines
 
 
@@ -27,8 +28,7 @@ class JsonReport:
             told["planned_seconds"] = round(event.planned_seconds, 1)
         name = type(event).__name__.removesuffix("Result").lower()
         line = serial.encode({"event": name, **told})
-        self._out.write(line.decode() + "\n")
-        self._out.flush()
+        write_line(self._out, line.decode())
 
 
 class LineReport:
@@ -52,17 +52,14 @@ class LineReport:
             case PlannedResult():
                 self._print(f"{printable(event.target)}: {planned(event)}")
             case Failed():
-                self._errors.write(failure(event) + "\n")
-                self._errors.flush()
+                write_line(self._errors, failure(event))
             case Page() if event.error:
-                self._errors.write(page_failure(event) + "\n")
-                self._errors.flush()
+                write_line(self._errors, page_failure(event))
             case Summary():
                 self._print("\n".join(summary_lines(event)))
 
     def _print(self, text: str) -> None:
-        self._out.write(text + "\n")
-        self._out.flush()
+        write_line(self._out, text)
 
 
 @contextlib.contextmanager

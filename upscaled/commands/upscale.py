@@ -139,7 +139,8 @@ async def _upscale_one_as_batch(
 ) -> int:
     if not is_archive(source):
         fields = _with_format(fields, target)
-    async with _work_folder(source, target) as work:
+    place = _scratch_folder(source, target) if options.dry_run else _work_folder(source, target)
+    async with place as work:
         return await _run(
             options, config, fields, work,
             found=[Item(source, Path(target.name))], naming=OneName(target), ledger=None,
@@ -160,7 +161,29 @@ async def _work_folder(source: Path, target: Path) -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-def _make_work_folder(source: Path, target: Path) -> Path:
+@contextlib.asynccontextmanager
+async def _scratch_folder(source: Path, target: Path) -> AsyncIterator[Path]:
+    """Check both files; yield a folder for a dry run, which leaves nothing beside the target."""
+    await asyncio.to_thread(_check_files, source, target)
+    async with _temporary_folder() as folder:
+        yield folder
+
+
+@contextlib.asynccontextmanager
+async def _temporary_folder() -> AsyncIterator[Path]:
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))
+    try:
+        yield folder
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _check_files(source: Path, target: Path) -> None:
+    """Refuse what can't be upscaled into one file.
+
+    Raises:
+        ConfigError: a sentence that says why.
+    """
     try:
         if not source.is_file():
             raise ConfigError(f"There is no file {source}.")
@@ -170,14 +193,22 @@ def _make_work_folder(source: Path, target: Path) -> Path:
             raise ConfigError(f"{target} is the picture itself; name another file for the result.")
         with source.open("rb"):
             pass
-        if is_archive(source):
-            name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-            folder = target.absolute().with_name(f".upscaled-{name}")
-            folder.mkdir(exist_ok=True)
-            return folder
-        return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=target.absolute().parent))
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}.") from None
+
+
+def _make_work_folder(source: Path, target: Path) -> Path:
+    _check_files(source, target)
+    folder = target.absolute().parent
+    try:
+        if is_archive(source):
+            name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+            work = folder / f".upscaled-{name}"
+            work.mkdir(exist_ok=True)
+            return work
+        return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=folder))
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written: {error.strerror}.") from None
 
 
 def _exists(path: Path) -> bool:
@@ -204,14 +235,14 @@ async def _upscale_streams(
     if len(options.inputs) > 1:
         raise ConfigError("With -, give no other IN: standard input is one picture.")
     to_output = options.target == _STREAM
-    if options.dry_run or options.only_below or (options.json and to_output):
+    if options.dry_run or options.only_below or options.json or options.skip_existing:
         raise ConfigError(
-            "--dry-run, --only-below and --json do not work with - (standard input or output)."
+            "--dry-run, --only-below, --skip-existing and --json do not work with - (standard "
+            "input or output)."
         )
     if to_output and sys.stdout.isatty():
         raise ConfigError("A picture is not for a terminal: add > FILE, or name the result.")
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="upscaled-"))
-    try:
+    async with _temporary_folder() as folder:
         source = Path(options.inputs[0])
         if options.inputs[0] == _STREAM:
             source = folder / "standard input"
@@ -228,8 +259,6 @@ async def _upscale_streams(
             progress.close()
         await asyncio.to_thread(_send, target)
         return 0
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _receive(target: Path) -> None:
@@ -251,23 +280,21 @@ async def _upscale_folder(
 ) -> int:
     out = Path(options.target)
     _check_folder(options, out)
-    fresh = await asyncio.to_thread(_is_fresh, out)
-    ledger = await asyncio.to_thread(Ledger, out)
+    ledger = await asyncio.to_thread(Ledger, out, read_only=options.dry_run)
     try:
         selection = Selection(options.recursive, tuple(options.include), tuple(options.exclude))
         inputs_below = [Path(text) for text in options.inputs]
         # The output may lie in an input; an input may lie in the output, or be it.
         leave_out = [out] if not any(_is_below(path, out) for path in inputs_below) else []
-        return await _run(
-            options, config, fields, ledger.work,
-            found=find(options.inputs, selection, leave_out=leave_out),
-            naming=Naming(out, options.suffix, fields.get("format")),
-            ledger=ledger,
-        )  # fmt: skip
+        async with _temporary_folder() as scratch:
+            return await _run(
+                options, config, fields, scratch if options.dry_run else ledger.work,
+                found=find(options.inputs, selection, leave_out=leave_out),
+                naming=Naming(out, options.suffix, fields.get("format")),
+                ledger=ledger,
+            )  # fmt: skip
     finally:
         await asyncio.to_thread(ledger.close)
-        if options.dry_run and fresh:
-            await asyncio.to_thread(shutil.rmtree, out, ignore_errors=True)
 
 
 def _check_folder(options: argparse.Namespace, out: Path) -> None:
@@ -293,10 +320,6 @@ def _check_folder(options: argparse.Namespace, out: Path) -> None:
             f"{out} is a folder, and its {target.name} is the picture itself; name another folder "
             "or file for the result, or a --suffix."
         )
-
-
-def _is_fresh(folder: Path) -> bool:
-    return not os.path.lexists(folder)
 
 
 def _is_below(path: Path, folder: Path) -> bool:

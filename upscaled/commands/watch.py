@@ -16,6 +16,7 @@ from upscaled.batch.watching import After, Watcher, WatchOptions
 from upscaled.commands.reports import JsonReport, LineReport
 from upscaled.commands.upscale_options import fields_of
 from upscaled.commands.upscalers import made_by, sizes, with_archives
+from upscaled.commands.wording import printable
 from upscaled.config.settings import Config
 from upscaled.errors import ConfigError
 from upscaled.pictures import SizeLimit
@@ -47,7 +48,9 @@ async def watch(options: argparse.Namespace, config: Config) -> int:
                 batch = Batch(both, size_of, ledger, naming, chosen, report)
                 watcher = Watcher(
                     batch, ledger, naming, wanted, both.parallel, report,
-                    lambda sentence: print(f"upscaled: {sentence}", file=sys.stderr, flush=True),
+                    lambda sentence: print(
+                        f"upscaled: {printable(sentence)}", file=sys.stderr, flush=True
+                    ),
                 )  # fmt: skip
                 await watcher.run()
     finally:

@@ -15,21 +15,21 @@ _SKIPPED = {
 """Reasons in the summary, in its order."""
 
 
-def printable(path: Path) -> str:
-    """Return a path without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in str(path))
+def printable(text: Path | str) -> str:
+    """Return a path, or a sentence that may name one, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def failure(event: Failed) -> str:
     """Return the line about a picture that failed."""
-    name, sentence = printable(event.source), event.error
+    name, sentence = printable(event.source), printable(event.error)
     return f"upscaled: {sentence}" if name in sentence else f"upscaled: {name}: {sentence}"
 
 
 def page_failure(event: Page) -> str:
     """Return the line about a page that stays as it is."""
-    name = printable(Path(event.name))
-    return f"upscaled: {printable(event.source)}, page {event.number}, {name}: {event.error}"
+    place = f"{printable(event.source)}, page {event.number}, {printable(event.name)}"
+    return f"upscaled: {place}: {printable(event.error or '')}"
 
 
 def planned(event: PlannedResult) -> str:
