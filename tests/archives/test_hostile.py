@@ -35,11 +35,13 @@ def zip_of(entries: list[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
     return file.getvalue()
 
 
-def named(name: str) -> bytes:
+def named(name: str | bytes, *, utf_8: bool = False) -> bytes:
     """A ZIP with one name, which zipfile would not write."""
-    return zip_of([("#" * len(name.encode()), b"x")]).replace(
-        b"#" * len(name.encode()), name.encode()
-    )
+    raw = name if isinstance(name, bytes) else name.encode()
+    if not utf_8:
+        return zip_of([("#" * len(raw), b"x")]).replace(b"#" * len(raw), raw)
+    stand_in = "\u00e9" + "#" * (len(raw) - 2)
+    return zip_of([(stand_in, b"x")]).replace(stand_in.encode(), raw)
 
 
 def with_info(**changes: int) -> bytes:
@@ -102,6 +104,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: named("/etc/passwd"), "absolute path"),
     "drive": (lambda: named("C:/a.png"), "absolute path"),
     "backslash": (lambda: named("a\\b.png"), "backslash"),
+    "backslash after a letter": (lambda: named("\u00e9a\\b.png"), "backslash"),
+    "backslash in UTF-8": (lambda: named("\u00e9\\b.png", utf_8=True), "backslash"),
+    "backslash beside one in a letter": (
+        lambda: named("表".encode("cp932") + b"\\..\\b.png"),
+        "backslash",
+    ),
     "nul": (lambda: named("a.png\0.txt"), "control characters"),
     "newline": (lambda: named("a\nb.png"), "control characters"),
     "long name": (lambda: named("a" * 1025), "longer than 1024 bytes"),
@@ -163,6 +171,20 @@ def test_each_is_refused_with_a_sentence(name: str, tmp_path: Path) -> None:
     assert sentence in caught.value.message
     assert caught.value.message.endswith(".")
     assert caught.value.status in {413, 415, 422}
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("表紙.png", "cp932"), ("許功蓋.png", "big5"), ("誠.png", "gbk")]
+)
+def test_names_whose_letters_contain_the_byte_of_a_backslash_are_kept(
+    name: str, encoding: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.cbz"
+    file.write_bytes(named(name.encode(encoding)))
+    with open_archive(file, recognised(file, "book.cbz"), tmp_path, BOUNDS) as reader:
+        (entry,) = reader.entries
+    assert b"\\" in name.encode(encoding)
+    assert entry.name.encode("cp437") == name.encode(encoding)
 
 
 def test_a_ratio_beyond_the_bounds_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from upscaled.archives.errors import ArchiveTooLargeError, UnusableArchiveError
 _NAME_BYTES = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_EAST_ASIAN = ("cp932", "gbk", "big5")
+"""Encodings in which 0x5C, the backslash, is the second byte of common letters."""
 _SHOWN = 80
 _RATIO_BYTES = 256 << 20
 """Archives that unpack to less may have any ratio: empty pages pack well."""
@@ -27,6 +29,8 @@ class Entry:
     size: int
     """Bytes when unpacked, as the archive says; no more than that is ever read."""
     is_folder: bool = False
+    is_raw: bool = False
+    """The name's encoding is not known; it is read as code page 437, a letter for each byte."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def check(entries: Sequence[Entry], packed: int, bounds: Bounds) -> None:
     files: set[str] = set()
     folders: set[str] = set()
     for entry in entries:
-        check_name(entry.name)
+        check_name(entry.name, is_raw=entry.is_raw)
         if entry.size > bounds.entry_bytes:
             raise ArchiveTooLargeError(
                 f"The entry {shown(entry.name)} has {entry.size >> 20} MiB when it is unpacked; "
@@ -118,26 +122,44 @@ def check(entries: Sequence[Entry], packed: int, bounds: Bounds) -> None:
         )
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, is_raw: bool = False) -> None:
     """Check that a name stays below the folder that an archive is unpacked to.
+
+    Args:
+        name: as in `Entry`.
+        is_raw: as in `Entry`.
 
     Raises:
         UnusableArchiveError: it does not, or it means different things to different programs.
     """
-    if fault := _fault_of(name):
+    if fault := _fault_of(name, is_raw=is_raw):
         raise UnusableArchiveError(f"The archive has an entry named {shown(name)}, {fault}.")
 
 
-def _fault_of(name: str) -> str | None:
+def _fault_of(name: str, *, is_raw: bool) -> str | None:
     if not name.strip("/"):
         return "which is empty"
     if len(name.encode("utf-8", "surrogateescape")) > _NAME_BYTES:
         return f"which is longer than {_NAME_BYTES} bytes"
     if _CONTROL.search(name):
         return "which has control characters"
-    if "\\" in name:
+    if "\\" in name and not (is_raw and _is_in_letters(name)):
         return "which has a backslash; use / between folders"
     return _way_out(name)
+
+
+def _is_in_letters(name: str) -> bool:
+    """Tell whether each backslash of a raw name may be the second byte of an East Asian letter.
+
+    Then it follows a byte above 127 and not a dot, so it leads out of no folder in any encoding.
+    """
+    for encoding in _EAST_ASIAN:
+        try:
+            if "\\" not in name.encode("cp437").decode(encoding):
+                return True
+        except UnicodeError:
+            continue
+    return False
 
 
 def _way_out(name: str) -> str | None:

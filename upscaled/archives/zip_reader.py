@@ -28,6 +28,7 @@ _ROW_BYTES = 46 + 1024 + 512
 _UNIX = 3
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _PATCH = 0x20
+_UTF_8 = 0x800
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _AES = 99
 _BROKEN = "The ZIP archive is broken ({}); repack it."
@@ -58,7 +59,7 @@ class ZipReader:
             for info in self.infos:
                 _check_info(info)
             self.entries = tuple(
-                Entry(number, info.orig_filename, info.file_size, info.is_dir())
+                Entry(number, info.orig_filename, info.file_size, info.is_dir(), _is_raw(info))
                 for number, info in enumerate(self.infos)
             )
             entries.check(self.entries, file.stat().st_size, bounds)
@@ -167,9 +168,13 @@ def _check_directory(file: Path, bounds: Bounds) -> int:
     return int(begin)
 
 
+def _is_raw(info: zipfile.ZipInfo) -> bool:
+    return not info.flag_bits & _UTF_8
+
+
 def _check_info(info: zipfile.ZipInfo) -> None:
     name = info.orig_filename
-    entries.check_name(name)
+    entries.check_name(name, is_raw=_is_raw(info))
     if info.flag_bits & _ENCRYPTED or info.compress_type == _AES:
         raise UnusableArchiveError(
             f"The entry {shown(name)} of the archive is encrypted; repack it without a password."
