@@ -1,12 +1,13 @@
 """A tree of mixed files: one run, one that is killed twice, and a plain loop over the same pixels.
 
-    python -m bench.folders [--files 10000] [--quick]
+    python -m bench.folders [--files 10000] [--compared 1000] [--quick]
 
 The tree has pictures of five formats in three levels of folders; one in a hundred is broken. The
 killed run is ended by SIGKILL after a third and after two thirds. What it told, its results and its
-summary are compared with those of the undisturbed run. The plain loop is one process of ncnn and
-numpy, which neither decodes nor encodes. Where the native program is installed, it upscales the
-same folders too.
+summary are compared with those of the undisturbed run.
+
+Throughput is compared on a tree of fewer and larger pictures: with the plain loop, one process of
+ncnn and numpy, which neither decodes nor encodes, and with the native program if it is installed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from testkit import photos
 from testkit.photos import Pixels
 
 SIDES = (48, 64, 80, 96)
+SMALL_SIDES = (16, 20, 24, 32)
+"""Of the large tree, where only counts and bytes matter."""
 KINDS = ("png", "jpg", "webp", "bmp", "tif")
 BROKEN_EACH = 100
 OF_THE_LOOP = 0.5
@@ -50,19 +53,19 @@ class Told:
     summary: dict[str, object] = field(default_factory=dict)
 
 
-def crop_of(number: int) -> Pixels:
+def crop_of(number: int, sides: tuple[int, ...] = SIDES) -> Pixels:
     """Return the pixels of a picture."""
-    return photos.crop(number, SIDES[number % len(SIDES)])
+    return photos.crop(number, sides[number % len(sides)])
 
 
-def fill(folder: Path, files: int) -> int:
+def fill(folder: Path, files: int, sides: tuple[int, ...]) -> int:
     """Write the tree; return how many of its files are broken."""
     broken = 0
     for number in range(files):
         place = folder / f"{number % 10}" / f"{number % 7}"
         place.mkdir(parents=True, exist_ok=True)
         path = place / f"p{number:05}.{KINDS[number % len(KINDS)]}"
-        Image.fromarray(crop_of(number)).save(path)
+        Image.fromarray(crop_of(number, sides)).save(path)
         if number % BROKEN_EACH == BROKEN_EACH // 2:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
             broken += 1
@@ -161,7 +164,7 @@ def native(program: str, setup: BenchSetup, tree: Path) -> float:
 def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
     """Fill ``report``."""
     tree = setup.folder / "tree"
-    broken = fill(tree, options.files)
+    broken = fill(tree, options.files, SMALL_SIDES)
     warm = setup.folder / "warm"  # the models are measured once, and kernels compiled
     run(setup, tree / "0" / "0", warm, Told())
 
@@ -185,13 +188,23 @@ def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> N
     report.add("pictures made twice in the run that was killed twice",
                len(killed.done) - len(set(killed.done)), target=0)  # fmt: skip
     report.add("results with other bytes than without kills", differing, target=0)
-    loop = looped(setup, options.files, options.device)
-    report.add("throughput against the plain loop", loop / whole.seconds, target=OF_THE_LOOP,
-               sense="at least", note="its start included")  # fmt: skip
-    report.add("the command", expected / whole.seconds, "pictures per second")
-    report.add("the plain loop", expected / loop, "pictures per second")
     report.add("the run that was killed twice, in all", killed.seconds / whole.seconds, "times")
     report.add("the same command again", again.seconds, "s", note="nothing changed")
+    compare(setup, options, report)
+    report.details = {"files": options.files, "broken": broken, "seconds": whole.seconds}
+
+
+def compare(setup: BenchSetup, options: argparse.Namespace, report: Report) -> None:
+    """Compare throughput on a tree of ``options.compared`` files."""
+    tree = setup.folder / "compared"
+    expected = options.compared - fill(tree, options.compared, SIDES)
+    ours = Told()
+    run(setup, tree, setup.folder / "compared-out", ours)
+    loop = looped(setup, options.compared, options.device)
+    report.add("throughput against the plain loop", loop / ours.seconds, target=OF_THE_LOOP,
+               sense="at least", note="its start included")  # fmt: skip
+    report.add("the command", expected / ours.seconds, "pictures per second")
+    report.add("the plain loop", expected / loop, "pictures per second")
     program = native_program()
     report.add(
         "the native program on the same folders",
@@ -199,14 +212,15 @@ def measure(setup: BenchSetup, options: argparse.Namespace, report: Report) -> N
         "pictures per second",
         note="" if program else "none is installed",
     )
-    report.details = {"files": options.files, "broken": broken, "seconds": whole.seconds}
 
 
 def main() -> None:
     parser = make_parser("folders", __doc__)
     parser.add_argument("--files", type=int)
+    parser.add_argument("--compared", type=int, help="files of the tree for the throughput")
     options = parser.parse_args()
     options.files = options.files or (300 if options.quick else 10_000)
+    options.compared = options.compared or min(options.files, 1000)
     report = Report("folders", options.quick or options.files < 10_000)
     with bench_setup(options) as setup:
         measure(setup, options, report)
