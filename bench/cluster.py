@@ -1,168 +1,174 @@
-"""A cluster under faults: many jobs while workers, servers and PostgreSQL are killed.
+"""A cluster in a storm: many jobs while workers, servers, PostgreSQL, networks and blobs fail.
 
-``python -m bench.cluster`` starts PostgreSQL, two API servers and three workers, submits jobs over
-both servers, kills a worker every few seconds, restarts an API server and kills PostgreSQL twice,
-and checks the history of all answers. Then it counts what a job costs the database.
+    python -m bench.cluster [--jobs 500] [--calm 60] [--pause 5] [--blob-seconds 60] [--quick]
+
+Starts PostgreSQL, an S3 server, two API servers and three workers, and counts what a job costs the
+database. Then callers submit jobs over both servers, cancel each tenth, and look again and again,
+while a worker is killed every few seconds, an API server is restarted, PostgreSQL is killed twice,
+a worker's network is cut for two leases, and the S3 server answers each request with an error for a
+minute. The history of all answers is checked. As root, the first worker has a network of its own;
+elsewhere none is cut.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import io
+import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from PIL import Image
-
+from bench.report import Report, table
+from bench.setup import make_parser
+from testkit import network_namespace
 from testkit.cluster import Cluster, healthy, running_cluster
-from testkit.history import Caller, History
-from testkit.paths import DATA
-from testkit.services import FAST, make_config, running, submit
+from testkit.faulty_s3 import FaultyS3
+from testkit.history import History
+from testkit.network_namespace import network_namespaces
+from testkit.postgres import PostgresServer
+from testkit.storm import (
+    BLOBS,
+    CUTS,
+    DATABASES,
+    SERVERS,
+    SETTINGS,
+    WORKERS,
+    Picture,
+    Storm,
+    call,
+    pictures,
+    weather,
+)
 from upscaled.models.install import install
 
-API = "/api/v1"
 _PICTURES = 10
-_AT_ONCE = 40
-_SETTINGS: dict[str, object] = {
-    "cluster.lease_seconds": 3,
-    "limits.max_queue_size": 1000,
-    "upscaler.default_model": FAST["model_name"],
-    "upscaler.max_crashes": 100,
-    "server.drain_seconds": 5,
-}
+_TURNS = (WORKERS, WORKERS, DATABASES, WORKERS, CUTS, WORKERS, SERVERS, WORKERS, DATABASES,
+          WORKERS, WORKERS, CUTS, WORKERS, WORKERS)  # fmt: skip
 
 
-def _photos() -> list[bytes]:
-    found = []
-    with Image.open(DATA / "coffee.jpg") as photo:
-        for number in range(_PICTURES):
-            buffer = io.BytesIO()
-            box = (number * 40, 0, number * 40 + 200, 130)
-            photo.crop(box).resize((48, 32)).save(buffer, "PNG")
-            found.append(buffer.getvalue())
-    return found
+async def the_cost(cluster: Cluster, shown: list[Picture], jobs: int, report: Report) -> None:
+    """Count what a job costs the database while nothing fails."""
+    history = History()
+    before, began = await asyncio.to_thread(_database, cluster), time.monotonic()
+    wanted = await call(cluster, history, shown, jobs, cancels=False)
+    seconds = time.monotonic() - began
+    await asyncio.sleep(1.5)  # statistics reach the table after a second
+    after = await asyncio.to_thread(_database, cluster)
+    _check(history, wanted)
+    asked = (
+        sum(
+            answer.state in {"queued", "processing", "completed"}
+            or answer.state.startswith("listed")
+            for answer in history.answers
+        )
+        / jobs
+    )
+    transactions, statements, wal = ((b - a) / jobs for a, b in zip(before, after, strict=True))
+    note = f"{jobs} jobs in {seconds:.1f} s, two API servers, three workers"
+    report.add("transactions of a job", transactions, "", note=note)
+    report.add("of these, one for each request of its caller for its state or the list", asked, "")
+    report.add("statements of a job, with BEGIN and COMMIT", statements, "")
+    report.add("WAL of a job", wal / 1024, "KiB")
 
 
-async def _expected(folder: Path, models: Path, pictures: list[bytes]) -> list[str]:
-    """Return the digests of the results of one machine."""
-    async with running(make_config(folder / "alone", models)) as service:
-        jobs = []
-        for number, content in enumerate(pictures):
-            path = folder / f"{number}.png"
-            path.write_bytes(content)
-            jobs.append(await submit(service, path))
-        for job in jobs:
-            await service.jobs.wait(job.id)
-        return [(await service.jobs.result(job.id)).sha256 for job in jobs]
-
-
-@contextlib.asynccontextmanager
-async def _faults(cluster: Cluster, seconds: float) -> AsyncIterator[dict[str, int]]:
-    """Kill one after the other for as long as the block runs; yield how often."""
-    counts = {"workers killed": 0, "servers restarted": 0, "PostgreSQL killed": 0}
-
-    async def spoil() -> None:
-        turn = 0
-        while True:
-            await asyncio.sleep(seconds)
-            turn += 1
-            if turn in {3, 7}:
-                await asyncio.to_thread(cluster.postgres.kill)
-                await asyncio.to_thread(cluster.postgres.start)
-                counts["PostgreSQL killed"] += 1
-            elif turn == 5:
-                await cluster.servers[0].stop()
-                await cluster.servers[0].start()
-                counts["servers restarted"] += 1
-            else:
-                worker = cluster.workers[turn % len(cluster.workers)]
-                await worker.kill()
-                await worker.start()
-                counts["workers killed"] += 1
-
-    spoiling = asyncio.create_task(spoil(), name="faults")
-    try:
-        yield counts
-    finally:
-        spoiling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await spoiling
-
-
-async def _call(
-    cluster: Cluster, history: History, expected: list[str], jobs: int, *, cancels: bool
-) -> dict[str, str]:
-    """Submit jobs and follow them to their ends; return the wanted digests by job id."""
-    pictures, wanted = _photos(), {}
-    servers = [server.url + API for server in cluster.servers]
-    room = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(number: int) -> None:
-        async with room:
-            caller = Caller(servers, history, seed=number)
-            which = number % len(pictures)
-            job_id = await caller.upscale(
-                pictures[which], FAST, cancel=cancels and number % 10 == 9
-            )
-            wanted[job_id] = expected[which]
-
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(jobs):
-            tasks.create_task(one(number))
-    return wanted
-
-
-def _database(cluster: Cluster) -> tuple[int, int]:
-    """Return the transactions and bytes of WAL so far."""
+def _database(cluster: Cluster) -> tuple[float, float, float]:
+    """Return transactions, statements and bytes of WAL so far."""
     ((commits, wal),) = cluster.postgres.execute(
         "SELECT sum(xact_commit)::bigint, "
         "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint "
         "FROM pg_stat_database"
     )
-    return int(str(commits)), int(str(wal))
+    ((calls,),) = cluster.postgres.execute("SELECT sum(calls)::bigint FROM pg_stat_statements")
+    return float(str(commits)), float(str(calls)), float(str(wal))
 
 
-async def _run(jobs: int, calm: int, pause: float) -> int:
-    with tempfile.TemporaryDirectory(prefix="upscaled-bench-") as name:
+def _check(history: History, wanted: dict[str, str]) -> None:
+    problems = history.problems(wanted)
+    if problems:
+        raise SystemExit("\n".join([f"{len(problems)} problems", *problems[:20]]))
+
+
+async def the_storm(
+    cluster: Cluster, store: FaultyS3, shown: list[Picture], options: argparse.Namespace,
+    report: Report,
+) -> None:  # fmt: skip
+    """Let everything fail; check what callers were told."""
+    cuttable = any(worker.network is not None for worker in cluster.workers)
+    turns = [turn for turn in _TURNS if cuttable or turn != CUTS]
+    storm = Storm(
+        cluster, store, pause=options.pause, blob_seconds=options.blob_seconds, turns=turns
+    )
+    history, began = History(), time.monotonic()
+    wanted = await weather(cluster, storm, history, shown, options.jobs)
+    seconds = time.monotonic() - began
+    problems = history.problems(wanted)
+    ends = {answer.job_id: answer.state for answer in history.answers
+            if answer.state in {"completed", "cancelled", "failed"}}  # fmt: skip
+    refused = dict(history.refusals)
+    rows: list[list[object]] = [
+        ["accepted jobs", len(wanted)],
+        ["seconds", round(seconds)],
+        *([what, storm.struck[what]] for what in (WORKERS, CUTS, SERVERS, DATABASES, BLOBS)),
+        ["completed / cancelled / failed", " / ".join(
+            str(sum(end == state for end in ends.values()))
+            for state in ("completed", "cancelled", "failed"))],
+        ["answers that were checked", f"{len(history.answers):,}"],
+        ["answers 503 or 507, and broken connections",
+         f"{sum(n for status, n in refused.items() if status):,} and {refused.get(0, 0):,}"],
+        ["answers that can't be", len(problems)],
+    ]  # fmt: skip
+    report.table = table(["", ""], rows)
+    print(report.table)
+    report.add("answers that can't be, of all under faults", len(problems), "", target=0)
+    report.details["refusals"], report.details["problems"] = refused, problems
+    print(*problems[:20], sep="\n")
+
+
+async def run() -> int:
+    parser = make_parser("cluster", __doc__, device=False)
+    parser.add_argument("--jobs", type=int, default=0, help="under faults; 500, or 60 with --quick")
+    parser.add_argument("--calm", type=int, default=60, help="before, without faults")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds between two faults")
+    parser.add_argument("--blob-seconds", type=float, default=60.0, help="of failing blobs")
+    options = parser.parse_args()
+    options.jobs = options.jobs or (60 if options.quick else 500)
+    report = Report("cluster", options.quick)
+    cuttable = await asyncio.to_thread(network_namespace.possible)
+    with (
+        tempfile.TemporaryDirectory(prefix="upscaled-bench-") as name,
+        network_namespaces(1 if cuttable else 0) as networks,
+    ):
         folder = Path(name)
         models = folder / "models"
         install(models)
-        expected = await _expected(folder, models, _photos())
-        history = History()
-        async with running_cluster(Cluster(folder, models, settings=_SETTINGS)) as cluster:
-            await healthy(cluster.servers[0].url, 3)
-            quiet = History()
-            before, began = await asyncio.to_thread(_database, cluster), time.monotonic()
-            await _call(cluster, quiet, expected, calm, cancels=False)
-            seconds = time.monotonic() - began
-            await asyncio.sleep(1.5)  # statistics reach the table after a second
-            after = await asyncio.to_thread(_database, cluster)
-            polls = sum(a.state in {"queued", "processing", "completed"} for a in quiet.answers)
-            print(f"without faults: {calm} jobs in {seconds:.1f} s, {polls / calm:.1f} looks each; "
-                  f"{(after[0] - before[0]) / calm:.1f} transactions, "
-                  f"{(after[1] - before[1]) / calm / 1024:.1f} KiB of WAL a job")  # fmt: skip
-            began = time.monotonic()
-            async with _faults(cluster, pause) as counts:
-                wanted = await _call(cluster, history, expected, jobs, cancels=True)
-            print(f"with faults: {len(wanted)} jobs in {time.monotonic() - began:.1f} s; {counts}; "
-                  f"refusals {dict(history.refusals)}; {len(history.answers)} answers")  # fmt: skip
-        problems = history.problems(wanted)
-        print(f"{len(problems)} problems", *problems[:20], sep="\n")
-        return 1 if problems else 0
+        shown = await pictures(folder, models, _PICTURES)
+        hosts = [network.host for network in networks]
+        async with FaultyS3(host="0.0.0.0" if hosts else "127.0.0.1").running() as store:
+            os.environ.update(store.environment())
+            made = Cluster(
+                folder,
+                models,
+                settings=SETTINGS | {"cluster.blobs": store.url},
+                postgres=PostgresServer(
+                    addresses=hosts, settings={"shared_preload_libraries": "pg_stat_statements"}
+                ),
+                networks=networks,
+                stores=store.environment,
+            )
+            async with running_cluster(made) as cluster:
+                await asyncio.to_thread(
+                    cluster.postgres.execute, "CREATE EXTENSION pg_stat_statements"
+                )
+                await healthy(cluster.servers[0].url, 3)
+                await the_cost(cluster, shown, options.calm, report)
+                await the_storm(cluster, store, shown, options, report)
+    report.finish()
+    return sum(figure.met is False for figure in report.figures)
 
 
 def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=500, help="under faults")
-    parser.add_argument("--calm", type=int, default=60, help="before, without faults")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds between two faults")
-    options = parser.parse_args()
-    raise SystemExit(asyncio.run(_run(options.jobs, options.calm, options.pause)))
+    raise SystemExit(asyncio.run(run()))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,21 @@ _HARSH = Settings(hours=HOURS_A_RUN, death=1800, cut=1800, restart=3600, slow_bl
 _KEPT = 3
 """Models that a slot keeps loaded, as in `bench.scheduling`."""
 
-# Measured by `bench.cluster` (docs/scaling.md): a job of a caller who looks nine times, with two
-# servers and three workers.
-_WRITES, _LOOKS, _CHANGES = 4, 9, 4
+# What a job costs the database (docs/scaling.md): `bench.cluster` and `bench.cluster_database`.
+_WRITES, _LOOKS = 4, 9
+_TOLD = 3
+"""Notifications that servers hear of a job: it is added, begun, ended."""
+_PROGRESS = 3
+"""The same of its progress, at most, in a second of work."""
 _WAL_KIB = 9.6
-_TRANSACTIONS = 39.9
-_MEMBERS_THEN = 5
+_LEASE = 30.0
+_BEATS = 4 / 0.9
+"""Heartbeats in a lease, on average."""
+
+# Assumptions, not prices of anybody. Money an hour, a GB or a million requests.
+_WORKER_HOUR, _SERVER_HOUR, _DATABASE_HOUR = 0.5, 0.2, 2.0
+_EGRESS_GB, _KEPT_GB_MONTH = 0.05, 0.02
+_PUT_MILLION, _GET_MILLION = 5.0, 0.4
 
 
 class TagQueue:
@@ -116,25 +125,35 @@ def a_million(report: Report) -> None:
     jobs = 1e6 / 3600
     workers = jobs / 0.7  # busy for 70 % of the time, so that a queue stays short
     servers = 8
-    # What neither writes nor looks is read by members after each change.
-    rest = (_TRANSACTIONS - _WRITES - _LOOKS) / (_MEMBERS_THEN * _CHANGES)
-    reads = rest * _CHANGES * (servers + workers)
-    plain = _WRITES + _LOOKS
-    report.add("workers for a million pictures an hour, of 1 s each", workers, "")
-    report.add("transactions that write, then", jobs * _WRITES, "1/s")
-    report.add("looks of callers, then", jobs * _LOOKS, "1/s")
-    report.add("reads of members after changes, then", jobs * reads, "1/s",
-               note=f"{rest:.2f} for each member and change; without them {jobs * plain:,.0f} "
-                    "transactions a second are left")  # fmt: skip
-    report.add("WAL, then", jobs * _WAL_KIB / 1024, "MiB/s")
-    report.add(
+    members = servers + workers
+    add = report.add
+    add("workers for a million pictures an hour, of 1 s each", workers, "")
+    add("transactions that write, then", jobs * _WRITES, "1/s")
+    add("looks of callers, then", jobs * _LOOKS, "1/s")
+    add("heartbeats and looks at others, then", 2 * members * _BEATS / _LEASE, "1/s")
+    add("questions of workers, then", workers, "1/s", note="each once a second, at most")
+    add("notifications, then", jobs * (_TOLD + _PROGRESS), "1/s", note="at most")
+    add("sessions that one notification wakes, then", servers, "")
+    add("WAL, then", jobs * _WAL_KIB / 1024, "MiB/s")
+    add(
         "connections to PostgreSQL, then",
-        (servers + workers) * 2,
+        members + 2 * servers,
         "",
-        note="one for transactions and one that listens, at least",
+        note="one of each member; each API server has one that listens and one that leads",
     )
-    report.add("traffic of the blobs, then", jobs * (2 * 1 + 3 * 4), "MB/s",
-               note="1 MB put and fetched; 4 MB put, read back and downloaded")  # fmt: skip
+    add("traffic of the blobs, then", jobs * (2 * 1 + 3 * 4), "MB/s",
+        note="1 MB put and fetched; 4 MB put, read back and downloaded")  # fmt: skip
+    costs = {
+        "workers": workers * _WORKER_HOUR,
+        "API servers": servers * _SERVER_HOUR,
+        "PostgreSQL with a synchronous standby": 2 * _DATABASE_HOUR,
+        "egress of the results, 4 TB": 4000 * _EGRESS_GB,
+        "requests of the blobs, 2 that write and 3 that read": 2 * _PUT_MILLION + 3 * _GET_MILLION,
+        "a day's files": 5000 * 24 * _KEPT_GB_MONTH / 730,
+    }
+    for what, money in costs.items():
+        add(f"{what}, at assumed prices", money, "an hour")
+    add("all of it, at assumed prices", sum(costs.values()), "an hour")
 
 
 async def run() -> None:

@@ -33,6 +33,7 @@ class MemberProcess:
         settings: by ``section.key``.
         network: where it runs; None: in that of this process.
         environment: further variables.
+        prefix: a command that runs the one that follows it.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class MemberProcess:
         *,
         network: NetworkNamespace | None = None,
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        self._prefix = (*(network.command if network is not None else ()), *prefix)
         self.network = network
         self._environment = dict(environment or {})
         self.name = folder.name
@@ -69,11 +72,10 @@ class MemberProcess:
         """Start the process; return when it answers or takes jobs."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("UPSCALED_")}
         env |= self._environment
-        inside = self.network.command if self.network is not None else ()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 # The launcher ends the process when this one ends, however that happens.
-                *inside, sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
+                *self._prefix, sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()),
                 sys.executable, "-m", "upscaled", self._command, "--config", str(self.config),
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=env,
             )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from enum import Enum
 
@@ -39,9 +40,14 @@ def _error(status: int, code: str) -> web.Response:
 
 
 class FaultyS3:
-    """An S3 server on this machine, with a bucket, that can be told to fail."""
+    """An S3 server on this machine, with a bucket, that can be told to fail.
 
-    def __init__(self) -> None:
+    Args:
+        host: the address on which it listens.
+    """
+
+    def __init__(self, *, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._fault = Fault.NONE
         self._methods: Collection[str] = ()
         self.faults = 0
@@ -51,11 +57,10 @@ class FaultyS3:
         self._healed = asyncio.Event()
         self._answers = 0
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The variables by which clients find the server."""
+    def environment(self, host: str = "127.0.0.1") -> Mapping[str, str]:
+        """Return the variables by which clients find the server at an address."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{self._port}",
             "AWS_ACCESS_KEY_ID": "id",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": "us-east-1",
@@ -77,6 +82,7 @@ class FaultyS3:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[FaultyS3]:
         """Run the server for the length of the block."""
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request
         inner = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
         await asyncio.to_thread(inner.start)
         host, port = inner.get_host_and_port()
@@ -87,7 +93,7 @@ class FaultyS3:
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as self._session:
                 await runner.setup()
-                await web.TCPSite(runner, "127.0.0.1", self._port).start()
+                await web.TCPSite(runner, self._host, self._port).start()
                 async with self._session.put(f"{self._inner}/{_BUCKET}") as made:
                     made.raise_for_status()
                 yield self

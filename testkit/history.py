@@ -27,7 +27,8 @@ class Answer:
     told: float
     server: str
     state: str
-    """A state, or ``accepted``, ``cancel taken`` or ``result`` with the digest after a blank."""
+    """A state, or ``accepted``, ``cancel taken``, ``listed`` with a state after a blank, or
+    ``result`` with the digest after a blank."""
 
 
 @dataclass
@@ -65,6 +66,11 @@ class History:
                 found.append(f"{job_id} was cancelled and has a result")
             if any(a.state == "cancel taken" for a in answers) and ends != {"cancelled"}:
                 found.append(f"{job_id} ended as {sorted(ends)} although its cancel was taken")
+            listed = {a.state.split()[1] for a in answers if a.state.startswith("listed ")}
+            if listed - ends:
+                found.append(
+                    f"{job_id} was listed as {sorted(listed)} after its end {sorted(ends)}"
+                )
             # Whoever asks after an end was told must be told that end.
             first = min((a.told for a in answers if a.state in _ENDS), default=float("inf"))
             late = [a for a in answers if a.asked > first and a.state in {"queued", "processing"}]
@@ -113,10 +119,11 @@ class Caller:
     async def upscale(self, picture: bytes, fields: Mapping[str, str], *, cancel: bool) -> str:
         """Submit a picture, follow it to its end, fetch the result; return the job's id."""
         timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
-        key = {"Idempotency-Key": str(uuid.uuid4())}
+        own = str(uuid.uuid4())
+        key = {"Idempotency-Key": own}
 
         def form() -> aiohttp.FormData:
-            data = aiohttp.FormData(dict(fields))
+            data = aiohttp.FormData({**fields, "client_ref": own})
             data.add_field("image", picture, filename="picture.png")
             return data
 
@@ -147,9 +154,18 @@ class Caller:
                 )
                 digest = hashlib.sha256(body).hexdigest() if status == 200 else f"status-{status}"
                 self._history.add(job_id, asked, server, f"result {digest}")
-            for server in self._servers:  # all of them tell the same
-                _, asked, _, _, told = await Caller([server], self._history, 0)._ask(
-                    session, "GET", f"/status/{job_id}"
-                )
+            for server in self._servers:  # all of them tell the same, and so do their lists
+                only = Caller([server], self._history, 0)
+                _, asked, _, _, told = await only._ask(session, "GET", f"/status/{job_id}")
                 self._history.add(job_id, asked, server, str(told.get("status")))
+                _, asked, _, _, told = await only._ask(session, "GET", f"/jobs?client_ref={own}")
+                listed = {str(one["job_id"]): one["status"] for one in _jobs_of(told)}
+                self._history.add(job_id, asked, server, f"listed {listed.get(job_id)}")
         return job_id
+
+
+def _jobs_of(told: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
+    """Return the jobs of a list that a server told."""
+    jobs = told.get("jobs")
+    assert isinstance(jobs, list), told
+    return jobs

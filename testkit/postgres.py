@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -29,11 +29,12 @@ UNPACKED = ROOT / ".tools" / "postgresql"
 _START_SECONDS = 60.0
 _USER = "nobody"
 """Who runs the server where root runs the tests: it refuses to run as root."""
-_SETTINGS = (
-    "-c", "unix_socket_directories=",
-    "-c", "max_connections=200",
-    "-c", "shared_buffers=32MB",
-)  # fmt: skip
+_SETTINGS = {
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "fsync": "off",  # tests kill the server, but cut no power
+}
 
 
 @functools.cache
@@ -59,7 +60,7 @@ class PostgresServer:
         primary: a running server of which this one is a standby.
         addresses: where else than on this machine's own address it listens; everybody in these
             networks is let in.
-        safe: a commit waits for the disk. Only for measurements: tests cut no power.
+        settings: of the server, by name.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class PostgresServer:
         *,
         primary: PostgresServer | None = None,
         addresses: Sequence[str] = (),
-        safe: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._listens = ",".join(("127.0.0.1", *addresses))
-        self._safe = safe
+        self._settings = {**_SETTINGS, **(settings or {})}
+        self._settings["listen_addresses"] = ",".join(("127.0.0.1", *addresses))
+        self._lets_others_in = bool(addresses)
         self.port = free_port()
         self._primary = primary
         self._user = pwd.getpwnam(_USER) if os.geteuid() == 0 else None
@@ -108,13 +110,12 @@ class PostgresServer:
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(done.stdout + done.stderr)
-            if "," in self._listens:
+            if self._lets_others_in:
                 with (data / "pg_hba.conf").open("a", encoding="ascii") as access:
                     access.write("host all all samenet trust\n")
         command: list[str | Path] = [
-            programs() / "postgres", "-D", data, "-p", str(self.port), *_SETTINGS,
-            "-c", f"listen_addresses={self._listens}",
-            "-c", f"fsync={'on' if self._safe else 'off'}",
+            programs() / "postgres", "-D", data, "-p", str(self.port),
+            *(word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")),
         ]  # fmt: skip
         # Either way the server ends when this process ends, however that happens.
         tied: list[str | Path] = (
@@ -137,6 +138,12 @@ class PostgresServer:
                 time.sleep(0.05)
             else:
                 return
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process, which runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def promote(self) -> None:
         """Make a standby a primary; it takes writes when this returns."""

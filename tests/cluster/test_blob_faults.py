@@ -34,7 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def s3() -> AsyncIterator[FaultyS3]:
     async with FaultyS3().running() as store:
         with pytest.MonkeyPatch.context() as environment:
-            for name, value in store.environment.items():
+            for name, value in store.environment().items():
                 environment.setenv(name, value)
             yield store
 

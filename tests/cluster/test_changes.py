@@ -12,8 +12,10 @@ import pytest
 
 from testkit.jobs import make_job
 from testkit.postgres import PostgresServer
+from testkit.waiting import until
 from upscaled.cluster import work_queue
 from upscaled.cluster.changes import JOBS, LOST, WAITING, Changes, told_version
+from upscaled.cluster.hearing import Hearing
 from upscaled.cluster.records import SharedJobStore
 from upscaled.cluster.registry import SharedRegistry
 from upscaled.jobs.job import Job, JobState
@@ -211,3 +213,42 @@ async def test_workers_hear_only_of_work_that_waits_and_of_jobs_that_are_taken_a
         await recorded(database, replace(lease.job, state=JobState.CANCELLED, result_gone="lost"))
         await store.delete(job.id)
         assert heard() == []
+
+
+async def test_workers_of_a_large_cluster_ask_and_do_not_listen(database: Database) -> None:
+    store = SharedJobStore(database, lambda _: (), fair=True)
+    workers = 3
+    heard: list[str | None] = []
+    hearing = Hearing(database.url, lambda: workers, work=heard.append, loss=lambda _: None)
+    task = asyncio.create_task(hearing.run(), name="hearing")
+
+    async def listening() -> int:
+        async def read(connection: Connection) -> int:
+            found = await connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND query LIKE 'LISTEN %'"
+            )
+            return int((await found.fetchone() or (0,))[0])
+
+        return await database.run(read)
+
+    try:
+        await until(lambda: heard)  # it listens
+        assert await listening() == 1
+        await store.put(make_job())
+        await until(lambda: MODEL in heard)
+        workers = 300
+        heard.clear()
+        await until(lambda: len(heard) > 1)
+        assert set(heard) == {None}
+        assert await listening() == 0
+        workers = 3
+        heard.clear()
+        await until(lambda: heard)
+        async with asyncio.timeout(30):
+            while await listening() != 1:
+                pass
+        await store.put(make_job())
+        await until(lambda: MODEL in heard)
+    finally:
+        await end_task(task)

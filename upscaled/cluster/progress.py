@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from upscaled import serial
 from upscaled.cluster.changes import PROGRESS
 from upscaled.errors import UpscaledError
-from upscaled.jobs.job import TERMINAL
+from upscaled.jobs.job import JobState
 from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.registry import JobRegistry
-from upscaled.jobs.updates import LaggedError, Stage
+from upscaled.jobs.updates import JobUpdate, LaggedError, Stage
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,26 @@ async def report_progress(registry: JobRegistry, database: Database) -> None:
             async with registry.subscribe_all() as updates:
                 waiting: dict[str, JobProgress] = {}
                 while True:
-                    if updates.empty and waiting:
+                    _note(await anext(updates), waiting)
+                    await asyncio.sleep(_PERIOD_SECONDS)  # a job that ends soon needs no report
+                    while not updates.empty:
+                        _note(await anext(updates), waiting)
+                    if waiting:
                         await _send(database, list(waiting.values()))
                         waiting.clear()
-                        await updates.gather(_PERIOD_SECONDS)
-                    update = await anext(updates)
-                    job = update.job
-                    if job.state in TERMINAL:
-                        waiting.pop(job.id, None)
-                    else:
-                        waiting[job.id] = JobProgress(job.id, job.progress, update.stage)
         except LaggedError:
             continue
         except UpscaledError as error:
             log.debug("progress is not told", extra={"reason": error.message})
             await asyncio.sleep(1.0)
+
+
+def _note(update: JobUpdate, waiting: dict[str, JobProgress]) -> None:
+    job = update.job
+    if job.state is JobState.PROCESSING:
+        waiting[job.id] = JobProgress(job.id, job.progress, update.stage)
+    else:
+        waiting.pop(job.id, None)
 
 
 async def _send(database: Database, reports: list[JobProgress]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from upscaled.blobs.blobs import Blobs
 from upscaled.cluster import keys, work_queue
-from upscaled.cluster.changes import LOST, WAITING, Changes
+from upscaled.cluster.hearing import Hearing
 from upscaled.cluster.job_files import bring_upload
 from upscaled.cluster.kept_bands import KeptBands
 from upscaled.cluster.members import WORKER, Member, settings_of
@@ -30,7 +30,7 @@ from upscaled.errors import (
 )
 from upscaled.imaging import Imaging
 from upscaled.jobs.job import TERMINAL, Job, JobState
-from upscaled.jobs.postgres_database import Connection, Database
+from upscaled.jobs.postgres_database import Database
 from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.results import result_name
@@ -159,9 +159,13 @@ class ClusterWorker:
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
             run_in_background(closing, self.membership.run(), "membership")
-            heard = {WAITING: self._hear_of_work, LOST: self._hear_of_loss}
-            changes = Changes(self._database.url, heard, connected=self._connected)
-            run_in_background(closing, changes.run(), "changes")
+            hearing = Hearing(
+                self._database.url,
+                lambda: len(self.membership.workers()),
+                work=self._hear_of_work,
+                loss=self._hear_of_loss,
+            )
+            run_in_background(closing, hearing.run(), "hearing")
             run_in_background(closing, self._listen(), "ends")
             run_in_background(closing, report_progress(self._registry, self._database), "progress")
             run_in_background(closing, parts.timing.run(), "timing")
@@ -207,17 +211,14 @@ class ClusterWorker:
 
     # --- taking jobs --------------------------------------------------------------------------
 
-    async def _connected(self, _: Connection) -> None:
-        self._news.set()
-
-    def _hear_of_work(self, model: str) -> None:
-        """Ask for a job of a model if this worker has it."""
-        if any(known.name == model for known in self._models.models):
+    def _hear_of_work(self, model: str | None) -> None:
+        """Ask for a job if this worker has its model."""
+        if model is None or any(known.name == model for known in self._models.models):
             self._news.set()
 
-    def _hear_of_loss(self, job_id: str) -> None:
-        """Handle that a job was cancelled or taken from its worker."""
-        if job_id in self._store.held:
+    def _hear_of_loss(self, job_id: str | None) -> None:
+        """Look whether a job, or any, was cancelled or taken from this worker."""
+        if self._store.held if job_id is None else job_id in self._store.held:
             self._spawn(self._check_leases(), "check")
 
     def _spawn(self, work: object, name: str) -> None:

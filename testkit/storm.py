@@ -1,0 +1,198 @@
+"""A storm: parts of a cluster fail, one after the other and at the same time, while callers submit.
+
+What callers are told goes into a `History`, which says afterwards whether any of it can't be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from testkit.cluster import Cluster, MemberProcess
+from testkit.faulty_s3 import Fault, FaultyS3
+from testkit.history import Caller, History
+from testkit.paths import DATA
+from testkit.services import FAST, make_config, running, submit
+
+API = "/api/v1"
+LEASE_SECONDS = 3
+SETTINGS: dict[str, object] = {
+    "cluster.lease_seconds": LEASE_SECONDS,
+    "limits.max_queue_size": 1000,
+    "upscaler.default_model": FAST["model_name"],
+    "upscaler.max_crashes": 100,
+    "server.drain_seconds": 5,
+}
+_AT_ONCE = 40
+
+WORKERS, CUTS, SERVERS, DATABASES = (
+    "workers killed", "workers cut off", "servers restarted", "PostgreSQL killed",
+)  # fmt: skip
+BLOBS = "seconds of failing blobs"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, and the digest of the result that one machine makes of it."""
+
+    content: bytes
+    expected: str
+
+
+async def pictures(folder: Path, models: Path, count: int) -> list[Picture]:
+    """Make photos of 48×32 pixels, each another one, and let one machine upscale them."""
+    contents = []
+    with Image.open(DATA / "coffee.jpg") as photo:
+        for number in range(count):
+            buffer = io.BytesIO()
+            box = (number * 40, 0, number * 40 + 200, 130)
+            photo.crop(box).resize((48, 32)).save(buffer, "PNG")
+            contents.append(buffer.getvalue())
+    async with running(make_config(folder / "alone", models)) as service:
+        jobs = []
+        for number, content in enumerate(contents):
+            path = folder / f"{number}.png"
+            path.write_bytes(content)
+            jobs.append(await submit(service, path))
+        for job in jobs:
+            await service.jobs.wait(job.id)
+        results = [await service.jobs.result(job.id) for job in jobs]
+    return [Picture(c, r.sha256) for c, r in zip(contents, results, strict=True)]
+
+
+class Storm:
+    """Fells the parts of a cluster.
+
+    Args:
+        cluster: runs.
+        store: its blobs.
+        pause: seconds between two faults of processes and networks.
+        blob_seconds: for how long the blobs answer each request with an error.
+        turns: what fails in turn, again and again.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: FaultyS3,
+        *,
+        pause: float,
+        blob_seconds: float,
+        turns: Sequence[str],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._pause = pause
+        self._blob_seconds = blob_seconds
+        self._turns = turns
+        self.struck: Counter[str] = Counter()
+
+    async def rage(self) -> None:
+        """Let each thing of the turns fail once, and the blobs for their time meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._fail_blobs(), name="failing blobs")
+            tasks.create_task(self._fell(), name="felled processes")
+
+    async def _fail_blobs(self) -> None:
+        await asyncio.sleep(self._pause)
+        with self._store.failing(Fault.ERRORS):
+            await asyncio.sleep(self._blob_seconds)
+        self.struck[BLOBS] += round(self._blob_seconds)
+
+    async def _fell(self) -> None:
+        for number, what in enumerate(self._turns):
+            await asyncio.sleep(self._pause)
+            workers, servers = self._cluster.workers, self._cluster.servers
+            worker = workers[number % len(workers)]
+            if what == WORKERS:
+                await worker.kill()
+                await _started(worker)
+            elif what == CUTS:
+                cut = next(one for one in workers if one.network is not None)
+                assert cut.network is not None
+                await asyncio.to_thread(cut.network.cut)
+                await asyncio.sleep(2 * LEASE_SECONDS)
+                await asyncio.to_thread(cut.network.heal)
+            elif what == SERVERS:
+                server = servers[number % len(servers)]
+                await server.stop()
+                await _started(server)
+            else:
+                await asyncio.to_thread(self._cluster.postgres.kill)
+                await asyncio.to_thread(self._cluster.postgres.start)
+            self.struck[what] += 1
+
+
+async def _started(member: MemberProcess) -> None:
+    """Start a member, as a service manager does: again if it ends, since its stores fail."""
+    while True:
+        try:
+            await member.start()
+        except RuntimeError:
+            await member.stop()
+        else:
+            return
+
+
+async def call(
+    cluster: Cluster,
+    history: History,
+    shown: Sequence[Picture],
+    jobs: int,
+    *,
+    cancels: bool,
+    until: asyncio.Event | None = None,
+) -> dict[str, str]:
+    """Submit jobs and follow them to their ends; return the wanted digests by job id.
+
+    Args:
+        cluster: whose API servers are asked.
+        history: takes the answers.
+        shown: the pictures.
+        jobs: how many jobs, at least.
+        cancels: cancel each tenth job.
+        until: jobs go on being submitted until it is set.
+    """
+    servers = [server.url + API for server in cluster.servers]
+    wanted: dict[str, str] = {}
+    numbers = iter(range(1 << 30))
+
+    async def one_after_the_other() -> None:
+        for number in numbers:
+            if number >= jobs and (until is None or until.is_set()):
+                return
+            picture = shown[number % len(shown)]
+            caller = Caller(servers, history, seed=number)
+            cancel = cancels and number % 10 == 9
+            wanted[await caller.upscale(picture.content, FAST, cancel=cancel)] = picture.expected
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(min(_AT_ONCE, jobs)):
+            tasks.create_task(one_after_the_other(), name=f"caller {number}")
+    return wanted
+
+
+async def weather(
+    cluster: Cluster, storm: Storm, history: History, shown: Sequence[Picture], jobs: int
+) -> dict[str, str]:
+    """Let callers submit ``jobs`` or more for as long as the storm rages; as `call`."""
+    over = asyncio.Event()
+
+    async def rage() -> None:
+        try:
+            await storm.rage()
+        finally:
+            over.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(rage(), name="storm")
+        calling = tasks.create_task(
+            call(cluster, history, shown, jobs, cancels=True, until=over), name="callers"
+        )
+    return calling.result()
