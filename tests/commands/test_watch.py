@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,11 @@ class Watch:
                 found.append(event)
         self.seen += found
         return found
+
+    def ended(self) -> tuple[int, str]:
+        """Wait until it ends by itself; return its exit status and its standard error."""
+        _, said = self._process.communicate(timeout=60)
+        return self._process.returncode, said
 
     def end(self, number: signal.Signals) -> int:
         """End it; return its exit status. Outcomes that it still told are in `seen`."""
@@ -205,6 +211,29 @@ def test_a_server_that_is_gone_is_no_fault_of_the_pictures(
         process.terminate()
     assert process.returncode == 143
     assert [path.name for path in inbox.iterdir()] == ["a.png"]
+
+
+def test_it_ends_when_its_results_folder_is_deleted_and_starts_anew(
+    env: dict[str, str], pictures: list[bytes], tmp_path: Path
+) -> None:
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    inbox.mkdir()
+    watch = Watch(env, inbox, out, "--done", "move")
+    (inbox / "a.png").write_bytes(pictures[0])
+    watch.outcomes(1)
+    shutil.rmtree(out)
+    (inbox / "b.png").write_bytes(pictures[1])
+    status, said = watch.ended()
+    assert status == 1
+    assert said == (
+        f"upscaled: {out}/.upscaled was deleted or replaced while the command used it; start the "
+        "command again.\n"
+    )
+    assert [path.name for path in inbox.iterdir() if path.is_file()] == ["b.png"]
+    again = Watch(env, inbox, out, "--done", "move")
+    assert [event["event"] for event in again.outcomes(1)] == ["done"]
+    again.end(signal.SIGTERM)
+    assert sorted(digests(out)) == ["b.png"]
 
 
 def test_it_ends_when_its_events_reach_nobody(

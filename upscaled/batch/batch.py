@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 _NO_ROOM = frozenset({"insufficient_storage", "queue_full"})
 """Codes of refusals that may pass when another picture ends."""
-_ENDS_ALL = frozenset({"unreachable", "unauthorized", "forbidden_host", "unexpected_answer"})
+_ENDS_ALL = frozenset(
+    {"unreachable", "unauthorized", "forbidden_host", "unexpected_answer", "output_gone"}
+)
 """Codes of errors that every further picture would end with too."""
 
 
@@ -235,6 +237,9 @@ class Batch:
         return "unchanged"
 
     async def _upscaled(self, source: Path, target: Path, fields: dict[str, str]) -> Done:
+        if self._ledger is not None:
+            with as_sentence(self._ledger.folder, OutputError):
+                await asyncio.to_thread(self._ledger.check_place)
         self._report(Started(source, target))
         began = time.monotonic()
         with as_sentence(source, UnreadableError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
+from upscaled.batch.outputs import OutputGoneError
 from upscaled.batch.work_folders import work_folder
 from upscaled.errors import ConfigError
 
@@ -94,6 +95,7 @@ class Ledger:
         self._entries: dict[str, LedgerEntry] = {}
         self._lines = 0
         self._writing = threading.Lock()
+        self._lock_path = self._path.with_name("lock")
         self._file = self._lock = -1
         self.work = work_folder(folder, folder / FOLDER / "work")
         """For this run's service; the next run continues the work in it."""
@@ -106,9 +108,7 @@ class Ledger:
         """Make the folder, lock it and open the file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-            )
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise ConfigError(f"{folder} can't be written: {error.strerror}.") from None
         try:
@@ -175,6 +175,23 @@ class Ledger:
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def check_place(self) -> None:
+        """Check that the folder is still the one that was opened; blocking.
+
+        Raises:
+            OutputGoneError: it was deleted, or another one is in its place.
+            OSError: it can't be reached.
+        """
+        if self._lock < 0:
+            return
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(self._lock_path.stat(), os.fstat(self._lock)):
+                return
+        raise OutputGoneError(
+            f"{self._path.parent} was deleted or replaced while the command used it; start the "
+            "command again."
+        )
 
     def key(self, target: Path) -> str:
         """Return the name of a result in the ledger."""

@@ -20,6 +20,12 @@ class OutputError(UpscaledError):
     code = "output_failed"
 
 
+class OutputGoneError(UpscaledError):
+    """The folder of the results was deleted or replaced while a run used it."""
+
+    code = "output_gone"
+
+
 class UnreadableError(UpscaledError):
     """A picture can't be read."""
 

@@ -19,6 +19,7 @@ from upscaled.batch.events import Done, Failed, PlannedResult, Report, Skipped
 from upscaled.batch.items import Item, Selection, Unreadable, find
 from upscaled.batch.ledger import Ledger, Signature
 from upscaled.batch.naming import NameTakenError, Naming
+from upscaled.batch.outputs import OutputGoneError
 from upscaled.batch.settling import Settling
 from upscaled.errors import UpscaledError
 
@@ -108,7 +109,8 @@ class Watcher:
         """Watch, until this is cancelled.
 
         Raises:
-            UpscaledError: a field is wrong for every picture, or outcomes can't be reported.
+            UpscaledError: a field is wrong for every picture, the output folder was deleted, or
+                outcomes can't be reported.
             BrokenPipeError: nobody reads the reports.
         """
         await self._prepare()
@@ -192,6 +194,8 @@ class Watcher:
         try:
             outcome = await self._batch.outcome_of(item)
         except RunEndedError as error:
+            if error.code == OutputGoneError.code:
+                raise  # started again, the command makes the folder anew
             outcome = Failed(item.source, error.code, error.message)
         if isinstance(outcome, Failed) and outcome.code in _LATER:
             self._complain_once(outcome.error)
