@@ -55,9 +55,9 @@ class Stream:
                 elif name:
                     fields[name] = value
                 elif "data" in fields:
-                    assert fields["event"] == "update"
                     data = json.loads(fields["data"])
-                    contract.validate(data, "/components/schemas/JobUpdate")
+                    schema = {"update": "JobUpdate", "deleted": "DeletedJob"}[fields["event"]]
+                    contract.validate(data, f"/components/schemas/{schema}")
                     compact = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
                     assert compact == fields["data"]
                     return Event(int(fields["id"]), data)
@@ -93,13 +93,13 @@ async def listening(
     ):
         assert response.status == 200, await response.text()
         head = {name.lower(): value for name, value in response.headers.items()}
-        contract.check("GET", path, Answer(200, head, b""))
+        contract.check("GET", path.partition("?")[0], Answer(200, head, b""))
         assert head["cache-control"] == "no-store"
         yield Stream(response)
 
 
 def ended(event: Event) -> bool:
-    return event.data["status"] in {"completed", "failed", "cancelled"}
+    return event.data.get("status") in {"completed", "failed", "cancelled"}
 
 
 async def streams_there_are(server: Server, count: int) -> None:
@@ -195,6 +195,38 @@ async def test_all_own_jobs_are_told_and_ends_that_were_missed(
         await mine.post(f"/cancel/{running}")
     async with Api(server) as nobody:
         assert (await nobody.get("/events")).status == 401
+
+
+async def test_deletions_are_told_to_their_owner_who_asks_for_them(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(server__tokens=f"mine={hash_of(MINE)},yours={hash_of(YOURS)}")
+    async with Api(server, MINE) as mine, Api(server, YOURS) as yours:
+        theirs, first, second = (
+            await yours.completed(),
+            await mine.completed(),
+            await mine.completed(),
+        )
+        async with (
+            listening(server, "/events?deletions=true", token=MINE) as asking,
+            listening(server, "/events", token=MINE) as other,
+        ):
+            await yours.call("DELETE", f"/jobs/{theirs}")
+            async with asyncio.timeout(5):
+                await mine.call("DELETE", f"/jobs/{first}")
+                told = await asking.until(lambda event: "status" not in event.data)
+            assert told.data == {"job_id": first}
+            last = await mine.completed()
+            assert (await asking.until(ended)).data["job_id"] == last
+            assert (await other.until(ended)).data["job_id"] == last
+        await mine.call("DELETE", f"/jobs/{second}")
+        path = "/events?deletions=true"
+        async with listening(server, path, last=told.id, token=MINE) as asking:
+            missed = await asking.until(lambda event: event.data == {"job_id": second})
+            assert missed.id > told.id
+        refused = await mine.get("/events?deletions=perhaps")
+        assert refused.status == 400
+        assert "deletions is 'perhaps'" in refused.json["error"]
 
 
 async def test_lists_of_jobs_can_be_switched_off(serve: Callable[..., Server]) -> None:

@@ -216,7 +216,7 @@ async def test_a_job_that_is_deleted_while_its_download_ends_stays_deleted(
         registry.ended.mark_result_gone(job, "downloaded"),
         registry.ended.mark_delivered(job.id, 1.0),
     ]
-    deletion = registry.ended.forget(job.id)
+    deletion = registry.ended.forget(job)
     await asyncio.gather(
         *([deletion, *changes] if deleted_first else [*changes, deletion]), return_exceptions=True
     )

@@ -206,6 +206,32 @@ async def test_an_owner_hears_of_all_its_jobs_and_of_no_others(store: SqliteJobS
         assert sum(update.job.id == theirs.id for update in heard) == 2
 
 
+async def test_who_asks_for_deletions_hears_of_their_own_also_of_missed_ones(
+    store: SqliteJobStore,
+) -> None:
+    registry = JobRegistry(store)
+    jobs = [make_job(owner="anna"), make_job(owner="bert"), make_job(owner="anna")]
+    for job in jobs:
+        await registry.add(job)
+        await registry.advance(job.id, JobState.CANCELLED)
+    async with (
+        registry.subscribe_all("anna", deletions=True) as anna,
+        registry.subscribe_all("anna") as only_updates,
+    ):
+        for job in jobs[:2]:
+            await registry.ended.forget(job)
+        first = await anna.change()
+        assert (first.job_id, first.ended) == (jobs[0].id, True)
+        assert anna.empty
+        assert only_updates.empty
+    await registry.ended.forget(jobs[2])
+    async with registry.subscribe_all("anna", deletions=True, after=first.sequence) as anna:
+        assert (await anna.change()).job_id == jobs[2].id
+        assert anna.empty
+    async with registry.subscribe_all("anna", after=first.sequence) as only_updates:
+        assert only_updates.empty
+
+
 async def test_a_job_that_has_ended_is_told_once_and_an_unknown_one_is_an_error(
     store: SqliteJobStore,
 ) -> None:

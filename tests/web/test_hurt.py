@@ -123,7 +123,7 @@ async def test_a_line_that_falls_silent_is_noticed_and_told_once(
         notice = web.page.locator("#notices", has_text="does not answer")
         line.cut()
         for _ in range(5):  # the first finds the dead connection, the others those that replace it
-            async with web.page.expect_request("**/events", timeout=30_000):
+            async with web.page.expect_request("**/events?*", timeout=30_000):
                 await web.page.clock.fast_forward(51_000)
             await notice.wait_for()
         assert await web.page.evaluate("noticed") == 1

@@ -188,6 +188,6 @@ async def test_hidden_tabs_leave_the_browsers_connections_to_the_one_in_view(
 async def parked(page: Page) -> None:
     """Hide a tab, and wait until it has given its connection back."""
     await page.locator("#empty, .row").first.wait_for()
-    async with page.expect_event("requestfailed", lambda one: one.url.endswith("/events")):
+    async with page.expect_event("requestfailed", lambda one: "/events?" in one.url):
         await page.evaluate(HIDE)
         await page.clock.fast_forward(20_000)

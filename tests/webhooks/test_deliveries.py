@@ -329,7 +329,7 @@ async def test_a_deleted_job_is_told_no_more(tmp_path: Path) -> None:
         job = await world.submit(receiver.url, USUAL_EVENTS)
         await world.finish(job)
         await receiver.until(lambda: bool(receiver.requests))
-        await world.registry.ended.forget(job.id)
+        await world.registry.ended.forget(job)
         other = await world.submit(receiver.url, USUAL_EVENTS)
         receiver.answer = lambda _: web.Response()
         await world.finish(other)

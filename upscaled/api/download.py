@@ -18,11 +18,11 @@ from upscaled.api.auth import client_of
 from upscaled.api.context import METRICS, SERVICE, TRANSFERS
 from upscaled.api.intermediaries import passed_a_proxy
 from upscaled.api.jobs import job_id_of
-from upscaled.api.query import query_of
+from upscaled.api.query import flag
 from upscaled.api.responses import error_response
 from upscaled.api.transfers import Span, Transfer
 from upscaled.api.waiting import wait_for_end, wait_of
-from upscaled.errors import BadRequestError, StoreUnavailableError
+from upscaled.errors import StoreUnavailableError
 from upscaled.jobs.content import Content
 from upscaled.jobs.results import ResultFile, gone
 
@@ -117,10 +117,7 @@ def keep_of(request: web.Request) -> bool:
     Raises:
         BadRequestError: ``keep`` is neither true nor false.
     """
-    text = ", ".join(query_of(request).getall("keep", ["false"])).lower()
-    if text not in {"true", "1", "false", "0"}:
-        raise BadRequestError(f"keep is {text[:64]!r}; it must be true or false.")
-    return text in {"true", "1"}
+    return flag(request, "keep")
 
 
 async def deliver(

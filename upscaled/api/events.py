@@ -12,16 +12,18 @@ from typing import Any
 from aiohttp import web
 
 from upscaled.api.auth import client_of
-from upscaled.api.broadcasts import Encode, Listener
+from upscaled.api.broadcasts import Listener
 from upscaled.api.connections import wait_while_connected
 from upscaled.api.context import BROADCASTS, EVENT_STREAMS, LINK_BASE, SERVICE, STATUS_RENDERER
 from upscaled.api.event_streams import EventStreams
 from upscaled.api.jobs import job_id_of
+from upscaled.api.query import flag
 from upscaled.api.status_json import StatusRenderer
 from upscaled.errors import UnknownJobError
 from upscaled.jobs.job import TERMINAL, JobState
-from upscaled.jobs.updates import JobUpdate, LaggedError, Subscription
+from upscaled.jobs.updates import Change, JobDeletion, JobUpdate, LaggedError, Subscription
 
+QUERY = frozenset({"deletions"})
 HEARTBEAT_SECONDS = 15.0
 """Proxies and clients cut a silent connection after 30 to 60 s."""
 _RETRY_MILLISECONDS = 2000
@@ -60,16 +62,27 @@ async def of_job(request: web.Request) -> web.StreamResponse:
 
 
 async def of_all(request: web.Request) -> web.StreamResponse:
-    """``GET /events``: the caller's active jobs, then each change of any of its jobs."""
+    """``GET /events``: the caller's active jobs, then each change of any of its jobs.
+
+    Deletions are told to those who ask for them: other callers expect a job's status in each event.
+    """
+    deletions = flag(request, "deletions")
     last = last_event_id(request)
     after = None if last is None else _sequence(last)
     jobs, owner = request.app[SERVICE].jobs, client_of(request).owner
     base, streams = request.app[LINK_BASE].of(request), request.app[EVENT_STREAMS]
-    encode = functools.partial(event_of, renderer=request.app[STATUS_RENDERER], base=base)
+    renderer = request.app[STATUS_RENDERER]
+
+    def encode(change: Change) -> bytes:
+        return (
+            _deleted(change)
+            if isinstance(change, JobDeletion)
+            else event_of(change, renderer, base)
+        )
 
     async def send(response: web.StreamResponse) -> None:
-        async with jobs.subscribe_all(owner, after=after) as updates:
-            await _send(response, updates, encode, streams)
+        async with jobs.subscribe_all(owner, after=after, deletions=deletions) as changes:
+            await _send(response, changes, encode, streams)
 
     return await stream(request, send, "all")
 
@@ -84,8 +97,8 @@ def last_event_id(request: web.Request) -> int | None:
 # after the end is known to have it, even by a server that was restarted since.
 
 
-def _event_id(update: JobUpdate) -> int:
-    return 2 * update.sequence + update.ended
+def _event_id(change: Change) -> int:
+    return 2 * change.sequence + change.ended
 
 
 def _sequence(event_id: int) -> int:
@@ -111,6 +124,11 @@ def event_of(update: JobUpdate, renderer: StatusRenderer, base: str) -> bytes:
         more += b',"attempt":%d' % (len(attempts) + (not finishing))
     status = renderer.render(update.job, base)
     return b"id: %d\nevent: update\ndata: %b%b}\n\n" % (_event_id(update), status[:-1], more)
+
+
+def _deleted(deletion: JobDeletion) -> bytes:
+    text = b'id: %d\nevent: deleted\ndata: {"job_id":"%b"}\n\n'
+    return text % (_event_id(deletion), deletion.job_id.encode())
 
 
 async def stream(
@@ -142,9 +160,12 @@ async def stream(
 
 
 async def _send(
-    response: web.StreamResponse, updates: Subscription, encode: Encode, streams: EventStreams
+    response: web.StreamResponse,
+    changes: Subscription,
+    encode: Callable[[Change], bytes],
+    streams: EventStreams,
 ) -> None:
-    """Send updates of all jobs.
+    """Send changes of all jobs.
 
     A listener who falls too far behind is cut off: it connects again with the id of its last event
     and misses nothing.
@@ -156,10 +177,10 @@ async def _send(
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    update = await anext(updates)
+                    change = await changes.change()
             except TimeoutError:
                 await response.write(b":\n\n")
                 continue
-            await response.write(encode(update))
-            if updates.empty:
-                await updates.gather(streams.pause)
+            await response.write(encode(change))
+            if changes.empty:
+                await changes.gather(streams.pause)

@@ -68,7 +68,7 @@ ROUTES = (
     Route("POST", "/cancel/{job_id}", jobs.cancel),
     Route("GET", "/jobs", job_list.jobs, query=job_list.QUERY, feature="job_lists"),
     Route("DELETE", "/jobs/{job_id}", job_list.delete),
-    Route("GET", "/events", events.of_all, feature="job_lists"),
+    Route("GET", "/events", events.of_all, events.QUERY, feature="job_lists"),
     Route("GET", "/events/{job_id}", events.of_job),
     Route("GET", "/receipt/{job_id}", jobs.receipt),
     Route("GET", "/webhooks/{job_id}", webhooks.deliveries),

@@ -92,6 +92,17 @@ class SharedRegistry(JobRegistry):
             if report.stage is not None:
                 self.report_stage(report.job_id, report.stage)
 
+    def heard_deletion(self, payload: str) -> None:
+        """Tell listeners of a job whose record a member deleted, perhaps this one."""
+        try:
+            job_id, owner = serial.decode(payload, tuple[str, str])
+        except (ValueError, msgspec.ValidationError):
+            return  # of a later version
+        self._updates.tell_deleted(job_id, owner)
+
+    def _deleted(self, job: Job) -> None:
+        """Leave it to `heard_deletion`: the database tells all members, this one too."""
+
     async def catch_up(self, connection: Connection) -> None:
         """Read all active jobs, since notifications were missed."""
         found = await connection.execute(
@@ -229,11 +240,16 @@ class SharedRegistry(JobRegistry):
 
     @contextlib.asynccontextmanager
     async def subscribe_all(
-        self, owner: str | None = None, *, states_only: bool = False, after: int | None = None
+        self,
+        owner: str | None = None,
+        *,
+        states_only: bool = False,
+        deletions: bool = False,
+        after: int | None = None,
     ) -> AsyncIterator[Subscription]:
         # The number may be another server's: some changes are told again rather than left out.
         since = None if after is None else max(0, after - _SKEW_MICROSECONDS)
         async with super().subscribe_all(
-            owner, states_only=states_only, after=since
+            owner, states_only=states_only, deletions=deletions, after=since
         ) as subscription:
             yield subscription

@@ -31,6 +31,7 @@ from upscaled.errors import StoreUnavailableError, UpscaledError
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
+from upscaled.jobs.postgres_store import DELETIONS
 from upscaled.service.background import run_in_background
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.health import Health, HealthState
@@ -208,7 +209,11 @@ class ClusterService(Service):
             await self._jobs.catch_up(connection)
             listening.set()
 
-        heard = {JOBS: self._jobs.heard, PROGRESS: self._jobs.heard_progress}
+        heard = {
+            JOBS: self._jobs.heard,
+            PROGRESS: self._jobs.heard_progress,
+            DELETIONS: self._jobs.heard_deletion,
+        }
         changes = Changes(self._link.database.url, heard, connected=connected)
         run_in_background(closing, changes.run(), "changes")
         run_in_background(closing, self._jobs.follow(), "followed jobs")

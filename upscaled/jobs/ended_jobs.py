@@ -35,14 +35,20 @@ class EndedJobs:
         store: has all of them.
         updates: tells that a result is gone.
         put: records a job, with the messages that its state calls for.
+        deleted: called with each job whose record was deleted.
     """
 
     def __init__(
-        self, store: JobStore, updates: Updates, put: Callable[[Job], Awaitable[None]]
+        self,
+        store: JobStore,
+        updates: Updates,
+        put: Callable[[Job], Awaitable[None]],
+        deleted: Callable[[Job], None],
     ) -> None:
         self._store = store
         self._updates = updates
         self._put = put
+        self._deleted = deleted
         self._unrecorded: dict[str, Job] = {}
         self._untidy: OrderedDict[str, Tidy] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
@@ -118,13 +124,14 @@ class EndedJobs:
                 await self._store.put(job)
                 self.remember(job)
 
-    async def forget(self, job_id: str) -> None:
+    async def forget(self, job: Job) -> None:
         """Delete an ended job's record."""
-        async with self._rewriting(job_id):
-            await self._store.delete(job_id)
-            self._ended.pop(job_id, None)
-            self._unrecorded.pop(job_id, None)
-            self._untidy.pop(job_id, None)
+        async with self._rewriting(job.id):
+            await self._store.delete(job.id)
+            self._ended.pop(job.id, None)
+            self._unrecorded.pop(job.id, None)
+            self._untidy.pop(job.id, None)
+        self._deleted(job)
 
     def drop(self, job_id: str) -> None:
         """Forget an ended job whose record was deleted."""

@@ -18,6 +18,8 @@ from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.store import JobFilter, KeyTakenError, SubmissionKey
 from upscaled.jobs.webhook_messages import Message, PendingJob
 
+DELETIONS: LiteralString = "upscaled_deletions"
+"""The channel that tells of deleted jobs; the payload is the id and the owner, as JSON."""
 _INSERT: LiteralString = """
     INSERT INTO jobs (id, state, created, finished, has_result, document, owner, model, client_ref,
         client, delivery, cost, tag)
@@ -290,8 +292,11 @@ async def update_job(connection: Connection, job: Job) -> None:
 
 
 async def delete_job(connection: Connection, job_id: str) -> None:
-    """Delete a job's record, its messages and the keys that stand for it."""
-    await connection.execute("DELETE FROM jobs WHERE id = %s", (job_id,))
+    """Delete a job's record, its messages and the keys that stand for it; notify listeners."""
+    found = await connection.execute("DELETE FROM jobs WHERE id = %s RETURNING owner", (job_id,))
+    if (row := await found.fetchone()) is not None:
+        payload = serial.encode((job_id, row[0])).decode()
+        await connection.execute("SELECT pg_notify(%s, %s)", (DELETIONS, payload))
     await connection.execute("DELETE FROM submission_keys WHERE job_id = %s", (job_id,))
     await postgres_outbox.forget(connection, job_id)
 

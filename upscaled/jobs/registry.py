@@ -14,7 +14,7 @@ from upscaled.jobs.arrival_times import Arrivals
 from upscaled.jobs.ended_jobs import NO_SUCH_JOB, EndedJobs, Tidy
 from upscaled.jobs.job import ACTIVE, TERMINAL, Job, JobState, is_job_id
 from upscaled.jobs.store import JobFilter, JobStore, SubmissionKey
-from upscaled.jobs.updates import JobUpdate, Stage, Subscription, Updates
+from upscaled.jobs.updates import Change, JobUpdate, Stage, Subscription, Updates
 from upscaled.jobs.webhook_messages import Message
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,12 @@ class JobRegistry:
         self._untold: set[str] = set()
         """Active jobs whose state is being recorded; nothing about them is reported until then."""
         self._updates = Updates()
-        self.ended = EndedJobs(store, self._updates, self._put)
+        self.ended = EndedJobs(store, self._updates, self._put, self._deleted)
         self.arrivals = Arrivals()
+
+    def _deleted(self, job: Job) -> None:
+        """Tell that the record of an ended job was deleted here."""
+        self._updates.tell_deleted(job.id, job.owner)
 
     async def load(self) -> list[Job]:
         """Load the unfinished jobs of an earlier run; return them, oldest first."""
@@ -392,7 +396,12 @@ class JobRegistry:
 
     @contextlib.asynccontextmanager
     async def subscribe_all(
-        self, owner: str | None = None, *, states_only: bool = False, after: int | None = None
+        self,
+        owner: str | None = None,
+        *,
+        states_only: bool = False,
+        deletions: bool = False,
+        after: int | None = None,
     ) -> AsyncIterator[Subscription]:
         """Listen to all jobs of ``owner`` (None: of everybody): the active ones, then each change.
 
@@ -403,17 +412,21 @@ class JobRegistry:
         Args:
             owner: tell only this owner's jobs.
             states_only: leave out everything but changes of state.
-            after: number of the last update that the listener has. It is told the ends since then,
-                and of the active jobs those that changed.
+            deletions: tell of deleted jobs too; `Subscription.change` then returns what is next.
+            after: number of the last update that the listener has. It is told the ends and
+                deletions since then, and of the active jobs those that changed.
         """
-        subscription = Subscription(owner=owner, states_only=states_only)
-        now = [self._updates.latest(job) for job in self.active() if job.id not in self._untold]
+        subscription = Subscription(owner=owner, states_only=states_only, deletions=deletions)
+        now: list[Change] = [
+            self._updates.latest(job) for job in self.active() if job.id not in self._untold
+        ]
         if after is not None:
             # Numbers of the future are from before the clock was set back: report everything.
             after = after if after <= self._updates.sequence else 0
             now = [update for update in now if update.sequence > after]
             now += self._updates.ends_after(after)
-        subscription.begin(u for u in now if owner is None or owner == u.job.owner)
+            now += self._updates.deletions_after(after) if deletions else ()
+        subscription.begin(change for change in now if owner in {None, change.owner})
         async with self._subscribed(subscription):
             yield subscription
 

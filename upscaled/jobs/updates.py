@@ -15,7 +15,7 @@ from upscaled.jobs.job import TERMINAL, Job
 _PENDING = 256
 """Updates kept for a slow listener. Beyond that only the latest of each job is kept."""
 _ENDS = 512
-"""Ends of jobs that are kept for listeners that reconnect."""
+"""Ends of jobs, and deletions, that are kept for listeners that reconnect."""
 
 
 class Stage(StrEnum):
@@ -44,9 +44,35 @@ class JobUpdate:
     """1: the next to get a slot; None: the job does not wait, or its position is not known yet."""
 
     @property
+    def job_id(self) -> str:
+        return self.job.id
+
+    @property
+    def owner(self) -> str:
+        return self.job.owner
+
+    @property
     def ended(self) -> bool:
         """Whether this is the job's last update."""
         return self.job.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class JobDeletion:
+    """The record of an ended job was deleted."""
+
+    sequence: int
+    """As of a `JobUpdate`."""
+    job_id: str
+    owner: str
+
+    @property
+    def ended(self) -> bool:
+        """Like an end, it is told at once and never left out."""
+        return True
+
+
+Change = JobUpdate | JobDeletion
 
 
 class LaggedError(Exception):
@@ -60,29 +86,36 @@ class Subscription:
         job_id: the job to listen to, after whose end the iteration stops; None: all jobs.
         owner: tell only this owner's jobs; None: everybody's.
         states_only: tell only changes of state.
+        deletions: tell deletions too; the reader then calls `change`.
     """
 
     def __init__(
-        self, job_id: str | None = None, owner: str | None = None, *, states_only: bool = False
+        self,
+        job_id: str | None = None,
+        owner: str | None = None,
+        *,
+        states_only: bool = False,
+        deletions: bool = False,
     ) -> None:
         self.job_id = job_id
         self.owner = owner
         self.states_only = states_only
-        self._pending: deque[JobUpdate] = deque()
+        self.deletions = deletions
+        self._pending: deque[Change] = deque()
         self._arrived = asyncio.Event()
         self._end_arrived = asyncio.Event()
         self._lagged = False
         self._ended = False
         self._most = _PENDING
 
-    def begin(self, updates: Iterable[JobUpdate]) -> None:
-        """Add the listener's first updates; all of them are kept, however many."""
-        for update in sorted(updates, key=_sequence_of):
+    def begin(self, changes: Iterable[Change]) -> None:
+        """Add the listener's first changes; all of them are kept, however many."""
+        for change in sorted(changes, key=_sequence_of):
             self._most += 1
-            self.offer(update)
+            self.offer(change)
 
-    def offer(self, update: JobUpdate) -> None:
-        """Add an update. A listener that is far behind misses intermediate ones, never an end."""
+    def offer(self, change: Change) -> None:
+        """Add a change. A listener that is far behind misses intermediate ones, never an end."""
         if len(self._pending) >= self._most:
             latest = _latest_of_each(self._pending)
             if len(latest) >= self._most:
@@ -92,9 +125,9 @@ class Subscription:
         if self._lagged:
             self._pending.clear()
         else:
-            self._pending.append(update)
+            self._pending.append(change)
         self._arrived.set()
-        if update.ended or self._lagged:
+        if change.ended or self._lagged:
             self._end_arrived.set()
 
     async def gather(self, seconds: float) -> None:
@@ -117,6 +150,17 @@ class Subscription:
         return self
 
     async def __anext__(self) -> JobUpdate:
+        change = await self.change()
+        assert isinstance(change, JobUpdate)  # noqa: S101 - nobody asked for deletions
+        return change
+
+    async def change(self) -> Change:
+        """Return the next change.
+
+        Raises:
+            LaggedError: see there.
+            StopAsyncIteration: the job has ended.
+        """
         if self._ended:
             raise StopAsyncIteration
         while not self._pending:
@@ -124,20 +168,20 @@ class Subscription:
                 raise LaggedError
             self._arrived.clear()
             await self._arrived.wait()
-        update = self._pending.popleft()
+        change = self._pending.popleft()
         if not self._pending:
             self._end_arrived.clear()
-        self._ended = self.job_id is not None and update.ended
-        return update
+        self._ended = self.job_id is not None and change.ended
+        return change
 
 
-def _sequence_of(update: JobUpdate) -> int:
-    return update.sequence
+def _sequence_of(change: Change) -> int:
+    return change.sequence
 
 
-def _latest_of_each(updates: Iterable[JobUpdate]) -> list[JobUpdate]:
-    """Return the latest update of each job, in the order in which they were told."""
-    return sorted({update.job.id: update for update in updates}.values(), key=_sequence_of)
+def _latest_of_each(changes: Iterable[Change]) -> list[Change]:
+    """Return the latest change of each job, in the order in which they were told."""
+    return sorted({change.job_id: change for change in changes}.values(), key=_sequence_of)
 
 
 class Updates:
@@ -149,6 +193,7 @@ class Updates:
         self._ends: deque[JobUpdate] = deque()
         self.ends_known_after = self.sequence
         """`ends_after` knows all ends with a higher number."""
+        self._deletions: deque[JobDeletion] = deque(maxlen=_ENDS)
         self._of_job: dict[str, int] = {}
         self._stages: dict[str, Stage] = {}
         self._positions: dict[str, int] = {}
@@ -211,6 +256,14 @@ class Updates:
             ):
                 subscription.offer(update)
 
+    def tell_deleted(self, job_id: str, owner: str) -> None:
+        """Number the deletion of an ended job and tell it to those who want to know."""
+        deletion = JobDeletion(self._next(), job_id, owner)
+        self._deletions.append(deletion)
+        for subscription in self._of_all:
+            if subscription.deletions and subscription.owner in {None, owner}:
+                subscription.offer(deletion)
+
     def _next(self) -> int:
         self.sequence = max(self.sequence + 1, time.time_ns() // 1000)
         return self.sequence
@@ -218,6 +271,10 @@ class Updates:
     def ends_after(self, sequence: int) -> list[JobUpdate]:
         """Return the ends that were told after the number ``sequence``, as far as they are kept."""
         return [update for update in self._ends if update.sequence > sequence]
+
+    def deletions_after(self, sequence: int) -> list[JobDeletion]:
+        """Return the deletions after the number ``sequence``, as far as they are kept."""
+        return [deletion for deletion in self._deletions if deletion.sequence > sequence]
 
     def set_stage(self, job: Job, stage: Stage | None) -> bool:
         """Record a job's stage; return whether it changed."""

@@ -141,7 +141,7 @@ class Cleaner:
         ):
             await self._workspace.remove(job.id)
             await self._job_views.forget(job)
-            await self._registry.ended.forget(job.id)
+            await self._registry.ended.forget(job)
         await self._cache.expire(now)
         await self._store.forget_keys(now - _KEY_SECONDS - self._jumps.within(_KEY_SECONDS))
 

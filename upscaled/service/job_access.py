@@ -103,10 +103,17 @@ class JobAccess:
             yield updates
 
     def subscribe_all(
-        self, owner: str | None = None, *, after: int | None = None, states_only: bool = False
+        self,
+        owner: str | None = None,
+        *,
+        after: int | None = None,
+        states_only: bool = False,
+        deletions: bool = False,
     ) -> AbstractAsyncContextManager[Subscription]:
         """Listen to all jobs of ``owner``, see `JobRegistry.subscribe_all`."""
-        return self._registry.subscribe_all(owner, after=after, states_only=states_only)
+        return self._registry.subscribe_all(
+            owner, after=after, states_only=states_only, deletions=deletions
+        )
 
     async def wait(self, job_id: str) -> Job:
         """Wait until a job has ended and return it.
@@ -180,7 +187,7 @@ class JobAccess:
         await self._deletions.run(self._delete(job), f"delete-{job_id}")
 
     async def _delete(self, job: Job) -> None:
-        await self._registry.ended.forget(job.id)
+        await self._registry.ended.forget(job)
         self._cleaner.grace.forget(job.id)
         await self._workspace.remove(job.id)
         await self._job_views.forget(job)

@@ -69,7 +69,7 @@ export class Jobs extends EventTarget {
     this.own = new OwnJobs();
     this.own.addEventListener("added", (event) => void this.#added(/** @type {CustomEvent} */ (event).detail));
     this.own.addEventListener("removed", (event) => this.#remove(/** @type {CustomEvent} */ (event).detail));
-    // Events do not tell what was deleted, nor all of what was downloaded; other tabs of this browser do.
+    // Without lists no event tells what was deleted or downloaded; other tabs of this browser do.
     /** @type {BroadcastChannel | null} */
     this.tabs = null;
     try {
@@ -96,7 +96,7 @@ export class Jobs extends EventTarget {
     this.newest = 0;
     this.loaded = this.loading = false;
     this.#changed();
-    if (this.listed) this.#listen("events", "");
+    if (this.listed) this.#listen("events?deletions=true", "");
     else void this.#resume();
   }
 
@@ -108,6 +108,7 @@ export class Jobs extends EventTarget {
     const stream = new Stream(path);
     this.streams.set(name, stream);
     stream.addEventListener("update", (event) => this.update(/** @type {CustomEvent} */ (event).detail));
+    stream.addEventListener("deleted", (event) => this.#missing(/** @type {CustomEvent} */ (event).detail.job_id));
     stream.addEventListener("lost", () => this.dispatchEvent(new Event("lost")));
     stream.addEventListener("open", () => {
       this.dispatchEvent(new Event("open"));
@@ -119,7 +120,7 @@ export class Jobs extends EventTarget {
     });
   }
 
-  /** Read the newest jobs again: events do not tell what was deleted, nor all that was missed. */
+  /** Read the newest jobs again: a stream that connects again does not tell all that was missed. */
   async #resync() {
     const { run } = this;
     const since = Date.now();

@@ -10,7 +10,7 @@ const HIDDEN = 10_000;
 
 /**
  * A stream that connects again until it is closed. Events: `open`, `update` with the job as
- * `detail`, `lost` when the connection breaks.
+ * `detail`, `deleted` with what is left of one, `lost` when the connection breaks.
  */
 export class Stream extends EventTarget {
   /** @param {string} path */
@@ -148,11 +148,13 @@ export class Stream extends EventTarget {
 
   /** @param {string} event */
   #event(event) {
+    let name = "";
     let data = "";
     for (const line of event.split("\n")) {
       if (line.startsWith("id: ")) this.lastId = line.slice(4);
+      else if (line.startsWith("event: ")) name = line.slice(7);
       else if (line.startsWith("data: ")) data = line.slice(6);
     }
-    if (data) this.dispatchEvent(new CustomEvent("update", { detail: JSON.parse(data) }));
+    if (data) this.dispatchEvent(new CustomEvent(name, { detail: JSON.parse(data) }));
   }
 }
