@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
 from testkit.parts import missing
@@ -34,6 +35,15 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+def largest_tab() -> int:
+    """Return the bytes that the largest tab of this process's browsers has for itself."""
+    return max(
+        process.memory_full_info().uss
+        for process in psutil.Process().children(recursive=True)
+        if "--type=renderer" in process.cmdline()
+    )
 
 
 @asynccontextmanager

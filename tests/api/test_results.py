@@ -14,7 +14,8 @@ import pytest
 
 from testkit.curl import curl
 from testkit.running import Api, Server, a_picture
-from upscaled.api.zip_stream import unique_names
+from upscaled.api import results_archive
+from upscaled.api.zip_stream import UniqueNames
 from upscaled.callers import hash_of
 
 
@@ -30,11 +31,11 @@ async def test_an_archive_has_the_pictures_and_counts_as_their_download(
     kept = await api.get(path + "&keep=true")
     answer = await api.get(path)
     assert answer.headers["content-disposition"] == 'attachment; filename="upscaled.zip"'
-    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
-        assert archive.testzip() is None
-        names = archive.namelist()
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as found:
+        assert found.testzip() is None
+        names = found.namelist()
         assert names == ["cat_2x.png", "cat_2x (2).png", "dög_2x.png"]
-        assert [archive.read(name) for name in names] == expected
+        assert [found.read(name) for name in names] == expected
     assert kept.body == answer.body
     for job_id in jobs:
         assert (await api.get(f"/download/{job_id}")).status == 410
@@ -104,8 +105,43 @@ async def test_anothers_results_are_not_there(serve: Callable[..., Server]) -> N
         assert (await yours.get(f"/results?job_ids={job_id}")).status == 404
 
 
+async def test_all_results_of_a_caller_make_one_archive_however_many(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_archive, "_PAGE", 2)
+    server = serve(server__tokens=f"mine={hash_of('my')},yours={hash_of('your')}")
+    async with Api(server, "my") as mine, Api(server, "your") as yours:
+        nothing = await mine.get("/results?all=true")
+        assert (nothing.status, nothing.json["code"]) == (404, "unknown_job")
+        theirs = await yours.completed(filename="theirs.png")
+        jobs = [await mine.completed(filename="mine.png") for _ in range(5)]
+        await mine.get(f"/download/{jobs[1]}")  # what is gone is left out
+        kept = await mine.get("/results?all=true&keep=true")
+        taken = await mine.get("/results?all=true")
+        for answer in (kept, taken):
+            with zipfile.ZipFile(io.BytesIO(answer.body)) as found:
+                assert found.testzip() is None
+                assert found.namelist() == [
+                    "mine_2x.png", "mine_2x (2).png", "mine_2x (3).png", "mine_2x (4).png"
+                ]  # fmt: skip
+        for job_id in jobs:
+            status = (await mine.get(f"/status/{job_id}")).json
+            assert status["result_gone"] == "downloaded"
+        assert "result_gone" not in (await yours.get(f"/status/{theirs}")).json
+        both = await mine.get(f"/results?all=true&job_ids={jobs[0]}")
+        assert (both.status, both.json["code"]) == (400, "bad_request")
+
+
+async def test_without_job_lists_nobody_gets_all_results(serve: Callable[..., Server]) -> None:
+    async with Api(serve(features__job_lists="false")) as api:
+        job_id = await api.completed()
+        assert (await api.get("/results?all=true")).status == 404
+        assert "result_gone" not in (await api.get(f"/status/{job_id}")).json
+
+
 def test_names_differ_whatever_their_case() -> None:
-    assert unique_names(["a.png", "A.png", "a (2).png", "b", "b"]) == [
+    names = UniqueNames()
+    assert [names.of(name) for name in ("a.png", "A.png", "a (2).png", "b", "b")] == [
         "a.png",
         "A (2).png",
         "a (2) (2).png",

@@ -118,6 +118,7 @@ async def test_a_server_that_is_killed_and_started_again_loses_nothing(
             await web.send(photo)
             await seen(web.row("coffee.png", "paused"))
             await server.start()
+            await server.wait_until_ready()  # on a busy machine it takes longer than a step may
             await seen(web.row("large.jpg", "completed"))
             await seen(web.row("coffee.png", "completed"))
             await expect(web.page.locator("#notices .notice")).to_have_count(0)

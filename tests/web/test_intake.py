@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import base64
+import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageChops, ImageCms, ImageStat
 from playwright.async_api import expect
 
+from testkit.browser import largest_tab
+from testkit.paths import DATA
 from testkit.web_page import WebPage
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
+MOST_MEMORY = 250e6
+"""Bytes of a tab in which a picture of 100 megapixels was chosen; its pixels alone are 400 MB."""
+PIXELS = """async (image) => {
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL("image/png");
+}"""
+"""What an image shows, as the address of a PNG."""
 _HAND_OVER = """([kind, files]) => {
   const carried = new DataTransfer();
   for (const [name, type, content] of files) {
@@ -73,3 +89,60 @@ async def test_a_folder_gives_its_pictures_and_nothing_else(
     for name in ("one.png", "two.png"):
         await web.row(name, "completed").first.wait_for()
     assert await web.row("notes.txt").count() == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+async def test_a_source_of_a_hundred_megapixels_stays_small_in_the_tab(
+    web: WebPage, tmp_path: Path, suffix: str
+) -> None:
+    source = tmp_path / f"huge.{suffix}"
+    with Image.open(DATA / "coffee.jpg") as picture:
+        huge = picture.convert("RGB").resize((10_000, 10_000))
+    huge.save(source, quality=90, compress_level=1)
+    await web.page.set_input_files("#files", [source])
+    shown = web.page.locator(".crop-holder img")
+    await shown.wait_for(timeout=120_000)
+    assert await shown.evaluate("(image) => image.decode().then(() => image.naturalWidth)") < 2000
+    assert largest_tab() < MOST_MEMORY
+    await expect(web.page.locator(".strip-pick img")).to_have_count(1)
+    await web.page.locator("#preview").click(timeout=120_000)
+    part = web.page.locator(".preview-card img").first
+    text = await part.evaluate(PIXELS)
+    with Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))) as cut:
+        start = round((10_000 - cut.width) / 2)
+        wanted = huge.crop((start, start, start + cut.width, start + cut.height))
+        difference = ImageStat.Stat(ImageChops.difference(cut.convert("RGB"), wanted)).extrema
+    most = 0 if suffix == "png" else 60  # what JPEG changes
+    assert max(high for _, high in difference) <= most
+    assert largest_tab() < MOST_MEMORY
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "I;16"])
+async def test_stand_ins_of_large_pictures_look_like_them(
+    web: WebPage, tmp_path: Path, mode: str
+) -> None:
+    source, profile = tmp_path / "large.png", ImageCms.createProfile("sRGB")
+    with Image.open(DATA / "coffee.jpg") as picture:
+        large = picture.resize((5003, 4001))
+    if mode in {"RGBA", "LA"}:
+        large.putalpha(Image.linear_gradient("L").resize(large.size))
+    if mode == "I;16":
+        large = Image.fromarray(np.asarray(large.convert("L")).astype(np.uint16) * 257)
+    else:
+        large = large.convert(mode)
+    large.save(source, compress_level=1, icc_profile=ImageCms.ImageCmsProfile(profile).tobytes())
+    await web.page.set_input_files("#files", [source])
+    shown = web.page.locator(".crop-holder img")
+    await shown.wait_for(timeout=120_000)
+    text = await shown.evaluate(PIXELS)
+    with Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))) as small:
+        assert 0.5 < small.width * small.height / 2.5e6 <= 1.01
+        eight: Image.Image = Image.open(source)
+        if mode == "I;16":
+            eight = Image.fromarray((np.asarray(eight) >> 8).astype(np.uint8))
+        wanted = np.asarray(eight.convert("RGBA").resize((40, 32), Image.Resampling.BOX), float)
+        found = np.asarray(small.convert("RGBA").resize((40, 32), Image.Resampling.BOX), float)
+    solid = wanted[..., 3] > 64
+    assert np.abs(found[..., 3] - wanted[..., 3]).max() < 6
+    assert np.abs(found[solid][:, :3] - wanted[solid][:, :3]).max() < 12

@@ -7,12 +7,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from PIL import Image, ImageStat
 from playwright.async_api import Browser, Page, expect
 
+from testkit.browser import largest_tab
 from testkit.paths import DATA
 from testkit.running import Api, Server
 from testkit.web_page import SLOW_LABEL, WebPage, web_page
@@ -204,9 +204,4 @@ async def test_a_hundred_megapixels_are_looked_at_to_their_pixels_in_little_memo
         await expect(web.page.locator(".zoom")).to_have_text("1,600%")
         await drawn(web.page)
         await web.shot("viewer-pixels")
-        tabs = [
-            process.memory_full_info().uss
-            for process in psutil.Process().children(recursive=True)
-            if "--type=renderer" in process.cmdline()
-        ]
-        assert max(tabs) < MOST_MEMORY, tabs
+        assert largest_tab() < MOST_MEMORY

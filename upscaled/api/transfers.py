@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 _REMEMBERED = 1024  # transfers; results of forgotten ones stay until they expire
@@ -97,16 +97,17 @@ class TransferTracker:
                     await together.wait()
 
     @contextlib.contextmanager
-    def together(self, job_ids: Iterable[str]) -> Iterator[Callable[[], None]]:
+    def together(self, job_ids: Collection[str]) -> Iterator[Callable[[], None]]:
         """Have `settle` wait for results that are sent in one archive.
 
-        It waits from the call of what this yields, before the last bytes, until the block ends.
+        ``job_ids`` may grow until the call. It waits from the call of
+        what this yields, before the last bytes, until the block ends.
         """
-        settled, ours = asyncio.Event(), list(job_ids)
+        settled = asyncio.Event()
         try:
-            yield lambda: self._together.update(dict.fromkeys(ours, settled))
+            yield lambda: self._together.update(dict.fromkeys(job_ids, settled))
         finally:
-            for job_id in ours:
+            for job_id in job_ids:
                 if self._together.get(job_id) is settled:
                     del self._together[job_id]
             settled.set()

@@ -63,17 +63,19 @@ class ZipStream:
         return self._pipe.take()
 
 
-def unique_names(names: list[str]) -> list[str]:
-    """Return ``names`` with a number where one occurs again, whatever its case."""
-    used: set[str] = set()
-    unique = []
-    for name in names:
+class UniqueNames:
+    """Gives names a number where one occurs again, whatever its case."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """Return ``name``, with a number if it was given before."""
         stem, dot, suffix = name.rpartition(".")
         stem, suffix = (stem, dot + suffix) if stem else (name, "")
         found, number = name, 1
-        while found.casefold() in used:
+        while found.casefold() in self._used:
             number += 1
             found = f"{stem} ({number}){suffix}"
-        used.add(found.casefold())
-        unique.append(found)
-    return unique
+        self._used.add(found.casefold())
+        return found

@@ -127,7 +127,7 @@ function start(limits, offered) {
   });
   jobs.addEventListener("submitted", (event) => {
     const { id, picture } = /** @type {CustomEvent} */ (event).detail;
-    if (picture.width) keepLocal(id, picture.url);
+    if (picture.width && picture.url) keepLocal(id, picture.url);
     else URL.revokeObjectURL(picture.url);
   });
   jobs.addEventListener("deleted", (event) => forget(/** @type {CustomEvent} */ (event).detail));
@@ -153,7 +153,7 @@ function start(limits, offered) {
   byId("download-all").addEventListener("click", once(async () => {
     const ready = jobs.list.filter((job) => job.status === "completed" && !job.result_gone);
     const ids = ready.map((job) => job.job_id);
-    await checked(jobs, ready, () => saveAll(ids));
+    await checked(jobs, ready, () => saveAll(limits.features.job_lists ? null : ids));
     void jobs.saving(ids);
   }));
   byId("clear").addEventListener("click", once(async () => {

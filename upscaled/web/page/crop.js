@@ -40,7 +40,7 @@ export class CropFrame {
   /** @param {import("./stage.js").Picture | null} picture */
   show(picture) {
     this.picture = picture;
-    const readable = Boolean(picture?.width);
+    const readable = Boolean(picture?.width && picture.url);
     this.holder.hidden = !readable;
     this.unreadable.hidden = readable;
     if (!picture) {
@@ -66,6 +66,7 @@ export class CropFrame {
   async cut() {
     if (!this.picture?.width) return null;
     const { x, y, width, height } = this.box;
+    if (this.picture.large) return (await import("./large.js")).partOf(this.picture.file, this.box);
     const canvas = document.createElement("canvas");
     canvas.width = width;
     canvas.height = height;

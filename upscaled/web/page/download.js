@@ -2,8 +2,6 @@
 import { address, request, token } from "./api.js";
 import { h } from "./dom.js";
 
-const MOST_IN_ARCHIVE = 300; // as the server takes in an address
-
 /**
  * @param {string} id
  * @returns {Promise<void>}
@@ -13,13 +11,11 @@ export function save(id) {
 }
 
 /**
- * Save several results as archives, made while they are sent.
- * @param {string[]} ids
+ * Save several results as one archive, made while it is sent.
+ * @param {string[] | null} ids of at most 300 jobs; null: of all that the server lists
  */
 export async function saveAll(ids) {
-  for (let start = 0; start < ids.length; start += MOST_IN_ARCHIVE) {
-    await saveFrom(`results?job_ids=${ids.slice(start, start + MOST_IN_ARCHIVE).join(",")}`);
-  }
+  await saveFrom(ids ? `results?job_ids=${ids.join(",")}` : "results?all=true");
 }
 
 /** @param {string} path */

@@ -139,6 +139,7 @@ export class Queue {
       if (hidden && document.activeElement === byId(id)) byId("queue").focus({ preventScroll: true });
       byId(id).hidden = hidden;
     }
-    setText(byId("download-all"), t("queue.download", { n: ready }));
+    // Of older jobs, which the list does not have yet, nobody knows how many are ready.
+    setText(byId("download-all"), this.jobs.cursor ? t("queue.everything") : t("queue.download", { n: ready }));
   }
 }

@@ -9,11 +9,14 @@ import { t } from "./text.js";
 /**
  * @typedef {object} Picture
  * @property {File} file
- * @property {string} url
+ * @property {string} url of what is shown of it; "" while a large one has nothing to show yet
+ * @property {boolean} large whether that is a stand-in with fewer pixels
  * @property {number} width as seen, 0 where the browser cannot read the picture
  * @property {number} height
  */
 
+const MOST_PIXELS = 16e6; // of a picture that is shown as it is; decoded they take 64 MB
+const HEAVY = 16e6; // bytes of a file that is better not read whole to learn its size in pixels
 const MOST_REFUSALS = 5;
 const MOST_SHOWN = 60; // pictures in the strip; all are sent
 
@@ -26,6 +29,9 @@ export class Stage extends EventTarget {
     this.pictures = [];
     /** @type {Picture | null} */
     this.selected = null;
+    /** @type {Map<Picture, HTMLElement>} buttons of the strip */
+    this.picks = new Map();
+    this.reducing = false;
     this.crop = new CropFrame(limits.preview?.max_input_pixels ?? 0);
     byId("canvas").append(this.crop.element);
   }
@@ -88,13 +94,33 @@ export class Stage extends EventTarget {
     byId("picked").hidden = picture === null;
     this.crop.show(picture);
     this.#hint();
+    void this.#reduce();
+  }
+
+  /** Make stand-ins of the large pictures that are shown, one at a time: each takes much memory. */
+  async #reduce() {
+    if (this.reducing) return;
+    this.reducing = true;
+    const next = () => [this.selected, ...this.pictures.slice(0, MOST_SHOWN)].find((one) => one?.large && !one.url);
+    for (let picture = next(); picture; picture = next()) {
+      const shown = await reduced(picture);
+      if (!this.pictures.includes(picture)) continue;
+      picture.url = URL.createObjectURL(shown);
+      this.picks.get(picture)?.replaceChildren(thumb(picture));
+      if (this.selected !== picture) continue;
+      this.crop.show(picture);
+      this.#hint();
+    }
+    this.reducing = false;
   }
 
   #hint() {
     const readable = Boolean(this.selected?.width);
+    const waiting = readable && !this.selected?.url;
     byId("preview").hidden = !this.limits.preview;
-    byId("crop-bar").hidden = !this.limits.preview && readable;
-    setText(byId("crop-hint"), readable && this.limits.preview ? t("crop.hint") : this.selected && !readable ? t("crop.unreadable") : "");
+    byId("preview").disabled = waiting;
+    byId("crop-bar").hidden = !this.limits.preview && readable && !waiting;
+    setText(byId("crop-hint"), waiting ? t("crop.large") : readable && this.limits.preview ? t("crop.hint") : this.selected && !readable ? t("crop.unreadable") : "");
   }
 
   /** @param {Picture} picture */
@@ -110,21 +136,23 @@ export class Stage extends EventTarget {
   }
 
   #strip() {
+    this.picks.clear();
     byId("strip").replaceChildren(...[
       ...this.pictures.slice(0, MOST_SHOWN).map((picture) => {
         const details = [picture.width ? dimensions(picture) : "", fileSize(picture.file.size)].filter(Boolean).join(" · ");
-        return h("li", { class: picture === this.selected ? "chosen" : "" },
-          h("button", {
-            type: "button", class: "strip-pick", title: `${picture.file.name} · ${details}`,
-            "aria-pressed": String(picture === this.selected),
-            "aria-label": t("strip.show", { name: picture.file.name, details }),
-            onclick: () => {
-              this.#select(picture);
-              this.#strip();
-              this.dispatchEvent(new Event("change"));
-              /** @type {HTMLElement | null} */ (byId("strip").querySelector("[aria-pressed=true]"))?.focus();
-            },
-          }, picture.width ? h("img", { loading: "lazy", decoding: "async", src: picture.url, alt: "" }) : icon("picture")),
+        const pick = h("button", {
+          type: "button", class: "strip-pick", title: `${picture.file.name} · ${details}`,
+          "aria-pressed": String(picture === this.selected),
+          "aria-label": t("strip.show", { name: picture.file.name, details }),
+          onclick: () => {
+            this.#select(picture);
+            this.#strip();
+            this.dispatchEvent(new Event("change"));
+            this.picks.get(picture)?.focus();
+          },
+        }, thumb(picture));
+        this.picks.set(picture, pick);
+        return h("li", { class: picture === this.selected ? "chosen" : "" }, pick,
           h("button", {
             type: "button", class: "remove", "aria-label": t("strip.remove", { name: picture.file.name }),
             onclick: () => this.#remove(picture),
@@ -135,6 +163,7 @@ export class Stage extends EventTarget {
         type: "button", class: "strip-add", "aria-label": t("strip.add"), onclick: () => byId("choose").click(),
       }, icon("plus"))),
     ].filter(Boolean));
+    void this.#reduce();
   }
 
   /** @param {string[]} sentences */
@@ -145,17 +174,41 @@ export class Stage extends EventTarget {
   }
 }
 
+/** @param {Picture} picture */
+function thumb(picture) {
+  return picture.width && picture.url ? h("img", { loading: "lazy", decoding: "async", src: picture.url, alt: "" }) : icon("picture");
+}
+
+/**
+ * What is shown of a large picture; the picture itself where no stand-in can be made.
+ * @param {Picture} picture
+ * @returns {Promise<Blob>}
+ */
+async function reduced(picture) {
+  try {
+    return await (await import("./large.js")).standIn(picture.file, picture);
+  } catch {
+    return picture.file;
+  }
+}
+
 /**
  * Read a file's size in pixels. The browser need not decode the whole picture for that.
  * @param {File} file
  * @returns {Promise<Picture>}
  */
 async function read(file) {
+  const known = file.size > HEAVY ? await import("./large.js").then((large) => large.sizeOf(file)).catch(() => null) : null;
+  if (known && known.width * known.height > MOST_PIXELS) return { file, url: "", large: true, width: known.width, height: known.height };
   const url = URL.createObjectURL(file);
   const image = new Image();
   await new Promise((resolve) => {
     image.onload = image.onerror = resolve;
     image.src = url;
   });
-  return { file, url, width: image.naturalWidth, height: image.naturalHeight };
+  const { naturalWidth: width, naturalHeight: height } = image;
+  if (width * height <= MOST_PIXELS) return { file, url, large: false, width, height };
+  image.removeAttribute("src");
+  URL.revokeObjectURL(url);
+  return { file, url: "", large: true, width, height };
 }
