@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from playwright.async_api import Browser, Route, expect
 from testkit.job_records import multiply_job
 from testkit.relay import Relay, relay
 from testkit.running import Api, Server
-from testkit.web_page import SLOW_LABEL, WebPage, web_page
+from testkit.web_page import FAST_LABEL, SLOW_LABEL, WebPage, web_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -95,7 +96,7 @@ async def test_a_late_list_does_not_bring_back_a_deleted_job(
 async def test_a_job_that_was_deleted_elsewhere_is_told_and_leaves_the_list(
     browser: Browser, serve: Callable[..., Server], large_photo: Path, photo: Path, button: str
 ) -> None:
-    server = serve()
+    server = serve(features__job_lists="false")  # where no event tells of deletions
     async with web_page(browser, root(server)) as web, Api(server) as api:
         await web.open()
         if button == "Try again":
@@ -275,3 +276,32 @@ async def test_no_object_urls_are_left_when_all_jobs_are_deleted(
         await web.page.evaluate("new Promise((done) => setTimeout(done, 1100))")
         left = await web.page.evaluate("[...urls]")
         assert left == [], json.dumps(left)
+
+
+async def test_a_card_says_what_the_estimate_says_also_after_a_job_taught_the_server(
+    web: WebPage, photo: Path
+) -> None:
+    await web.choose(photo)
+    estimate, card = web.page.locator("#estimate"), web.page.locator(".model", has_text=FAST_LABEL)
+    await expect(estimate).to_contain_text("600 × 400")
+    shown = re.compile(r"(?:about|perhaps) ([\d.]+ \w+)")
+
+    async def agreed() -> None:
+        told = shown.search(await estimate.inner_text())
+        assert told is not None
+        await expect(card.locator(".time")).to_contain_text(told[1])
+
+    await agreed()
+
+    async def other(route: Route) -> None:
+        answer = await route.fetch()
+        told = await answer.json()
+        await route.fulfill(response=answer, json={**told, "seconds": told["seconds"] + 40})
+
+    await web.page.route("**/estimate", other)
+    async with web.page.expect_response("**/models"):
+        await web.page.locator("#send").click()
+        await web.choose(photo)
+        await web.row("coffee.png", "completed").first.wait_for()
+    await expect(estimate).to_contain_text(re.compile("4[0-9] secs"))
+    await agreed()

@@ -1,7 +1,7 @@
 // The composition root of the page: builds the parts and connects them.
 import { announce } from "./announce.js";
 import { ApiError, json } from "./api.js";
-import { byId, h, setText } from "./dom.js";
+import { byId, debounced, h, setText } from "./dom.js";
 import { save, saveAll } from "./download.js";
 import { Estimate } from "./estimate.js";
 import { fileSize } from "./format.js";
@@ -20,6 +20,7 @@ import { forget, keepLocal } from "./thumbnails.js";
 import { showTokenButton, watchToken } from "./token.js";
 import { Uploads } from "./uploads.js";
 
+const LEARN = 5000; // milliseconds without a job's end until the models' speeds are asked for again
 const root = document.documentElement;
 
 async function main() {
@@ -96,6 +97,17 @@ function start(limits, offered) {
     setText(byId("send"), count ? t("send.some", { n: count }) : t("send.none"));
     estimate.refresh();
   };
+  // Each completed job tells the server how quick a model is.
+  const learn = debounced(async () => {
+    try {
+      options.setSpeeds((await json("models")).models);
+    } catch {
+      return; // the next job's end asks again
+    }
+    stage.crop.fitSpeed(models);
+    estimate.renew();
+    refresh();
+  }, LEARN);
   stage.addEventListener("change", refresh);
   options.addEventListener("change", refresh);
   byId("options").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -134,6 +146,7 @@ function start(limits, offered) {
   jobs.addEventListener("ended", (event) => {
     const job = /** @type {CustomEvent} */ (event).detail;
     uploads.placeFreed();
+    if (job.status === "completed") learn();
     if (job.status === "completed") announce(t("announce.completed", { name: nameOf(job) }));
     else if (job.status === "failed") announce(t("announce.failed", { name: nameOf(job), error: job.error }));
     else announce(t("announce.cancelled", { name: nameOf(job) }));

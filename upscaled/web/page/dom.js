@@ -58,7 +58,7 @@ export function setText(element, text) {
 
 /**
  * Call `work` once, `milliseconds` after the last of several calls.
- * @param {() => void} work
+ * @param {() => unknown} work
  * @param {number} milliseconds
  */
 export function debounced(work, milliseconds) {

@@ -20,22 +20,37 @@ export class Estimate {
     this.known = new Map();
     /** @type {import("./stage.js").Picture | null} the picture whose estimate shows */
     this.shown = null;
+    /** @type {{model: string, seconds: number} | null} what it says */
+    this.estimated = null;
     this.later = debounced(() => this.#ask(), PAUSE);
   }
 
   /** Show the estimate of the selected picture. */
   refresh() {
     const picture = this.stage.selected;
-    const pixels = picture ? picture.width * picture.height : 0;
-    this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta);
     const known = picture?.width ? this.known.get(this.#key()) : null;
     if (known && known.until > Date.now()) return this.#show(known.told);
+    if (!picture || picture !== this.shown) this.estimated = null;
+    this.#cards();
     // Until the answer comes, the picture's earlier estimate stays; another picture's does not.
     if (!picture?.width || picture !== this.shown) {
       byId("estimate").classList.remove("bad");
       setText(byId("estimate"), t(!picture ? "estimate.none" : picture.width ? "estimate.asking" : "estimate.unreadable"));
     }
     if (picture?.width) this.later();
+  }
+
+  /** Forget all estimates: what has run since makes better ones. */
+  renew() {
+    this.known.clear();
+    this.later();
+  }
+
+  /** Show the models' times; for the one that the estimate is about, the same as there. */
+  #cards() {
+    const picture = this.stage.selected;
+    const pixels = picture ? picture.width * picture.height : 0;
+    this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta, this.estimated);
   }
 
   #form() {
@@ -76,6 +91,8 @@ export class Estimate {
   /** @param {any} told */
   #show(told) {
     this.shown = this.stage.selected;
+    this.estimated = told.refused ? null : { model: told.model_name, seconds: told.seconds };
+    this.#cards();
     byId("estimate").classList.toggle("bad", Boolean(told.refused));
     if (told.refused) return setText(byId("estimate"), told.refused);
     const parts = [

@@ -55,10 +55,11 @@ export class ModelCards {
    * @param {number} enlargement
    * @param {number} pixels 0: no picture
    * @param {boolean} tta
+   * @param {{model: string, seconds: number} | null} estimated what the server says for this very picture
    */
-  showTimes(enlargement, pixels, tta) {
+  showTimes(enlargement, pixels, tta, estimated) {
     for (const model of this.models) {
-      const seconds = secondsOf(model, enlargement, pixels || 1e6, tta);
+      const seconds = estimated?.model === model.name ? estimated.seconds : secondsOf(model, enlargement, pixels || 1e6, tta);
       const text = seconds === null ? "" : pixels ? t("model.time", { time: rough(seconds) }) : t("model.speed", { time: rough(seconds) });
       setText(/** @type {HTMLElement} */ (this.times.get(model.name)), text);
     }

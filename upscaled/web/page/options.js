@@ -49,6 +49,17 @@ export class Options extends EventTarget {
     this.#changed();
   }
 
+  /**
+   * Take over how quick the models are by now; nothing else about them changes.
+   * @param {import("./models.js").Model[]} models
+   */
+  setSpeeds(models) {
+    for (const { name, speed } of models) {
+      const known = this.cards.models.find((model) => model.name === name);
+      if (known) known.speed = speed;
+    }
+  }
+
   get tta() {
     return byId("tta").checked;
   }
