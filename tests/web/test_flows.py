@@ -62,6 +62,11 @@ async def test_two_pictures_go_in_progress_moves_and_the_results_are_saved(
     await web.shot("running")
     await seen(web.row("coffee.png", "completed"))
     await seen(web.row("large.jpg", "completed"))
+    for name in ("coffee.png", "large.jpg"):  # a placeholder would show through transparent ones
+        row = web.row(name, "completed").first
+        await expect(row.locator(".thumb img")).to_be_visible()
+        await expect(row.locator(".thumb svg")).to_be_hidden()
+        await expect(row.locator(".row-name")).to_have_attribute("title", name)
     await web.shot("done")
     await expect(web.row("coffee.png").first).to_contain_text("kept until")
     async with web.page.expect_download() as saving:
@@ -135,6 +140,7 @@ async def test_wrong_files_are_refused_with_a_sentence(web: WebPage, tmp_path: P
     await web.send(broken)
     row = web.row("broken.png", "refused")
     await expect(row).to_contain_text("cut off before its end")
+    await expect(web.page.locator("#queue-hint")).not_to_contain_text("in progress")
     await web.shot("refused")
     await row.get_by_role("button", name="Remove").click()
     await expect(web.row("broken.png")).to_have_count(0)

@@ -87,7 +87,7 @@ export class Queue {
     if (lost !== null) this.#focus(lost);
     byId("empty").hidden = count > 0 || !this.jobs.loaded;
     if (last >= count - AROUND) void this.jobs.more();
-    this.#head(uploads.length, jobs);
+    this.#head(uploads.filter((upload) => upload.state !== "refused").length, jobs);
   }
 
   /**

@@ -66,6 +66,7 @@ export class Row {
   /** @param {Upload} upload */
   #upload(upload) {
     const { file, width } = upload.picture;
+    this.name.title = file.name;
     setText(this.name, file.name);
     setText(this.facts, [width ? dimensions(upload.picture) : "", fileSize(file.size), upload.fields.model_name].filter(Boolean).join(" · "));
     this.#state(upload.state, upload.state === "refused" ? null : upload.sent * 100);
@@ -75,6 +76,7 @@ export class Row {
 
   /** @param {Job} job */
   #job(job) {
+    this.name.title = nameOf(job);
     setText(this.name, nameOf(job));
     const size = job.input_size && job.output_size ? `${dimensions(job.input_size)} → ${dimensions(job.output_size)}`
       : job.input_size ? dimensions(job.input_size) : "";
