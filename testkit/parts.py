@@ -6,8 +6,10 @@ A test whose part is missing is skipped on a user's machine and fails in CI (``C
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,3 +102,20 @@ def lavapipe_env() -> dict[str, str]:
     On some of its versions the native programs corrupt animevideov3 results and exit with 0.
     """
     return _driver("lavapipe", _LAVAPIPE)
+
+
+def two_devices_env(folder: Path) -> dict[str, str]:
+    """Return the variables that make two devices of lavapipe the only Vulkan devices.
+
+    The loader takes two copies of the driver, which go into ``folder``, for two drivers.
+    """
+    description = json.loads(Path(lavapipe_env()["VK_ICD_FILENAMES"]).read_text("utf-8"))
+    driver = description["ICD"]["library_path"]
+    files = []
+    for number in range(2):
+        copy = folder / f"driver-{number}.so"
+        shutil.copy(driver, copy)
+        description["ICD"]["library_path"] = str(copy)
+        files.append(folder / f"driver-{number}.json")
+        files[-1].write_text(json.dumps(description), "utf-8")
+    return {"VK_ICD_FILENAMES": ":".join(str(file) for file in files)}
