@@ -14,10 +14,13 @@ def possible() -> bool:
     """Tell whether this machine permits it: a container may lack the right, or ``ip``."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    name = f"upscaled-{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+    network = NetworkNamespace()
+    try:
+        network.open()
+    except subprocess.CalledProcessError:
         return False
-    _ip("netns", "delete", name)
+    finally:
+        network.close()
     return True
 
 

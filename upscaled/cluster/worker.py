@@ -224,7 +224,16 @@ class ClusterWorker:
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreUnavailableError):
+            log.warning("the cluster can't be reached: %s", error, extra={"task": task.get_name()})
+        else:
+            log.error("a task broke", extra={"task": task.get_name()}, exc_info=error)
 
     @property
     def _has_room(self) -> bool:
