@@ -52,6 +52,13 @@ checks.positive_data_acceptance.expected-statuses = [
   "2xx", "400", "415", "422", "401", "404", "409", "503",
 ]
 
+# The query has either `job_ids` or `all`.
+[[operations]]
+include-path = "/results"
+checks.positive_data_acceptance.expected-statuses = [
+    "2xx", "400", "401", "403", "404", "409", "410", "429", "5xx",
+]
+
 # A result that was downloaded before is gone; a range may lie outside of it.
 [[operations]]
 include-path-regex = "/download(/.job_id.)?$"
