@@ -120,7 +120,9 @@ class Watcher:
                     tasks.create_task(self._lane(), name=f"lane-{number}")
                 while True:
                     began = time.monotonic()
-                    for item, signature in await asyncio.to_thread(self._look, began):
+                    there, complete = await asyncio.to_thread(self._look, began)
+                    self._forget_others(there)
+                    for item, signature in complete:
                         self._queued.add(item.source)
                         await self._queue.put((item, signature))
                     spent = time.monotonic() - began
@@ -141,11 +143,12 @@ class Watcher:
             else:
                 return
 
-    def _look(self, now: float) -> list[tuple[Item, Signature]]:
-        """Return the pictures that are complete and not handled yet; blocking."""
+    def _look(self, now: float) -> tuple[set[Path], list[tuple[Item, Signature]]]:
+        """Return all pictures, and those that are complete and not handled yet; blocking.
+
+        It runs in a thread while pictures are finished, so it changes nothing that they change.
+        """
         items = {item.source: item for item in self._items()}
-        self._handled = {path: one for path, one in self._handled.items() if path in items}
-        self._later = {path: until for path, until in self._later.items() if path in items}
 
         def wanted(path: Path, signature: Signature) -> bool:
             return (
@@ -154,9 +157,15 @@ class Watcher:
                 and self._later.get(path, now) <= now
             )
 
-        return [
+        complete = [
             (items[path], signature) for path, signature in self._settling.look(items, now, wanted)
         ]
+        return set(items), complete
+
+    def _forget_others(self, there: set[Path]) -> None:
+        """Forget pictures that are gone."""
+        self._handled = {path: one for path, one in self._handled.items() if path in there}
+        self._later = {path: until for path, until in self._later.items() if path in there}
 
     def _items(self) -> Iterator[Item]:
         options = self._options
