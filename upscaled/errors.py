@@ -14,6 +14,11 @@ SHORTAGE = frozenset(
 not answer. No picture is to blame for them."""
 
 
+def mib_above(length: int) -> int:
+    """Return a number of bytes in MiB, rounded up: what is needed is never told as 0."""
+    return -(-length >> 20)
+
+
 def no_room(error: OSError, words: str) -> str:
     """Return the sentence for a write that failed by `OUT_OF_SPACE`: ``words`` if the disk is full.
 

@@ -27,7 +27,7 @@ class Pretender:
     parallel = 3
 
     def __init__(self) -> None:
-        self.busy = self.most = 0
+        self.busy = self.most = self.tries = 0
         self.made: list[str] = []
         self.hold: asyncio.Event | None = None
 
@@ -46,13 +46,14 @@ class Pretender:
 
     async def upscale(self, task: Task, on_percent: OnPercent) -> Made:
         self.busy += 1
+        self.tries += 1
         self.most = max(self.most, self.busy)
         if self.hold is not None and self.busy == self.parallel:
             self.hold.set()
         try:
             on_percent(50)
             content = await asyncio.to_thread(task.source.read_text)
-            if content == "needs all" and self.busy > 1:
+            if content == "no room" or (content == "needs all" and self.busy > 1):
                 raise NoSpaceError("There is no room.")
             if content == "too much":
                 raise NoMemoryError("It needs more memory than there is.")
@@ -143,6 +144,25 @@ async def test_what_there_is_no_room_for_waits_for_the_others(tmp_path: Path) ->
             summary = await run.batch.run(run.items)
     assert summary.failed == []
     assert summary.done == 4
+
+
+async def test_pictures_that_fit_alone_only_are_made_one_by_one(tmp_path: Path) -> None:
+    pictures = {f"p{number}": "needs all" for number in range(7)}
+    async with Run(tmp_path, Options({}), **pictures) as run:
+        async with asyncio.timeout(20):
+            summary = await run.batch.run(run.items)
+    assert (summary.done, summary.failed) == (7, [])
+
+
+async def test_where_nothing_has_room_each_picture_is_refused_after_a_few_tries(
+    tmp_path: Path,
+) -> None:
+    pictures = {f"p{number}": "no room" for number in range(7)}
+    async with Run(tmp_path, Options({}), **pictures) as run:
+        async with asyncio.timeout(20):
+            summary = await run.batch.run(run.items)
+    assert [event.code for event in summary.failed] == ["insufficient_storage"] * 7
+    assert run.upscaler.tries <= 21
 
 
 async def test_what_never_has_room_fails_alone(tmp_path: Path) -> None:

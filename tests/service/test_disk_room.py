@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 from testkit.paths import DATA
 from testkit.server_process import ServerProcess
 from testkit.services import dispatcher_of, make_config, running, submit
+from testkit.small_disk import SmallDisk, small_disk
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace, claim
@@ -125,25 +125,13 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
 
 
 @pytest.fixture
-def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Set the size in MiB of a disk, and return its folder; where this user may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def resize(megabytes: int) -> Path:
-        options = f"size={megabytes}m" + (",remount" if folder.is_mount() else "")
-        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("only root may mount a small disk")
-        return folder
-
-    yield resize
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", folder], check=True)
+def real_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", 900) as made:
+        yield made
 
 
 async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finishes(
-    tmp_path: Path, models_dir: Path, disk_of: Callable[[int], Path], thumbnail: Path
+    models_dir: Path, real_disk: SmallDisk, thumbnail: Path
 ) -> None:
     sent = {"model_name": "realesr-animevideov3", "scale": "2"}
 
@@ -151,9 +139,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
         Image.new("RGB", (3000, 3000), (shade, 100, 100)).save(file := io.BytesIO(), "PNG")
         return file.getvalue()
 
-    server = ServerProcess(
-        await asyncio.to_thread(disk_of, 900), models_dir, {"server.drain_seconds": 0}
-    )
+    server = ServerProcess(real_disk.folder, models_dir, {"server.drain_seconds": 0})
 
     async def submitted(session: aiohttp.ClientSession, picture: bytes) -> str:
         form = aiohttp.FormData(sent)
@@ -184,7 +170,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
             path = server.data_dir / name
             if path.is_file() and path.name != "upload":
                 path.unlink()
-        await asyncio.to_thread(disk_of, 165)  # with 70 MB of compiled networks
+        await asyncio.to_thread(real_disk.resize, 165)  # with 70 MB of compiled networks
         await server.start()
         await server.wait_until_healthy()
         async with aiohttp.ClientSession() as session:
@@ -196,7 +182,7 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
             async with session.get(status) as answer:
                 assert (await answer.json())["status"] == "completed"
             assert (await health(session))["waiting_for_disk"]["jobs"] == 6
-            await asyncio.to_thread(disk_of, 900)
+            await asyncio.to_thread(real_disk.resize, 900)
             await until_waiting(session, range(6))
             for job_id in waiting:
                 async with session.post(f"{server.url}/cancel/{job_id}") as answer:

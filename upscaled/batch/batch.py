@@ -61,6 +61,14 @@ class Options:
     """Record a result's name before it is made, so that a later run gives its picture the same."""
 
 
+class _RefusedError(Exception):
+    """There is no room for a picture now; ``error`` says so."""
+
+    def __init__(self, error: UpscaledError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 class Batch:
     """Upscales pictures side by side; a bad one stops none of the others.
 
@@ -94,6 +102,7 @@ class Batch:
         self._folders: set[Path] = set()
         self._busy = 0
         self._ends = 0
+        self._one_by_one = asyncio.Lock()
         self._one_ended = asyncio.Condition()
         self._began = time.monotonic()
 
@@ -290,25 +299,50 @@ class Batch:
                 await asyncio.to_thread(self._ledger.put, entry)
 
     async def _with_room(self, task: Task) -> Made:
-        """Upscale; where there is no room for it, try again whenever another picture ended."""
+        """Upscale; where there is no room for it, try again whenever another picture ended.
+
+        When all under way are refused, each is tried alone, and then its refusal is final.
+        """
         while True:
-            self._busy += 1
+            ends = self._ends
             try:
-                return await self._upscaler.upscale(
-                    task, lambda percent: self._report(Progressed(task.source, percent))
-                )
-            except UpscaledError as error:
-                others = self._busy > 1
-                if error.code not in _NO_ROOM or isinstance(error, NoMemoryError) or not others:
-                    raise
-            finally:
-                self._busy -= 1
-                self._ends += 1
-                seen = self._ends
-                async with self._one_ended:
-                    self._one_ended.notify_all()
+                return await self._attempt(task)
+            except _RefusedError:
+                pass
             async with self._one_ended:
-                await self._one_ended.wait_for(lambda: self._ends > seen or not self._busy)  # noqa: B023 - awaited here
+                await self._one_ended.wait_for(lambda: self._ends > ends or not self._busy)  # noqa: B023 - awaited here
+            if self._ends > ends:
+                continue
+            async with self._one_by_one:
+                ends = self._ends
+                try:
+                    return await self._attempt(task)
+                except _RefusedError as refused:
+                    if self._ends == ends and not self._busy:
+                        raise refused.error from None
+
+    async def _attempt(self, task: Task) -> Made:
+        """Upscale.
+
+        Raises:
+            _RefusedError: there is no room for it beside the others.
+        """
+        self._busy += 1
+        ended = True
+        try:
+            return await self._upscaler.upscale(
+                task, lambda percent: self._report(Progressed(task.source, percent))
+            )
+        except UpscaledError as error:
+            if error.code not in _NO_ROOM or isinstance(error, NoMemoryError):
+                raise
+            ended = False  # what found no room makes none
+            raise _RefusedError(error) from error
+        finally:
+            self._busy -= 1
+            self._ends += ended
+            async with self._one_ended:
+                self._one_ended.notify_all()
 
 
 def _read(source: Path) -> tuple[str, Signature, str]:

@@ -16,7 +16,13 @@ from upscaled.batch.upscaler import Made, OnPercent, Task
 from upscaled.callers import LOCAL
 from upscaled.config.settings import Config
 from upscaled.engines.engine import is_small
-from upscaled.errors import EngineError, UnknownJobError
+from upscaled.errors import (
+    EngineError,
+    NoMemoryError,
+    NoSpaceError,
+    UnknownJobError,
+    mib_above,
+)
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.store import JobFilter
 from upscaled.pictures import Size
@@ -28,6 +34,9 @@ _PLACES = 1000
 """Size of the queue: more than `parallel` on any machine plus what an earlier run left."""
 _LEFT = 1000
 """The most jobs of an earlier run that are looked up; it had a few more than slots."""
+_LOOK_SECONDS = 5.0
+_LOOKS = 2
+"""How often in a row all jobs of the run are seen to wait for the disk, until they are given up."""
 _USELESS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 
@@ -75,6 +84,8 @@ class LocalUpscaler:
         self._left: dict[str, Job] = {}
         self._unplaced: dict[str, Job] = {}
         self._placed: dict[Path, str] = {}
+        self._awaited: set[str] = set()
+        self._folder = folder
 
     async def __aenter__(self) -> Self:
         await self._service.start()
@@ -190,17 +201,55 @@ class LocalUpscaler:
         with as_sentence(task.source, UnreadableError):
             await asyncio.to_thread(shutil.copyfile, task.source, upload)
         fields = {**task.fields, "client_ref": task.key} if task.key else task.fields
-        return await submissions.submit(fields, upload, task.source.name)
+        try:
+            return await submissions.submit(fields, upload, task.source.name)
+        except NoMemoryError:
+            raise
+        except NoSpaceError as error:
+            need = error.message.partition(";")[0].replace("the server's disk", "its disk")
+            raise NoSpaceError(f"{need}; {self._make_room}") from error
+
+    @property
+    def _make_room(self) -> str:
+        return f"make room on the disk of {self._folder}, and run the same command again."
 
     async def _ended(self, job: Job, on_percent: OnPercent) -> Job:
         """Wait until the job has ended and return it; report its percentage meanwhile."""
-        shown = -1
-        async with self._service.jobs.subscribe(job.id) as updates:
-            async for update in updates:
-                if update.job.progress != shown:
-                    shown = update.job.progress
-                    on_percent(shown)
+        shown, looks = -1, 0
+        self._awaited.add(job.id)
+        try:
+            async with self._service.jobs.subscribe(job.id) as updates:
+                while True:
+                    try:
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            update = await anext(updates)
+                    except TimeoutError:
+                        looks = looks + 1 if self._is_stuck(job) else 0
+                        if looks == _LOOKS:
+                            raise await self._no_room(job) from None
+                        continue
+                    except StopAsyncIteration:
+                        break
+                    if update.job.progress != shown:
+                        shown = update.job.progress
+                        on_percent(shown)
+        finally:
+            self._awaited.discard(job.id)
         return await self._service.jobs.get(job.id)
+
+    def _is_stuck(self, job: Job) -> bool:
+        """Tell whether a job waits for room on the disk that no other job of the run will make."""
+        waiting = self._service.waiting_for_disk.keys()
+        return job.id in waiting and self._awaited <= waiting
+
+    async def _no_room(self, job: Job) -> NoSpaceError:
+        """Drop a job that is stuck; return the error that says so."""
+        need = self._service.waiting_for_disk.get(job.id, 0)
+        await self._forget(job.id)
+        return NoSpaceError(
+            f"The job needs about {mib_above(need)} MiB on its disk, which is full; "
+            f"{self._make_room}"
+        )
 
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         """Return the size of a result, and the seconds it adds to a run; see `Upscaler`."""

@@ -13,7 +13,13 @@ from upscaled.callers import LOCAL, Caller
 from upscaled.config.settings import Config
 from upscaled.engines.memory import available
 from upscaled.engines.selection import EngineChoice, check_memory
-from upscaled.errors import BadRequestError, NoMemoryError, NoSpaceError, UnusablePictureError
+from upscaled.errors import (
+    BadRequestError,
+    NoMemoryError,
+    NoSpaceError,
+    UnusablePictureError,
+    mib_above,
+)
 from upscaled.formats import INPUT_NAMES, RESULT_NAMES, PictureFormat, result_format
 from upscaled.imaging import Imaging, Prepared, Probe
 from upscaled.jobs.job import NAME_BYTES, Job, JobRequest, new_job_id, shortened
@@ -285,7 +291,7 @@ class Admission:
         most = self._config.limits.imaging_memory_mb << 20
         if memory > most:
             raise NoMemoryError(
-                f"The job needs about {memory >> 20} MiB of memory but may use at most "
+                f"The job needs about {mib_above(memory)} MiB of memory but may use at most "
                 f"{most >> 20} MiB (limits.imaging_memory_mb); use a smaller scale or picture."
             )
         return memory
@@ -307,7 +313,7 @@ class Admission:
         free = await self._workspace.free_bytes(need + DISK_RESERVE)
         if need + DISK_RESERVE > free:
             raise NoSpaceError(
-                f"The job needs about {need >> 20} MiB on the server's disk and "
+                f"The job needs about {mib_above(need)} MiB on the server's disk and "
                 f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, or make "
                 "room in storage.data_dir."
             )

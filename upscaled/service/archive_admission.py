@@ -15,7 +15,7 @@ from upscaled.archives.kinds import recognised
 from upscaled.archives.opened import OpenArchive
 from upscaled.callers import Caller
 from upscaled.config.settings import Config
-from upscaled.errors import OUT_OF_SPACE, BadRequestError, NoSpaceError, no_room
+from upscaled.errors import OUT_OF_SPACE, BadRequestError, NoSpaceError, mib_above, no_room
 from upscaled.files import make_folder, sync
 from upscaled.jobs.archive_records import ArchiveRecord
 from upscaled.jobs.job import NAME_BYTES, new_job_id, shortened
@@ -176,7 +176,7 @@ class ArchiveAdmission:
         free = await self._workspace.free_bytes(need + DISK_RESERVE)
         if need + DISK_RESERVE > free:
             raise NoSpaceError(
-                f"The archive needs about {need >> 20} MiB on the server's disk and "
+                f"The archive needs about {mib_above(need)} MiB on the server's disk and "
                 f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, split the "
                 "archive, or make room in storage.data_dir."
             )

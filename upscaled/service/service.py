@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,11 @@ class Service:
     def alive(self) -> bool:
         """Whether jobs are being started, or are deliberately not started."""
         return self._running.runner.feeding or not self.submissions.open
+
+    @property
+    def waiting_for_disk(self) -> Mapping[str, int]:
+        """The jobs that wait for room on the disk, with the bytes that each needs."""
+        return self._running.runner.waiting_for_disk
 
     async def _log_speed(self, speeds: Speeds) -> None:
         """Say how quick the default model is here, and what is quicker."""

@@ -19,6 +19,7 @@ from upscaled.errors import (
     TooManyRequestsError,
     UpscaledError,
     ViewPendingError,
+    mib_above,
 )
 from upscaled.imaging import Imaging, TileFileError, levels_of, read_tile, tile_count
 from upscaled.jobs.workspace import Workspace
@@ -226,7 +227,7 @@ class ViewCache:
             most = min(self._most, _BYTES_PER_PIXEL * picture.size.pixels + _THUMBNAIL_BYTES)
             if await self._workspace.free_bytes(most + _RESERVE_BYTES) < most + _RESERVE_BYTES:
                 raise NoSpaceError(
-                    f"The tiles may take {most >> 20} MiB on the server's disk, which are not "
+                    f"The tiles may take {mib_above(most)} MiB on the server's disk, which are not "
                     "free; make room in storage.data_dir."
                 )
         workdir = self._folder / f"work-{secrets.token_hex(8)}"
