@@ -37,7 +37,7 @@ from upscaled.jobs.results import result_name
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.result import IdentifiedModel
-from upscaled.service.background import run_in_background
+from upscaled.service.background import Tasks, run_in_background
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.processing import Processing, make_dispatcher, open_processing
 from upscaled.webhooks.events import messages_of
@@ -108,7 +108,7 @@ class ClusterWorker:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._taking = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._closing = contextlib.AsyncExitStack()
 
     def _describe(self) -> Member:
@@ -219,21 +219,7 @@ class ClusterWorker:
     def _hear_of_loss(self, job_id: str | None) -> None:
         """Look whether a job, or any, was cancelled or taken from this worker."""
         if self._store.held if job_id is None else job_id in self._store.held:
-            self._spawn(self._check_leases(), "check")
-
-    def _spawn(self, work: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, StoreUnavailableError):
-            log.warning("the cluster can't be reached: %s", error, extra={"task": task.get_name()})
-        else:
-            log.error("a task broke", extra={"task": task.get_name()}, exc_info=error)
+            self._tasks.start(self._check_leases(), "check")
 
     @property
     def _has_room(self) -> bool:
@@ -275,7 +261,7 @@ class ClusterWorker:
         if lease is None:
             return False
         self._store.held[lease.job.id] = HeldJob(lease)
-        self._spawn(self._begin(lease), f"begin-{lease.job.id}")
+        self._tasks.start(self._begin(lease), f"begin-{lease.job.id}")
         return True
 
     async def _begin(self, lease: Lease) -> None:
@@ -327,7 +313,7 @@ class ClusterWorker:
         await self._workspace.remove(job_id)
         if held_job is not None:
             ending = self._bands.end(held_job.lease, delete=not held_job.lost)
-            self._spawn(ending, f"end-bands-{job_id}")
+            self._tasks.start(ending, f"end-bands-{job_id}")
         keeps = self._config.features.web
         if held_job is not None and not held_job.lost and not keeps and state in TERMINAL:
             with contextlib.suppress(UpscaledError):
@@ -336,7 +322,7 @@ class ClusterWorker:
 
     def _lose(self, job_id: str) -> None:
         """End the work on a job that was cancelled or taken away."""
-        self._spawn(self._end_work(job_id), f"lose-{job_id}")
+        self._tasks.start(self._end_work(job_id), f"lose-{job_id}")
 
     async def _end_work(self, job_id: str) -> None:
         assert self._dispatcher is not None  # noqa: S101 - it was started
@@ -397,7 +383,6 @@ class ClusterWorker:
             log.warning("job can't be given back; others notice", extra={"job": job_id})
 
     async def _give_all_back(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.ended()
         for job_id in list(self._store.held):
             await self._give_back(job_id)
