@@ -22,6 +22,7 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 FAST_LABEL = "animevideov3"
 SLOW_LABEL = "General purpose"
 _TIMEOUT_MS = 60_000  # for each step; a busy machine is slow
+_JOB_TIMEOUT_MS = 240_000  # for the network's work, of which slow processors need a minute
 expect.set_options(timeout=_TIMEOUT_MS)
 # A refusal is an answer of the server that the page shows; the browser logs it nevertheless.
 _ANSWERS = "Failed to load resource"
@@ -66,6 +67,10 @@ class WebPage:
         """Choose pictures and how to upscale them."""
         await self.page.set_input_files("#files", list(pictures))
         await self.page.locator("#strip .strip-pick").nth(len(pictures) - 1).wait_for()
+        await self.choose_model(model, scale)
+
+    async def choose_model(self, model: str = FAST_LABEL, scale: int = 2) -> None:
+        """Choose how to upscale what was chosen."""
         await self.page.locator("#models label", has_text=model).click()
         await self.page.locator("#scales label", has_text=f"{scale}×").click()
 
@@ -78,6 +83,12 @@ class WebPage:
         """Return the rows of pictures with a name, in a state or in any."""
         selector = f'.row[data-state="{state}"]' if state else ".row"
         return self.page.locator(selector, has_text=name)
+
+    async def completed(self, name: str) -> Locator:
+        """Wait until the page shows that a job is completed; return its row."""
+        row = self.row(name, "completed").first
+        await row.wait_for(timeout=_JOB_TIMEOUT_MS)
+        return row
 
     async def shot(self, name: str, *, full: bool = False) -> Path:
         """Take a picture of the page; return its file."""

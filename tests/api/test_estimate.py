@@ -45,6 +45,21 @@ async def test_after_a_job_the_estimate_is_a_measured_one(api: Api) -> None:
     assert told["wait_seconds"] == 0
 
 
+async def test_it_compares_the_models_for_the_same_job(api: Api) -> None:
+    listed = (await api.get("/models")).json["models"]
+    size = {"input_width": "300", "input_height": "200"}
+    for scale in (2, 4):
+        told = (await estimated(api, None, **size, scale=str(scale))).json
+        times = {time["model_name"]: time for time in told["models"]}
+        assert set(times) == {
+            model["name"] for model in listed if max(model["supported_scales"]) >= scale
+        }
+        assert times[told["model_name"]]["seconds"] == told["seconds"]
+        for name, time in times.items():
+            alone = (await estimated(api, None, **size, scale=str(scale), model_name=name)).json
+            assert (time["seconds"], time["measured"]) == (alone["seconds"], alone["measured"])
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [

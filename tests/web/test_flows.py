@@ -60,8 +60,8 @@ async def test_two_pictures_go_in_progress_moves_and_the_results_are_saved(
     await web.page.locator("#send").click()
     await web.page.evaluate(PROGRESS, 1)
     await web.shot("running")
-    await seen(web.row("coffee.png", "completed"))
-    await seen(web.row("large.jpg", "completed"))
+    await web.completed("coffee.png")
+    await web.completed("large.jpg")
     for name in ("coffee.png", "large.jpg"):  # a placeholder would show through transparent ones
         row = web.row(name, "completed").first
         await expect(row.locator(".thumb img")).to_be_visible()
@@ -124,8 +124,8 @@ async def test_a_server_that_is_killed_and_started_again_loses_nothing(
             await seen(web.row("coffee.png", "paused"))
             await server.start()
             await server.wait_until_ready()  # on a busy machine it takes longer than a step may
-            await seen(web.row("large.jpg", "completed"))
-            await seen(web.row("coffee.png", "completed"))
+            await web.completed("large.jpg")
+            await web.completed("coffee.png")
             await expect(web.page.locator("#notices .notice")).to_have_count(0)
         assert len(server.jobs()) == 2
 
@@ -161,7 +161,7 @@ async def test_a_token_is_asked_for_and_never_stands_in_an_address(
         await web.page.keyboard.press("Enter")
         await web.ready()
         await web.send(photo)
-        await seen(web.row("coffee.png", "completed"))
+        await web.completed("coffee.png")
         async with web.page.expect_download() as saving:
             await web.row("coffee.png").get_by_role("button", name="Download").click()
         assert (await saving.value).suggested_filename == "coffee_2x.png"
@@ -198,7 +198,7 @@ async def test_a_full_queue_delays_a_picture_and_says_so(
         await seen(row)
         for job_id in slow:
             await api.post(f"/cancel/{job_id}")
-        await seen(web.row("coffee.png", "completed"))  # without a click: a job's end makes room
+        await web.completed("coffee.png")  # without a click: a job's end makes room
 
 
 async def test_a_picture_sent_offline_arrives_once_when_the_network_is_back(
@@ -211,14 +211,14 @@ async def test_a_picture_sent_offline_arrives_once_when_the_network_is_back(
         await web.send(photo)
         await seen(web.row("coffee.png", "paused"))
         await web.page.context.set_offline(False)
-        await seen(web.row("coffee.png", "completed"))
+        await web.completed("coffee.png")
         assert len((await api.get("/jobs")).json["jobs"]) == 1
 
 
 async def test_jobs_that_others_send_and_delete_show_at_once(web: WebPage, server: Server) -> None:
     async with Api(server) as api:
         job_id = await api.completed(filename="elsewhere.png")
-        await seen(web.row("elsewhere.png", "completed"))
+        await web.completed("elsewhere.png")
         await api.call("DELETE", f"/jobs/{job_id}")
         await expect(web.row("elsewhere.png")).to_have_count(0)
 
@@ -231,10 +231,10 @@ async def test_without_job_lists_the_page_knows_what_this_browser_sent(
         await api.completed(filename="foreign.png")
         await web.open()
         await web.send(photo)
-        await seen(web.row("coffee.png", "completed"))
+        await web.completed("coffee.png")
         await web.page.reload()
         await web.ready()
-        await seen(web.row("coffee.png", "completed"))
+        await web.completed("coffee.png")
         await expect(web.row("foreign.png")).to_have_count(0)
 
 

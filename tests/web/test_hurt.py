@@ -170,7 +170,7 @@ async def test_a_viewer_whose_job_is_deleted_says_so(
     async with web_page(browser, root(server)) as web, Api(server) as api:
         await web.open()
         await web.send(large_photo)
-        row = web.row("large.jpg", "completed")
+        row = await web.completed("large.jpg")
         await row.get_by_role("button", name="Compare").click()
         board = web.page.locator("canvas.board")
         await expect(board).to_have_attribute("aria-busy", "false")
@@ -255,7 +255,8 @@ async def test_a_viewer_whose_token_ends_goes_on_with_another(
         await enter(web.page, "right")
         await web.ready()
         await web.send(large_photo)
-        await web.row("large.jpg", "completed").get_by_role("button", name="Compare").click()
+        row = await web.completed("large.jpg")
+        await row.get_by_role("button", name="Compare").click()
         board = web.page.locator("canvas.board")
         await expect(board).to_have_attribute("aria-busy", "false")
         await web.page.evaluate("sessionStorage.setItem('upscaled.token', 'was right')")

@@ -35,6 +35,7 @@ from upscaled.client.status import (
     Health,
     JobStatus,
     ModelInfo,
+    ModelTime,
 )
 from upscaled.client.submission import Fields
 from upscaled.client.sync_archives import Archives
@@ -64,6 +65,7 @@ __all__ = [
     "JobStatus",
     "LocalFileError",
     "ModelInfo",
+    "ModelTime",
     "NoSuchJobError",
     "NotPossibleError",
     "OnPage",

@@ -57,6 +57,16 @@ class JobStatus:
 
 
 @dataclass(frozen=True)
+class ModelTime:
+    """What a model takes for a job."""
+
+    model_name: str
+    seconds: float
+    measured: bool
+    """From measurements on that machine, not guessed."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a job would take."""
 
@@ -70,6 +80,8 @@ class Estimate:
     """From measurements on that machine, not guessed."""
     memory_bytes: int
     disk_bytes: int
+    models: tuple[ModelTime, ...] = ()
+    """What the same job takes with each model that enlarges as far."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from upscaled.engines.pool import EnginePool
 from upscaled.engines.selection import EngineChoice
 from upscaled.errors import ConfigError, NoArchivesError, UpscaledError
 from upscaled.formats import INPUT_NAMES
-from upscaled.jobs.job import JobState
+from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.order import Order
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.models.catalog import Model, ModelCatalog
@@ -43,6 +43,7 @@ from upscaled.service.sharing import SharedWork
 from upscaled.service.submission import Submissions
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.service.view_cache import ViewCache
+from upscaled.timing.estimator import Estimate
 from upscaled.timing.speeds import ModelSpeed, Speeds
 from upscaled.timing.timing import JobTiming
 from upscaled.webhooks.callbacks import Callbacks
@@ -468,6 +469,14 @@ class Service:
             UnknownModelError: a file of it is gone.
         """
         return await self._running.timing.speeds.of(model)
+
+    async def compare(self, job: Job) -> list[tuple[Model, Estimate]]:
+        """Return what a planned job takes with each model that enlarges as far.
+
+        Raises:
+            UnknownModelError: its own model is gone.
+        """
+        return await self._running.timing.compare(job)
 
     def watch_health(self) -> None:
         """Start the self-tests; until the first has passed, `health` reports ``starting``."""

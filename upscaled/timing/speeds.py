@@ -87,6 +87,21 @@ class Speeds:
             sentence += " `upscaled setup --photo-fast` installs a small model for photos."
         return sentence
 
+    async def compare(self, work: Work) -> list[tuple[Model, Estimate]]:
+        """Return what the same job takes with each model that enlarges as far."""
+        scale = work.output.width / work.source.width
+        found = []
+        for model in self._models.models:
+            if max(model.supported_scales) < round(scale, 2):
+                continue
+            other = dataclasses.replace(work, model=model.files_for(scale))
+            try:
+                await self._estimator.meet(other)
+            except UnknownModelError:  # just removed
+                continue
+            found.append((model, self._estimator.estimate(other)))
+        return found
+
     async def quicker(self, chosen: str, work: Work, estimate: Estimate) -> Quicker | None:
         """Return another model that is much quicker for the same job, if there is one.
 
@@ -102,22 +117,15 @@ class Speeds:
             return None
         models = {model.name: model for model in self._models.models}
         wanted = models[chosen].card.purpose if chosen in models else Purpose.UNKNOWN
-        scale = work.output.width / work.source.width
         best: tuple[int, float, Model] | None = None
-        for model in models.values():
-            if model.name == chosen or max(model.supported_scales) < round(scale, 2):
-                continue
-            other = dataclasses.replace(work, model=model.files_for(scale))
-            try:
-                await self._estimator.meet(other)
-            except UnknownModelError:  # just removed
-                continue
-            seconds = self._estimator.estimate(other).total
+        for model, other in await self.compare(work):
             rank = _distance(wanted, model.card.purpose)
-            if seconds * _WORTHWHILE_RATIO <= estimate.total and (
-                best is None or (rank, seconds) < best[:2]
+            if (
+                model.name != chosen
+                and other.total * _WORTHWHILE_RATIO <= estimate.total
+                and (best is None or (rank, other.total) < best[:2])
             ):
-                best = rank, seconds, model
+                best = rank, other.total, model
         if best is None:
             return None
         _, seconds, model = best

@@ -19,7 +19,7 @@ from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import JobRegistry
-from upscaled.models.catalog import ModelCatalog
+from upscaled.models.catalog import Model, ModelCatalog
 from upscaled.pipeline.footprint import disk_bytes, memory_bytes
 from upscaled.pipeline.result import RunResult
 from upscaled.timing.estimator import Estimate, Estimator, RateStore, Work
@@ -156,6 +156,14 @@ class JobTiming:
         return await self.speeds.quicker(
             job.request.model_name, work, self._estimator.estimate(work)
         )
+
+    async def compare(self, job: Job) -> list[tuple[Model, Estimate]]:
+        """Return what ``job`` takes with each model that enlarges as far.
+
+        Raises:
+            UnknownModelError: its own model is gone.
+        """
+        return await self.speeds.compare(self.work_of(job))
 
     def disk_bytes(self, job: Job) -> int:
         """Return the bytes that the job needs on disk.

@@ -1,7 +1,7 @@
 // The composition root of the page: builds the parts and connects them.
 import { announce } from "./announce.js";
 import { ApiError, json } from "./api.js";
-import { byId, debounced, h, setText } from "./dom.js";
+import { byId, h, setText, throttled } from "./dom.js";
 import { save, saveAll } from "./download.js";
 import { Estimate } from "./estimate.js";
 import { fileSize } from "./format.js";
@@ -20,7 +20,7 @@ import { forget, keepLocal } from "./thumbnails.js";
 import { showTokenButton, watchToken } from "./token.js";
 import { Uploads } from "./uploads.js";
 
-const LEARN = 5000; // milliseconds without a job's end until the models' speeds are asked for again
+const LEARN = 5000; // milliseconds between two questions for the models' speeds
 const root = document.documentElement;
 
 async function main() {
@@ -98,7 +98,7 @@ function start(limits, offered) {
     estimate.refresh();
   };
   // Each completed job tells the server how quick a model is.
-  const learn = debounced(async () => {
+  const learn = throttled(async () => {
     try {
       options.setSpeeds((await json("models")).models);
     } catch {

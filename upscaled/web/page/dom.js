@@ -70,6 +70,27 @@ export function debounced(work, milliseconds) {
 }
 
 /**
+ * A function that does its work at once, but at most once in some time; what is asked for meanwhile
+ * is done at its end.
+ * @param {() => void} work
+ * @param {number} milliseconds
+ */
+export function throttled(work, milliseconds) {
+  let timer = 0;
+  let next = 0;
+  return () => {
+    clearTimeout(timer);
+    const run = () => {
+      next = Date.now() + milliseconds;
+      work();
+    };
+    const wait = next - Date.now();
+    if (wait <= 0 || wait > milliseconds) run(); // more: the clock was set back
+    else timer = setTimeout(run, wait);
+  };
+}
+
+/**
  * Close a dialog by its own means: Escape, its close button, a click beside it.
  * @param {HTMLDialogElement} dialog
  */

@@ -20,8 +20,8 @@ export class Estimate {
     this.known = new Map();
     /** @type {import("./stage.js").Picture | null} the picture whose estimate shows */
     this.shown = null;
-    /** @type {{model: string, seconds: number} | null} what it says */
-    this.estimated = null;
+    /** @type {Map<string, number>} the seconds of each model that it names */
+    this.seconds = new Map();
     this.later = debounced(() => this.#ask(), PAUSE);
   }
 
@@ -30,7 +30,7 @@ export class Estimate {
     const picture = this.stage.selected;
     const known = picture?.width ? this.known.get(this.#key()) : null;
     if (known && known.until > Date.now()) return this.#show(known.told);
-    if (!picture || picture !== this.shown) this.estimated = null;
+    if (!picture || picture !== this.shown) this.seconds = new Map();
     this.#cards();
     // Until the answer comes, the picture's earlier estimate stays; another picture's does not.
     if (!picture?.width || picture !== this.shown) {
@@ -46,11 +46,11 @@ export class Estimate {
     this.later();
   }
 
-  /** Show the models' times; for the one that the estimate is about, the same as there. */
+  /** Show the models' times, the same as in the estimate as far as there is one. */
   #cards() {
     const picture = this.stage.selected;
     const pixels = picture ? picture.width * picture.height : 0;
-    this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta, this.estimated);
+    this.options.cards.showTimes(this.options.enlargement(picture), pixels, this.options.tta, this.seconds);
   }
 
   #form() {
@@ -91,7 +91,7 @@ export class Estimate {
   /** @param {any} told */
   #show(told) {
     this.shown = this.stage.selected;
-    this.estimated = told.refused ? null : { model: told.model_name, seconds: told.seconds };
+    this.seconds = new Map((told.models ?? []).map((/** @type {{model_name: string, seconds: number}} */ time) => [time.model_name, time.seconds]));
     this.#cards();
     byId("estimate").classList.toggle("bad", Boolean(told.refused));
     if (told.refused) return setText(byId("estimate"), told.refused);

@@ -197,7 +197,9 @@ export class Jobs extends EventTarget {
    * @param {any} told a job's status; events and lists do not all have the same members
    */
   update(told) {
+    const unseen = this.loaded && !this.known.has(told.job_id) && !this.gone.has(told.job_id);
     this.#put(told);
+    if (unseen && !ACTIVE.has(told.status)) this.dispatchEvent(new CustomEvent("ended", { detail: told }));
     this.#changed();
     if (!this.listed && !ACTIVE.has(told.status)) this.#follow();
   }

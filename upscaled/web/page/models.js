@@ -21,15 +21,19 @@ export function secondsOf(model, enlargement, pixels, tta) {
   return speed ? ((speed.seconds_per_megapixel * pixels) / 1e6) * (tta ? 8 : 1) : null;
 }
 
-export class ModelCards {
+/** Events: `times` when the models' times are others. */
+export class ModelCards extends EventTarget {
   /**
    * @param {HTMLElement} holder
    * @param {Model[]} models
    */
   constructor(holder, models) {
+    super();
     this.models = models;
     /** @type {Map<string, HTMLElement>} */
     this.times = new Map();
+    /** @type {Map<string, number>} what each takes for the picture at hand; those that are not known are left out */
+    this.seconds = new Map();
     this.holder = holder;
     this.render("");
   }
@@ -55,13 +59,16 @@ export class ModelCards {
    * @param {number} enlargement
    * @param {number} pixels 0: no picture
    * @param {boolean} tta
-   * @param {{model: string, seconds: number} | null} estimated what the server says for this very picture
+   * @param {Map<string, number>} told what the server says for this very picture, as far as it has been asked
    */
-  showTimes(enlargement, pixels, tta, estimated) {
+  showTimes(enlargement, pixels, tta, told) {
+    this.seconds.clear();
     for (const model of this.models) {
-      const seconds = estimated?.model === model.name ? estimated.seconds : secondsOf(model, enlargement, pixels || 1e6, tta);
-      const text = seconds === null ? "" : pixels ? t("model.time", { time: rough(seconds) }) : t("model.speed", { time: rough(seconds) });
+      const seconds = told.get(model.name) ?? secondsOf(model, enlargement, pixels || 1e6, tta);
+      if (seconds !== null && pixels) this.seconds.set(model.name, seconds);
+      const text = seconds === null ? "" : t(pixels ? "model.time" : "model.speed", { time: rough(seconds) });
       setText(/** @type {HTMLElement} */ (this.times.get(model.name)), text);
     }
+    this.dispatchEvent(new Event("times"));
   }
 }

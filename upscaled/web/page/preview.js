@@ -3,7 +3,6 @@ import { ApiError, authorization, address, refusal } from "./api.js";
 import { h, setText } from "./dom.js";
 import { duration, rough } from "./format.js";
 import { icon } from "./icons.js";
-import { secondsOf } from "./models.js";
 import { t } from "./text.js";
 
 const AT_ONCE = 2; // of the few connections that a browser opens to one server
@@ -39,7 +38,18 @@ export async function showPreview(stage, options, models) {
         h("button", { type: "button", class: "secondary", onclick: () => dialog.close() }, t("preview.close")))),
     grid);
   const moves = movesTogether(grid);
+  /** @type {Map<string, HTMLElement>} */
+  const wholes = new Map();
+  const { cards } = options;
+  const showWholes = () => {
+    for (const [name, whole] of wholes) {
+      const seconds = cards.seconds.get(name);
+      setText(whole, seconds === undefined ? "" : t("preview.whole", { time: rough(seconds) }));
+    }
+  };
+  cards.addEventListener("times", showWholes);
   dialog.addEventListener("close", () => {
+    cards.removeEventListener("times", showWholes);
     abort.abort();
     made.forEach((one) => URL.revokeObjectURL(one));
     dialog.remove();
@@ -47,9 +57,7 @@ export async function showPreview(stage, options, models) {
   if (picture.width) grid.append(card(t("preview.original"), t("preview.smooth"), url).element);
   for (const model of models) {
     const one = card(model.name, model.description, "");
-    const pixels = picture.width * picture.height;
-    const seconds = pixels ? secondsOf(model, options.enlargement(picture), pixels, options.tta) : null;
-    if (seconds !== null) setText(one.whole, t("preview.whole", { time: rough(seconds) }));
+    wholes.set(model.name, one.whole);
     one.element.append(h("button", {
       type: "button", class: "secondary wide", "aria-label": `${t("preview.use")}: ${model.name}`,
       onclick: () => {
@@ -60,6 +68,7 @@ export async function showPreview(stage, options, models) {
     grid.append(one.element);
     waiting.push(() => fill(one, part, model.name, fields, abort.signal, made));
   }
+  showWholes();
   const work = async () => {
     for (let next = waiting.shift(); next && !abort.signal.aborted; next = waiting.shift()) await next();
   };
