@@ -20,28 +20,31 @@ class SmallDisk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def resize(self, mib: int) -> None:
+    def resize(self, kib: int) -> None:
         """Mount it, or change its size; the test is skipped where this user may not."""
-        options = f"size={mib}m" + (",remount" if self.folder.is_mount() else "")
+        options = f"size={kib}k" + (",remount" if self.folder.is_mount() else "")
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             pytest.skip("only root may mount a small disk")
 
-    def fill(self) -> Path:
-        """Fill it to the last byte with a file; return that."""
+    def fill(self, leave: int = 0) -> Path:
+        """Fill it with a file, except for ``leave`` bytes; return the file."""
         file = self.folder / "filler"
-        with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(bytes(4096))
+        with file.open("wb", buffering=0) as filler:
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(4096)) == 4096:
+                    pass
+            if leave:
+                filler.truncate(max(0, filler.tell() - leave))
         return file
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
-    """Yield a disk of this size, mounted at a new folder."""
-    folder.mkdir()
+def small_disk(folder: Path, kib: int) -> Iterator[SmallDisk]:
+    """Yield a disk of this size, mounted at a folder, which is made if there is none."""
+    folder.mkdir(exist_ok=True)
     disk = SmallDisk(folder)
-    disk.resize(mib)
+    disk.resize(kib)
     try:
         yield disk
     finally:

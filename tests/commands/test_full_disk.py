@@ -26,7 +26,7 @@ def test_a_full_disk_ends_each_picture_with_what_to_do_and_the_next_run_makes_th
     env: dict[str, str], tmp_path: Path
 ) -> None:
     source = pictures(tmp_path / "in", *range(60, 70))
-    with small_disk(tmp_path / "out", 1) as disk:
+    with small_disk(tmp_path / "out", 1 << 10) as disk:
         done = run("upscale", source, disk.folder, "--scale", "2", env=env)
         assert done.returncode == 1
         assert "10 pictures: 0 done, 10 failed." in done.stdout
@@ -34,7 +34,7 @@ def test_a_full_disk_ends_each_picture_with_what_to_do_and_the_next_run_makes_th
             "60.png: The job needs about 1 MiB on its disk and 0 MiB are free; make room on the "
             f"disk of {disk.folder}/.upscaled/work, and run the same command again."
         ) in done.stdout
-        disk.resize(200)
+        disk.resize(200 << 10)
         done = run("upscale", source, disk.folder, "--scale", "2", env=env)
         assert (done.returncode, len(list(disk.folder.glob("*.png")))) == (0, 10), done.stdout
 
@@ -43,7 +43,7 @@ def test_a_disk_that_fills_during_the_run_ends_it_instead_of_letting_it_wait_for
     env: dict[str, str], tmp_path: Path
 ) -> None:
     source = pictures(tmp_path / "in", 900)
-    with small_disk(tmp_path / "out", 200) as disk:
+    with small_disk(tmp_path / "out", 200 << 10) as disk:
         command = ("upscale", "--json", "--scale", "2", str(source), str(disk.folder))
         line = [sys.executable, "-m", "upscaled", *command]
         told = []

@@ -126,7 +126,7 @@ async def test_all_say_the_same_of_the_room_that_a_job_needs(
 
 @pytest.fixture
 def real_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with small_disk(tmp_path / "disk", 900) as made:
+    with small_disk(tmp_path / "disk", 900 << 10) as made:
         yield made
 
 

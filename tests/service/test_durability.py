@@ -21,6 +21,7 @@ from testkit.jobs import make_job
 from testkit.logs import read_until, until_logged
 from testkit.paths import DATA
 from testkit.services import make_config, running, submit, until_progress
+from testkit.small_disk import SmallDisk, small_disk
 from upscaled.errors import NoMemoryError, NoSpaceError, ResultGoneError, UpscaledError
 from upscaled.imaging import ResultProgress
 from upscaled.jobs.job import Job, JobState
@@ -167,29 +168,10 @@ async def test_a_full_disk_does_not_hold_up_the_start_or_the_stop(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of 8 MiB, where this user may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill the disk except for ``leave`` bytes; return the file to delete."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * 4096) == 4096:
-                pass
-        except OSError:
-            file.truncate(max(0, file.tell() - leave))
-    return ballast
+    with small_disk(tmp_path / "disk", 8 << 10) as mounted:
+        yield mounted
 
 
 @pytest.fixture
@@ -210,7 +192,7 @@ STAGES = ("begin", "prepare", "upscale", "finish", "record")
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
-    small_disk: Path,
+    disk: SmallDisk,
     models_dir: Path,
     thumbnail: Path,
     stage: str,
@@ -219,7 +201,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
 ) -> None:
     if stage in {"begin", "prepare"}:  # stages of what is too large to be decoded on arrival
         monkeypatch.setattr("upscaled.imaging.imaging._LOOK_PIXELS", 0)
-    async with running(make_config(small_disk / "data", models_dir)) as service:
+    async with running(make_config(disk.folder / "data", models_dir)) as service:
         first = await submit(service, thumbnail)
         assert (await service.jobs.wait(first.id)).state is JobState.COMPLETED
         owner: object = {
@@ -235,7 +217,7 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
 
         async def full_from_here(*args: object, **named: object) -> object:
             if not ballast and (stage != "record" or JobState.COMPLETED in args):
-                ballast.append(await asyncio.to_thread(fill, small_disk))
+                ballast.append(await asyncio.to_thread(disk.fill))
             return await original(*args, **named)
 
         monkeypatch.setattr(owner, name, full_from_here)
@@ -253,10 +235,10 @@ async def test_a_disk_that_runs_full_delays_a_job_and_loses_none(
 
 @pytest.mark.usefixtures("patient")
 async def test_a_full_disk_at_submission_is_told_and_leaves_nothing(
-    small_disk: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
+    disk: SmallDisk, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(make_config(small_disk / "data", models_dir)) as service:
-        ballast = await asyncio.to_thread(fill, small_disk, 16_384)
+    async with running(make_config(disk.folder / "data", models_dir)) as service:
+        ballast = await asyncio.to_thread(disk.fill, 16_384)
         with pytest.raises(NoSpaceError) as refused:
             await submit(service, thumbnail)
         assert (refused.value.status, refused.value.code) == (507, "insufficient_storage")
@@ -277,24 +259,24 @@ async def test_a_full_disk_at_submission_is_told_and_leaves_nothing(
 
 @pytest.mark.usefixtures("patient")
 async def test_a_full_disk_is_made_room_on_by_results_that_go(
-    small_disk: Path, models_dir: Path, thumbnail: Path
+    disk: SmallDisk, models_dir: Path, thumbnail: Path
 ) -> None:
-    async with running(make_config(small_disk / "data", models_dir)) as service:
+    async with running(make_config(disk.folder / "data", models_dir)) as service:
         jobs = [await submit(service, thumbnail) for _ in range(2)]
         fetched, old = [await service.jobs.wait(job.id) for job in jobs]
-        await asyncio.to_thread(fill, small_disk)
+        await asyncio.to_thread(disk.fill)
         await service.jobs.delivered(fetched.id)
         assert (await service.jobs.get(fetched.id)).result_gone == "downloaded"
-        await asyncio.to_thread(fill, small_disk)
+        await asyncio.to_thread(disk.fill)
         await service._cleaner.clean((old.finished or 0) + 25 * 3600)
         for job, code in ((fetched, "already_downloaded"), (old, "expired")):
             with pytest.raises(ResultGoneError) as gone:
                 await service.jobs.result(job.id)
             assert gone.value.code == code
-        (small_disk / "ballast").unlink()
+        (disk.folder / "filler").unlink()
         await service._cleaner.clean((old.finished or 0) + 25 * 3600)
         assert service._registry.ended.all_unrecorded() == []
-        assert not list((small_disk / "data" / "jobs").iterdir())
+        assert not list((disk.folder / "data" / "jobs").iterdir())
 
 
 async def test_more_memory_than_there_is_is_told_before_the_work(

@@ -107,7 +107,7 @@ async def _all(request: web.Request, held: contextlib.ExitStack) -> AsyncGenerat
 
     Raises:
         BadRequestError: the query names jobs too.
-        HTTPNotFound: the server lists no jobs, so that nobody has those of others.
+        HTTPNotFound: ``features.job_lists`` is off, so a caller must name each job.
     """
     service, owner = request.app[SERVICE], client_of(request).owner
     if not service.config.features.job_lists:

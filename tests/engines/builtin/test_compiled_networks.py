@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from testkit.networks import make_task, photo, result, shipped
+from testkit.small_disk import small_disk
 from upscaled.engines.builtin import compiled_networks
 from upscaled.engines.builtin.compiled_networks import CompiledNetworks, keep, read
 from upscaled.engines.builtin.cpu_library import CpuLibrary
@@ -103,16 +103,11 @@ def test_files_unused_for_longest_make_room(
 
 def test_the_rest_of_a_small_disk_is_left_to_jobs(tmp_path: Path) -> None:
     path = CompiledNetworks(tmp_path).path_of(1)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=257m", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    try:
+    with small_disk(tmp_path, 257 << 10):
         keep(path, bytes(2 << 20), 0)
         assert not list(tmp_path.iterdir()), "neither the file nor a part of it"
         keep(path, bytes(1 << 19), 0)
         assert read(path) == (bytes(1 << 19), 0)
-    finally:
-        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
