@@ -155,8 +155,9 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         sync(folder.parent)
 
 
-_PART = re.compile(r"\.[0-9a-f]{16}\.upscaled-part")
-"""Names of files that are to be renamed when they are complete."""
+_PART = re.compile(r"\.[0-9a-f]{16}[^.]{0,2}\.upscaled-part")
+"""Names of files that are to be renamed when they are complete, or with an accented letter those
+that try out what a file system makes of it."""
 
 
 def part_beside(target: Path) -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled import files, serial
+from upscaled.batch.folding import Folding, probed, seen
 from upscaled.batch.outputs import OutputGoneError
 from upscaled.batch.work_folders import work_folder
 from upscaled.errors import ConfigError
@@ -175,6 +176,13 @@ class Ledger:
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def folding(self) -> Folding:
+        """Return which names of results are one in the folder; blocking."""
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                return probed(self._path.parent)
+        return seen(self.folder)
 
     def check_place(self) -> None:
         """Check that the folder is still the one that was opened; blocking.

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from upscaled.archives.kinds import suffix_of
+from upscaled.batch.folding import Folding
 from upscaled.batch.items import Item
 from upscaled.formats import PNG, by_alias, result_format
 
@@ -64,7 +65,10 @@ class Naming:
     is_occupied: Callable[[Path], bool] | None = None
     """Tells whether a place has a result that must stay; a picture then gets a number:
     ``photo-2.png``. None: results are replaced."""
-    _taken: dict[Path, Path] = field(default_factory=dict)
+    folding: Folding = field(default_factory=Folding)
+    """Which names are one in the output folder."""
+    _taken: dict[str, Path] = field(default_factory=dict)
+    """By each result's `Folding.key`, its picture."""
 
     def target_of(self, item: Item) -> Path:
         """Return the result's path.
@@ -75,18 +79,33 @@ class Naming:
         keeps its own end: ``a.tif.png``.
 
         Raises:
-            NameTakenError: two inputs have a picture of this name.
+            NameTakenError: two inputs have a picture of this name, or of names that the file
+                system takes for one.
         """
         for name in self._names_of(item.name):
             target = self.folder / item.name.parent / name
-            if self._taken.get(target) != item.source:
-                if target in self._taken or (self.is_occupied and self.is_occupied(target)):
+            key = self.folding.key(target)
+            if self._taken.get(key) != item.source:
+                if key in self._taken or (self.is_occupied and self.is_occupied(target)):
                     continue
-                self._taken[target] = item.source
+                self._taken[key] = item.source
             return target
-        raise NameTakenError(
-            f"{self._taken[self.folder / item.name.parent / self._name_of(item.name)]} has the "
-            f"same name, so both results would be {target}; put them into different folders."
+        raise self._clash(item)
+
+    def _clash(self, item: Item) -> NameTakenError:
+        target = self.folder / item.name.parent / self._name_of(item.name)
+        other = self._taken[self.folding.key(target)]
+        same_part = PurePath(*other.parts[-len(item.name.parts) :])
+        if same_part == item.name or self.folding.key(same_part) != self.folding.key(item.name):
+            return NameTakenError(
+                f"{other} has the same name, so both results would be {target}; put them into "
+                "different folders."
+            )
+        only_case = str(same_part).casefold() == str(item.name).casefold()
+        difference = "upper and lower case" if only_case else "the form of accented letters"
+        return NameTakenError(
+            f"{other} has the same name but for {difference}, which does not count on the disk of "
+            f"{self.folder}, so both results would be {target}; rename one of them."
         )
 
     def _names_of(self, name: PurePath) -> Iterator[str]:
@@ -100,7 +119,7 @@ class Naming:
 
     def release(self, target: Path) -> None:
         """Free a result's path, since its picture is gone."""
-        self._taken.pop(target, None)
+        self._taken.pop(self.folding.key(target), None)
 
     def _name_of(self, name: PurePath, *, keep_end: bool = False) -> str:
         if archive := suffix_of(name.name):

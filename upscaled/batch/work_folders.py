@@ -26,11 +26,16 @@ def work_folder(out: Path, nearby: Path) -> Path:
         nearby: the folder if ``out`` is on a local disk; else it is in the user's cache.
     """
     place = out.resolve()
-    if file_system(place, _mounts()) not in _NETWORK:
+    if file_system_of(place) not in _NETWORK:
         return nearby
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
     return Path(cache) / "upscaled" / name
+
+
+def file_system_of(place: Path) -> str:
+    """Return the type of the file system of a path, empty if it is not known; blocking."""
+    return file_system(place.resolve(), _mounts())
 
 
 def file_system(place: Path, mountinfo: str) -> str:

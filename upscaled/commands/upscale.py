@@ -282,6 +282,7 @@ async def _upscale_folder(
     _check_folder(options, out)
     ledger = await asyncio.to_thread(Ledger, out, read_only=options.dry_run)
     try:
+        folding = await asyncio.to_thread(ledger.folding)
         selection = Selection(options.recursive, tuple(options.include), tuple(options.exclude))
         inputs_below = [Path(text) for text in options.inputs]
         # The output may lie in an input; an input may lie in the output, or be it.
@@ -290,7 +291,7 @@ async def _upscale_folder(
             return await _run(
                 options, config, fields, scratch if options.dry_run else ledger.work,
                 found=find(options.inputs, selection, leave_out=leave_out),
-                naming=Naming(out, options.suffix, fields.get("format")),
+                naming=Naming(out, options.suffix, fields.get("format"), folding=folding),
                 ledger=ledger,
             )  # fmt: skip
     finally:

@@ -32,7 +32,8 @@ async def watch(options: argparse.Namespace, config: Config) -> int:
     fields, out = fields_of(options), Path(options.target)
     ledger = await asyncio.to_thread(Ledger, out)
     try:
-        naming = Naming(out, options.suffix, fields.get("format"))
+        folding = await asyncio.to_thread(ledger.folding)
+        naming = Naming(out, options.suffix, fields.get("format"), folding=folding)
         if wanted.after is not After.KEEP:
             # Names may be used again after their pictures are gone, and results must stay.
             naming.is_occupied = lambda place: place.exists() and ledger.get(place) is None
