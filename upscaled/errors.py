@@ -311,10 +311,26 @@ class StoreUnavailableError(UpscaledError):
 
 
 class NoSpaceError(UpscaledError):
-    """There is not enough disk or memory for what was asked."""
+    """There is not enough disk or memory for what was asked.
+
+    ``need`` and ``free`` are in bytes, None where they are not known: whoever has other words for
+    their users than the message makes them of these.
+    """
 
     code = "insufficient_storage"
     status = 507
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        need: int | None = None,
+        free: int | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        self.need = need
+        self.free = free
 
 
 class NoMemoryError(NoSpaceError):

@@ -63,3 +63,23 @@ def test_a_disk_that_fills_during_the_run_ends_it_instead_of_letting_it_wait_for
         assert done.returncode == 0, done.stdout
         with Image.open(disk.folder / "900.png") as result:
             assert result.size == (1800, 1200)
+
+
+def test_a_disk_without_room_for_the_copy_of_a_picture_is_no_fault_of_the_picture(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.effect_noise((1500, 1500), 90).save(tmp_path / "in/noise.png")
+    need = -(-(tmp_path / "in/noise.png").stat().st_size >> 20)
+    with small_disk(tmp_path / "out", 1) as disk:
+        done = run("upscale", "--json", tmp_path / "in", disk.folder, "--scale", "2", env=env)
+        (failed,) = [
+            event for event in map(json.loads, done.stdout.splitlines())
+            if event["event"] == "failed"
+        ]  # fmt: skip
+    assert done.returncode == 1
+    assert failed["code"] == "insufficient_storage"
+    assert failed["error"] == (
+        f"The job needs about {need} MiB on its disk, which is full; make room on the disk of "
+        f"{disk.folder}/.upscaled/work, and run the same command again."
+    )

@@ -17,6 +17,7 @@ from upscaled.callers import LOCAL
 from upscaled.config.settings import Config
 from upscaled.engines.engine import is_small
 from upscaled.errors import (
+    OUT_OF_SPACE,
     EngineError,
     NoMemoryError,
     NoSpaceError,
@@ -199,19 +200,33 @@ class LocalUpscaler:
         submissions = self._service.submissions
         upload = submissions.reserve_upload()
         with as_sentence(task.source, UnreadableError):
-            await asyncio.to_thread(shutil.copyfile, task.source, upload)
+            try:
+                await asyncio.to_thread(shutil.copyfile, task.source, upload)
+            except OSError as error:
+                await submissions.discard_upload(upload)
+                if error.errno not in OUT_OF_SPACE:
+                    raise
+                need = (await asyncio.to_thread(task.source.stat)).st_size
+                raise self._without_room(need) from error
         fields = {**task.fields, "client_ref": task.key} if task.key else task.fields
         try:
             return await submissions.submit(fields, upload, task.source.name)
         except NoMemoryError:
             raise
         except NoSpaceError as error:
-            need = error.message.partition(";")[0].replace("the server's disk", "its disk")
-            raise NoSpaceError(f"{need}; {self._make_room}") from error
+            if error.need is None:  # another sentence, which is about a write
+                raise
+            raise self._without_room(error.need, error.free) from error
 
-    @property
-    def _make_room(self) -> str:
-        return f"make room on the disk of {self._folder}, and run the same command again."
+    def _without_room(self, need: int, free: int | None = None) -> NoSpaceError:
+        """Return the error about a job that needs more bytes than are free; None: hardly any."""
+        is_full = ", which is full" if free is None else f" and {free >> 20} MiB are free"
+        return NoSpaceError(
+            f"The job needs about {mib_above(need)} MiB on its disk{is_full}; make room on the "
+            f"disk of {self._folder}, and run the same command again.",
+            need=need,
+            free=free,
+        )
 
     async def _ended(self, job: Job, on_percent: OnPercent) -> Job:
         """Wait until the job has ended and return it; report its percentage meanwhile."""
@@ -226,7 +241,7 @@ class LocalUpscaler:
                     except TimeoutError:
                         looks = looks + 1 if self._is_stuck(job) else 0
                         if looks == _LOOKS:
-                            raise await self._no_room(job) from None
+                            raise await self._given_up(job) from None
                         continue
                     except StopAsyncIteration:
                         break
@@ -242,14 +257,11 @@ class LocalUpscaler:
         waiting = self._service.waiting_for_disk.keys()
         return job.id in waiting and self._awaited <= waiting
 
-    async def _no_room(self, job: Job) -> NoSpaceError:
+    async def _given_up(self, job: Job) -> NoSpaceError:
         """Drop a job that is stuck; return the error that says so."""
         need = self._service.waiting_for_disk.get(job.id, 0)
         await self._forget(job.id)
-        return NoSpaceError(
-            f"The job needs about {mib_above(need)} MiB on its disk, which is full; "
-            f"{self._make_room}"
-        )
+        return self._without_room(need)
 
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
         """Return the size of a result, and the seconds it adds to a run; see `Upscaler`."""

@@ -292,7 +292,9 @@ class Admission:
         if memory > most:
             raise NoMemoryError(
                 f"The job needs about {mib_above(memory)} MiB of memory but may use at most "
-                f"{most >> 20} MiB (limits.imaging_memory_mb); use a smaller scale or picture."
+                f"{most >> 20} MiB (limits.imaging_memory_mb); use a smaller scale or picture.",
+                need=memory,
+                free=most,
             )
         return memory
 
@@ -307,15 +309,20 @@ class Admission:
         if memory > most:
             raise NoMemoryError(
                 f"The job needs about {memory >> 20} MiB of memory and {most >> 20} MiB are "
-                "available; use a smaller scale or picture."
+                "available; use a smaller scale or picture.",
+                need=memory,
+                free=most,
             )
         need = disk_bytes(probe.size, request.output_size, native)
-        free = await self._workspace.free_bytes(need + DISK_RESERVE)
-        if need + DISK_RESERVE > free:
+        free = await self._workspace.free_bytes(need + DISK_RESERVE) - DISK_RESERVE
+        if need > free:
+            free = max(0, free)
             raise NoSpaceError(
                 f"The job needs about {mib_above(need)} MiB on the server's disk and "
-                f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, or make "
-                "room in storage.data_dir."
+                f"{free >> 20} MiB are free; use a smaller scale, or make room in "
+                "storage.data_dir.",
+                need=need,
+                free=free,
             )
 
 

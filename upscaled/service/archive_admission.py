@@ -173,10 +173,13 @@ class ArchiveAdmission:
         need = sum(one.entry.size * (scale**2 if one.page else 1) for one in archive.planned) * (
             2 if archive.kind.packed else 1
         )
-        free = await self._workspace.free_bytes(need + DISK_RESERVE)
-        if need + DISK_RESERVE > free:
+        free = await self._workspace.free_bytes(need + DISK_RESERVE) - DISK_RESERVE
+        if need > free:
+            free = max(0, free)
             raise NoSpaceError(
                 f"The archive needs about {mib_above(need)} MiB on the server's disk and "
-                f"{max(0, free - DISK_RESERVE) >> 20} MiB are free; use a smaller scale, split the "
-                "archive, or make room in storage.data_dir."
+                f"{free >> 20} MiB are free; use a smaller scale, split the archive, or make room "
+                "in storage.data_dir.",
+                need=need,
+                free=free,
             )

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from upscaled.callers import Caller
-from upscaled.errors import NoSpaceError, QueueFullError
+from upscaled.errors import NoSpaceError, QueueFullError, mib_above
 from upscaled.jobs.workspace import Workspace
 
 _STEP_BYTES = 4 << 20
@@ -85,10 +85,13 @@ class UploadsInProgress:
         )
         room = free if alone else min(free, (free + own) // 2 - own)
         if count > room:
+            room = max(0, room)
             raise NoSpaceError(
-                f"The server's disk has {max(0, room) >> 20} MiB free for uploads, this one needs "
-                f"{-(-count >> 20)} MiB; make room in storage.data_dir.",
+                f"The server's disk has {room >> 20} MiB free for uploads, this one needs "
+                f"{mib_above(count)} MiB; make room in storage.data_dir.",
                 headers={"Retry-After": "60"},
+                need=count,
+                free=room,
             )
         upload.reserved += count
 
