@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -84,6 +86,67 @@ def test_what_a_killed_process_leaves_is_removed_and_what_is_in_use_stays(tmp_pa
     files.remove_parts(tmp_path)
     assert set(tmp_path.iterdir()) == set(others)
     files.remove_parts(tmp_path / "none")
+
+
+_HOLDS = """
+import pathlib, sys
+from upscaled import files
+folder, _ = files.hold_new_folder(pathlib.Path(sys.argv[1]))
+(folder / "work").touch()
+print(folder.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_and_one_in_use_stays(
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / ".upscaled-0123456789abcdef"  # of an archive that is to be continued
+    other.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout
+        folder = tmp_path / holder.stdout.readline().strip()
+        files.remove_left_folders(tmp_path)
+        assert (folder / "work").exists()
+        holder.send_signal(signal.SIGKILL)
+    assert (folder / "work").exists()
+    files.remove_left_folders(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
+    files.remove_left_folders(tmp_path / "none")
+
+
+def test_where_folders_cannot_be_locked_none_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # as NFS says about a folder
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder, descriptor = files.hold_new_folder(tmp_path)
+    os.close(descriptor)
+    files.remove_left_folders(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    removed: list[bool] = []
+
+    def just_before(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append(True)
+            files.remove_left_folders(tmp_path)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", just_before)
+    folder, descriptor = files.hold_new_folder(tmp_path)
+    os.close(descriptor)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 async def test_a_digest_is_read_again_only_after_the_file_changed(

@@ -86,6 +86,55 @@ def _delete_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+_HELD = re.compile(r"\.upscaled-run-[0-9a-f]{16}")
+"""Names of folders of `hold_new_folder`."""
+
+
+def hold_new_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder that `remove_left_folders` leaves alone while this process lives; blocking.
+
+    Returns:
+        The folder, and a descriptor. Closing it gives the folder up.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    while True:
+        folder = parent / f".upscaled-run-{secrets.token_hex(8)}"
+        folder.mkdir(0o700)
+        with contextlib.suppress(FileNotFoundError):  # removed before it was locked
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if hold(descriptor, folder):
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def remove_left_folders(parent: Path) -> None:
+    """Remove the folders of `hold_new_folder` that killed processes left; blocking.
+
+    As with `remove_parts`, all stay where folders can't be locked.
+    """
+    for folder in _entries_like(_HELD, parent):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(
+                folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _delete_folder(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _entries_like(pattern: re.Pattern[str], folder: Path) -> list[Path]:
+    """Return what is in a folder under such a name; nothing if it can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+    except OSError:
+        return []
+
+
 def sha256_of(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal; blocking.
 
@@ -171,7 +220,7 @@ def is_part(path: Path) -> bool:
 
 
 def hold(descriptor: int, part: Path) -> bool:
-    """Keep `remove_parts` of other processes from removing a part while it is open; blocking.
+    """Keep other processes from removing a part, or a folder, while it is open; blocking.
 
     Returns:
         False: it is removed already; begin another one.
@@ -180,7 +229,7 @@ def hold(descriptor: int, part: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # another process is about to remove it
         return False
-    except OSError:  # a file system without locks, where `remove_parts` removes nothing
+    except OSError:  # a file system without locks, where nothing is removed
         return True
     return part.exists()
 
@@ -191,12 +240,7 @@ def remove_parts(folder: Path) -> None:
     Parts that a process still holds open stay, and so do all other files. Where files can't be
     locked, none is removed, since it is unknown whether one is in use.
     """
-    try:
-        with os.scandir(folder) as entries:
-            found = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
-    except OSError:
-        return
-    for part in found:
+    for part in _entries_like(_PART, folder):
         with contextlib.suppress(OSError):
             descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 import subprocess
@@ -77,6 +78,43 @@ def test_one_picture_that_is_given_up_leaves_nothing_at_once(
         _, complaint = process.communicate(timeout=10)
     assert process.returncode == status, complaint
     assert [path.name for path in tmp_path.iterdir()] == ["big.png"]
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_of_one_that_lives(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    def command(target: str) -> list[str]:
+        return [sys.executable, "-m", "upscaled", "upscale", "in.png", target, "--scale", "2"]
+
+    def left() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()} - {"in.png", "one.png", "two.png"}
+
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((300, 200)).save(tmp_path / "in.png")
+    begun = functools.partial(
+        subprocess.Popen[str], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    with begun(command("one.png")) as killed, begun(command("two.png")) as stopped:
+        for process in (killed, stopped):
+            assert process.stderr
+            assert process.stderr.readline() == "in.png: 0 %\n"
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            killed.kill()
+            killed.wait()
+            (tmp_path / f".{'0' * 16}.upscaled-part").touch()  # a result that was being copied
+            before = left()
+            assert len(before) == 3
+            done = run("upscale", "in.png", "one.png", "--scale", "2", env=env, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            after = left()
+            assert len(after) == 1
+            assert after < before
+        finally:
+            stopped.send_signal(signal.SIGCONT)
+    assert stopped.returncode == 0
+    assert left() == set()
+    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
 
 
 async def test_a_result_that_cannot_be_put_in_its_place_is_one_sentence(

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 
+from upscaled import files
 from upscaled.batch.archive_upscaler import is_archive
 from upscaled.batch.batch import Batch, Options
 from upscaled.batch.items import Item, Selection, Unreadable, find
@@ -21,6 +22,7 @@ from upscaled.batch.ledger import Ledger
 from upscaled.batch.naming import NamesResults, Naming, OneName
 from upscaled.batch.outputs import as_sentence
 from upscaled.batch.upscaler import Made, Task
+from upscaled.batch.work_folders import work_folder
 from upscaled.commands.progress import ProgressBar
 from upscaled.commands.reports import reporting
 from upscaled.commands.upscale_options import fields_of
@@ -150,15 +152,16 @@ async def _upscale_one_as_batch(
 @contextlib.asynccontextmanager
 async def _work_folder(source: Path, target: Path) -> AsyncIterator[Path]:
     """Check both files; yield a folder beside the target that is deleted afterwards."""
-    folder = await asyncio.to_thread(_make_work_folder, source, target)
+    await asyncio.to_thread(_check_files, source, target)
+    folder, held = await files.acquired_in_thread(
+        lambda: _make_work_folder(source, target), lambda made: _give_up(*made)
+    )
     try:
         yield folder
-    except BaseException:
-        if not is_archive(source):  # the next run continues with that
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        raise
-    with as_sentence(folder):
-        await asyncio.to_thread(shutil.rmtree, folder)
+        with as_sentence(folder):
+            await files.in_thread(shutil.rmtree, folder)
+    finally:
+        await files.in_thread(_give_up, folder, held)
 
 
 @contextlib.asynccontextmanager
@@ -197,16 +200,35 @@ def _check_files(source: Path, target: Path) -> None:
         raise ConfigError(f"{error.filename}: {error.strerror}.") from None
 
 
-def _make_work_folder(source: Path, target: Path) -> Path:
-    _check_files(source, target)
+def _give_up(folder: Path, held: int | None) -> None:
+    if held is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _make_work_folder(source: Path, target: Path) -> tuple[Path, int | None]:
+    """Make the folder for a run's data, and remove what killed runs left beside it.
+
+    Returns:
+        The folder, and the descriptor that holds it. None: a later run continues with it.
+
+    Raises:
+        ConfigError: a sentence that says why there can be none.
+    """
     folder = target.absolute().parent
     try:
+        files.remove_parts(folder)
         if is_archive(source):
             name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
             work = folder / f".upscaled-{name}"
             work.mkdir(exist_ok=True)
-            return work
-        return Path(tempfile.mkdtemp(prefix=".upscaled-", dir=folder))
+            return work, None
+        if (place := work_folder(folder, folder)) != folder:
+            # On a network disk a lock may not be seen by other machines.
+            Path(tempfile.mkdtemp(prefix=".upscaled-", dir=folder)).rmdir()  # it can be written
+            place.mkdir(parents=True, exist_ok=True)
+        files.remove_left_folders(place)
+        return files.hold_new_folder(place)
     except OSError as error:
         raise ConfigError(f"{folder} can't be written: {error.strerror}.") from None
 
