@@ -13,7 +13,7 @@ import pytest
 
 from testkit.parts import missing
 
-_MIB = 64
+_MIB = 512
 
 
 def _program(name: str) -> str:

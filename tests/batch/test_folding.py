@@ -53,8 +53,7 @@ def test_a_disk_is_asked_and_nothing_is_left_on_it(tmp_path: Path) -> None:
 def test_a_disk_that_takes_no_accents_is_asked_about_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A slash is one thing that no name may have here.
-    monkeypatch.setattr(folding, "_ACCENTED", "no such folder/")
+    monkeypatch.setattr(folding, "_ACCENTED", 300 * "x")  # too long a name, to this disk
     assert probed(tmp_path, lambda _: True) == Folding(case=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -112,6 +112,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_of_one_that_liv
             assert after < before
         finally:
             stopped.send_signal(signal.SIGCONT)
+        stopped.communicate(timeout=60)
     assert stopped.returncode == 0
     assert left() == set()
     assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()

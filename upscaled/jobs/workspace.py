@@ -358,5 +358,7 @@ def _claim(path: Path, length: int, keep: bool) -> None:
             if error.errno in OUT_OF_SPACE:
                 words = f"The server's disk has no room for the {length >> 20} MiB of this job's "
                 raise NoSpaceError(no_room(error, words + "pixels.")) from error
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-                raise  # else this file system can't reserve space
+            # Else this file system can't reserve space. EBADF: there, the C library would read
+            # the file, which is open for writing only.
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}:
+                raise
