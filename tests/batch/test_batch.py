@@ -27,7 +27,7 @@ class Pretender:
     parallel = 3
 
     def __init__(self) -> None:
-        self.busy = self.most = self.tries = 0
+        self.busy = self.most = self.tries = self.estimates = 0
         self.made: list[str] = []
         self.hold: asyncio.Event | None = None
 
@@ -77,6 +77,8 @@ class Pretender:
         assert await asyncio.to_thread(task.target.exists)
 
     async def estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
+        self.estimates += 1
+        await asyncio.sleep(0)
         return size.times(2), 1.5
 
 
@@ -212,6 +214,44 @@ async def test_a_dry_run_makes_nothing_and_tells_the_time(tmp_path: Path) -> Non
     assert (summary.planned, summary.planned_seconds) == (2, 3.0)
     assert run.upscaler.made == []
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".upscaled"]
+
+
+async def test_a_dry_run_looks_at_many_pictures_at_a_time_and_estimates_alike_ones_together(
+    tmp_path: Path,
+) -> None:
+    names = {f"w{number}": "a" for number in range(100, 200)}
+
+    class Sized(Run):
+        looking, all_look = 0, asyncio.Event()
+
+        async def size_of(self, path: Path) -> Size:
+            self.looking += 1
+            if self.looking == len(names):
+                self.all_look.set()
+            await self.all_look.wait()
+            return Size(10, int(path.stem[1:]) % 3 + 1)
+
+    async with Sized(tmp_path, Options({}, dry_run=True), **names) as run:
+        async with asyncio.timeout(20):
+            summary = await run.batch.run(run.items)
+    assert (summary.planned, summary.planned_seconds) == (100, 150.0)
+    assert run.upscaler.estimates <= 3 * run.upscaler.parallel
+
+
+async def test_of_two_pictures_for_one_result_the_first_one_has_it_in_every_run(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "other").mkdir()
+    for _ in range(3):
+        async with Run(tmp_path, Options({}), a="1", b="2", c="3", d="4") as run:
+            twins = [Item(tmp_path / "other" / item.source.name, item.name) for item in run.items]
+            for twin in twins:
+                twin.source.write_text("twin")
+            summary = await run.batch.run(
+                [one for pair in zip(run.items, twins, strict=True) for one in pair]
+            )
+        assert [failed.source for failed in summary.failed] == [twin.source for twin in twins]
+    assert summary.skipped == {"unchanged": 4}
 
 
 async def test_a_result_never_replaces_its_picture(tmp_path: Path) -> None:

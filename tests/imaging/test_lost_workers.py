@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from testkit.imaging import enlarged
+from testkit.waiting import until
 from upscaled.errors import EngineError, NoMemoryError, UnusablePictureError
 from upscaled.imaging import Band, FinishOptions, Imaging, Prepared
 from upscaled.pictures import Size
@@ -38,6 +39,22 @@ def picture(tmp_path: Path) -> Path:
     size = (SIZE.width, SIZE.height)
     Image.fromarray(shades).resize(size, Image.Resampling.BICUBIC).save(path)
     return path
+
+
+async def test_a_process_that_is_killed_over_many_headers_costs_none_of_them(
+    imaging: Imaging, picture: Path, tmp_path: Path
+) -> None:
+    last = tmp_path / "last.png"
+    os.mkfifo(last)  # its reader waits
+    reading = asyncio.create_task(imaging.probe_all([picture, tmp_path / "missing", last]))
+    pids = await until(lambda: at_work(imaging))
+    assert pids is not None
+    last.unlink()
+    last.hardlink_to(picture)
+    os.kill(pids[1], signal.SIGKILL)
+    first, missing, second = await reading
+    assert first == second == await imaging.probe(picture)
+    assert isinstance(missing, EngineError)
 
 
 def children_of(pid: int) -> list[int]:

@@ -167,6 +167,19 @@ async def test_lies_about_a_header(
         await imaging.receive(folder.upload, folder.path)
 
 
+@pytest.mark.parametrize("headers", [None, 7, [], [None] * 3, [7, 7], [{"format": "exe"}] * 2])
+async def test_after_lies_about_many_headers_each_is_read_alone(
+    headers: Any, folder: Folder, imaging: Imaging, lying: Callable[[Lie], None]
+) -> None:
+    def lie(reply: dict[str, Any]) -> None:
+        if "headers" in reply:
+            reply["headers"] = headers
+
+    alone = await imaging.probe(folder.upload)
+    lying(lie)
+    assert await imaging.probe_all([folder.upload] * 2) == [alone] * 2
+
+
 @pytest.mark.parametrize("lie", [*cases(FINISH), *cases(FILE, "file")])
 async def test_lies_about_a_result(
     lie: Lie, folder: Folder, imaging: Imaging, lying: Callable[[Lie], None]

@@ -11,7 +11,7 @@ from testkit.imaging import enlarged, finished
 from testkit.pictures import encoded
 from testkit.traps import Trap, harmless_monsters, traps
 from testkit.zoo import CARD
-from upscaled.errors import NotAPictureError, UnusablePictureError
+from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
 from upscaled.imaging import FinishOptions, Imaging
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,6 +38,25 @@ async def test_is_refused_with_its_sentence(trap: Trap, imaging: Imaging, tmp_pa
     assert trap.words in caught.value.message
     assert caught.value.message.endswith(".")
     assert str(tmp_path) not in caught.value.message
+    assert _resident(imaging) < MEMORY
+
+
+async def test_many_headers_are_told_as_each_alone(imaging: Imaging, tmp_path: Path) -> None:
+    files = {f"trap-{number}": trap.data for number, trap in enumerate(traps())}
+    files |= {f"good-{kind}": encoded(CARD, kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF")}
+    uploads = [tmp_path / name for name in files]
+    for upload, content in zip(uploads, files.values(), strict=True):
+        upload.write_bytes(content)
+    found = await imaging.probe_all(uploads)
+    assert len(found) == len(uploads)
+    for upload, one in zip(uploads, found, strict=True):
+        try:
+            alone: object = await imaging.probe(upload)
+        except UpscaledError as error:
+            assert isinstance(one, type(error)), upload.name
+            assert one.message == error.message
+        else:
+            assert one == alone
     assert _resident(imaging) < MEMORY
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +22,31 @@ from upscaled.batch.events import (
     Done,
     Failed,
     PlannedResult,
-    Progressed,
     Report,
     Skipped,
     Started,
     Summary,
 )
+from upscaled.batch.item_list import ItemList
 from upscaled.batch.items import Item, Unreadable
 from upscaled.batch.ledger import Ledger, LedgerEntry, Signature, is_current
 from upscaled.batch.naming import NamesResults, NameTakenError, fields_for
 from upscaled.batch.outputs import OutputError, UnreadableError, as_sentence
-from upscaled.batch.upscaler import Made, Task, Upscaler
-from upscaled.errors import NoMemoryError, UpscaledError
+from upscaled.batch.room import Room
+from upscaled.batch.upscaler import Task, Upscaler
+from upscaled.errors import UpscaledError
 from upscaled.pictures import Size, SizeLimit
 
 log = logging.getLogger(__name__)
 
-_NO_ROOM = frozenset({"insufficient_storage", "queue_full"})
-"""Codes of refusals that may pass when another picture ends."""
+_TOGETHER = 64
+"""Pictures that get their names at a time."""
+_Place = Path | Exception | None
+"""Where a picture's result goes, or why it can't; None: the picture is a result itself."""
+_LOOKS = 256
+"""Pictures at a time of a dry run, which only reads headers; several processes do so."""
+_MOST_ESTIMATES = 4096
+"""How many are remembered: most pictures of a folder are of a few sizes."""
 _ENDS_ALL = frozenset(
     {"unreachable", "unauthorized", "forbidden_host", "unexpected_answer", "output_gone"}
 )
@@ -59,14 +68,6 @@ class Options:
     dry_run: bool = False
     reserve_names: bool = False
     """Record a result's name before it is made, so that a later run gives its picture the same."""
-
-
-class _RefusedError(Exception):
-    """There is no room for a picture now; ``error`` says so."""
-
-    def __init__(self, error: UpscaledError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class Batch:
@@ -99,11 +100,12 @@ class Batch:
         self._report = report
         self._fields = dict(options.fields)
         self._names = asyncio.Lock()
+        self._waiting: Iterator[Item | Unreadable] = iter(())
+        self._placed: deque[tuple[Item | Unreadable, _Place]] = deque()
         self._folders: set[Path] = set()
-        self._busy = 0
-        self._ends = 0
-        self._one_by_one = asyncio.Lock()
-        self._one_ended = asyncio.Condition()
+        self._estimates: dict[tuple[object, ...], tuple[Size, float]] = {}
+        self._estimating = asyncio.Semaphore(upscaler.parallel)
+        self._room = Room(upscaler, report)
         self._began = time.monotonic()
 
     async def prepare(self) -> None:
@@ -120,14 +122,14 @@ class Batch:
         Raises:
             RunEndedError: every further picture would fail alike.
         """
-        items = await asyncio.to_thread(list, found)
+        items = await asyncio.to_thread(ItemList, found)
         self.summary.total = len(items)
         self._report(Begun(len(items)))
-        waiting = iter(items)
+        self._waiting = iter(items)
         try:
             async with asyncio.TaskGroup() as lanes:
-                for number in range(min(self._upscaler.parallel, len(items))):
-                    lanes.create_task(self._lane(waiting), name=f"lane-{number}")
+                for number in range(min(self._parallel, len(items))):
+                    lanes.create_task(self._lane(), name=f"lane-{number}")
         except ExceptionGroup as group:
             self.summary.stopped = True
             raise group.exceptions[0] from None
@@ -138,32 +140,60 @@ class Batch:
             self.summary.seconds = time.monotonic() - self._began
         return self.summary
 
-    async def _lane(self, waiting: Iterable[Item | Unreadable]) -> None:
-        for item in waiting:
-            await self.one(item)
+    @property
+    def _parallel(self) -> int:
+        return _LOOKS if self._options.dry_run else self._upscaler.parallel
 
-    async def one(self, item: Item | Unreadable) -> None:
-        """Decide about one picture and upscale it if need be; report the outcome.
+    async def _lane(self) -> None:
+        while (taken := await self._next()) is not None:
+            outcome = await self._outcome(*taken)
+            self._count(outcome)
+            self._report(outcome)
 
-        Raises:
-            RunEndedError: every further picture would fail alike.
+    async def _next(self) -> tuple[Item | Unreadable, _Place] | None:
+        """Return the next picture with its place; None: there is none.
+
+        Names are given in the pictures' order: of two for one result, the first one has it.
         """
-        outcome = await self.outcome_of(item)
-        self._count(outcome)
-        self._report(outcome)
+        async with self._names:
+            if not self._placed:
+                some = list(itertools.islice(self._waiting, _TOGETHER))
+                places = await asyncio.to_thread(lambda: [self._place_of(item) for item in some])
+                self._placed.extend(zip(some, places, strict=True))
+            return self._placed.popleft() if self._placed else None
 
-    async def outcome_of(self, item: Item | Unreadable) -> Done | Failed | Skipped | PlannedResult:
+    def _place_of(self, item: Item | Unreadable) -> _Place:
+        """Return where a picture's result goes; blocking."""
+        try:
+            if isinstance(item, Unreadable) or self._naming.is_result(item):
+                return None
+            return self._naming.target_of(item)
+        except Exception as error:  # the picture's outcome tells it
+            return error
+
+    async def outcome_of(self, item: Item) -> Done | Failed | Skipped | PlannedResult:
         """Decide about one picture and upscale it if need be; return the outcome.
 
         Raises:
             RunEndedError: every further picture would fail alike.
         """
+        async with self._names:
+            place = await asyncio.to_thread(self._place_of, item)
+        return await self._outcome(item, place)
+
+    async def _outcome(
+        self, item: Item | Unreadable, place: _Place
+    ) -> Done | Failed | Skipped | PlannedResult:
         outcome: Done | Failed | Skipped | PlannedResult
         try:
             if isinstance(item, Unreadable):
                 outcome = Failed(item.source, "unreadable", item.reason)
+            elif isinstance(place, Exception):
+                raise place
+            elif place is None:
+                outcome = Skipped(item.source, "result")
             else:
-                outcome = await self._taken(item)
+                outcome = await self._taken(item.source, place)
         except UpscaledError as error:
             if error.code in _ENDS_ALL:
                 ended = RunEndedError(error.message)
@@ -195,29 +225,38 @@ class Batch:
                 self.summary.planned_seconds += outcome.seconds
                 self.summary.failed_pages += outcome.failed_pages
 
-    async def _taken(self, item: Item) -> Done | Skipped | PlannedResult:
-        if await asyncio.to_thread(self._naming.is_result, item):
-            return Skipped(item.source, "result")
-        async with self._names:
-            target = await asyncio.to_thread(self._naming.target_of, item)
+    async def _taken(self, source: Path, target: Path) -> Done | Skipped | PlannedResult:
         fields = fields_for(target, self._fields)
-        with as_sentence(item.source, UnreadableError):
-            reason = await asyncio.to_thread(self._reason_to_skip, item.source, target, fields)
+        with as_sentence(source, UnreadableError):
+            reason = await asyncio.to_thread(self._reason_to_skip, source, target, fields)
         if reason is not None:
-            return Skipped(item.source, reason)
-        if is_archive(item.source):
+            return Skipped(source, reason)
+        if is_archive(source):
             if self._options.dry_run:
-                task = Task(item.source, target, fields)
+                task = Task(source, target, fields)
                 only_below = self._options.only_below
                 return await planned_archive(task, self._upscaler, self._size_of, only_below)
         elif self._options.only_below is not None or self._options.dry_run:
-            size = await self._size_of(item.source)
+            size = await self._size_of(source)
             if self._options.only_below and not self._options.only_below.takes(size):
-                return Skipped(item.source, "large")
+                return Skipped(source, "large")
             if self._options.dry_run:
-                made, seconds = await self._upscaler.estimate(size, fields)
-                return PlannedResult(item.source, target, size, made, seconds)
-        return await self._upscaled(item.source, target, fields)
+                made, seconds = await self._estimate(size, fields)
+                return PlannedResult(source, target, size, made, seconds)
+        return await self._upscaled(source, target, fields)
+
+    async def _estimate(self, size: Size, fields: Mapping[str, str]) -> tuple[Size, float]:
+        """Return what `Upscaler.estimate` does, which is asked few times about alike pictures."""
+        key = (size, *fields.items())
+        if key not in self._estimates:
+            async with self._estimating:
+                if key not in self._estimates:
+                    estimate = await self._upscaler.estimate(size, fields)
+                    if len(self._estimates) >= _MOST_ESTIMATES:
+                        self._estimates.clear()
+                    self._estimates[key] = estimate
+                    return estimate
+        return self._estimates[key]
 
     def _reason_to_skip(self, source: Path, target: Path, fields: dict[str, str]) -> str | None:
         """Return why there is nothing to do; blocking.
@@ -261,7 +300,7 @@ class Batch:
         if self._options.reserve_names:
             await self._record(entry)
         try:
-            made = await self._with_room(task)
+            made = await self._room.upscale(task)
         except UpscaledError as error:
             if error.code not in _ENDS_ALL:
                 await self._record(dataclasses.replace(entry, code=error.code, error=error.message))
@@ -297,52 +336,6 @@ class Batch:
         if self._ledger is not None:
             with as_sentence(self._ledger.folder, OutputError):
                 await asyncio.to_thread(self._ledger.put, entry)
-
-    async def _with_room(self, task: Task) -> Made:
-        """Upscale; where there is no room for it, try again whenever another picture ended.
-
-        When all under way are refused, each is tried alone, and then its refusal is final.
-        """
-        while True:
-            ends = self._ends
-            try:
-                return await self._attempt(task)
-            except _RefusedError:
-                pass
-            async with self._one_ended:
-                await self._one_ended.wait_for(lambda: self._ends > ends or not self._busy)  # noqa: B023 - awaited here
-            if self._ends > ends:
-                continue
-            async with self._one_by_one:
-                ends = self._ends
-                try:
-                    return await self._attempt(task)
-                except _RefusedError as refused:
-                    if self._ends == ends and not self._busy:
-                        raise refused.error from None
-
-    async def _attempt(self, task: Task) -> Made:
-        """Upscale.
-
-        Raises:
-            _RefusedError: there is no room for it beside the others.
-        """
-        self._busy += 1
-        ended = True
-        try:
-            return await self._upscaler.upscale(
-                task, lambda percent: self._report(Progressed(task.source, percent))
-            )
-        except UpscaledError as error:
-            if error.code not in _NO_ROOM or isinstance(error, NoMemoryError):
-                raise
-            ended = False  # what found no room makes none
-            raise _RefusedError(error) from error
-        finally:
-            self._busy -= 1
-            self._ends += ended
-            async with self._one_ended:
-                self._one_ended.notify_all()
 
 
 def _read(source: Path) -> tuple[str, Signature, str]:

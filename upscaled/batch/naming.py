@@ -67,7 +67,7 @@ class Naming:
     ``photo-2.png``. None: results are replaced."""
     folding: Folding = field(default_factory=Folding)
     """Which names are one in the output folder."""
-    _taken: dict[str, Path] = field(default_factory=dict)
+    _taken: dict[str, str] = field(default_factory=dict)
     """By each result's `Folding.key`, its picture."""
 
     def target_of(self, item: Item) -> Path:
@@ -85,16 +85,16 @@ class Naming:
         for name in self._names_of(item.name):
             target = self.folder / item.name.parent / name
             key = self.folding.key(target)
-            if self._taken.get(key) != item.source:
+            if self._taken.get(key) != str(item.source):
                 if key in self._taken or (self.is_occupied and self.is_occupied(target)):
                     continue
-                self._taken[key] = item.source
+                self._taken[key] = str(item.source)
             return target
         raise self._clash(item)
 
     def _clash(self, item: Item) -> NameTakenError:
         target = self.folder / item.name.parent / self._name_of(item.name)
-        other = self._taken[self.folding.key(target)]
+        other = Path(self._taken[self.folding.key(target)])
         same_part = PurePath(*other.parts[-len(item.name.parts) :])
         if same_part == item.name or self.folding.key(same_part) != self.folding.key(item.name):
             return NameTakenError(

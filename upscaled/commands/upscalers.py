@@ -7,18 +7,17 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from upscaled.batch.archive_upscaler import ArchiveUpscaler
 from upscaled.batch.events import Report
+from upscaled.batch.sizes import Sizes
 from upscaled.batch.upscaler import Upscaler
 from upscaled.config.settings import Config
 from upscaled.pictures import Size, SizeLimit
 
-if TYPE_CHECKING:
-    from upscaled.imaging import Imaging
-
 TOKEN_VARIABLE = "UPSCALED_TOKEN"  # noqa: S105 - its name
+_MOST_PROCESSES = 4
+"""Processes that read sizes; this one can't keep more of them busy."""
 
 
 @contextlib.asynccontextmanager
@@ -56,20 +55,24 @@ async def with_archives(
 
 @contextlib.asynccontextmanager
 async def sizes(config: Config) -> AsyncIterator[Callable[[Path], Awaitable[Size]]]:
-    """Yield what reads the size of a picture, in a confined process that the first one starts."""
+    """Yield what reads the size of a picture, in confined processes that the first ones start."""
     async with contextlib.AsyncExitStack() as closing:
-        imaging: Imaging | None = None
+        made: Sizes | None = None
 
         async def size_of(path: Path) -> Size:
-            nonlocal imaging
-            if imaging is None:
+            nonlocal made
+            if made is None:
                 from upscaled.imaging import Imaging  # noqa: PLC0415 - most runs need none
 
+                processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
                 imaging = Imaging(
+                    workers=processes,
                     formats=config.features.input_formats,
                     max_pixels=int(config.limits.max_input_megapixels * 1_000_000),
                 )
                 closing.push_async_callback(imaging.close)
-            return (await imaging.probe(path)).size
+                made = Sizes(imaging, processes)
+                closing.push_async_callback(made.close)
+            return await made.of(path)
 
         yield size_of

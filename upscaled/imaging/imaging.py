@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from upscaled.errors import NotAPictureError, UnusablePictureError, UpscaledError
@@ -92,6 +93,32 @@ class Imaging:
         request = protocol.ProbeRequest(upload=_absolute(upload), cpu_seconds=_LOOK_SECONDS)
         reply = await self._pool.request(request, protocol.ProbeReply, PlaceKind.LOOK, caller)
         return replies.probe_of(reply, self._formats, self._max_pixels)
+
+    async def probe_all(self, uploads: Sequence[Path]) -> list[Probe | UpscaledError]:
+        """Read the headers of several pictures in one process, far quicker than each by `probe`.
+
+        They must all be of one user: a picture that takes its process over could lie about the
+        others. It can't do more, since each job reads its picture again.
+
+        Returns:
+            For each picture its header, or what `probe` raises.
+        """
+        request = protocol.ProbesRequest(
+            uploads=tuple(map(_absolute, uploads)), cpu_seconds=_LOOK_SECONDS
+        )
+        found: list[Probe | None] = [None] * len(uploads)
+        if len(uploads) > 1:
+            # Where it fails, one of them broke the process, or keeps it busy.
+            with contextlib.suppress(UpscaledError):
+                reply = await self._pool.request(request, protocol.ProbesReply, PlaceKind.LOOK)
+                found = replies.probes_of(reply, len(uploads), self._formats, self._max_pixels)
+        probes: list[Probe | UpscaledError] = []
+        for upload, probe in zip(uploads, found, strict=True):
+            try:
+                probes.append(probe or await self.probe(upload))
+            except UpscaledError as error:
+                probes.append(error)
+        return probes
 
     async def receive(
         self, upload: Path, workdir: Path, *, caller: str = ""

@@ -99,6 +99,17 @@ class ProbeRequest(Request, frozen=True, kw_only=True, tag="probe"):
         return 0 if self.workdir is None else 3 * self.max_pixels + _METADATA_BYTES
 
 
+class ProbesRequest(Request, frozen=True, kw_only=True, tag="probes"):
+    """Read the headers of several pictures."""
+
+    uploads: tuple[Path, ...]
+    decodes: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return self.uploads
+
+
 class PrepareRequest(_UploadRequest, frozen=True, kw_only=True, tag="prepare"):
     """Decode a picture into files."""
 
@@ -175,6 +186,7 @@ class CropRequest(_UploadRequest, frozen=True, kw_only=True, tag="crop"):
 AnyRequest = (
     PingRequest
     | ProbeRequest
+    | ProbesRequest
     | PrepareRequest
     | CheckRequest
     | FinishRequest
@@ -224,6 +236,13 @@ class ProbeReply(Reply, frozen=True):
     prepared: PreparedReply | None
     broken: Phrase
     """Why the picture can't be decoded; empty if it can, or was not tried."""
+
+
+class ProbesReply(Reply, frozen=True):
+    """The headers, in the order of the request."""
+
+    headers: tuple[ProbeReply | None, ...]
+    """None: a `ProbeRequest` for this one alone tells why it can't be read."""
 
 
 class PrepareReply(Reply, frozen=True):

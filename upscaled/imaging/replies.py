@@ -19,6 +19,7 @@ from upscaled.imaging.protocol import (
     FinishRequest,
     PreparedReply,
     ProbeReply,
+    ProbesReply,
     ViewReply,
     ViewRequest,
 )
@@ -49,6 +50,19 @@ def probe_of(reply: ProbeReply, formats: Collection[str], max_pixels: int) -> Pr
     if size.pixels > max_pixels:
         raise WrongReplyError(f"a picture of {size}")
     return Probe(reply.format, size, reply.has_alpha)
+
+
+def probes_of(
+    reply: ProbesReply, count: int, formats: Collection[str], max_pixels: int
+) -> list[Probe | None]:
+    """Return the content of several headers; None for those that could not be read.
+
+    Raises:
+        WrongReplyError: as `probe_of`; or there are not ``count`` of them.
+    """
+    if len(reply.headers) != count:
+        raise WrongReplyError(f"{len(reply.headers)} headers of {count} pictures")
+    return [None if one is None else probe_of(one, formats, max_pixels) for one in reply.headers]
 
 
 def prepared_of(

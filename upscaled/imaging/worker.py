@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -40,6 +41,7 @@ from upscaled.imaging.protocol import (
     PingRequest,
     PrepareRequest,
     ProbeRequest,
+    ProbesRequest,
     Request,
     ViewRequest,
 )
@@ -108,6 +110,8 @@ class RequestHandler:
                 return protocol.PingReply(confinement.active, confinement.lacking)
             case ProbeRequest():
                 return self._probe(request)
+            case ProbesRequest():
+                return protocol.ProbesReply(tuple(map(self._header, request.uploads)))
             case PrepareRequest():
                 return protocol.PrepareReply(self._prepare(request))
             case CheckRequest():
@@ -149,6 +153,12 @@ class RequestHandler:
         return protocol.ProbeReply(
             probe.format, probe.size.width, probe.size.height, probe.has_alpha, prepared, broken
         )
+
+    def _header(self, upload: Path) -> protocol.ProbeReply | None:
+        try:
+            return self._probe(ProbeRequest(upload=upload))
+        except Exception:  # whatever it is, it is told when the header is asked for alone
+            return None
 
     def _prepare(self, request: ProbeRequest | PrepareRequest) -> protocol.PreparedReply:
         assert request.workdir is not None  # noqa: S101 - the caller saw to it

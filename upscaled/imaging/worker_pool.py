@@ -147,7 +147,9 @@ class WorkerPool:
         self, request: Request, reply_type: type[_Reply], kind: PlaceKind, caller: str
     ) -> _Reply:
         """Put a request again if its process is killed or crashes, `deaths.TRIES` times in all."""
-        first_look = isinstance(request, protocol.ProbeRequest) and request.workdir is not None
+        first_look = isinstance(request, protocol.ProbesRequest) or (
+            isinstance(request, protocol.ProbeRequest) and request.workdir is not None
+        )
         tries = 1 if first_look else deaths.TRIES  # a plain probe follows a first look
         for left in reversed(range(tries)):
             try:
