@@ -120,7 +120,7 @@ def test_the_document_takes_the_tables_and_keeps_the_words(results: Path) -> Non
     assert figures_of(result)[0].value == 0.7
     text = "Before.\n<!-- bench http -->\nold\n<!-- /bench -->\nAfter.\n<!-- bench gpu -->\nx\n"
     new = document.rewritten(text + "<!-- /bench -->\n", {"http": result})
-    assert "old" not in new
+    assert "\nold\n" not in new  # the command, which is in the text, may have such a word
     assert "| rate | at least 0.60 | 0.70 | met |" in new
     assert new.startswith("Before.\n<!-- bench http -->\n")
     assert new.endswith("<!-- /bench -->\nAfter.\n<!-- bench gpu -->\nx\n<!-- /bench -->\n")
