@@ -102,9 +102,12 @@ async def test_members_work_with_roles_that_may_do_nothing_else(
         ("work", "SELECT url, body FROM messages", True),
         ("work", "DELETE FROM messages", True),
         ("work", "CREATE TABLE mine (id INTEGER)", True),
+        ("work", "UPDATE offered_bands SET attempt = 1", True),
         ("work", "SELECT id FROM jobs", False),
         ("api", "CREATE TABLE mine (id INTEGER)", True),
         ("api", "ALTER TABLE jobs ADD COLUMN mine INTEGER", True),
+        ("api", "SELECT document FROM offered_bands", True),
+        ("api", "UPDATE offered_bands SET worker = NULL", True),
         ("api", "DELETE FROM jobs", False),
     ):
         assert await asyncio.to_thread(refused, url, role, statement) is expected, statement

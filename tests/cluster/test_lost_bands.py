@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from PIL import Image
 
-from testkit.cluster import Cluster, MemberProcess, healthy, running_cluster, submitted
+from testkit.cluster import Cluster, healthy, running_cluster
+from testkit.large_jobs import PNG, SETTINGS, LargeJob, alone, tall_photo, worker
 from testkit.paths import DATA
-from testkit.services import FAST, make_config, running, submit
-from testkit.waiting import until
 
-API = "/api/v1"
-SETTINGS: dict[str, object] = {
-    "cluster.lease_seconds": 2,
-    "upscaler.default_model": FAST["model_name"],
-    "upscaler.max_crashes": 2,
-    "server.drain_seconds": 0,
-    "features.web": False,
-}
-SIZE = (800, 2000)
-PNG = {"scale": "4", "format": "png", "tile_size": "220"}
-"""Fields of a job of three bands: of 660 rows, which are more than 24 MiB when enlarged."""
 WEBP = PNG | {"format": "webp"}
 """Its encoder needs all of the network's rows at the end."""
 pytestmark = [
@@ -51,11 +37,7 @@ async def cluster(
 
 @pytest.fixture(scope="module")
 def tall() -> bytes:
-    """A photo that is done in several bands."""
-    file = io.BytesIO()
-    with Image.open(DATA / "coffee.jpg") as photo:
-        photo.resize(SIZE).save(file, "JPEG")
-    return file.getvalue()
+    return tall_photo()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -70,72 +52,6 @@ async def wanted(
     }
 
 
-async def alone(folder: Path, models_dir: Path, picture: bytes, **fields: str) -> str:
-    """Return the digest of the result that a service on one machine makes."""
-    path = folder / "tall.jpg"
-    await asyncio.to_thread(folder.mkdir)
-    await asyncio.to_thread(path.write_bytes, picture)
-    async with running(make_config(folder / "alone", models_dir)) as service:
-        job = await submit(service, path, **fields)
-        await service.jobs.wait(job.id)
-        return (await service.jobs.result(job.id)).sha256
-
-
-class Job:
-    """A job of the cluster, and what the blobs have of it."""
-
-    def __init__(self, cluster: Cluster, session: aiohttp.ClientSession, job_id: str) -> None:
-        self.id = job_id
-        self._api = cluster.servers[0].url + API
-        self._session = session
-        self.bands = cluster.blobs / "bands" / job_id
-
-    @classmethod
-    async def submit(
-        cls, cluster: Cluster, session: aiohttp.ClientSession, picture: bytes, **fields: str
-    ) -> Job:
-        api = cluster.servers[0].url + API
-        return cls(cluster, session, await submitted(session, api, picture, **fields))
-
-    async def kept(self, after: int = 0) -> int:
-        """Wait until a record of a lease after ``after`` is stored; return the lease's number."""
-
-        def newest() -> int:
-            records = [path.name for path in self.bands.glob("checkpoint-*")]
-            numbers = [int(name.partition("-")[2]) for name in records]
-            return max((number for number in numbers if number > after), default=0)
-
-        return await until(newest, 120)
-
-    async def completed(self) -> Any:
-        """Wait for its end; return the seconds of its stages."""
-        state = ""
-        async with asyncio.timeout(240):  # the whole picture, on a busy machine
-            while state != "completed":
-                async with self._session.get(f"{self._api}/status/{self.id}?wait=20") as answer:
-                    state = (await answer.json())["status"]
-                assert state not in {"failed", "cancelled"}
-        async with self._session.get(f"{self._api}/receipt/{self.id}") as answer:
-            return (await answer.json())["seconds"]
-
-    async def digest(self) -> str:
-        async with self._session.get(f"{self._api}/download/{self.id}?keep=true") as answer:
-            assert answer.status == 200
-            return hashlib.sha256(await answer.read()).hexdigest()
-
-    async def cancel(self) -> None:
-        async with self._session.post(f"{self._api}/cancel/{self.id}") as answer:
-            assert answer.status == 200
-
-    async def are_gone(self) -> None:
-        """Wait until its bands are deleted."""
-        await until(lambda: not self.bands.exists())
-
-
-def worker(cluster: Cluster, folder: Path, name: str) -> MemberProcess:
-    return MemberProcess(folder / name, "work", cluster.settings)
-
-
 @pytest.mark.parametrize("fields", [PNG, WEBP], ids=["png", "webp"])
 async def test_killed_workers_cost_their_band_and_the_result_is_one_machines(
     cluster: Cluster, tall: bytes, tmp_path: Path, wanted: dict[str, str], fields: dict[str, str]
@@ -143,7 +59,7 @@ async def test_killed_workers_cost_their_band_and_the_result_is_one_machines(
     first, second, third = (worker(cluster, tmp_path, name) for name in ("one", "two", "three"))
     try:
         async with aiohttp.ClientSession() as session:
-            job = await Job.submit(cluster, session, tall, **fields)
+            job = await LargeJob.submit(cluster, session, tall, **fields)
             await first.start()
             lease = await job.kept()
             await first.kill()
@@ -152,7 +68,7 @@ async def test_killed_workers_cost_their_band_and_the_result_is_one_machines(
             await job.kept(after=lease)
             await second.kill()
             await third.start()
-            seconds = await job.completed()
+            seconds = (await job.completed())["seconds"]
             assert await job.digest() == wanted[fields["format"]]
             assert seconds["resumed"] > 0
             await job.are_gone()
@@ -169,12 +85,12 @@ async def test_a_worker_that_is_stopped_hands_its_bands_on(
     first, second = (worker(cluster, tmp_path, name) for name in ("one", "two"))
     try:
         async with aiohttp.ClientSession() as session:
-            job = await Job.submit(cluster, session, tall, **PNG)
+            job = await LargeJob.submit(cluster, session, tall, **PNG)
             await first.start()
             await job.kept()
             assert await first.stop() == 0
             await second.start()
-            seconds = await job.completed()
+            seconds = (await job.completed())["seconds"]
             assert await job.digest() == wanted[PNG["format"]]
             assert seconds["resumed"] > 0
             await job.are_gone()
@@ -188,7 +104,7 @@ async def test_damaged_bands_are_made_again(
     first, second = (worker(cluster, tmp_path, name) for name in ("one", "two"))
     try:
         async with aiohttp.ClientSession() as session:
-            job = await Job.submit(cluster, session, tall, **PNG)
+            job = await LargeJob.submit(cluster, session, tall, **PNG)
             await first.start()
             await job.kept()
             await first.kill()
@@ -198,7 +114,7 @@ async def test_damaged_bands_are_made_again(
                     content[len(content) // 2] ^= 1
                     path.write_bytes(content)
             await second.start()
-            seconds = await job.completed()
+            seconds = (await job.completed())["seconds"]
             assert await job.digest() == wanted[PNG["format"]]
             assert "resumed" not in seconds
             assert "job's band is damaged" in second.log.read_text("utf-8")
@@ -214,7 +130,7 @@ async def test_a_cancelled_jobs_bands_are_deleted(
     first = worker(cluster, tmp_path, "one")
     try:
         async with aiohttp.ClientSession() as session:
-            job = await Job.submit(cluster, session, tall, **PNG)
+            job = await LargeJob.submit(cluster, session, tall, **PNG)
             await first.start()
             await job.kept()
             if lost:
@@ -237,7 +153,7 @@ async def test_a_job_of_one_band_stores_none(cluster: Cluster, tmp_path: Path) -
         await first.start()
         await healthy(cluster.servers[0].url, 1)
         async with aiohttp.ClientSession() as session:
-            job = await Job.submit(cluster, session, small.getvalue(), **PNG)
+            job = await LargeJob.submit(cluster, session, small.getvalue(), **PNG)
             await job.completed()
             assert not job.bands.exists()
     finally:

@@ -181,7 +181,9 @@ class FolderExport:
     async def _forget_all(self, connection: Connection) -> None:
         """Delete all jobs from the database."""
         await self._check_alone(connection)
-        await connection.execute("TRUNCATE jobs, submission_keys, messages, fair_shares")
+        await connection.execute(
+            "TRUNCATE jobs, offered_bands, submission_keys, messages, fair_shares"
+        )
         await connection.execute("DELETE FROM procrastinate_jobs")
 
 

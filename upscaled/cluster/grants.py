@@ -32,6 +32,7 @@ SERVER: dict[str, str] = {
     "submission_keys": _WRITE,
     "messages": _WRITE,
     "fair_shares": _WRITE,
+    "offered_bands": "SELECT (job_id), DELETE",  # of cancelled jobs, by a trigger
 }
 """The rights of an API server, by table."""
 WORKER: dict[str, str] = {
@@ -39,6 +40,7 @@ WORKER: dict[str, str] = {
     "jobs": "SELECT, UPDATE (state, created, finished, has_result, document, owner, model, "
     "client_ref, client, attempt, worker)",
     "messages": "INSERT, SELECT (id, job_id, state), UPDATE (state, finished)",
+    "offered_bands": "SELECT, INSERT, DELETE, UPDATE (worker, sha256, seconds)",
 }
 """The rights of a worker. It adds and deletes no job, and reads neither keys nor messages."""
 

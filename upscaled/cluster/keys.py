@@ -54,6 +54,26 @@ def checkpoint(job_id: str, lease_number: int) -> str:
     return f"{bands(job_id)}/checkpoint-{lease_number}"
 
 
+def helped(job_id: str, lease_number: int) -> str:
+    """Return what the keys of rows that other workers made under a lease begin with.
+
+    Raises:
+        ValueError: ``job_id`` is not a job id.
+    """
+    return f"{bands(job_id)}/helped-{lease_number}"
+
+
+def helped_rows(job_id: str, lease_number: int, worker: int, top: int, sha256: str) -> str:
+    """Return the key of the rows of a band that another worker made under a lease.
+
+    Raises:
+        ValueError: ``job_id`` is not a job id, or ``sha256`` no digest.
+    """
+    if not _DIGEST.fullmatch(sha256):
+        raise ValueError("not a digest")
+    return f"{helped(job_id, lease_number)}/{worker}-{top}-{sha256}"
+
+
 def lease_of(key: str) -> int | None:
     """Return the number of the lease of a record; None: the key is not that of a record."""
     found = _CHECKPOINT.fullmatch(key.rpartition("/")[2])

@@ -66,6 +66,10 @@ class Member:
     models: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
     """Ids of the jobs that it does."""
+    helps: tuple[str, ...] = ()
+    """Ids of other workers' jobs of which it does bands."""
+    pixel_keys: tuple[str, ...] = ()
+    """What the bytes of each of its devices depend on, as a digest."""
     ended: Mapping[str, int] = field(default_factory=dict)
     """Jobs whose end it recorded since its start, by their state."""
     busy_seconds: float = 0.0

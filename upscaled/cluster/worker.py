@@ -10,15 +10,17 @@ from pathlib import Path
 
 from upscaled.blobs.blobs import Blobs
 from upscaled.cluster import keys, work_queue
+from upscaled.cluster.band_sharing import BandSharing
 from upscaled.cluster.hearing import Hearing
 from upscaled.cluster.job_files import bring_upload
 from upscaled.cluster.kept_bands import KeptBands
-from upscaled.cluster.members import WORKER, Member, settings_of
+from upscaled.cluster.members import Member
 from upscaled.cluster.membership import Membership
 from upscaled.cluster.progress import report_progress
 from upscaled.cluster.records import TAKEN, HeldJob, WorkerJobStore
 from upscaled.cluster.rescue import Rescuer
 from upscaled.cluster.work_queue import Lease
+from upscaled.cluster.worker_facts import describe
 from upscaled.config.settings import Config
 from upscaled.engines.pixel_key import pixel_keys
 from upscaled.errors import (
@@ -98,6 +100,12 @@ class ClusterWorker:
         self._registry = JobRegistry(self._store)
         self._cache = ResultCache(data_dir / "cache", 0, 1.0)
         lease = config.cluster.lease_seconds
+        self._news = asyncio.Event()
+        self._sharing = BandSharing(
+            database, blobs, self._workspace, imaging, models,
+            worker=lambda: self.membership.worker, others=self._others, lease_of=self._lease_of,
+            lease_seconds=lease, on_end=self._news.set,
+        )  # fmt: skip
         self.membership = Membership(
             database,
             self._describe,
@@ -105,30 +113,24 @@ class ClusterWorker:
             Rescuer(lease, config.upscaler.max_crashes, messages_of),
         )
         self.membership.on_beat = self._check_leases
-        self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._taking = False
         self._tasks = Tasks()
         self._closing = contextlib.AsyncExitStack()
 
     def _describe(self) -> Member:
-        parts = self._parts
-        health = parts.health if parts is not None else None
-        return Member.of_this_process(
-            self._name,
-            WORKER,
-            settings=settings_of(self._config, WORKER),
-            engine=parts.choice.engine if parts is not None else "",
-            devices=tuple(d.name for d in parts.choice.devices) if parts is not None else (),
-            gpu=any(d.is_gpu for d in parts.choice.devices) if parts is not None else False,
-            slots=parts.pool.most_at_once if parts is not None else 0,
-            models=tuple(model.name for model in self._models.models),
-            jobs=tuple(self._store.held),
-            ended=dict(self._store.ended),
-            busy_seconds=sum(parts.pool.busy_seconds().values()) if parts is not None else 0.0,
-            state=health.state.value if health is not None else "starting",
-            reason=health.reason if health is not None else None,
-        )
+        return describe(
+            self._name, self._config, self._models, self._parts,
+            jobs=tuple(self._store.held), helps=self._sharing.help.jobs,
+            pixel_keys=self._sharing.pixel_keys, ended=dict(self._store.ended),
+        )  # fmt: skip
+
+    def _others(self) -> list[Member]:
+        return [one for one in self.membership.workers() if one.id != self._name]
+
+    def _lease_of(self, job_id: str) -> Lease | None:
+        held_job = self._store.held.get(job_id)
+        return None if held_job is None or held_job.lost else held_job.lease
 
     async def start(self) -> None:
         """Become a worker and take jobs.
@@ -151,10 +153,12 @@ class ClusterWorker:
                 rates=self._store,
                 cache=self._cache,
                 on_checkpoint=self._bands.note,
+                workers=self._sharing.lending,
             )
             self._bands.pixel_keys = await asyncio.to_thread(
                 pixel_keys, parts.choice, parts.pool.places
             )
+            self._sharing.open(parts, self._bands.pixel_keys)
             self._dispatcher = make_dispatcher(self._config, parts, self._registry, self._workspace)
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
@@ -197,6 +201,7 @@ class ClusterWorker:
         self.membership.draining.set()
         self._news.set()
         self._room.set()
+        await self._sharing.help.stop()
         assert self._dispatcher is not None  # noqa: S101 - it was started
         await self._dispatcher.stop(self._config.server.drain_seconds, hurry)
 
@@ -218,13 +223,17 @@ class ClusterWorker:
 
     def _hear_of_loss(self, job_id: str | None) -> None:
         """Look whether a job, or any, was cancelled or taken from this worker."""
-        if self._store.held if job_id is None else job_id in self._store.held:
+        mine = {*self._store.held, *self._sharing.help.jobs}
+        if mine if job_id is None else job_id in mine:
             self._tasks.start(self._check_leases(), "check")
 
     @property
     def _has_room(self) -> bool:
         assert self._parts is not None  # noqa: S101 - it was started
-        return len(self._store.held) < self._parts.pool.most_at_once + _AHEAD
+        pool = self._parts.pool
+        # While others help with a large picture here, they can do the next job sooner.
+        most = pool.slots if self._sharing.is_helped else pool.most_at_once + _AHEAD
+        return len(self._store.held) < most
 
     async def _take_jobs(self) -> None:
         """Take jobs as long as there is room for them; runs until cancelled."""
@@ -259,6 +268,7 @@ class ClusterWorker:
         worker = self.membership.worker
         lease = await self._database.run(lambda c: work_queue.take(c, worker, models))
         if lease is None:
+            await self._sharing.help.look()
             return False
         self._store.held[lease.job.id] = HeldJob(lease)
         self._tasks.start(self._begin(lease), f"begin-{lease.job.id}")
@@ -345,7 +355,6 @@ class ClusterWorker:
             if not held_job.lost
         }
         worker, taking = self.membership.worker, self._taking
-
         held, others, recorded = await self._database.run(
             lambda c: work_queue.compare(c, worker, mine), patience=1.0
         )
@@ -363,6 +372,7 @@ class ClusterWorker:
             for job_id, number in recorded:
                 if job_id not in self._store.held:
                     await self._release(job_id, number)
+        await self._sharing.help.check()
 
     async def _give_back(self, job_id: str) -> None:
         """Let another worker do a job that this one has not begun or can't do."""
@@ -384,5 +394,6 @@ class ClusterWorker:
 
     async def _give_all_back(self) -> None:
         await self._tasks.ended()
+        await self._sharing.ended()
         for job_id in list(self._store.held):
             await self._give_back(job_id)

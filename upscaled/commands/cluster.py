@@ -50,6 +50,8 @@ def _lines(found: object) -> Iterator[str]:
                     f"{len(member.jobs)} jobs of {member.slots}"
                 )  # fmt: skip
                 facts += [f"{jobs}: {', '.join(member.jobs)}" if member.jobs else "idle"]
+                if member.helps:
+                    facts.append(f"helps with {', '.join(member.helps)}")
             if one.draining:
                 facts.append("draining")
             facts.append(f"heard {one.silent_seconds:.1f} s ago")

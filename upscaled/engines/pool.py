@@ -89,6 +89,13 @@ class _PlaceSlots:
         """Whether any engine of it can do a task, now or when it is free."""
         return bool(self.unmade) or any(one.engine.unusable is None for one in self.engines)
 
+    @property
+    def has_free(self) -> bool:
+        """Whether a job could have a slot of it for itself."""
+        return bool(self.unmade) or any(
+            not one.used and one.engine.unusable is None for one in self.engines
+        )
+
     def take(self, *, small: bool, even_unusable: bool) -> Slot | None:
         """Return a slot; None if there is none free.
 
@@ -262,12 +269,35 @@ class EnginePool:
             finally:
                 self._ending = asyncio.create_task(self._end_later(), name="engine-outside-slots")
 
-    def _free_slot(self) -> Slot | None:
-        """Return a slot that no job holds or waits for."""
+    @contextmanager
+    def idle_slot(self, place: Place) -> Iterator[Slot | None]:
+        """Hold a slot of ``place`` for the length of the block; None if a job has or wants it."""
+        free = self._free_slot(place)
+        if free is None:
+            yield None
+            return
+        with self._holding(free) as slot:
+            yield slot
+
+    def is_idle(self, place: Place) -> bool:
+        """Tell whether a slot of ``place`` is free and no job waits."""
+        return not self._has_waiting and any(
+            slots.place == place and slots.has_free for slots in self._places
+        )
+
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether a job waits for a slot."""
         waiting = (request for request in self._requests if not request.granted.done())
-        if any(request.order < HELP for request in waiting):
+        return any(request.order < HELP for request in waiting)
+
+    def _free_slot(self, place: Place | None = None) -> Slot | None:
+        """Return a slot that no job holds or waits for, of ``place`` if it is given."""
+        if self._has_waiting:
             return None
         for slots in self._places:
+            if place is not None and slots.place != place:
+                continue
             slot = slots.take(small=False, even_unusable=False)
             if slot is not None:
                 return slot

@@ -78,6 +78,12 @@ _JOBS = """
         IF NEW.document <> OLD.document OR NEW.tag <> OLD.tag THEN
             PERFORM tell_change(NEW);
         END IF;
+        -- The bands that its worker offered to others are of the latest attempt only.
+        IF OLD.worker IS NOT NULL AND (
+            NEW.attempt <> OLD.attempt OR NEW.state NOT IN ('queued', 'processing')
+        ) THEN
+            DELETE FROM offered_bands WHERE job_id = NEW.id;
+        END IF;
         IF NEW.attempt <> OLD.attempt AND NEW.worker IS NULL THEN
             PERFORM pg_notify('upscaled_waiting', NEW.model);
         END IF;
@@ -93,6 +99,7 @@ _JOBS = """
     CREATE FUNCTION jobs_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         PERFORM pg_notify('upscaled_jobs', OLD.id || ' deleted');
+        DELETE FROM offered_bands WHERE job_id = OLD.id;
         IF OLD.worker IS NOT NULL AND OLD.state IN ('queued', 'processing') THEN
             PERFORM pg_notify('upscaled_taken', OLD.id);
         END IF;
@@ -100,6 +107,23 @@ _JOBS = """
     END $$;
     CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs
         FOR EACH ROW EXECUTE FUNCTION jobs_deleted();
+
+    CREATE TABLE offered_bands (
+        job_id TEXT NOT NULL,
+        top INTEGER NOT NULL,
+        bottom INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        pixel_key TEXT NOT NULL,
+        document TEXT NOT NULL,
+        worker BIGINT,
+        sha256 TEXT,
+        seconds DOUBLE PRECISION,
+        PRIMARY KEY (job_id, top)
+    );
+    COMMENT ON TABLE offered_bands IS 'bands of large pictures that other workers may do';
+    COMMENT ON COLUMN offered_bands.worker IS 'the one that does it, in procrastinate_workers';
+    COMMENT ON COLUMN offered_bands.sha256 IS 'of its rows among the blobs, when it is done';
 
     CREATE TABLE submission_keys (
         owner TEXT NOT NULL,

@@ -26,13 +26,13 @@ class Execution:
     threads_per_tile: int = 0
     """0: unknown."""
     helpers: tuple[str, ...] = ()
-    """Ids of other devices that made bands."""
+    """Ids of other devices that made bands; one name for those of other machines."""
 
-    def with_help(self, place: Place) -> Execution:
+    def with_help(self, device: str) -> Execution:
         """Return this with a device that has made a band."""
-        if place.device.id in self.helpers:
+        if device in self.helpers:
             return self
-        return replace(self, helpers=(*self.helpers, place.device.id))
+        return replace(self, helpers=(*self.helpers, device))
 
     def after(self, progress: Progress) -> Execution:
         """Return this with what an engine reports."""

@@ -13,6 +13,7 @@ from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.checkpoint import Checkpoint
+from upscaled.pipeline.open_bands import NoOtherWorkers, OtherWorkers
 from upscaled.pipeline.result import IdentifiedModel, RunCallbacks
 from upscaled.pipeline.run import PipelineRun
 from upscaled.pipeline.shared import SharedParts, nobody_told
@@ -28,6 +29,7 @@ class Pipeline:
         workspace: holds the files of jobs.
         methods: to run networks on the CPU, measured.
         on_checkpoint: called with a job's id and what is done of it after each band but the last.
+        workers: other machines that may do bands of a large picture; None: there are none.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class Pipeline:
         workspace: Workspace,
         methods: CpuMethods | None = None,
         on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told,
+        workers: OtherWorkers | None = None,
     ) -> None:
         self._shared = SharedParts(
-            imaging, pool, models, workspace, methods or CpuMethods(), on_checkpoint
-        )
+            imaging, pool, models, workspace, methods or CpuMethods(), on_checkpoint,
+            workers or NoOtherWorkers(),
+        )  # fmt: skip
 
     @property
     def verifications(self) -> Mapping[str, int]:

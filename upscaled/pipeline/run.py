@@ -33,7 +33,7 @@ from upscaled.pipeline.bands import BandFinisher
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
-from upscaled.pipeline.inference import Inference
+from upscaled.pipeline.inference import Inference, InferenceCallbacks
 from upscaled.pipeline.result import RunCallbacks, RunResult
 from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
 from upscaled.pipeline.run_record import RunRecord
@@ -243,12 +243,11 @@ class PipelineRun:
     async def _infer(self, slot: Slot, bands: BandFinisher, tile_size: int) -> None:
         """Let the engine do the rows that ``bands`` waits for; after a failure without help."""
 
-        def on_progress(progress: Progress, rows: float) -> None:
+        def on_progress(progress: Progress) -> None:
             self._done.execution = self._done.execution.after(progress)
-            self._report(rows)
 
-        def on_help(place: Place) -> None:
-            self._done.execution = self._done.execution.with_help(place)
+        def on_help(device: str) -> None:
+            self._done.execution = self._done.execution.with_help(device)
 
         whole = UpscaleTask(
             source=self._source,
@@ -263,7 +262,14 @@ class PipelineRun:
             method=self._done.execution.method,
         )
         inference = Inference(
-            self._shared.pool, self._job.id, whole, bands, on_progress=on_progress, on_help=on_help
+            self._shared.pool,
+            self._shared.workers,
+            self._job.id,
+            self._job.request.model_name,
+            self._work,
+            whole,
+            bands,
+            InferenceCallbacks(on_progress, self._report, on_help),
         )
         try:
             await inference.run(slot, tile_size, alone=self._failed or self._one_band_at_a_time)

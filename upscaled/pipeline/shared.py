@@ -18,6 +18,7 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.alternatives import Alternatives
 from upscaled.pipeline.checkpoint import Checkpoint
+from upscaled.pipeline.open_bands import NoOtherWorkers, OtherWorkers
 from upscaled.pipeline.result import IdentifiedModel
 
 _TILE_SIZES = 256
@@ -57,6 +58,7 @@ class SharedParts:
     workspace: Workspace
     methods: CpuMethods = field(default_factory=CpuMethods)
     on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told
+    workers: OtherWorkers = field(default_factory=NoOtherWorkers)
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)
     verifications: Counter[str] = field(default_factory=Counter)

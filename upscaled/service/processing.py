@@ -28,6 +28,7 @@ from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.footprint import TimeLimit
+from upscaled.pipeline.open_bands import OtherWorkers
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.shared import nobody_told
 from upscaled.service.dispatcher import Dispatcher
@@ -69,6 +70,7 @@ async def open_processing(
     joins: bool = False,
     needs_default_model: bool = True,
     on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told,
+    workers: OtherWorkers | None = None,
 ) -> Processing:
     """Select the engine and build the parts around it; ``closing`` ends them.
 
@@ -86,6 +88,7 @@ async def open_processing(
         joins: jobs may join identical ones.
         needs_default_model: False where every job names its model.
         on_checkpoint: see `Pipeline`.
+        workers: see `Pipeline`.
 
     Raises:
         ConfigError: something that the settings require is missing.
@@ -100,7 +103,7 @@ async def open_processing(
     trial = SelfTest(pool, models, imaging, workspace, config.upscaler.default_model)
     health = Health(trial.run, lambda: not registry.active())
     methods = await open_methods(config, choice, methods_file or config.methods_file)
-    pipeline = Pipeline(imaging, pool, models, workspace, methods, on_checkpoint)
+    pipeline = Pipeline(imaging, pool, models, workspace, methods, on_checkpoint, workers)
     queue = JobQueue(order or make_order(config.limits.scheduling, choice.traits.models_kept))
     timing = await make_job_timing(
         models, pool, queue, registry, rates,
