@@ -71,7 +71,7 @@ def test_a_disk_without_room_for_the_copy_of_a_picture_is_no_fault_of_the_pictur
     (tmp_path / "in").mkdir()
     Image.effect_noise((1500, 1500), 90).save(tmp_path / "in/noise.png")
     need = -(-(tmp_path / "in/noise.png").stat().st_size >> 20)
-    with small_disk(tmp_path / "out", 1) as disk:
+    with small_disk(tmp_path / "out", 1 << 10) as disk:
         done = run("upscale", "--json", tmp_path / "in", disk.folder, "--scale", "2", env=env)
         (failed,) = [
             event for event in map(json.loads, done.stdout.splitlines())
