@@ -14,29 +14,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import tempfile
 import time
 from pathlib import Path
 
 from bench.report import Report, table
 from bench.setup import make_parser
-from testkit import network_namespace
-from testkit.cluster import Cluster, healthy, running_cluster
+from testkit.cluster import Cluster
 from testkit.faulty_s3 import FaultyS3
 from testkit.history import History
-from testkit.network_namespace import network_namespaces
-from testkit.postgres import PostgresServer
 from testkit.storm import (
     BLOBS,
     CUTS,
     DATABASES,
     SERVERS,
-    SETTINGS,
     WORKERS,
     Picture,
     Storm,
     call,
+    cluster_for_storms,
+    is_cuttable,
     pictures,
     weather,
 )
@@ -94,8 +91,7 @@ async def the_storm(
     report: Report,
 ) -> None:  # fmt: skip
     """Let everything fail; check what callers were told."""
-    cuttable = any(worker.network is not None for worker in cluster.workers)
-    turns = [turn for turn in _TURNS if cuttable or turn != CUTS]
+    turns = [turn for turn in _TURNS if is_cuttable(cluster) or turn != CUTS]
     storm = Storm(
         cluster, store, pause=options.pause, blob_seconds=options.blob_seconds, turns=turns
     )
@@ -134,35 +130,16 @@ async def run() -> int:
     options = parser.parse_args()
     options.jobs = options.jobs or (60 if options.quick else 500)
     report = Report("cluster", options.quick)
-    cuttable = await asyncio.to_thread(network_namespace.possible)
-    with (
-        tempfile.TemporaryDirectory(prefix="upscaled-bench-") as name,
-        network_namespaces(1 if cuttable else 0) as networks,
-    ):
+    counting = {"shared_preload_libraries": "pg_stat_statements"}
+    with tempfile.TemporaryDirectory(prefix="upscaled-bench-") as name:
         folder = Path(name)
         models = folder / "models"
         install(models)
         shown = await pictures(folder, models, _PICTURES)
-        hosts = [network.host for network in networks]
-        async with FaultyS3(host="0.0.0.0" if hosts else "127.0.0.1").running() as store:
-            os.environ.update(store.environment())
-            made = Cluster(
-                folder,
-                models,
-                settings=SETTINGS | {"cluster.blobs": store.url},
-                postgres=PostgresServer(
-                    addresses=hosts, settings={"shared_preload_libraries": "pg_stat_statements"}
-                ),
-                networks=networks,
-                stores=store.environment,
-            )
-            async with running_cluster(made) as cluster:
-                await asyncio.to_thread(
-                    cluster.postgres.execute, "CREATE EXTENSION pg_stat_statements"
-                )
-                await healthy(cluster.servers[0].url, 3)
-                await the_cost(cluster, shown, options.calm, report)
-                await the_storm(cluster, store, shown, options, report)
+        async with cluster_for_storms(folder, models, counting) as (cluster, store):
+            await asyncio.to_thread(cluster.postgres.execute, "CREATE EXTENSION pg_stat_statements")
+            await the_cost(cluster, shown, options.calm, report)
+            await the_storm(cluster, store, shown, options, report)
     report.finish()
     return sum(figure.met is False for figure in report.figures)
 

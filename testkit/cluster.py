@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -219,6 +220,22 @@ async def submitted(session: aiohttp.ClientSession, api: str, picture: bytes, **
     async with session.post(api + "/upscale", data=form) as answer:
         assert answer.status == 202
         return str((await answer.json())["job_id"])
+
+
+async def result_digest(
+    session: aiohttp.ClientSession, api: str, job_id: str, *, keep: bool = True
+) -> str:
+    """Download a result; return its SHA-256.
+
+    Args:
+        session: asks.
+        api: the address of the API.
+        job_id: a job that is completed.
+        keep: False: the result counts as downloaded afterwards.
+    """
+    async with session.get(f"{api}/download/{job_id}" + ("?keep=true" if keep else "")) as answer:
+        assert answer.status == 200, await answer.text()
+        return hashlib.sha256(await answer.read()).hexdigest()
 
 
 async def until_state(session: aiohttp.ClientSession, api: str, job_id: str, state: str) -> Any:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psycopg
-from PIL import Image
 
-from testkit.cluster import Cluster, MemberProcess, submitted
-from testkit.paths import DATA
+from testkit.cluster import Cluster, MemberProcess, result_digest, submitted
+from testkit.photos import resized
 from testkit.services import FAST, make_config, running, submit
 from testkit.waiting import until
 
@@ -33,10 +30,7 @@ _SIZE = (800, 2000)
 
 def tall_photo() -> bytes:
     """Return a photo that is done in several bands."""
-    file = io.BytesIO()
-    with Image.open(DATA / "coffee.jpg") as photo:
-        photo.resize(_SIZE).save(file, "JPEG")
-    return file.getvalue()
+    return resized(*_SIZE, "JPEG")
 
 
 async def alone(folder: Path, models_dir: Path, picture: bytes, **fields: str) -> str:
@@ -89,9 +83,7 @@ class LargeJob:
             return await answer.json()
 
     async def digest(self) -> str:
-        async with self._session.get(f"{self._api}/download/{self.id}?keep=true") as answer:
-            assert answer.status == 200
-            return hashlib.sha256(await answer.read()).hexdigest()
+        return await result_digest(self._session, self._api, self.id)
 
     async def cancel(self) -> None:
         async with self._session.post(f"{self._api}/cancel/{self.id}") as answer:

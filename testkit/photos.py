@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from testkit.paths import DATA
+from testkit.pictures import encoded
 
 Pixels = NDArray[np.uint8]
 
@@ -36,6 +37,11 @@ def crop(number: int, side: int) -> Pixels:
     top = (number * 89) % (height - side)
     left = (number * 61) % (width - side)
     return np.ascontiguousarray(source[top : top + side, left : left + side])
+
+
+def resized(width: int, height: int, kind: str = "PNG") -> bytes:
+    """Return a photo in this size as a file of Pillow's format ``kind``."""
+    return encoded(Image.fromarray(_photos()[1]).resize((width, height)), kind)
 
 
 def photo(width: int, height: int) -> Pixels:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,8 @@ import psycopg
 from testkit.parts import missing
 from testkit.paths import ROOT
 from testkit.ports import free_port
+from upscaled.jobs.postgres_database import Database
+from upscaled.jobs.postgres_schema import migrate
 from upscaled.workers import launcher
 
 UNPACKED = ROOT / ".tools" / "postgresql"
@@ -197,6 +199,18 @@ class PostgresServer:
             yield self.url(name)
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextlib.asynccontextmanager
+    async def opened_database(self) -> AsyncIterator[Database]:
+        """Make a database with the product's tables for the length of the block, and open it."""
+        with self.database() as url:
+            database = Database(url)
+            await database.open()
+            try:
+                await database.run(migrate)
+                yield database
+            finally:
+                await database.close()
 
     def execute(self, statement: str, url: str | None = None) -> Sequence[tuple[object, ...]]:
         """Run a statement outside of any transaction; return its rows."""

@@ -6,18 +6,23 @@ What callers are told goes into a `History`, which says afterwards whether any o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from testkit.cluster import Cluster, MemberProcess
+from testkit import network_namespace
+from testkit.cluster import Cluster, MemberProcess, healthy, running_cluster
 from testkit.faulty_s3 import Fault, FaultyS3
 from testkit.history import Caller, History
+from testkit.network_namespace import network_namespaces
 from testkit.paths import DATA
+from testkit.postgres import PostgresServer
 from testkit.services import FAST, make_config, running, submit
 
 API = "/api/v1"
@@ -45,6 +50,11 @@ class Picture:
     expected: str
 
 
+def is_cuttable(cluster: Cluster) -> bool:
+    """Tell whether a worker has a network that can be cut."""
+    return any(worker.network is not None for worker in cluster.workers)
+
+
 async def pictures(folder: Path, models: Path, count: int) -> list[Picture]:
     """Make photos of 48×32 pixels, each another one, and let one machine upscale them."""
     contents = []
@@ -64,6 +74,39 @@ async def pictures(folder: Path, models: Path, count: int) -> list[Picture]:
             await service.jobs.wait(job.id)
         results = [await service.jobs.result(job.id) for job in jobs]
     return [Picture(c, r.sha256) for c, r in zip(contents, results, strict=True)]
+
+
+@contextlib.asynccontextmanager
+async def cluster_for_storms(
+    folder: Path, models: Path, database: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Cluster, FaultyS3]]:
+    """Run two API servers and three workers with a store of blobs that can fail.
+
+    As root, the first worker has a network of its own, which can be cut.
+
+    Args:
+        folder: for all files.
+        models: the installed models.
+        database: settings of PostgreSQL.
+    """
+    cuttable = await asyncio.to_thread(network_namespace.possible)
+    with network_namespaces(1 if cuttable else 0) as networks:
+        hosts = [network.host for network in networks]
+        async with FaultyS3(host="0.0.0.0" if hosts else "127.0.0.1").running() as store:
+            with pytest.MonkeyPatch.context() as environment:
+                for name, value in store.environment().items():
+                    environment.setenv(name, value)
+                made = Cluster(
+                    folder,
+                    models,
+                    settings=SETTINGS | {"cluster.blobs": store.url},
+                    postgres=PostgresServer(addresses=hosts, settings=database or {}),
+                    networks=networks,
+                    stores=store.environment,
+                )
+                async with running_cluster(made) as cluster:
+                    await healthy(cluster.servers[0].url, len(cluster.workers))
+                    yield cluster, store
 
 
 class Storm:

@@ -20,7 +20,6 @@ from upscaled.cluster.records import SharedJobStore
 from upscaled.cluster.registry import SharedRegistry
 from upscaled.jobs.job import Job, JobState
 from upscaled.jobs.postgres_database import Connection, Database
-from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.postgres_store import JobVersion, update_job
 from upscaled.service.background import end_task
 
@@ -39,12 +38,8 @@ class CountingStore(SharedJobStore):
 
 @pytest.fixture
 async def database(postgres: PostgresServer) -> AsyncIterator[Database]:
-    with postgres.database() as url:
-        database = Database(url)
-        await database.open()
-        await database.run(migrate)
+    async with postgres.opened_database() as database:
         yield database
-        await database.close()
 
 
 @contextlib.asynccontextmanager

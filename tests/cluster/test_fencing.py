@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,18 +10,18 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
-from PIL import Image
 
 from testkit.cluster import (
     Cluster,
     MemberProcess,
     healthy,
+    result_digest,
     running_cluster,
     submitted,
     until_state,
 )
 from testkit.cuttable_link import CuttableLink
-from testkit.paths import DATA
+from testkit.photos import resized
 from testkit.services import FAST
 
 API = "/api/v1"
@@ -46,19 +44,6 @@ async def cluster(
         yield cluster
 
 
-def a_photo(size: tuple[int, int]) -> bytes:
-    file = io.BytesIO()
-    with Image.open(DATA / "coffee.jpg") as photo:
-        photo.resize(size).save(file, "PNG")
-    return file.getvalue()
-
-
-async def digest(session: aiohttp.ClientSession, url: str, job_id: str) -> str:
-    async with session.get(f"{url}/download/{job_id}?keep=true") as answer:
-        assert answer.status == 200
-        return hashlib.sha256(await answer.read()).hexdigest()
-
-
 @pytest.mark.parametrize("how", ["stopped", "cut off"])
 async def test_a_worker_that_comes_back_after_its_lease_changes_no_result(
     cluster: Cluster, tmp_path: Path, how: str
@@ -70,7 +55,7 @@ async def test_a_worker_that_comes_back_after_its_lease_changes_no_result(
     late = MemberProcess(tmp_path / "late", "work", settings)
     other = MemberProcess(tmp_path / "other", "work", cluster.settings)
     url = cluster.servers[0].url + API
-    photo = a_photo((480, 360))  # so that the job runs when its worker is cut off
+    photo = resized(480, 360)  # so that the job runs when its worker is cut off
     try:
         await late.start()
         await healthy(cluster.servers[0].url, 1)
@@ -84,18 +69,18 @@ async def test_a_worker_that_comes_back_after_its_lease_changes_no_result(
                 relay.cut()
             await other.start()
             ended = await until_state(session, url, job_id, "completed")
-            result = await digest(session, url, job_id)
+            result = await result_digest(session, url, job_id)
             if how == "stopped":
                 late.process.send_signal(signal.SIGCONT)
             else:
                 relay.heal()
             await late.said("job was taken from this worker")
             assert await until_state(session, url, job_id, "completed") == ended
-            assert await digest(session, url, job_id) == result
+            assert await result_digest(session, url, job_id) == result
             await other.stop()
             again = await submitted(session, url, photo)  # the late one is a worker again
             await until_state(session, url, again, "completed")
-            assert await digest(session, url, again) == result
+            assert await result_digest(session, url, again) == result
     finally:
         relay.heal()
         await asyncio.gather(late.kill(), other.stop())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from testkit.cluster import Cluster, MemberProcess
+from testkit.cluster import Cluster, MemberProcess, result_digest
 from testkit.job_records import multiply_job
 from testkit.paths import DATA
 from testkit.receiver import Receiver, receiving
@@ -129,10 +128,7 @@ class Caller:
                     return str(told["status"])
 
     async def digest(self, job_id: str, *, keep: bool = True) -> str:
-        url = f"{self._url}/download/{job_id}" + ("?keep=true" if keep else "")
-        async with self._session.get(url) as answer:
-            assert answer.status == 200, await answer.text()
-            return hashlib.sha256(await answer.read()).hexdigest()
+        return await result_digest(self._session, self._url, job_id, keep=keep)
 
 
 async def test_jobs_move_into_a_cluster_and_back_although_both_moves_are_killed(

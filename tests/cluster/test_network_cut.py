@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 from pathlib import Path
 
 import aiohttp
 import pytest
-from PIL import Image
 
 from testkit import network_namespace
-from testkit.cluster import Cluster, MemberProcess, running_cluster, submitted, until_state
+from testkit.cluster import (
+    Cluster,
+    MemberProcess,
+    result_digest,
+    running_cluster,
+    submitted,
+    until_state,
+)
 from testkit.network_namespace import network_namespaces
-from testkit.paths import DATA
+from testkit.photos import resized
 from testkit.postgres import PostgresServer
 from testkit.services import FAST
 
@@ -24,19 +28,6 @@ SETTINGS: dict[str, object] = {
     "upscaler.default_model": FAST["model_name"],
     "server.drain_seconds": 5,
 }
-
-
-def a_photo() -> bytes:
-    file = io.BytesIO()
-    with Image.open(DATA / "coffee.jpg") as photo:
-        photo.resize((480, 360)).save(file, "PNG")  # so that the job runs when its worker is cut
-    return file.getvalue()
-
-
-async def digest(session: aiohttp.ClientSession, url: str, job_id: str) -> str:
-    async with session.get(f"{url}/download/{job_id}?keep=true") as answer:
-        assert answer.status == 200
-        return hashlib.sha256(await answer.read()).hexdigest()
 
 
 async def test_a_worker_whose_network_was_cut_for_longer_than_its_lease_changes_no_result(
@@ -49,7 +40,8 @@ async def test_a_worker_whose_network_was_cut_for_longer_than_its_lease_changes_
         made = Cluster(tmp_path, models_dir, servers=1, workers=0, settings=SETTINGS,
                        postgres=postgres)  # fmt: skip
         async with running_cluster(made) as cluster:
-            url, photo = cluster.servers[0].url + API, a_photo()
+            url = cluster.servers[0].url + API
+            photo = resized(480, 360)  # so that the job runs when its worker is cut off
             through = {"cluster.database_url": postgres.url(host=network.host)}
             late = MemberProcess(
                 tmp_path / "late", "work", cluster.settings | through, network=network
@@ -63,14 +55,14 @@ async def test_a_worker_whose_network_was_cut_for_longer_than_its_lease_changes_
                     await asyncio.to_thread(network.cut)
                     await other.start()
                     ended = await until_state(session, url, job_id, "completed")
-                    result = await digest(session, url, job_id)
+                    result = await result_digest(session, url, job_id)
                     await asyncio.to_thread(network.heal)
                     await late.said("job was taken from this worker")
                     assert await until_state(session, url, job_id, "completed") == ended
-                    assert await digest(session, url, job_id) == result
+                    assert await result_digest(session, url, job_id) == result
                     await other.stop()
                     again = await submitted(session, url, photo)  # the late one works again
                     await until_state(session, url, again, "completed")
-                    assert await digest(session, url, again) == result
+                    assert await result_digest(session, url, again) == result
             finally:
                 await asyncio.gather(late.kill(), other.stop())

@@ -16,7 +16,6 @@ from testkit.simulated_parts import Settings, SimulationError, StartTags
 from upscaled.cluster import work_queue
 from upscaled.jobs.job import Job
 from upscaled.jobs.postgres_database import Connection, Database
-from upscaled.jobs.postgres_schema import migrate
 from upscaled.jobs.postgres_store import insert_job
 
 HARSH = Settings(hours=20, death=900, cut=600, restart=1200, slow_blobs=1800, jump=3600)
@@ -25,12 +24,8 @@ SHORT = replace(HARSH, hours=3)
 
 @pytest.fixture
 async def database(postgres: PostgresServer) -> AsyncIterator[Database]:
-    with postgres.database() as url:
-        database = Database(url)
-        await database.open()
-        await database.run(migrate)
+    async with postgres.opened_database() as database:
         yield database
-        await database.close()
 
 
 async def test_the_models_tags_and_order_are_those_of_the_database(database: Database) -> None:
