@@ -132,12 +132,12 @@ class _PictureLending:
     # --- offering -----------------------------------------------------------------------------
 
     async def _offer(self, bands: OpenBands) -> None:
-        """Offer a band for each device that is idle, but the last one for this worker's own."""
+        """Offer a band for each device that is idle; this worker's own has one already."""
         picture, now = self._picture, time.monotonic()
         if bands.idle_since is not None or now < self._quiet_until:
             return
         idle = self._lending.idle_devices(picture.model_name, self._key)
-        count = min(idle - len(self._out), bands.waiting - 1)
+        count = min(idle - len(self._out), bands.waiting)
         if count <= 0:
             return
         taken = [bands.take() for _ in range(count)]
