@@ -65,6 +65,7 @@ async def take(url: str, folder: Path) -> None:
             await web.send(coffee, model=SLOW_LABEL, scale=4)
             await web.choose(coffee, model=SLOW_LABEL, scale=4)
             await web.row(coffee.name, "processing").first.wait_for()
+            await expect(web.page.locator("#estimate")).to_contain_text("→")
             await save(web.page, "page")
             await web.page.locator("#preview").click()
             await expect(web.page.locator(".preview-card")).to_have_count(4)
