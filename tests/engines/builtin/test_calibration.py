@@ -11,6 +11,7 @@ import pytest
 from testkit.networks import make_task, photo, result, shipped, write_network
 from testkit.waiting import until
 from upscaled.engines.builtin import calibration as calibration_module
+from upscaled.engines.builtin import processor
 from upscaled.engines.builtin.calibration import Calibration
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.engine import BuiltinEngine
@@ -49,6 +50,10 @@ async def test_the_deepest_network_is_not_like_enough_in_bfloat16(models_dir: Pa
     calibration = Calibration(model, (BF16,), 2, None, NOWHERE)
     calibration._left = calibration._left[:1]
     table = await calibration.run()
+    if "avx512f" not in await asyncio.to_thread(processor.flags):
+        # OpenVINO computes most of it in 32 bits there, and the service never asks for it.
+        assert table.decibels[BF16]["slope"] < 70
+        return
     assert table.decibels[BF16]["slope"] < 50
     assert not table.holds(BF16)
     # The other methods of a library that is out of the question take no more time.

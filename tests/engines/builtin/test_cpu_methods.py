@@ -71,7 +71,7 @@ async def test_on_another_machine_nothing_is_known(tmp_path: Path) -> None:
     machine = await asyncio.to_thread(this_machine, 2, 0)
     for other in (
         dataclasses.replace(machine, processor="another"),
-        dataclasses.replace(machine, flags="avx2"),
+        dataclasses.replace(machine, flags=f"{machine.flags} another"),
         dataclasses.replace(machine, libraries=("ncnn 0.9",)),
         dataclasses.replace(machine, memory_gib=machine.memory_gib + 8),
         dataclasses.replace(machine, memory_limit_mb=900),
