@@ -29,8 +29,11 @@ async def completed(
         async with session.post("upscale", data=form) as answer:
             assert answer.status == 202, await answer.text()
             job_id: str = (await answer.json())["job_id"]
-        async with session.get(f"status/{job_id}?wait=60") as answer:
-            assert (await answer.json())["status"] == "completed"
+        status = "queued"
+        while status in {"queued", "processing"}:  # slow processors need more than one wait
+            async with session.get(f"status/{job_id}?wait=60") as answer:
+                status = (await answer.json())["status"]
+        assert status == "completed"
         async with session.get(f"receipt/{job_id}") as answer:
             receipt: dict[str, Any] = await answer.json()
             return job_id, receipt
