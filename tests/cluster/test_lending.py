@@ -92,7 +92,7 @@ class Desk:
                 )  # fmt: skip
                 if claim is not None:
                     return claim
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # no event tells of the offer in this process
 
     async def put(self, claim: Claim, content: bytes, sha256: str) -> None:
         file = self.folder / "rows"

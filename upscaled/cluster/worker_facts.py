@@ -1,4 +1,4 @@
-"""Worker facts: what a worker tells the other members of itself."""
+"""Worker facts: what a worker tells the other members about itself."""
 
 from __future__ import annotations
 

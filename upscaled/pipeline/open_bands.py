@@ -158,4 +158,4 @@ class NoOtherWorkers:
         return False
 
     def helper(self, picture: SharedPicture) -> Helper:
-        raise AssertionError(f"nobody can help with {picture.job_id}")
+        raise AssertionError(f"there is no other worker to help with {picture.job_id}")
