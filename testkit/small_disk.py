@@ -20,12 +20,22 @@ class SmallDisk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def resize(self, kib: int) -> None:
-        """Mount it, or change its size; the test is skipped where this user may not."""
-        options = f"size={kib}k" + (",remount" if self.folder.is_mount() else "")
-        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
-        if subprocess.run(mount, capture_output=True, check=False).returncode:
+    def mount(self, kib: int) -> None:
+        """Mount it; the test is skipped where this user may not."""
+        if self._mount(f"size={kib}k").returncode:
             pytest.skip("only root may mount a small disk")
+
+    def resize(self, kib: int) -> None:
+        """Change its size.
+
+        Raises:
+            CalledProcessError: more is on it.
+        """
+        self._mount(f"size={kib}k,remount").check_returncode()
+
+    def _mount(self, options: str) -> subprocess.CompletedProcess[bytes]:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        return subprocess.run(command, capture_output=True, check=False)
 
     def fill(self, leave: int = 0) -> Path:
         """Fill it with a file, except for ``leave`` bytes; return the file."""
@@ -44,7 +54,7 @@ def small_disk(folder: Path, kib: int) -> Iterator[SmallDisk]:
     """Yield a disk of this size, mounted at a folder, which is made if there is none."""
     folder.mkdir(exist_ok=True)
     disk = SmallDisk(folder)
-    disk.resize(kib)
+    disk.mount(kib)
     try:
         yield disk
     finally:

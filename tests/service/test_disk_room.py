@@ -133,16 +133,18 @@ def real_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finishes(
     models_dir: Path, real_disk: SmallDisk, thumbnail: Path
 ) -> None:
-    sent = {"model_name": "realesr-animevideov3", "scale": "2"}
+    slow, quick = {"model_name": "realesrgan-x4plus"}, {"model_name": "realesr-animevideov3"}
 
     def large(shade: int) -> bytes:  # different ones, since equal ones share their work
-        Image.new("RGB", (3000, 3000), (shade, 100, 100)).save(file := io.BytesIO(), "PNG")
+        Image.new("RGB", (2000, 2000), (shade, 100, 100)).save(file := io.BytesIO(), "PNG")
         return file.getvalue()
 
     server = ServerProcess(real_disk.folder, models_dir, {"server.drain_seconds": 0})
 
-    async def submitted(session: aiohttp.ClientSession, picture: bytes) -> str:
-        form = aiohttp.FormData(sent)
+    async def submitted(
+        session: aiohttp.ClientSession, picture: bytes, fields: dict[str, str]
+    ) -> str:
+        form = aiohttp.FormData(fields)
         form.add_field("image", picture, filename="a.png")
         async with session.post(server.url + "/upscale", data=form) as answer:
             assert answer.status == 202, await answer.text()
@@ -164,25 +166,25 @@ async def test_from_outside_large_jobs_wait_health_says_so_and_a_small_one_finis
         await server.start()
         await server.wait_until_healthy()
         async with aiohttp.ClientSession() as session:
-            waiting = [await submitted(session, large(shade)) for shade in range(6)]
+            waiting = [await submitted(session, large(shade), slow) for shade in range(6)]
         await server.stop()
         for name in server.files():  # what was decoded, so that the disk can be made smaller
             path = server.data_dir / name
             if path.is_file() and path.name != "upload":
                 path.unlink()
-        await asyncio.to_thread(real_disk.resize, 165)  # with 70 MB of compiled networks
+        await asyncio.to_thread(real_disk.resize, 165 << 10)  # with 70 MB of compiled networks
         await server.start()
         await server.wait_until_healthy()
         async with aiohttp.ClientSession() as session:
             told = await until_waiting(session, range(6, 7))
             assert (told["status"], told["queue_length"]) == ("ok", 6)
             assert told["waiting_for_disk"]["reason"].startswith("6 jobs wait for room on the disk")
-            small = await submitted(session, thumbnail.read_bytes())
+            small = await submitted(session, thumbnail.read_bytes(), quick)
             status = f"{server.url}/status/{small}?wait=45"
             async with session.get(status) as answer:
                 assert (await answer.json())["status"] == "completed"
             assert (await health(session))["waiting_for_disk"]["jobs"] == 6
-            await asyncio.to_thread(real_disk.resize, 900)
+            await asyncio.to_thread(real_disk.resize, 900 << 10)
             await until_waiting(session, range(6))
             for job_id in waiting:
                 async with session.post(f"{server.url}/cancel/{job_id}") as answer:
