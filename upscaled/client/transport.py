@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from random import SystemRandom
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +25,8 @@ from upscaled.client.errors import (
     refusal,
 )
 
+_random = SystemRandom()
+"""Not the generator that a program may have seeded: its processes would all pause alike."""
 _AGAIN = frozenset({408, 409, 425, 429, 502, 503, 504})
 """Temporary statuses; 409 only with ``Retry-After``: the same request is being handled."""
 _PREFIX = "/api/v1"
@@ -72,7 +74,7 @@ class Pauses:
             error: what the last one ended with; raised if the time is over, or would be when the
                 server wants to be asked again.
         """
-        pause = self._next * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        pause = self._next * _random.uniform(0.5, 1)
         self._next = min(self._retries.longest_seconds, 2 * self._next)
         if isinstance(error, BusyError) and error.retry_after is not None:
             pause = max(pause, error.retry_after)

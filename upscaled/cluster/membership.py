@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable
+from random import SystemRandom
 
 from upscaled.cluster import members, work_queue
 from upscaled.cluster.members import WORKER, Member, Seen
@@ -17,6 +17,7 @@ from upscaled.jobs.postgres_database import Connection, Database
 
 log = logging.getLogger(__name__)
 
+_random = SystemRandom()
 _BEATS = 4
 """Signs of life in the time of a lease."""
 _LOOKS = 10
@@ -99,7 +100,7 @@ class Membership:
         """Send heartbeats; runs until cancelled."""
         while True:
             # Not all at the same moment.
-            await asyncio.sleep(self._lease_seconds / _BEATS * random.uniform(0.8, 1.0))  # noqa: S311
+            await asyncio.sleep(self._lease_seconds / _BEATS * _random.uniform(0.8, 1.0))
             try:
                 await self.beat()
                 await self._rescue()
@@ -163,7 +164,7 @@ class Membership:
         Each waits for up to `_TURN_SECONDS` for each worker of the cluster, so that they ask about
         once in that time, however many they are.
         """
-        return random.uniform(0, _TURN_SECONDS * len(self.workers()))  # noqa: S311
+        return _random.uniform(0, _TURN_SECONDS * len(self.workers()))
 
     def workers(self) -> list[Member]:
         """Return the running workers that take jobs."""

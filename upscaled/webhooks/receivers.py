@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from random import SystemRandom
 
+_random = SystemRandom()
 _MOST = 64
 """Messages being sent at the same time."""
 _OF_OWNER = 16
@@ -115,7 +116,7 @@ class Receivers:
         if dead:
             receiver.failures += 1
             rest = min(_LONGEST_REST, 2.0 ** min(receiver.failures - 1, 10))
-            receiver.rests_until = now + rest * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            receiver.rests_until = now + rest * _random.uniform(0.8, 1.2)
         elif dead is not None:
             receiver.failures = 0
         self._sending += Counter()  # removes the zeros

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
+from random import SystemRandom
 
+_random = SystemRandom()
 _JITTER = 0.2
 """Pauses vary by this part of themselves, so that messages that failed together don't return
 together."""
@@ -36,7 +37,7 @@ class RetrySchedule:
         """
         if attempts > len(self._pauses):
             return None
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        jitter = _random.uniform(1 - _JITTER, 1 + _JITTER)
         return max(self._pauses[attempts - 1] * jitter, min(asked, MOST_RETRY_AFTER))
 
     def is_too_old(self, age: float) -> bool:
