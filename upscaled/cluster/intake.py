@@ -1,0 +1,113 @@
+"""The intake of a worker: takes jobs from the queue as long as there is room for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from upscaled.cluster import work_queue
+from upscaled.cluster.held_jobs import HeldJobs
+from upscaled.cluster.membership import Membership
+from upscaled.errors import StoreUnavailableError
+from upscaled.jobs.postgres_database import Database
+from upscaled.models.catalog import ModelCatalog
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 5.0
+"""Seconds after which the queue is checked without a notification."""
+_AGAIN_SECONDS = 1.0
+
+
+class Intake:
+    """Takes jobs for a worker.
+
+    Args:
+        database: where the queue is.
+        models: the installed models.
+        membership: the worker's.
+        held: the jobs that it has, and begins.
+        most: returns how many jobs it may hold.
+        on_idle: called when it has room and no job waits that it can do.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        models: ModelCatalog,
+        membership: Membership,
+        held: HeldJobs,
+        most: Callable[[], int],
+        on_idle: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._models = models
+        self._membership = membership
+        self._held = held
+        self._most = most
+        self._on_idle = on_idle
+        self._news = asyncio.Event()
+        self.taking = False
+        """Whether a job is being taken, so that the database may know of a lease before we do."""
+
+    def look(self) -> None:
+        """Look at the queue soon."""
+        self._news.set()
+
+    def hear_of_work(self, model: str | None) -> None:
+        """Look at the queue if the worker has this model; None: whatever it has."""
+        if model is None or any(known.name == model for known in self._models.models):
+            self.look()
+
+    async def run(self) -> None:
+        """Take jobs as long as there is room for them; runs until cancelled or drained."""
+        while True:
+            while len(self._held) >= self._most():
+                self._held.freed.clear()
+                await self._held.freed.wait()
+            if self._membership.draining.is_set():
+                return
+            self._news.clear()
+            self.taking = True
+            try:
+                taken = await self._take_one()
+            except StoreUnavailableError:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            except Exception:
+                log.exception("No job can be taken; it is tried again.")
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            finally:
+                self.taking = False
+                self._held.freed.set()
+            if not taken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self._news.wait()
+                        await asyncio.sleep(self._membership.turn())
+
+    async def _take_one(self) -> bool:
+        models = [model.name for model in self._models.models]
+        worker = self._membership.worker
+        lease = await self._database.run(lambda c: work_queue.take(c, worker, models))
+        if lease is None:
+            await self._on_idle()
+            return False
+        self._held.begin(lease)
+        return True
+
+    async def drained(self) -> None:
+        """Wait until the worker was asked to end and its jobs have ended."""
+        await self._membership.draining.wait()
+        self.wake()
+        while len(self._held) or self.taking:
+            self._held.freed.clear()
+            await self._held.freed.wait()
+
+    def wake(self) -> None:
+        """Notice that the worker was asked to end."""
+        self._news.set()
+        self._held.freed.set()
