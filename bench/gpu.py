@@ -30,7 +30,7 @@ from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import PADDING, Device, Engine, ModelFiles, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.models.official import official_findings
-from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 
 TILES = (100, 200, 400)
 _PARTS_SECONDS = 600.0
@@ -131,7 +131,7 @@ def _parts(report: Report, device: Device, model: ModelFiles, tile: int, rounds:
         text=True,
         timeout=_PARTS_SECONDS,
         check=False,
-        env=processes.plain_env(),
+        env=plain_env(),
         cwd=Path(__file__).parent.parent,
     )
     if done.returncode != 0:

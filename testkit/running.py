@@ -8,11 +8,13 @@ import io
 import threading
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
 from PIL import Image
+from psycopg_pool import base as psycopg_pools
 
 from testkit import contract
 from testkit.contract import Answer
@@ -28,6 +30,9 @@ from upscaled.server.roles import make_service
 T = TypeVar("T")
 
 FAST_MODEL = "realesr-animevideov3"
+
+# Hypothesis takes a change of the global generator, in whichever thread, for one by the test.
+vars(psycopg_pools)["random"] = SystemRandom().random
 
 
 class Server:

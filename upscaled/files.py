@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -27,6 +26,8 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     A caller who is cancelled waits for its end: `asyncio.to_thread` would leave the thread at work,
     and it could make a file after the caller has cleaned up.
     """
+    import asyncio  # noqa: PLC0415 - the caller has it; worker processes do without
+
     work = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs), name="file-thread")
     try:
         return await asyncio.shield(work)
@@ -48,6 +49,8 @@ async def acquired_in_thread(acquire: Callable[[], T], release: Callable[[T], ob
         acquire: opens a file or makes a folder, say.
         release: closes or deletes what ``acquire`` returned.
     """
+    import asyncio  # noqa: PLC0415 - likewise
+
     acquired: list[T] = []
 
     def work() -> T:

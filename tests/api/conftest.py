@@ -22,10 +22,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a server in each mode."""
     if "server" in metafunc.fixturenames:
         wanted = modes.of(metafunc.module.__name__, metafunc.function.__name__)
-        metafunc.parametrize("server", wanted, indirect=True, scope="session")
+        metafunc.parametrize("server", wanted, indirect=True, scope="package")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     request: pytest.FixtureRequest, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

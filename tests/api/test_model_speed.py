@@ -8,7 +8,8 @@ from pathlib import Path
 
 from testkit import checkpoints
 from testkit.running import Api, Server, a_picture
-from upscaled.models.conversion.importing import ImportRequest, import_model
+from upscaled.models.conversion.importing import import_model
+from upscaled.models.conversion.request import ImportRequest
 
 SLOW, FAST = "realesrgan-x4plus", "realesr-animevideov3"
 

@@ -11,7 +11,7 @@ from testkit.running import Server, configured
 from upscaled.client import AsyncClient
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests of the client."""
     running = Server(configured(tmp_path_factory.mktemp("data"), models_dir))

@@ -10,25 +10,25 @@ import pytest
 from testkit import parts
 from upscaled.engines.devices import best_device, kind_of, list_devices
 from upscaled.engines.engine import Device, DeviceKind
-from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 
 
 async def test_swiftshader_is_found_and_is_software() -> None:
-    devices = await list_devices(processes.plain_env(**parts.swiftshader_env()))
+    devices = await list_devices(plain_env(**parts.swiftshader_env()))
     assert [(device.index, device.kind) for device in devices] == [(0, DeviceKind.SOFTWARE)]
     assert "SwiftShader" in devices[0].name
     assert best_device(devices) is None
 
 
 async def test_lavapipe_is_found_and_is_software() -> None:
-    devices = await list_devices(processes.plain_env(**parts.lavapipe_env()))
+    devices = await list_devices(plain_env(**parts.lavapipe_env()))
     assert [device.kind for device in devices] == [DeviceKind.SOFTWARE]
     assert "llvmpipe" in devices[0].name
 
 
 async def test_without_a_driver_there_are_no_devices(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert await list_devices(processes.plain_env(VK_ICD_FILENAMES="/nowhere.json")) == []
+        assert await list_devices(plain_env(VK_ICD_FILENAMES="/nowhere.json")) == []
     assert caplog.records == []
 
 
@@ -40,7 +40,7 @@ async def test_a_driver_that_kills_who_asks_is_logged_and_counts_as_none(
     (tmp_path / "sitecustomize.py").write_text(
         "import ncnn, signal\nncnn.get_gpu_count = lambda: signal.raise_signal(signal.SIGSEGV)\n"
     )
-    env = processes.plain_env(PYTHONPATH=str(tmp_path))
+    env = plain_env(PYTHONPATH=str(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert await list_devices(env) == []
     assert "Vulkan can't be used: the device query process ended with signal 11" in caplog.text

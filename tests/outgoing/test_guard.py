@@ -201,7 +201,7 @@ async def test_the_socket_goes_to_the_checked_address_even_if_the_http_client_re
              "family": socket.AF_INET, "proto": 0, "flags": 0}
         ]  # fmt: skip
 
-    monkeypatch.setattr("upscaled.outgoing.client._Pinned.resolve", elsewhere)
+    monkeypatch.setattr("upscaled.outgoing.connection._Pinned.resolve", elsewhere)
     async with dns_server({"public.example": lambda _: [PUBLIC]}) as names:
         client = OutgoingClient(AddressRules(), lookup=names.lookup)
         with pytest.raises(AddressRefusedError):

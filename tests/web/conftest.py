@@ -18,7 +18,7 @@ from testkit.running import Server, configured
 from testkit.web_page import WebPage, web_page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with default settings for all tests that ask nothing else of it."""
     running = Server(configured(tmp_path_factory.mktemp("data"), models_dir), self_test=True)

@@ -18,6 +18,7 @@ from testkit.paths import ROOT
 from testkit.unkillable import survive_sigkill
 from upscaled.workers import processes
 from upscaled.workers.client import WorkerClient
+from upscaled.workers.environment import plain_env
 from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerRefusedError,
@@ -198,7 +199,7 @@ async def test_the_end_of_its_standard_input_ends_a_busy_worker(tmp_path: Path) 
 
     async with processes.running(
         [sys.executable, "-m", "testkit.workers.echo", str(os.getpid())],
-        env=processes.plain_env(),
+        env=plain_env(),
         cwd=ROOT,
         stdin=True,
         stdout=True,

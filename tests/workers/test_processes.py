@@ -16,9 +16,10 @@ from testkit.child_processes import is_running, wait_for_exit
 from testkit.paths import ROOT
 from testkit.unkillable import survive_sigkill
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 from upscaled.workers.processes import StuckError
 
-ENV = processes.plain_env()
+ENV = plain_env()
 
 SLEEPER = "import signal; signal.pause()"
 WITH_GRANDCHILD = f"""
@@ -164,8 +165,9 @@ async def test_a_child_dies_with_a_parent_that_is_sigkilled() -> None:
     code = f"""
 import asyncio, sys
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 async def main():
-    child = await processes.start([sys.executable, "-c", {SLEEPER!r}], env=processes.plain_env())
+    child = await processes.start([sys.executable, "-c", {SLEEPER!r}], env=plain_env())
     print(child.pid, flush=True)
     await child.wait()
 asyncio.run(main())
@@ -189,7 +191,7 @@ async def test_the_environment_of_children_holds_no_secret(monkeypatch: pytest.M
     monkeypatch.setenv("UPSCALED_SERVER_AUTH_TOKEN", "secret")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/driver.json")
-    env = processes.plain_env(EXTRA="1")
+    env = plain_env(EXTRA="1")
     assert "secret" not in env.values()
     assert env["LC_ALL"] == "C.UTF-8"
     assert env["VK_ICD_FILENAMES"] == "/driver.json"

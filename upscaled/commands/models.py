@@ -12,7 +12,7 @@ from upscaled.config.settings import Config
 from upscaled.errors import BadRequestError, UpscaledError
 
 if TYPE_CHECKING:
-    from upscaled.models.conversion.importing import Imported
+    from upscaled.models.conversion.imported import Imported
 
 
 async def list_models(options: argparse.Namespace, config: Config) -> int:
@@ -70,10 +70,10 @@ async def install_models(options: argparse.Namespace, config: Config) -> int:
 
 async def import_models(options: argparse.Namespace, config: Config) -> int:
     """Convert a published file, check it and offer it."""
-    from upscaled.models.conversion.importing import (  # noqa: PLC0415
+    from upscaled.models.conversion.importing import import_model  # noqa: PLC0415
+    from upscaled.models.conversion.request import (  # noqa: PLC0415
         ImportRequest,
         check_commercial,
-        import_model,
     )
 
     request = ImportRequest(

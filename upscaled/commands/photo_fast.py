@@ -11,7 +11,9 @@ from pathlib import Path
 
 from upscaled.commands.download import downloaded
 from upscaled.errors import UpscaledError
-from upscaled.models.conversion.importing import Imported, ImportRequest, Words, import_model
+from upscaled.models.conversion.imported import Imported
+from upscaled.models.conversion.importing import import_model
+from upscaled.models.conversion.request import ImportRequest, Words
 from upscaled.timing.speeds import SMALL_FOR_PHOTOS
 
 NAME = SMALL_FOR_PHOTOS

@@ -32,7 +32,7 @@ async def list_devices(env: Mapping[str, str] | None = None) -> list[Device]:
     When a driver crashes the child process or hangs, the list is empty and the log says why.
 
     Args:
-        env: environment of the child process; None: `processes.plain_env`.
+        env: environment of the child process; None: `plain_env`.
     """
     worker = WorkerClient(
         WORKER_MODULE, name="device query", arguments=worker_arguments(CPU, threads=1), env=env

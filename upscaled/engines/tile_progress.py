@@ -8,13 +8,6 @@ from collections.abc import Callable
 
 TICK_SECONDS = 0.5
 """How often an estimate is reported."""
-CPU_WEIGHTS_PER_SECOND = 25e9
-"""First guess, on the slow side: weights applied in a second by one core. 70e9 to 100e9 were
-measured with AVX-512."""
-GPU_WEIGHTS_PER_SECOND = 500e9
-"""The same of a small integrated GPU; a discrete one does ten times that."""
-BYTES_PER_WEIGHT = 2
-"""In a ``.bin``; the official models are stored in 16 bits."""
 _LINEAR = 0.75
 """Part of a tile up to which its progress follows the clock; then it only approaches the end."""
 
@@ -78,14 +71,3 @@ def eased(elapsed: float) -> float:
         return elapsed
     rest = 1 - _LINEAR
     return min(1 - rest * math.exp(-(elapsed - _LINEAR) / rest), 0.999)
-
-
-def guess_seconds(weight_bytes: int, pixels: float, weights_per_second: float) -> float:
-    """Return a guess of how long a network takes for ``pixels`` padded pixels.
-
-    Args:
-        weight_bytes: length of the network's ``.bin``.
-        pixels: padded pixels of the source.
-        weights_per_second: `CPU_WEIGHTS_PER_SECOND` for each core, or `GPU_WEIGHTS_PER_SECOND`.
-    """
-    return weight_bytes / BYTES_PER_WEIGHT * pixels / weights_per_second

@@ -30,8 +30,8 @@ from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import UnlikeError
 from upscaled.workers import deaths
 from upscaled.workers.client import WorkerClient
+from upscaled.workers.environment import plain_env
 from upscaled.workers.errors import WorkerError, WorkerRefusedError, WorkerShortageError
-from upscaled.workers.processes import plain_env
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,10 @@ class WorkerPool:
         Raises:
             EngineError: no such process can be started, or it can be confined less than before.
         """
+        async with self._first:
+            return await self._ping()
+
+    async def _ping(self) -> Confinement:
         required = self._required or ()
         reply = await self._repeated(
             protocol.PingRequest(required=required, cpu_seconds=self._cpu_seconds),
@@ -121,7 +125,7 @@ class WorkerPool:
         """
         async with self._first:
             if self._required is None:
-                await self.warm()
+                await self._ping()
         request = replace(request, required=self._required)
         try:
             return await self._repeated(request, reply_type, kind, caller)

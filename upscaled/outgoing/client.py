@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import socket
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from upscaled import __version__
 from upscaled.outgoing.addresses import Address, AddressRules
 from upscaled.outgoing.destination import Destination, parse
-from upscaled.outgoing.errors import AddressRefusedError, HostUnreachableError, NoAnswerError
+from upscaled.outgoing.errors import (
+    AddressRefusedError,
+    ForbiddenAddressError,
+    HostUnreachableError,
+    NoAnswerError,
+)
 from upscaled.outgoing.lookup import Lookup, SystemLookup
+
+if TYPE_CHECKING:
+    import aiohttp
 
 MOST_REDIRECTS = 5
 SAME_METHOD = frozenset({307, 308})
 """Redirects that keep method and body."""
 TO_GET = frozenset({301, 302, 303}) | SAME_METHOD
 """Redirects that a GET may follow."""
-_CONNECT_SECONDS = 10.0
 _MOST_ADDRESSES = 16
 """Of a name; further ones are neither checked nor connected to."""
 
@@ -117,42 +121,39 @@ class OutgoingClient:
             HostUnreachableError: there is no connection, or it broke off.
             NoAnswerError: the time is over.
         """
+        from upscaled.outgoing import connection  # noqa: PLC0415 - slow to load, seldom needed
+
         try:
-            async with asyncio.timeout(seconds) as scope, contextlib.AsyncExitStack() as hop:
-                for _ in range(MOST_REDIRECTS + 1):
-                    checked = await self._resolve(self.parse(url))
-                    session = await hop.enter_async_context(self._session(checked))
-                    response = await hop.enter_async_context(
-                        session.request(
-                            method,
-                            checked.destination.url,
-                            headers=dict(headers or {}),
-                            data=body,
-                            allow_redirects=False,
+            with connection.failures():
+                async with asyncio.timeout(seconds) as scope, contextlib.AsyncExitStack() as hop:
+                    for _ in range(MOST_REDIRECTS + 1):
+                        checked = await self._resolve(self.parse(url))
+                        session = await hop.enter_async_context(
+                            connection.session(checked.addresses, self._tls)
                         )
-                    )
-                    if response.status not in follow or "Location" not in response.headers:
-                        yield response
-                        return
-                    url = _next(checked.destination.url, response.headers["Location"])
-                    await hop.aclose()
-            raise AddressRefusedError(f"The address redirects more than {MOST_REDIRECTS} times.")
-        except aiohttp.ServerTimeoutError as error:
-            raise NoAnswerError(
-                f"It did not accept a connection within {_CONNECT_SECONDS:g} s."
-            ) from error
+                        response = await hop.enter_async_context(
+                            session.request(
+                                method,
+                                checked.destination.url,
+                                headers=dict(headers or {}),
+                                data=body,
+                                allow_redirects=False,
+                            )
+                        )
+                        if response.status not in follow or "Location" not in response.headers:
+                            yield response
+                            return
+                        url = _next(checked.destination.url, response.headers["Location"])
+                        await hop.aclose()
+                raise AddressRefusedError(
+                    f"The address redirects more than {MOST_REDIRECTS} times."
+                )
+        except ForbiddenAddressError as error:
+            raise _forbidden(url) from error
         except TimeoutError as error:
             if not scope.expired():
                 raise  # somebody else's
             raise NoAnswerError(f"There was no complete answer within {seconds:g} s.") from error
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise HostUnreachableError("Its TLS certificate is not valid for this host.") from error
-        except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, _ForbiddenAddressError):
-                raise _forbidden(url) from error
-            raise HostUnreachableError("There is no connection to its host.") from error
-        except aiohttp.ClientError as error:
-            raise HostUnreachableError("It broke off, or sent no valid HTTP.") from error
 
     async def _resolve(self, destination: Destination) -> _Checked:
         """Return the addresses of a destination, all of them allowed.
@@ -177,23 +178,6 @@ class OutgoingClient:
             raise _forbidden(destination.host)
         return _Checked(destination, tuple(found))
 
-    def _session(self, checked: _Checked) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            resolver=_Pinned(checked.addresses),
-            use_dns_cache=False,
-            socket_factory=lambda info: _socket_to(checked.addresses, info),
-            force_close=True,
-            ssl=self._tls or True,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            headers={"User-Agent": f"upscaled/{__version__}", "Accept-Encoding": "identity"},
-        )
-
 
 def _forbidden(host: str) -> AddressRefusedError:
     return AddressRefusedError(
@@ -216,44 +200,3 @@ def _next(before: URL, location: str) -> str:
     if before.scheme == "https" and not url.lower().startswith("https:"):
         raise AddressRefusedError("The address redirects from https to an insecure address.")
     return url
-
-
-class _ForbiddenAddressError(OSError):
-    """The HTTP client wanted a socket to an address that was not checked."""
-
-
-def _socket_to(
-    addresses: tuple[Address, ...],
-    info: tuple[int | socket.AddressFamily, int, int, str, tuple[object, ...]],
-) -> socket.socket:
-    """Return a socket for exactly the address that the HTTP client is about to connect to."""
-    family, kind, protocol, _, target = info
-    if ipaddress.ip_address(str(target[0])) not in addresses:
-        raise _ForbiddenAddressError(f"not checked: {target[0]}")
-    return socket.socket(family, kind, protocol)
-
-
-class _Pinned(AbstractResolver):
-    """Answers with the addresses that were checked."""
-
-    def __init__(self, addresses: tuple[Address, ...]) -> None:
-        self._addresses = addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return them."""
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in self._addresses
-        ]
-
-    async def close(self) -> None:
-        """There is nothing to close."""

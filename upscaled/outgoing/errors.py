@@ -20,3 +20,7 @@ class HostUnreachableError(OutgoingError):
 
 class NoAnswerError(OutgoingError):
     """The other machine did not answer in time."""
+
+
+class ForbiddenAddressError(OSError):
+    """The HTTP client wanted a socket to an address that was not checked."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from upscaled import files, serial
 from upscaled.errors import UpscaledError
-from upscaled.models.conversion.importing import Imported
+from upscaled.models.conversion.imported import Imported
 
 log = logging.getLogger(__name__)
 

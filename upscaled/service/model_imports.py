@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 from upscaled import files
@@ -24,13 +24,13 @@ from upscaled.jobs.job import new_job_id
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.importing import (
+from upscaled.models.conversion.imported import Imported
+from upscaled.models.conversion.request import (
     ImportRequest,
     Words,
     check_commercial,
     check_free,
     checked_name,
-    import_model,
 )
 from upscaled.models.removal import remove_imported
 from upscaled.service.import_records import ImportRecords, ImportState, ImportStatus
@@ -252,6 +252,7 @@ class ModelImports:
         directory = self._config.models_dir
         try:
             async with self._turn:
+                import_model = await asyncio.to_thread(_loaded)
                 made = await import_model(
                     request, directory, on_step=lambda step: self._change(import_id, step=step)
                 )
@@ -288,6 +289,13 @@ class ModelImports:
         ended = [one.id for one in self._all.values() if one.ended]
         for import_id in ended[: max(0, len(ended) - _KEPT)]:
             del self._all[import_id], self._ends[import_id]
+
+
+def _loaded() -> Callable[..., Awaitable[Imported]]:
+    """Load what imports models: 25 MB that most servers never need; blocking."""
+    from upscaled.models.conversion.importing import import_model  # noqa: PLC0415
+
+    return import_model
 
 
 def _unwritable(error: OSError) -> str:

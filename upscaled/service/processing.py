@@ -18,7 +18,7 @@ from upscaled.engines.selection import (
     open_methods,
     worker_memory_mb,
 )
-from upscaled.errors import ConfigError
+from upscaled.errors import ConfigError, UpscaledError
 from upscaled.imaging import Imaging
 from upscaled.jobs.order import Order, make_order
 from upscaled.jobs.queue import JobQueue
@@ -31,6 +31,7 @@ from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.open_bands import OtherWorkers
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.shared import nobody_told
+from upscaled.service.background import run_in_background
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.health import Health
 from upscaled.service.self_test import SelfTest
@@ -93,6 +94,8 @@ async def open_processing(
     Raises:
         ConfigError: something that the settings require is missing.
     """
+    # It takes as long as the look for devices, and the first picture waits for both.
+    run_in_background(closing, _warm(imaging), "decoder")
     choice = await choose(config)
     log.info("Engine: %s (%s).", choice.engine, choice.reason)
     await models.rescan()
@@ -114,6 +117,11 @@ async def open_processing(
     closing.push_async_callback(timing.close)
     shared = SharedWork(cache, workspace, pipeline, choice, joins=joins)
     return Processing(choice, pool, health, methods, pipeline, queue, timing, shared)
+
+
+async def _warm(imaging: Imaging) -> None:
+    with contextlib.suppress(UpscaledError):  # whoever needs it is told
+        await imaging.warm()
 
 
 def make_dispatcher(

@@ -16,12 +16,12 @@ from upscaled.engines.builtin.cpu_methods import CpuMethods
 from upscaled.engines.builtin.memory_budget import TooLittleMemoryError
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.engine import PADDING, SMALLEST_TILE, TTA_RUNS, ModelFiles, is_small
-from upscaled.engines.pool import Place
-from upscaled.engines.tile_progress import (
+from upscaled.engines.guessed_time import (
     CPU_WEIGHTS_PER_SECOND,
     GPU_WEIGHTS_PER_SECOND,
     guess_seconds,
 )
+from upscaled.engines.pool import Place
 from upscaled.errors import NoSpaceError, StoreUnavailableError, UnknownModelError
 from upscaled.pictures import Size
 from upscaled.timing.fit import LearnedLine, Line

@@ -28,6 +28,7 @@ from typing import Any
 
 from upscaled.errors import SHORTAGE
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerError,
@@ -64,7 +65,7 @@ class WorkerClient:
         module: what ``python -m`` runs; its ``main`` calls `serve`.
         name: used in messages and logs.
         arguments: of the module, after the process id of the parent.
-        env: its environment; None: `processes.plain_env`.
+        env: its environment; None: `plain_env`.
         cwd: its working directory; None: that of this process.
         at_once: how many requests may run at the same time; more wait.
         max_stuck: how many processes may survive SIGKILL before requests fail with
@@ -180,7 +181,7 @@ class WorkerClient:
             return self._process
 
     async def _start(self) -> _Process:
-        env = processes.plain_env() if self._env is None else self._env
+        env = plain_env() if self._env is None else self._env
         try:
             child = await processes.start(
                 self._program, env=env, cwd=self._cwd, stdin=True, stdout=True

@@ -16,8 +16,9 @@ from testkit import checkpoints, foreign_networks, parts
 from testkit.paths import ROOT
 from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.importing import ImportRequest, import_model
-from upscaled.workers import processes
+from upscaled.models.conversion.importing import import_model
+from upscaled.models.conversion.request import ImportRequest
+from upscaled.workers.environment import plain_env
 
 LAUNCHER = "upscaled.models.conversion.pnnx_launcher"
 HELP = "Look for an ESRGAN, Compact, SPAN, RealPLKSR or MoSR model by the same author."
@@ -204,7 +205,7 @@ def launched(workdir: Path, *line: str) -> subprocess.CompletedProcess[str]:
     """Run a program as pnnx is run."""
     return subprocess.run(
         [sys.executable, "-m", LAUNCHER, str(workdir), "1024", *line],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=processes.plain_env(),
+        capture_output=True, text=True, check=False, cwd=ROOT, env=plain_env(),
     )  # fmt: skip
 
 

@@ -26,9 +26,11 @@ from upscaled.models.catalog import ModelCatalog
 from upscaled.models.conversion.check import check
 from upscaled.models.conversion.definition import decibels, expectations, sample
 from upscaled.models.conversion.errors import ConversionError
-from upscaled.models.conversion.importing import Imported, ImportRequest, import_model
+from upscaled.models.conversion.imported import Imported
+from upscaled.models.conversion.importing import import_model
 from upscaled.models.conversion.layers import write_pair
 from upscaled.models.conversion.recognition import recognise
+from upscaled.models.conversion.request import ImportRequest
 from upscaled.pictures import RawImage, Size
 
 

@@ -34,7 +34,7 @@ from upscaled.engines.engine import (
     UpscaleOutcome,
     UpscaleTask,
 )
-from upscaled.engines.tile_progress import GPU_WEIGHTS_PER_SECOND, guess_seconds
+from upscaled.engines.guessed_time import GPU_WEIGHTS_PER_SECOND, guess_seconds
 from upscaled.engines.traits import BINARY
 from upscaled.errors import (
     SHORTAGE,
@@ -44,6 +44,7 @@ from upscaled.errors import (
     WorkerFailedError,
 )
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 from upscaled.workers.processes import Child, StuckError
 
 __all__ = ["BinaryEngine", "Flavour", "ProgramInfo", "find_program", "max_rows", "probe"]
@@ -88,7 +89,7 @@ class BinaryEngine:
         program: path of the program.
         device: the Vulkan device to select with ``-g``; None: the program's own choice.
         flavour: which program it is; None: it is probed before the first task.
-        env: variables in addition to `processes.plain_env`.
+        env: variables in addition to `plain_env`.
         timeout_seconds: a task that takes longer fails; None: no limit.
         stall_seconds: a task without a new percentage for this long fails; None: no limit. The
             program prints nothing while it encodes.
@@ -112,7 +113,7 @@ class BinaryEngine:
         self._gpu = device.index if device else None
         self.program = program.absolute()
         self._info = ProgramInfo(self.program, flavour, "") if flavour else None
-        self._env = processes.plain_env(**(env or {}))
+        self._env = plain_env(**(env or {}))
         self._timeout = timeout_seconds
         self._stall = stall_seconds
         self._turn = asyncio.Lock()

@@ -15,6 +15,7 @@ from pathlib import Path
 from upscaled.errors import EngineError
 from upscaled.files import sha256_of
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 
 _PROBE_SECONDS = 30
 _USAGE_LIMIT = 1 << 16
@@ -70,7 +71,7 @@ async def probe(program: Path, *, env: Mapping[str, str] | None = None) -> Progr
     complaint, digest = await asyncio.to_thread(_look_at, program)
     if complaint:
         raise EngineError(complaint, retryable=False)
-    said, status = await _usage(program, processes.plain_env() if env is None else env)
+    said, status = await _usage(program, plain_env() if env is None else env)
     if missing := re.search(r"error while loading shared libraries: ([^:\s]+)", said):
         library = missing[1]
         package = _PACKAGES.get(library)

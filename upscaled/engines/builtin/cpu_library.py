@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from enum import StrEnum
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def choose_library(wanted: str, cpuinfo: Path = processor.CPUINFO) -> CpuLibrary
     Raises:
         ConfigError: the setting asks for OpenVINO, which is not installed.
     """
-    installed = _is_installed("openvino")
+    installed = _version("openvino") is not None
     if wanted != "auto":
         library = CpuLibrary(wanted)
         if library is not CpuLibrary.NCNN and not installed:
@@ -72,7 +71,7 @@ def possible_libraries(cpuinfo: Path = processor.CPUINFO) -> tuple[CpuLibrary, .
     bfloat16 is left out where the processor would only emulate it.
     """
     libraries = [CpuLibrary.NCNN]
-    if _is_installed("openvino"):
+    if _version("openvino") is not None:
         libraries.append(CpuLibrary.OPENVINO)
         if processor.flags(cpuinfo) & {"avx512_bf16", "amx_bf16"}:
             libraries.append(CpuLibrary.OPENVINO_BF16)
@@ -81,22 +80,22 @@ def possible_libraries(cpuinfo: Path = processor.CPUINFO) -> tuple[CpuLibrary, .
 
 def versions() -> tuple[str, ...]:
     """Return the names and versions of the libraries that are installed; blocking."""
-    names = ("ncnn", "openvino")
-    return tuple(
-        f"{name} {importlib.metadata.version(name)}" for name in names if _is_installed(name)
-    )
+    found = {name: _version(name) for name in ("ncnn", "openvino")}
+    return tuple(f"{name} {version}" for name, version in found.items() if version)
 
 
 @functools.cache  # a library that is loaded stays, whatever is installed later
 def _with_version(library: CpuLibrary) -> str:
     name = "ncnn" if library is CpuLibrary.NCNN else "OpenVINO"
     bits = " in bfloat16" if library is CpuLibrary.OPENVINO_BF16 else ""
-    return f"{name} {importlib.metadata.version(library.package)}{bits}"
+    return f"{name} {_version(library.package)}{bits}"
 
 
-def _is_installed(package: str) -> bool:
+def _version(package: str) -> str | None:
+    """Return the version of a Python package; None: it is not installed."""
+    from importlib import metadata  # noqa: PLC0415 - slow to load, and workers seldom ask
+
     try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -10,7 +10,7 @@ from upscaled import serial
 from upscaled.engines.builtin.cpu_library import CpuLibrary
 from upscaled.engines.builtin.other_programs import STAT
 from upscaled.engines.engine import Device, ModelFiles, UpscaleTask
-from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 from upscaled.workers.server import Message
 
 WORKER_MODULE = "upscaled.engines.builtin.worker"
@@ -78,7 +78,7 @@ def worker_env() -> dict[str, str]:
 
     The C library asks for huge pages; the worker allows them where memory suffices.
     """
-    return processes.plain_env(OMP_WAIT_POLICY="passive", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+    return plain_env(OMP_WAIT_POLICY="passive", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
 
 
 def encode_network(files: NetworkFiles) -> dict[str, Any]:

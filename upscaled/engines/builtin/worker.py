@@ -40,7 +40,7 @@ from upscaled.engines.builtin.protocol import (
 from upscaled.engines.builtin.tile_plan import TilePlan, plan_on_cpu, plan_on_gpu
 from upscaled.engines.builtin.upscaling import TilesDone
 from upscaled.engines.engine import PADDING, TTA_RUNS, ModelFiles, UpscaleTask
-from upscaled.engines.tile_progress import (
+from upscaled.engines.guessed_time import (
     CPU_WEIGHTS_PER_SECOND,
     GPU_WEIGHTS_PER_SECOND,
     guess_seconds,

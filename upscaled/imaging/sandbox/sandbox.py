@@ -14,10 +14,8 @@ import sys
 import sysconfig
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-
-import numpy
-import PIL
 
 import upscaled
 from upscaled.imaging.sandbox import landlock, seccomp
@@ -108,7 +106,9 @@ def code_folders() -> tuple[Path, ...]:
     folders = {sysconfig.get_path(name) for name in names}
     # sysconfig does not list Debian's own packages or those of a user.
     folders |= {*site.getsitepackages(), *_LIBRARIES, _LOADER_CACHE}
-    packages = {Path(package.__path__[0]).parent for package in (numpy, PIL)}
+    # Found, not loaded: the server itself needs neither.
+    found = map(find_spec, ("numpy", "PIL"))
+    packages = {Path(spec.origin).parent.parent for spec in found if spec and spec.origin}
     return (
         Path(upscaled.__path__[0]),
         Path(sys.base_prefix, "lib"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from upscaled.engines.engine import CPU, ModelFiles, UpscaleTask
 from upscaled.errors import EngineError
 from upscaled.models.conversion.definition import SIZE, TILES, Pixels, decibels, sample
 from upscaled.models.conversion.errors import ConversionError
+from upscaled.models.conversion.imported import Agreement
 from upscaled.models.conversion.layers import INPUT, OUTPUT
 from upscaled.pictures import RawImage
 
@@ -31,19 +31,6 @@ stay below 10; another order of channels or range of values gives more."""
 
 class DisagreementError(ConversionError):
     """The converted network computes something else than the original."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """What the check measured."""
-
-    decibels: dict[str, float]
-    """By engine library: the least agreement with the definition over the tile sizes."""
-    seam_decibels: float
-    """The picture in tiles against the picture in one tile; low where the network looks further
-    than the padding of 10 pixels reaches."""
-    colour_shift: float
-    """Levels, of the channel whose mean differs most from the source's."""
 
 
 async def check(

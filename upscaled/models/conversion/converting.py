@@ -20,13 +20,13 @@ from upscaled.errors import ShortageError
 from upscaled.models.conversion.definition import SIZE, TILES, Pixels
 from upscaled.models.conversion.errors import ConversionError, UnknownFamilyError
 from upscaled.workers.client import WorkerClient
+from upscaled.workers.environment import plain_env
 from upscaled.workers.errors import (
     WorkerDiedError,
     WorkerError,
     WorkerRefusedError,
     WorkerShortageError,
 )
-from upscaled.workers.processes import plain_env
 
 _WORKER_MODULE = "upscaled.models.conversion.worker"
 _SECONDS = 900.0

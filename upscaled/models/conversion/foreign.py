@@ -26,6 +26,7 @@ from upscaled.models.conversion.layers import INPUT, OUTPUT
 from upscaled.models.conversion.recognition import ELSEWHERE
 from upscaled.models.conversion.spandrel_worker import RECORD, SHAPES, code_folders
 from upscaled.workers import processes
+from upscaled.workers.environment import plain_env
 
 _PACKAGES = ("torch", "spandrel", "pnnx")
 _WORKER_MODULE = "upscaled.models.conversion.spandrel_worker"
@@ -103,7 +104,7 @@ async def _run_pnnx(workdir: Path, stem: str, family: str) -> None:
     try:
         async with (
             asyncio.timeout(_SECONDS),
-            processes.running(line, env=processes.plain_env()) as child,
+            processes.running(line, env=plain_env()) as child,
         ):
             said = b""
             while piece := await child.stderr.read(1 << 16):
