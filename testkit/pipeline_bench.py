@@ -167,11 +167,23 @@ class Bench:
         return Pipeline(self.imaging, self.pools[-1], self.models, self.workspace)
 
     async def run(
-        self, pipeline: Pipeline, picture: Path, tile_size: int = 0, model_name: str = FAST
+        self,
+        pipeline: Pipeline,
+        picture: Path,
+        tile_size: int = 0,
+        model_name: str = FAST,
+        result_format: str = "png",
     ) -> RunResult:
-        return await self.go_on(pipeline, await self.job(picture, tile_size, model_name))
+        job = await self.job(picture, tile_size, model_name, result_format)
+        return await self.go_on(pipeline, job)
 
-    async def job(self, picture: Path, tile_size: int = 0, model_name: str = FAST) -> Job:
+    async def job(
+        self,
+        picture: Path,
+        tile_size: int = 0,
+        model_name: str = FAST,
+        result_format: str = "png",
+    ) -> Job:
         with Image.open(picture) as image:
             size = Size(*image.size)
         job = make_job(
@@ -180,7 +192,7 @@ class Bench:
                 model_name=model_name,
                 scale=2,
                 output_size=size.times(2),
-                format="png",
+                format=result_format,
                 tile_size=tile_size,
             ),
         )

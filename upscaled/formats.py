@@ -29,8 +29,9 @@ class PictureFormat:
     """What the field ``format`` takes as well."""
     largest_side: int = 0
     """Longest side in pixels."""
-    banded: bool = False
-    """Encoded in strips that are appended; else the encoder needs the whole picture at once."""
+    strip_rows: int = 0
+    """Encoded in strips that are appended, and end at multiples of this; 0: the encoder needs the
+    whole picture at once."""
     has_quality: bool = False
     """Encoded with loss, by a quality from 1 to 100."""
     has_lossless: bool = False
@@ -42,6 +43,11 @@ class PictureFormat:
     segment_bytes: int = 0
     """Most bytes of EXIF data; 0: no limit that matters."""
 
+    @property
+    def banded(self) -> bool:
+        """Whether it is encoded in strips."""
+        return self.strip_rows > 0
+
 
 PNG = PictureFormat(
     name="png",
@@ -52,7 +58,7 @@ PNG = PictureFormat(
     media_type="image/png",
     suffixes=(".png",),
     largest_side=2**31 - 1,  # PNG specification, IHDR
-    banded=True,
+    strip_rows=1,
     has_alpha=True,
     has_grey=True,
 )
@@ -66,7 +72,8 @@ JPEG = PictureFormat(
     media_type="image/jpeg",
     suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
     largest_side=65_500,  # its field holds 65,535, libjpeg's JPEG_MAX_DIMENSION is 65,500
-    banded=True,
+    # Eight rows of blocks, after each of which is a restart marker; these are numbered modulo 8.
+    strip_rows=64,
     has_quality=True,
     has_grey=True,
     segment_bytes=65_533,

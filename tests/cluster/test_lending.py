@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from testkit.jobs import make_job
 from testkit.postgres import PostgresServer
 from testkit.waiting import until
 from upscaled.blobs.folder import FolderBlobs
-from upscaled.cluster import keys, lending, offered_bands, work_queue
+from upscaled.cluster import handed_in, keys, lending, offered_bands, work_queue
+from upscaled.cluster.handed_in import NotHandedInError
 from upscaled.cluster.lending import Lending
 from upscaled.cluster.members import WORKER, Member
 from upscaled.cluster.offered_bands import Claim
@@ -24,6 +25,7 @@ from upscaled.cluster.records import SharedJobStore
 from upscaled.cluster.work_queue import Lease
 from upscaled.engines.engine import CPU, ModelFiles, UpscaleTask
 from upscaled.engines.pool import Place
+from upscaled.imaging import Band, BandRows, EncodedBody, FinishOptions, StripPart
 from upscaled.jobs.job import JobRequest
 from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.postgres_schema import migrate
@@ -35,6 +37,8 @@ SIZE = Size(10, 400)
 BANDS = [(top, top + 100) for top in range(0, 400, 100)]
 ROW_BYTES = 10 * 2 * 3 * 2
 """Of the enlarged rows of a row."""
+AS_IT_IS = FinishOptions("webp", SIZE.times(2))
+"""A format whose bands are handed in as the network made them."""
 PLACE = Place("builtin", CPU)
 FILES = ModelFiles(Path("net.param"), Path("net.bin"), 2, "in", "out", 1)
 LEASE = 30.0
@@ -44,6 +48,24 @@ SECONDS = 30
 def right(rows: Rows) -> bytes:
     """Return what every device makes of some rows."""
     return bytes(row % 251 for row in range(*rows) for _ in range(ROW_BYTES))
+
+
+def handed(rows: Rows, folder: Path, options: FinishOptions, strips: Sequence[bytes] = ()) -> bytes:
+    """Return what a worker hands in of a band."""
+    native = RawImage(folder / "there", SIZE.times(2))
+    native.path.write_bytes(right((0, SIZE.height)))
+    own = BandRows.of(Band(*rows), SIZE, native.size, options)
+    body = None
+    if strips:
+        (folder / "strips").write_bytes(b"".join(strips))
+        parts = tuple(StripPart(len(strip), 7, 9) for strip in strips)
+        body = EncodedBody(folder / "strips", 0, *own.body, parts, 0.5)
+    file = folder / "handed"
+    file.unlink(missing_ok=True)
+    digest = handed_in.write(file, native, own, body)
+    content = file.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == digest
+    return content
 
 
 @dataclass
@@ -61,6 +83,7 @@ class Desk:
     """The other workers."""
     reached: list[int]
     brought: list[Rows]
+    bodies: list[EncodedBody | None]
     mine: list[Rows]
     gate: asyncio.Event
     """The worker's own device waits for it in each band."""
@@ -97,7 +120,7 @@ class Desk:
     async def put(self, claim: Claim, content: bytes, sha256: str) -> None:
         file = self.folder / "rows"
         await asyncio.to_thread(file.write_bytes, content)
-        key = keys.helped_rows(claim.job.id, claim.lease_number, self.other, claim.rows[0], sha256)
+        key = keys.helped_band(claim.job.id, claim.lease_number, self.other, claim.rows[0], sha256)
         await self.blobs.put(key, file)
 
     async def complete(self, claim: Claim, sha256: str) -> bool:
@@ -147,11 +170,15 @@ async def desk(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Desk]:
         target.path.write_bytes(bytes(target.total_bytes))
         whole = UpscaleTask(source, target, FILES, 0, SIZE.height, tile_size=50)
         brought: list[Rows] = []
-        picture = SharedPicture(
-            job.id, "net", "work", whole, PLACE, lambda rows, _: brought.append(rows)
-        )
+        bodies: list[EncodedBody | None] = []
+
+        def on_done(rows: Rows, _: float, body: EncodedBody | None) -> None:
+            brought.append(rows)
+            bodies.append(body)
+
+        picture = SharedPicture(job.id, "net", "work", whole, AS_IT_IS, PLACE, on_done)
         yield Desk(
-            lent, database, blobs, lease, picture, other, tmp_path, others, [], brought, [],
+            lent, database, blobs, lease, picture, other, tmp_path, others, [], brought, bodies, [],
             asyncio.Event(),
         )  # fmt: skip
         await database.close()
@@ -161,21 +188,28 @@ async def test_a_band_that_another_worker_did_is_brought(desk: Desk) -> None:
     running = desk.run()
     claim = await desk.claim()
     assert claim.rows == BANDS[1]  # the first one is the worker's own
-    sha256 = hashlib.sha256(right(claim.rows)).hexdigest()
-    await desk.put(claim, right(claim.rows), sha256)
+    content = await asyncio.to_thread(handed, claim.rows, desk.folder, AS_IT_IS)
+    sha256 = hashlib.sha256(content).hexdigest()
+    await desk.put(claim, content, sha256)
     assert await desk.complete(claim, sha256)
     await until(lambda: desk.brought == [BANDS[1]])
+    assert desk.bodies == [None]
     assert desk.reached == []  # its own first band comes first
     desk.gate.set()
     await desk.ended(running)
 
 
-@pytest.mark.parametrize("fault", ["damaged", "short", "long", "missing", "no digest"])
+@pytest.mark.parametrize("fault", ["damaged", "short", "long", "none", "missing", "no digest"])
 async def test_a_band_that_is_damaged_or_missing_is_done_again(desk: Desk, fault: str) -> None:
     running = desk.run()
     claim = await desk.claim()
-    rows = right(claim.rows)
-    content = {"damaged": b"x" + rows[1:], "short": rows[:-1], "long": rows + b"x"}.get(fault, rows)
+    rows = await asyncio.to_thread(handed, claim.rows, desk.folder, AS_IT_IS)
+    content = {
+        "damaged": b"x" + rows[1:],
+        "short": rows[:-1],
+        "long": rows + b"x",
+        "none": b"",
+    }.get(fault, rows)
     sha256 = hashlib.sha256(rows if fault == "damaged" else content).hexdigest()
     if fault not in {"missing", "no digest"}:
         await desk.put(claim, content, sha256)
@@ -184,6 +218,50 @@ async def test_a_band_that_is_damaged_or_missing_is_done_again(desk: Desk, fault
     desk.gate.set()
     await desk.ended(running)
     assert desk.brought == []
+
+
+async def test_of_an_encoded_band_come_its_strips_and_the_rows_that_others_need(desk: Desk) -> None:
+    options = FinishOptions("jpg", SIZE.times(2))
+    desk.picture = replace(desk.picture, options=options)
+    running = desk.run()
+    claim = await desk.claim()
+    own = BandRows.of(Band(*claim.rows), SIZE, SIZE.times(2), options)
+    assert (own.native, own.body) == ((200, 400), (256, 384))
+    strips = [b"one", b"two or more"]
+    content = await asyncio.to_thread(handed, claim.rows, desk.folder, options, strips)
+    sha256 = hashlib.sha256(content).hexdigest()
+    await desk.put(claim, content, sha256)
+    assert await desk.complete(claim, sha256)
+    await until(lambda: desk.brought == [BANDS[1]])
+    (body,) = desk.bodies
+    assert body is not None
+    assert (body.top, body.bottom, body.score) == (256, 384, 0.5)
+    assert body.strips == (StripPart(3, 7, 9), StripPart(11, 7, 9))
+    assert (await asyncio.to_thread(body.path.read_bytes))[body.offset :] == b"onetwo or more"
+    row = SIZE.width * 2 * 3
+    native = await asyncio.to_thread(desk.picture.whole.target.path.read_bytes)
+    wanted = right((0, SIZE.height))
+    for first, last in ((200, 256), (384, 400)):
+        assert native[first * row : last * row] == wanted[first * row : last * row]
+    assert native[256 * row : 384 * row] == bytes(128 * row)
+    running.cancel()
+    await asyncio.wait([running])
+    await desk.lending.ended()
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]", b"{", b'{"score": 2}', b'{"strips": [[0, 1, 1]]}', b'{"strips": [[8, 1, 1]]}']
+)
+def test_a_file_that_is_no_band_is_not_used(line: bytes, tmp_path: Path) -> None:
+    native = RawImage(tmp_path / "native", SIZE.times(2))
+    native.path.write_bytes(bytes(native.total_bytes))
+    for options in (AS_IT_IS, FinishOptions("png", SIZE.times(2))):
+        own = BandRows.of(Band(*BANDS[1]), SIZE, native.size, options)
+        for rest in (b"", b"123456789", right(BANDS[1])):
+            (tmp_path / "file").write_bytes(line + b"\n" + rest)
+            with pytest.raises(NotHandedInError):
+                handed_in.read(tmp_path / "file", native, own)
+    assert native.path.read_bytes() == bytes(native.total_bytes)
 
 
 async def test_a_band_of_a_lost_worker_is_done_before_the_others(desk: Desk) -> None:

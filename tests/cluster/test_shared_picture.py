@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import os
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import psycopg
 import pytest
 import pytest_asyncio
@@ -23,9 +23,15 @@ from testkit.large_jobs import PNG, SETTINGS, LargeJob, alone, tall_photo, worke
 from testkit.paths import DATA
 from upscaled import serial
 from upscaled.blobs.folder import FolderBlobs
-from upscaled.cluster import keys, members, offered_bands, work_queue
+from upscaled.cluster import handed_in, keys, members, offered_bands, work_queue
 from upscaled.cluster.members import WORKER, Member
 from upscaled.cluster.offered_bands import Claim
+from upscaled.imaging import Band, BandRows, EncodedBody, Prepared, StripPart
+from upscaled.imaging.encode.png import PngEncoder
+from upscaled.imaging.metadata.attached import Attached
+from upscaled.imaging.raw import strips
+from upscaled.pictures import RawImage
+from upscaled.pipeline.result import finish_options
 
 LEASE = 2.0
 BEGUN = "makes a band of another worker's picture"
@@ -92,10 +98,16 @@ async def test_two_workers_make_one_picture_with_the_bytes_of_one(pair: Pair, wa
     receipt = await pair.job.completed()
     assert await pair.job.digest() == wanted
     assert receipt["engine"]["devices"] == ["cpu", "another worker"]
-    assert "another worker did a band" in owner.log.read_text("utf-8")
+    (brought, *_) = lines_with("another worker did a band", owner)
+    assert "encoded=true" in brought.lower()
     assert "a band is made" in helper.log.read_text("utf-8")
     assert await pair.job.offers() == 0
     await pair.job.are_gone()
+
+
+def lines_with(words: str, member: MemberProcess) -> list[str]:
+    """Return the lines of a member's log that contain ``words``."""
+    return [line for line in member.log.read_text("utf-8").splitlines() if words in line]
 
 
 async def status(member: MemberProcess) -> str:
@@ -230,16 +242,37 @@ class FalseHelper:
                     return claim
                 await asyncio.sleep(0.05)
 
-    async def hand_in(self, claim: Claim, folder: Path, content: bytes) -> bool:
-        """Hand in rows."""
-        sha256 = hashlib.sha256(content).hexdigest()
+    async def hand_in_black(self, claim: Claim, folder: Path) -> bool:
+        """Hand in a band that is well formed and black."""
         number, (top, _) = claim.lease_number, claim.rows
-        path = folder / "rows"
-        await asyncio.to_thread(path.write_bytes, content)
-        key = keys.helped_rows(claim.job.id, number, self._number, top, sha256)
+        path = folder / "band"
+        sha256 = await asyncio.to_thread(black_band, claim, folder, path)
+        key = keys.helped_band(claim.job.id, number, self._number, top, sha256)
         await self._blobs.put(key, path)
         async with await self._connect() as connection:
             return await offered_bands.complete(connection, claim, sha256, 1.0)
+
+
+def black_band(claim: Claim, folder: Path, path: Path) -> str:
+    """Write what a worker hands in of a band, but black; return its digest."""
+    size, source = claim.job.request.output_size, claim.job.input_size
+    own = BandRows.of(Band(*claim.rows), source, size, finish_options(claim.job.request))
+    top, bottom = own.body
+    assert own.body == own.native  # at the network's own scale, a PNG's bands are apart
+    native, body = RawImage(folder / "none", size), folder / "body"
+    native.path.touch()
+    encoder = PngEncoder(
+        size,
+        3,
+        Attached(Prepared(RawImage(folder, source), None, None), finish_options(claim.job.request)),
+    )
+    made = [
+        encoder.strip(np.zeros((last - first, size.width, 3), np.uint8), top + first)
+        for first, last in strips(bottom - top, 3 * size.width)
+    ]
+    body.write_bytes(b"".join(strip.content for strip in made))
+    parts = tuple(StripPart(len(strip.content), strip.check, strip.length) for strip in made)
+    return handed_in.write(path, native, own, EncodedBody(body, 0, top, bottom, parts, 1.0))
 
 
 async def test_a_forged_band_is_refused_and_made_again(
@@ -252,9 +285,7 @@ async def test_a_forged_band_is_refused_and_made_again(
         async with aiohttp.ClientSession() as session, helper.joined(owner):
             job = await LargeJob.submit(cluster, session, tall, **PNG)
             claim = await helper.claim()
-            assert await helper.hand_in(
-                claim, tmp_path, bytes((claim.rows[1] - claim.rows[0]) * 800 * 3 * 4 * 4)
-            )
+            assert await helper.hand_in_black(claim, tmp_path)
             await owner.said("another worker did a band")
             await job.completed()
             assert await job.digest() == wanted

@@ -280,26 +280,28 @@ async def test_a_later_run_goes_on_where_the_last_one_ended(bench: Bench, tall: 
     assert result.resumed
 
 
+@pytest.mark.parametrize(("kind", "needs_rows"), [("jpg", True), ("png", False)])
 async def test_rows_that_are_not_in_the_file_yet_are_not_believed_if_they_are_lost(
-    bench: Bench, tall: Path
+    bench: Bench, tall: Path, kind: str, needs_rows: bool
 ) -> None:
-    whole = await bench.run(bench.pipeline([BuiltinEngine(CPU)]), tall, tile_size=40)
+    engine = BuiltinEngine(CPU)
+    whole = await bench.run(bench.pipeline([engine]), tall, tile_size=40, result_format=kind)
 
     def interrupt(task: UpscaleTask) -> None:
         if task.top == 80:
             raise InterruptedRunError
 
-    engine = FaultyEngine(interrupt)
-    engine.most_rows = 40  # 80 rows of the result, of which 64 are written with the band
-    job = await bench.job(tall, tile_size=40)
+    faulty = FaultyEngine(interrupt)
+    faulty.most_rows = 40  # 80 rows of the result, of which a JPEG has 64 after the first band
+    job = await bench.job(tall, tile_size=40, result_format=kind)
     with pytest.raises(InterruptedRunError):
-        await bench.go_on(bench.pipeline([engine]), job)
+        await bench.go_on(bench.pipeline([faulty]), job)
     folder = bench.workspace.folder(job.id)
     assert (folder / "checkpoint").exists()
     await asyncio.to_thread((folder / "native.rgb").write_bytes, b"")  # as by a power cut
     result = await bench.go_on(bench.pipeline([FaultyEngine(right)]), replace(job, runs=1))
     assert result.path.read_bytes() == whole.path.read_bytes()
-    assert not result.resumed
+    assert result.resumed is not needs_rows
 
 
 async def test_only_the_band_that_failed_is_made_again(bench: Bench, tall: Path) -> None:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from upscaled import files
-from upscaled.blobs.blobs import BlobMissingError, Blobs, fetch
-from upscaled.cluster import keys, offered_bands
-from upscaled.cluster.lending import sha256_around
+from upscaled.blobs.blobs import Blobs
+from upscaled.cluster import handed_in, keys, offered_bands
+from upscaled.cluster.helped_pictures import CannotHelpError, HelpedPicture, HelpedPictures
 from upscaled.cluster.offered_bands import Claim
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.errors import EngineError, StoreUnavailableError, UpscaledError
-from upscaled.imaging import Imaging, Prepared
-from upscaled.jobs.job import Job
+from upscaled.imaging import Band, BandRows, EncodedBody, Imaging
 from upscaled.jobs.postgres_database import Database
-from upscaled.jobs.workspace import UPLOAD, Workspace
+from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import RawImage
-from upscaled.pipeline import checkpoint
 from upscaled.pipeline.pipeline import Pipeline
-from upscaled.pipeline.result import IdentifiedModel
+from upscaled.pipeline.result import finish_options
 from upscaled.service.background import Tasks
 
 log = logging.getLogger(__name__)
@@ -35,24 +31,6 @@ log = logging.getLogger(__name__)
 _REFUSED = 256
 """Jobs that this worker can't help with; the oldest is tried again first."""
 _PATIENCE_SECONDS = 2.0
-_BLOCK = 1 << 20
-
-
-class CannotHelpError(UpscaledError):
-    """A band can't be made here as it would be where its job is."""
-
-
-@dataclass(eq=False)
-class _Picture:
-    """A picture of another worker, decoded here too."""
-
-    closing: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while it is fetched and decoded."""
-    folder: Path | None = None
-    prepared: Prepared | None = None
-    model: IdentifiedModel | None = None
-    users: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +38,9 @@ class _Made:
     """A band that is made and checked."""
 
     native: RawImage
+    rows: BandRows
+    body: EncodedBody | None
+    """Its strips of the result; None: its format has none, or the band is too low."""
     seconds: float
 
 
@@ -76,14 +57,14 @@ class _Making:
 class BandHelp:
     """Makes bands of other workers' pictures, each on a device for which no job waits.
 
-    A band is claimed, made, compared with its source and stored; the worker that has the job brings
-    it from there. Whatever fails here, that worker does the band itself.
+    A band is claimed, made, compared with its source, encoded and stored; the worker that has the
+    job brings it from there. Whatever fails here, that worker does the band itself.
 
     Args:
         database: where the offers are.
         blobs: where uploads are, and where the rows go.
         workspace: the worker's own.
-        imaging: decodes and compares.
+        imaging: decodes, compares and encodes.
         models: the installed models.
         worker: returns the worker's number.
         lease_seconds: how long a worker may be silent.
@@ -110,11 +91,10 @@ class BandHelp:
         self._worker = worker
         self._lease_seconds = lease_seconds
         self._on_end = on_end
-        self._pipeline: Pipeline | None = None
         self._pool: EnginePool | None = None
         self._pixel_keys: Mapping[Place, str] = {}
         self._making: dict[tuple[str, int, int], _Making] = {}
-        self._pictures: dict[tuple[str, int], _Picture] = {}
+        self._pictures: HelpedPictures | None = None
         self._refused: OrderedDict[str, None] = OrderedDict()
         self._claiming = False
         self._stopped = False
@@ -128,7 +108,10 @@ class BandHelp:
             pool: has the slots.
             pixel_keys: those of its places.
         """
-        self._pipeline, self._pool, self._pixel_keys = pipeline, pool, pixel_keys
+        self._pool, self._pixel_keys = pool, pixel_keys
+        self._pictures = HelpedPictures(
+            self._blobs, self._workspace, self._imaging, pipeline.identify
+        )
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -214,8 +197,9 @@ class BandHelp:
         """Make a claimed band on an idle device."""
         facts = {"job": claim.job.id, "rows": claim.rows, "device": place.device.id}
         done = False
+        assert self._pictures is not None  # noqa: S101 - it was opened
         try:
-            async with self._picture(claim) as picture:
+            async with self._pictures.held(claim) as picture:
                 made = await self._make(claim, place, picture)
                 if made is not None:
                     done = await self._hand_in(claim, made)
@@ -236,85 +220,47 @@ class BandHelp:
                 self._tasks.start(self._release(claim), f"release-{claim.job.id}")
             self._on_end()
 
-    @contextlib.asynccontextmanager
-    async def _picture(self, claim: Claim) -> AsyncIterator[_Picture]:
-        """Hold the decoded picture of a claim for the length of the block."""
-        picture = self._pictures.setdefault(claim.key[:2], _Picture())
-        picture.users += 1
-        try:
-            async with picture.lock:
-                if picture.prepared is None:
-                    await self._prepare(claim.job, picture)
-            yield picture
-        finally:
-            picture.users -= 1
-
-    async def _prepare(self, job: Job, picture: _Picture) -> None:
-        """Fetch and decode a job's upload.
-
-        Raises:
-            UpscaledError: that is not possible.
-            OSError: the disk is full or broken.
-        """
-        assert self._pipeline is not None  # noqa: S101 - it was opened
-        if picture.folder is None:
-            picture.folder = await picture.closing.enter_async_context(self._workspace.borrowed())
-        upload = picture.folder / UPLOAD
-        try:
-            found = await fetch(self._blobs, keys.upload(job.id), upload)
-        except BlobMissingError as error:
-            raise CannotHelpError("The job's upload is gone.") from error
-        if job.input_sha256 and found != job.input_sha256:
-            raise StoreUnavailableError("The upload came back with other bytes.")
-        picture.model = await self._pipeline.identify(job)
-        picture.prepared = await self._imaging.prepare(
-            upload, picture.folder, expected=job.input_size
-        )
-
-    async def _make(self, claim: Claim, place: Place, picture: _Picture) -> _Made | None:
-        """Make the rows of a band and compare them with their source; None if a job has the device.
+    async def _make(self, claim: Claim, place: Place, picture: HelpedPicture) -> _Made | None:
+        """Make the rows of a band, compare them with their source and encode those that only this
+        band needs; None if a job has the device.
 
         Raises:
             UpscaledError: they can't be made here, or not with the same bytes.
         """
-        prepared, model, folder = picture.prepared, picture.model, picture.folder
-        assert prepared and model and folder and self._pool  # noqa: S101 - it is prepared
-        scale, (top, bottom) = model.files.native_scale, claim.rows
-        work = checkpoint.work_key(model.param_sha256, model.bin_sha256, scale, grey=prepared.grey)
-        size = prepared.source.size
-        if work != claim.recipe.work or not 0 <= top < bottom <= size.height:
-            raise CannotHelpError("This worker has another network or version.")
-        if await asyncio.to_thread(sha256_around, prepared.source, claim.rows) != (
-            claim.recipe.source_sha256
-        ):
-            raise CannotHelpError("The picture is decoded to other bytes here.")
-        native = RawImage(folder / f"native-{top}", size.times(scale))
+        assert self._pool is not None  # noqa: S101 - it was opened
+        prepared, (top, bottom) = picture.prepared, claim.rows
+        native = await picture.native_for(claim)
         task = UpscaleTask(
-            prepared.source, native, model.files, top, bottom,
+            prepared.source, native, picture.model.files, top, bottom,
             tile_size=claim.recipe.tile_size, tta=claim.recipe.tta,
-            workdir=folder, method=claim.recipe.method,
+            workdir=picture.folder, method=claim.recipe.method,
         )  # fmt: skip
         with self._pool.idle_slot(place) as slot:
             if slot is None:
                 return None
             log.info("makes a band of another worker's picture", extra={"job": claim.job.id})
             seconds = await _upscale(slot, task)
-        await self._imaging.check(prepared.source, native, top, bottom)
-        return _Made(native, seconds)
+        options, band = finish_options(claim.job.request), Band(top, bottom)
+        rows = BandRows.of(band, prepared.source.size, native.size, options)
+        if rows.body[0] == rows.body[1]:
+            await self._imaging.check(prepared.source, native, top, bottom)
+            return _Made(native, rows, None, seconds)
+        body = await self._imaging.encode(prepared, native, picture.folder, options, band)
+        return _Made(native, rows, body, seconds)
 
     async def _hand_in(self, claim: Claim, made: _Made) -> bool:
-        """Store the rows of a band, then record that it is done; False if nobody waits for it.
+        """Store a band, then record that it is done; False if nobody waits for it.
 
         Raises:
             StoreUnavailableError: blobs or database don't answer.
         """
         file = self._workspace.new_upload()
-        native = made.native
         try:
-            row_bytes = native.row_bytes * (native.size.height // claim.job.input_size.height)
-            start, stop = (row * row_bytes for row in claim.rows)
-            sha256 = await files.in_thread(_move_rows, native.path, start, stop, file)
-            key = keys.helped_rows(
+            sha256 = await files.in_thread(handed_in.write, file, made.native, made.rows, made.body)
+            await self._workspace.discard(made.native.path)
+            if made.body is not None:
+                await self._workspace.discard(made.body.path)
+            key = keys.helped_band(
                 claim.job.id, claim.lease_number, claim.worker, claim.rows[0], sha256
             )
             await self._blobs.put(key, file)
@@ -335,19 +281,16 @@ class BandHelp:
 
     # --- ending -------------------------------------------------------------------------------
 
+    async def _forget_pictures(self) -> None:
+        """Delete the pictures of which no band is being made."""
+        if self._pictures is not None:
+            await self._pictures.forget({key[:2] for key in self._making})
+
     async def _release(self, claim: Claim) -> None:
         await self._database.run(
             lambda c: offered_bands.release(c, claim.worker, claim.key),
             patience=_PATIENCE_SECONDS,
         )
-
-    async def _forget_pictures(self) -> None:
-        """Delete the pictures of which no band is being made."""
-        needed = {key[:2] for key in self._making}
-        for key, picture in list(self._pictures.items()):
-            if not picture.users and key not in needed:
-                del self._pictures[key]
-                await picture.closing.aclose()
 
 
 async def _upscale(slot: Slot, task: UpscaleTask) -> float:
@@ -374,22 +317,3 @@ def _make_empty(raw: RawImage) -> None:
     """Make a file of its length that takes no room: only the rows of a band are written."""
     with open(raw.path, "wb", opener=files.no_follow) as file:
         file.truncate(raw.total_bytes)
-
-
-def _move_rows(path: Path, start: int, stop: int, target: Path) -> str:
-    """Copy a part of a file to a new one, delete the file, and return the part's SHA-256.
-
-    Raises:
-        OSError: it can't be read or written.
-    """
-    found, left = hashlib.sha256(), stop - start
-    with open(path, "rb", opener=files.no_follow) as source, target.open("xb") as copy:
-        source.seek(start)
-        while left and (block := source.read(min(left, _BLOCK))):
-            copy.write(block)
-            found.update(block)
-            left -= len(block)
-    path.unlink()
-    if left:
-        raise OSError(f"{path.name} is too short")
-    return found.hexdigest()

@@ -55,7 +55,7 @@ def checkpoint(job_id: str, lease_number: int) -> str:
 
 
 def helped(job_id: str, lease_number: int) -> str:
-    """Return what the keys of rows that other workers made under a lease begin with.
+    """Return what the keys of bands that other workers made under a lease begin with.
 
     Raises:
         ValueError: ``job_id`` is not a job id.
@@ -63,8 +63,8 @@ def helped(job_id: str, lease_number: int) -> str:
     return f"{bands(job_id)}/helped-{lease_number}"
 
 
-def helped_rows(job_id: str, lease_number: int, worker: int, top: int, sha256: str) -> str:
-    """Return the key of the rows of a band that another worker made under a lease.
+def helped_band(job_id: str, lease_number: int, worker: int, top: int, sha256: str) -> str:
+    """Return the key of a band that another worker made under a lease.
 
     Raises:
         ValueError: ``job_id`` is not a job id, or ``sha256`` no digest.

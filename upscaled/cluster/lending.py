@@ -7,20 +7,20 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
-from pathlib import Path
 
 import psycopg
 
 from upscaled import files
-from upscaled.blobs.blobs import BlobMissingError, Blobs, delete_below
-from upscaled.cluster import keys, offered_bands
+from upscaled.blobs.blobs import Blobs, delete_below, fetch
+from upscaled.cluster import handed_in, keys, offered_bands
+from upscaled.cluster.handed_in import NotHandedInError
 from upscaled.cluster.members import Member
 from upscaled.cluster.offered_bands import BandRecipe, Offer, OfferState
 from upscaled.cluster.work_queue import Lease
 from upscaled.engines.engine import PADDING
 from upscaled.engines.pool import Place
-from upscaled.errors import NoSpaceError, StoreUnavailableError
+from upscaled.errors import NoSpaceError, StoreUnavailableError, UpscaledError
+from upscaled.imaging import Band, BandRows, EncodedBody
 from upscaled.jobs.postgres_database import Database
 from upscaled.pictures import RawImage
 from upscaled.pipeline.open_bands import Helper, OpenBands, Rows, SharedPicture
@@ -44,7 +44,7 @@ class Lending:
 
     Args:
         database: where offers are.
-        blobs: where rows are that others have made.
+        blobs: where bands are that others have made.
         others: returns the other workers that are running.
         lease_of: returns the lease under which this worker has a job; None: it has none.
         lease_seconds: how long a worker may be silent.
@@ -214,19 +214,32 @@ class _PictureLending:
     async def _bring(self, bands: OpenBands, rows: Rows, state: OfferState, sha256: str) -> None:
         """Bring the rows of a band that another worker says to have done."""
         job_id, number, blobs = self._picture.job_id, self._number, self._lending.blobs
+        body: EncodedBody | None = None
         try:
-            key = keys.helped_rows(job_id, number, state.worker or 0, rows[0], sha256)
-            good = await self._fetch(key, rows, sha256)
-        except (ValueError, StoreUnavailableError, OSError) as error:
-            self._log("another worker's band can't be read", rows=rows, reason=str(error))
+            key = keys.helped_band(job_id, number, state.worker or 0, rows[0], sha256)
+            body = await self._fetch(key, rows, sha256)
+            good = True
+        except (ValueError, NotHandedInError, UpscaledError, OSError) as error:
+            self._log(
+                "another worker's band is not used",
+                rows=rows,
+                worker=state.worker,
+                reason=str(error),
+            )
             good = False
         if good:
             self._note_in(rows)
-            self._picture.on_done(rows, state.seconds if 0 < state.seconds < _MOST_SECONDS else 0.0)
+            seconds = state.seconds if 0 < state.seconds < _MOST_SECONDS else 0.0
+            self._picture.on_done(rows, seconds, body)
             bands.finish(rows)
-            self._log("another worker did a band", logging.INFO, rows=rows, worker=state.worker)
+            self._log(
+                "another worker did a band",
+                logging.INFO,
+                rows=rows,
+                worker=state.worker,
+                encoded=body is not None,
+            )
         else:
-            self._log("another worker's band is not used", rows=rows, worker=state.worker)
             self._quiet_until = time.monotonic() + _PAUSE_SECONDS
             self._take_back(bands, rows)
         await self._lending.database.run(
@@ -236,26 +249,33 @@ class _PictureLending:
         if good:
             await blobs.delete(key)
 
-    async def _fetch(self, key: str, rows: Rows, sha256: str) -> bool:
-        """Write a band's rows in their place; False if they are missing or damaged.
+    async def _fetch(self, key: str, rows: Rows, sha256: str) -> EncodedBody | None:
+        """Bring what was handed in of a band: the enlarged rows in their place; its strips, if it
+        has any, in the file that is returned.
 
         Damaged rows stay there until the band is done again: nobody reads a band that is not.
+
+        Raises:
+            NotHandedInError: it is damaged, or something else.
+            BlobMissingError: it is not there.
+            StoreUnavailableError: the blobs don't answer.
+            OSError: the disk is full or broken.
         """
-        target = self._picture.whole.target
-        row_bytes = target.row_bytes * self._picture.whole.model.native_scale
-        end, stop = rows[0] * row_bytes, rows[1] * row_bytes
-        found = hashlib.sha256()
+        whole, options = self._picture.whole, self._picture.options
+        own = BandRows.of(Band(*rows), whole.source.size, whole.target.size, options)
+        path = whole.target.path.with_name(f"helped-{rows[0]}")
+        body: EncodedBody | None = None
         try:
-            async with aclosing(self._lending.blobs.stream(key)) as blocks:
-                async for block in blocks:
-                    if end + len(block) > stop:
-                        return False
-                    await files.in_thread(_write, target.path, end, block)
-                    await asyncio.to_thread(found.update, block)
-                    end += len(block)
-        except BlobMissingError:
-            return False
-        return end == stop and found.hexdigest() == sha256
+            blobs, most = self._lending.blobs, handed_in.most_bytes(own, whole.target, options.size)
+            if (await blobs.head(key)).size > most:
+                raise NotHandedInError("it is too long")
+            if await fetch(blobs, key, path) != sha256:
+                raise NotHandedInError("it has other bytes than were handed in")
+            body = await files.in_thread(handed_in.read, path, whole.target, own)
+        finally:
+            if body is None:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+        return body
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -302,9 +322,3 @@ def sha256_around(source: RawImage, rows: Rows) -> str:
             found.update(block)
             left -= len(block)
     return found.hexdigest()
-
-
-def _write(path: Path, offset: int, content: bytes | memoryview) -> None:
-    with open(path, "r+b", opener=files.no_follow) as file:
-        file.seek(offset)
-        file.write(content)

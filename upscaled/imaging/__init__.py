@@ -10,11 +10,14 @@ from upscaled.imaging.result import (
     NOTHING_WRITTEN,
     PART,
     Band,
+    EncodedBody,
     Finished,
     FinishOptions,
     Piece,
     ResultProgress,
+    StripPart,
 )
+from upscaled.imaging.row_map import BandRows
 from upscaled.imaging.verify.thresholds import (
     CONFIRMABLE_LIMIT,
     PLAUSIBLE_LIMIT,
@@ -34,7 +37,9 @@ __all__ = [
     "PLAUSIBLE_LIMIT",
     "TILE",
     "Band",
+    "BandRows",
     "Box",
+    "EncodedBody",
     "FinishOptions",
     "Finished",
     "Imaging",
@@ -42,6 +47,7 @@ __all__ = [
     "Prepared",
     "Probe",
     "ResultProgress",
+    "StripPart",
     "TileFileError",
     "UnlikeError",
     "levels_of",

@@ -13,7 +13,13 @@ from upscaled.formats import INPUT_NAMES
 from upscaled.imaging import protocol, replies
 from upscaled.imaging.fair_places import PlaceKind
 from upscaled.imaging.prepared import Prepared, Probe
-from upscaled.imaging.result import NOTHING_WRITTEN, Band, FinishOptions, ResultProgress
+from upscaled.imaging.result import (
+    NOTHING_WRITTEN,
+    Band,
+    EncodedBody,
+    FinishOptions,
+    ResultProgress,
+)
 from upscaled.imaging.sandbox.sandbox import Confinement
 from upscaled.imaging.verify.thresholds import TRUSTED_LIMIT
 from upscaled.imaging.view.box import Box
@@ -207,6 +213,39 @@ class Imaging:
         )
         return (await self._pool.request(request, protocol.CheckReply, PlaceKind.LOOK)).score
 
+    async def encode(
+        self,
+        prepared: Prepared,
+        native: RawImage,
+        workdir: Path,
+        options: FinishOptions,
+        band: Band,
+    ) -> EncodedBody:
+        """Verify a band of ``native`` and encode its body into a new file in ``workdir``.
+
+        Args:
+            prepared: the picture.
+            native: its enlargement; only the band's rows are read.
+            workdir: a folder.
+            options: how to write the result; its format is written in strips.
+            band: the band.
+
+        Raises:
+            UnlikeError: the band is not the enlarged source.
+            EngineError: it could not be encoded.
+            NoSpaceError: there is not enough memory or disk space.
+        """
+        request = protocol.EncodeRequest(
+            prepared=prepared,
+            native=native,
+            workdir=_absolute(workdir),
+            options=options,
+            band=band,
+            cpu_seconds=self._writing_seconds(max(native.size.pixels, options.size.pixels)),
+        )
+        reply = await self._pool.request(request, protocol.EncodeReply, PlaceKind.LOOK)
+        return await asyncio.to_thread(replies.body_of, reply, request)
+
     async def finish(
         self,
         prepared: Prepared,
@@ -215,6 +254,7 @@ class Imaging:
         options: FinishOptions,
         band: Band,
         written: ResultProgress = NOTHING_WRITTEN,
+        body: EncodedBody | None = None,
     ) -> ResultProgress:
         """Verify a band of ``native`` and write the rows it adds to the result.
 
@@ -227,6 +267,8 @@ class Imaging:
             options: how to write the result.
             band: begins where the previous one ended.
             written: the progress after the previous band.
+            body: the band's body, if `encode` has made it, here or elsewhere. Then of the band's
+                rows ``native`` has only those around it.
 
         Raises:
             UnlikeError: the band is not the enlarged source.
@@ -241,8 +283,9 @@ class Imaging:
             options=options,
             band=band,
             written=written,
+            body=body,
             # No metadata: of the upload, only decoded pixels are used.
-            small=prepared.sidecar is None and pixels <= _SMALL_PIXELS,
+            small=prepared.sidecar is None and body is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),
         )
         reply = await self._pool.request(request, protocol.FinishReply, PlaceKind.JOB)

@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from upscaled.imaging.prepared import Prepared
-from upscaled.imaging.result import Band, FinishOptions, Piece, ResultProgress
+from upscaled.imaging.result import (
+    Band,
+    EncodedBody,
+    FinishOptions,
+    Piece,
+    ResultProgress,
+    StripPart,
+)
 from upscaled.imaging.view.box import Box
 from upscaled.pictures import RawImage, Size
 
@@ -129,16 +136,13 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag="check"):
         return (self.source.path, self.native.path)
 
 
-class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
-    """Verify a band and write the rows it adds to the result."""
+class _BandRequest(_FolderRequest, frozen=True, kw_only=True):
+    """A request that verifies and encodes a band."""
 
     prepared: Prepared
     native: RawImage
     options: FinishOptions
     band: Band
-    written: ResultProgress
-    small: bool = False
-    """The resident process writes it itself: of the upload, only decoded pixels are used."""
 
     @property
     def reads(self) -> tuple[Path, ...]:
@@ -154,6 +158,29 @@ class FinishRequest(_FolderRequest, frozen=True, kw_only=True, tag="finish"):
     def most_bytes(self) -> int:
         """Largest possible size of the result's file."""
         return most_result_bytes(self.options.size)
+
+
+class EncodeRequest(_BandRequest, frozen=True, kw_only=True, tag="encode"):
+    """Verify a band and encode its body into a file of its own."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.workdir / f"body-{self.band.top}"
+
+
+class FinishRequest(_BandRequest, frozen=True, kw_only=True, tag="finish"):
+    """Verify a band and write the rows it adds to the result."""
+
+    written: ResultProgress
+    body: EncodedBody | None = None
+    """The band's body, if that is encoded already."""
+    small: bool = False
+    """The resident process writes it itself: of the upload, only decoded pixels are used."""
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return super().reads if self.body is None else (*super().reads, self.body.path)
 
 
 class ViewRequest(_FolderRequest, frozen=True, kw_only=True, tag="view"):
@@ -189,6 +216,7 @@ AnyRequest = (
     | ProbesRequest
     | PrepareRequest
     | CheckRequest
+    | EncodeRequest
     | FinishRequest
     | ViewRequest
     | CropRequest
@@ -262,6 +290,13 @@ class CheckReply(Reply, frozen=True):
     """The score of the rows."""
 
     score: Score
+
+
+class EncodeReply(Reply, frozen=True):
+    """The strips of a body, and the score of its band."""
+
+    score: Score
+    strips: Annotated[tuple[StripPart, ...], Meta(max_length=1 << 20)]
 
 
 class FileReply(Reply, frozen=True):

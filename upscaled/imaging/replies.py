@@ -11,9 +11,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from upscaled.errors import EngineError, UnusablePictureError
+from upscaled.formats import result_format
 from upscaled.imaging.prepared import ALPHA, SIDECAR, SOURCE, Prepared, Probe
 from upscaled.imaging.protocol import (
     VIEW,
+    EncodeReply,
+    EncodeRequest,
     FileReply,
     FinishReply,
     FinishRequest,
@@ -23,7 +26,14 @@ from upscaled.imaging.protocol import (
     ViewReply,
     ViewRequest,
 )
-from upscaled.imaging.result import PART, Finished, Piece, ResultProgress
+from upscaled.imaging.result import (
+    PART,
+    EncodedBody,
+    Finished,
+    Piece,
+    ResultProgress,
+)
+from upscaled.imaging.row_map import BandRows
 from upscaled.pictures import RawImage, Size
 
 _MAX_SIDECAR_BYTES = 64 << 20
@@ -109,6 +119,23 @@ def view_of(reply: ViewReply, request: ViewRequest, size: Size) -> Path:
     return path
 
 
+def body_of(reply: EncodeReply, request: EncodeRequest) -> EncodedBody:
+    """Return a body that was encoded; blocking.
+
+    Raises:
+        WrongReplyError: the reply does not fit the file.
+    """
+    source = request.prepared.source.size
+    rows = BandRows.of(request.band, source, request.native.size, request.options)
+    body = EncodedBody(request.path, 0, *rows.body, reply.strips, reply.score)
+    if not all(part.is_possible for part in body.strips):
+        raise WrongReplyError("a strip that is none")
+    if body.length > request.most_bytes:
+        raise WrongReplyError(f"a band of {body.length} bytes")
+    _check_length(body.path, body.length)
+    return body
+
+
 def written_of(reply: FinishReply, request: FinishRequest) -> ResultProgress:
     """Return the progress of a result; blocking.
 
@@ -127,13 +154,17 @@ def written_of(reply: FinishReply, request: FinishRequest) -> ResultProgress:
         _check_piece(piece, reply, request)
     if last != (reply.file is not None):
         raise WrongReplyError("a result that ends at the wrong band")
+    kept = before.pieces
+    if result_format(request.options.format).banded:
+        # Of the enlarged rows, the reply names all that are needed from now on.
+        kept = tuple(piece for piece in kept if piece.name == PART)
     written = ResultProgress(
         source_rows=band.bottom,
         rows=reply.rows,
         length=reply.length,
         state=reply.state,
         score=reply.score,
-        pieces=(*before.pieces, *reply.pieces),
+        pieces=(*kept, *reply.pieces),
     )
     if reply.file is None:
         if reply.length:

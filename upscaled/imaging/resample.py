@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from upscaled.imaging.raw import Pixels, read_rows
+from upscaled.imaging.row_map import margin
 from upscaled.pictures import RawImage, Size
-
-_LANCZOS_LOBES = 3
 
 Reader = Callable[[int, int], Image.Image]
 """Returns rows ``top`` to ``bottom`` of a picture."""
@@ -41,22 +40,10 @@ def resample(
     """
     ratio = old.height / size.height
     # Rows at a strip's edge depend on rows beyond it; so extra rows are made and cut off.
-    margin = _margin(ratio)
-    first, last = max(0, top - margin), min(size.height, bottom + margin)
+    extra = margin(ratio)
+    first, last = max(0, top - extra), min(size.height, bottom + extra)
     above, below = math.floor(first * ratio), min(old.height, math.ceil(last * ratio))
     part = read(above, below)
     box = (0, first * ratio - above, old.width, min(last * ratio - above, part.height))
     resized = part.resize((size.width, last - first), method, box)
     return np.asarray(resized)[top - first : bottom - first]
-
-
-def rows_ready(old_height: int, new_height: int, there: int) -> int:
-    """Return how many rows `resample` can make from the first ``there`` source rows."""
-    if there == old_height:
-        return new_height
-    ratio = old_height / new_height
-    return max(0, math.floor(there / ratio) - _margin(ratio))
-
-
-def _margin(ratio: float) -> int:
-    return math.ceil(_LANCZOS_LOBES * max(1.0, 1 / ratio))

@@ -50,6 +50,40 @@ class Piece(NamedTuple):
     crc32: int
 
 
+class StripPart(NamedTuple):
+    """A strip in a file of encoded strips; see `upscaled.imaging.encode.encoder.EncodedStrip`."""
+
+    bytes: int
+    """Its length in the file."""
+    check: int
+    length: int
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there can be such a strip."""
+        return 0 < self.bytes < 1 << 53 and 0 <= self.check < 1 << 32 and 0 <= self.length < 1 << 53
+
+
+@dataclass(frozen=True)
+class EncodedBody:
+    """The body of a band (`upscaled.imaging.row_map`), encoded apart from the result."""
+
+    path: Path
+    offset: int
+    """Where its strips begin in the file."""
+    top: int
+    bottom: int
+    """The rows of the result."""
+    strips: tuple[StripPart, ...]
+    score: float
+    """Of the band, whose rows were verified before."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of all strips."""
+        return sum(part.bytes for part in self.strips)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A complete, verified result."""

@@ -31,12 +31,14 @@ from upscaled.errors import (
 from upscaled.imaging import protocol
 from upscaled.imaging.decode.prepare import prepare
 from upscaled.imaging.decode.reader import open_picture
+from upscaled.imaging.encode.body import encode_body
 from upscaled.imaging.encode.finish import finish_band
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.protocol import (
     AnyRequest,
     CheckRequest,
     CropRequest,
+    EncodeRequest,
     FinishRequest,
     PingRequest,
     PrepareRequest,
@@ -118,6 +120,8 @@ class RequestHandler:
                 band = (request.band.top, request.band.bottom, request.band.limit)
                 score = verify_rows(request.source, request.native, *band, threads=self.threads)
                 return protocol.CheckReply(score)
+            case EncodeRequest():
+                return self._encode(request)
             case FinishRequest():
                 return self._finish(request)
             case ViewRequest():
@@ -166,6 +170,17 @@ class RequestHandler:
             prepare(request.upload, request.workdir, self.formats, self.max_pixels)
         )
 
+    def _encode(self, request: EncodeRequest) -> protocol.EncodeReply:
+        made = encode_body(
+            request.prepared,
+            request.native,
+            request.path,
+            request.options,
+            request.band,
+            threads=self.threads,
+        )
+        return protocol.EncodeReply(made.score, made.strips)
+
     def _finish(self, request: FinishRequest) -> protocol.FinishReply:
         before = request.written
         written = finish_band(
@@ -175,6 +190,7 @@ class RequestHandler:
             request.options,
             request.band,
             before,
+            request.body,
             threads=self.threads,
         )
         done = written.finished

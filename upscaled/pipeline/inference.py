@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from upscaled.engines.engine import Progress, UpscaleTask
 from upscaled.engines.pool import EnginePool, Place, Slot
 from upscaled.errors import EngineError
+from upscaled.imaging import EncodedBody, FinishOptions
 from upscaled.pipeline.bands import BandFinisher, task_rows
 from upscaled.pipeline.helping_devices import HelpingDevice
 from upscaled.pipeline.open_bands import (
@@ -34,6 +35,8 @@ class InferenceCallbacks:
     """Called with how many source rows are done."""
     help: Callable[[str], None]
     """Called with the id of another device that has done a band, or `ANOTHER_WORKER`."""
+    body: Callable[[Rows, EncodedBody], None]
+    """Called with the rows of a band that another worker has done, if it has encoded it too."""
 
 
 class Inference:
@@ -48,6 +51,7 @@ class Inference:
         whole: the task of the whole picture.
         bands: told which rows are complete.
         callbacks: told of the progress.
+        options: how the result is written.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Inference:
         whole: UpscaleTask,
         bands: BandFinisher,
         callbacks: InferenceCallbacks,
+        options: FinishOptions,
     ) -> None:
         self._pool = pool
         self._workers = workers
@@ -69,6 +74,7 @@ class Inference:
         self._whole = whole
         self._bands = bands
         self._tell = callbacks
+        self._options = options
         self._top = bands.top
         self._done: dict[Rows, float] = {}
         """How many rows of each task are done."""
@@ -127,8 +133,10 @@ class Inference:
         async def do(slot: Slot, rows: Rows) -> None:
             await self._do(slot, rows, tile_size, lambda _row, _tile: None)
 
-        def on_done(rows: Rows, seconds: float) -> None:
+        def on_done(rows: Rows, seconds: float, body: EncodedBody | None) -> None:
             self.seconds += seconds
+            if body is not None:
+                self._tell.body(rows, body)
             self._tell.help(ANOTHER_WORKER)
             self._note(rows, rows[1] - rows[0])
 
@@ -142,7 +150,7 @@ class Inference:
         if workers:
             picture = SharedPicture(
                 self._job_id, self._model_name, self._work,
-                replace(self._whole, tile_size=tile_size), slot.place, on_done,
+                replace(self._whole, tile_size=tile_size), self._options, slot.place, on_done,
             )  # fmt: skip
             found[f"help-{self._job_id}-workers"] = self._workers.helper(picture)
         return found

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from upscaled.engines.engine import UpscaleTask
 from upscaled.engines.pool import Place
+from upscaled.imaging import EncodedBody, FinishOptions
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +133,13 @@ class SharedPicture:
     """The `checkpoint.work_key` of its work."""
     whole: UpscaleTask
     """With the tile size that all use."""
+    options: FinishOptions
+    """How its result is written."""
     place: Place
     """Where its own device is."""
-    on_done: Callable[[Rows, float], None]
-    """Called with the rows that another worker has done, and its engine time."""
+    on_done: Callable[[Rows, float, EncodedBody | None], None]
+    """Called with the rows that another worker has done, its engine time, and what it has encoded
+    of them."""
 
 
 class OtherWorkers(Protocol):

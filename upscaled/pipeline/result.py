@@ -9,9 +9,21 @@ from pathlib import Path
 
 from upscaled.engines.engine import ModelFiles
 from upscaled.engines.pool import Place
-from upscaled.imaging import Finished
-from upscaled.jobs.job import Attempt
+from upscaled.imaging import Finished, FinishOptions
+from upscaled.jobs.job import Attempt, JobRequest
 from upscaled.pipeline.execution import Execution
+
+
+def finish_options(request: JobRequest) -> FinishOptions:
+    """Return how the result of a job is written."""
+    return FinishOptions(
+        format=request.format,
+        size=request.output_size,
+        quality=request.quality,
+        lossless=request.lossless,
+        background=request.background,
+        keep_metadata=request.keep_metadata,
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from upscaled.errors import (
 from upscaled.imaging import (
     CONFIRMABLE_LIMIT,
     Band,
-    FinishOptions,
+    EncodedBody,
     Prepared,
     UnlikeError,
 )
@@ -34,7 +34,8 @@ from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
 from upscaled.pipeline.inference import Inference, InferenceCallbacks
-from upscaled.pipeline.result import RunCallbacks, RunResult
+from upscaled.pipeline.open_bands import Rows
+from upscaled.pipeline.result import RunCallbacks, RunResult, finish_options
 from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
 from upscaled.pipeline.run_record import RunRecord
 from upscaled.pipeline.shared import SharedParts
@@ -71,24 +72,18 @@ class PipelineRun:
         prepared: Prepared | None = None,
         rank: int = 0,
     ) -> None:
-        request = job.request
         self._shared = shared
         self._job = job
         self._callbacks = callbacks
         self._rank = rank
         self._folder = shared.workspace.folder(job.id)
-        self._options = FinishOptions(
-            format=request.format,
-            size=request.output_size,
-            quality=request.quality,
-            lossless=request.lossless,
-            background=request.background,
-            keep_metadata=request.keep_metadata,
-        )
+        self._options = finish_options(job.request)
         self._prepared = prepared
         self._done = RunRecord()
         self._retries: RetryPlanner | None = None
         self._bands: BandFinisher | None = None
+        self._bodies: dict[Rows, EncodedBody] = {}
+        """Of bands that other workers have done in this attempt, and encoded as far as they can."""
         self._failed = False
         """The last attempt failed, so the next one needs a fresh process."""
         self._one_band_at_a_time = False
@@ -174,6 +169,7 @@ class PipelineRun:
         """
         waiting = time.monotonic()
         self._bands = None
+        self._bodies.clear()
         plan = self._retries.plan if self._retries else None
         place = plan.place if plan else self._earlier_place()
         small = plan is None and is_small(self._source.size)  # a retry has the engine to itself
@@ -269,7 +265,8 @@ class PipelineRun:
             self._work,
             whole,
             bands,
-            InferenceCallbacks(on_progress, self._report, on_help),
+            InferenceCallbacks(on_progress, self._report, on_help, self._bodies.__setitem__),
+            self._options,
         )
         try:
             await inference.run(slot, tile_size, alone=self._failed or self._one_band_at_a_time)
@@ -282,9 +279,18 @@ class PipelineRun:
         tile_size = self._bands.tile_size
         if await self._confirmation.is_confirmed(self._retries.plan.place, band):
             band = replace(band, limit=CONFIRMABLE_LIMIT)
+        body = self._bodies.get((band.top, band.bottom))
         self._done.written = await self._shared.imaging.finish(
-            self._prepared, self._native, self._folder, self._options, band, self._done.written
+            self._prepared,
+            self._native,
+            self._folder,
+            self._options,
+            band,
+            self._done.written,
+            body,
         )
+        if body is not None:
+            await asyncio.to_thread(body.path.unlink, missing_ok=True)
         self._done.tile_size = tile_size
         self._retries.progressed()
         if self._done.written.finished is None:

@@ -52,6 +52,14 @@ class StripEncoder(Protocol):
         """
         ...
 
+    def opened(self, strip: EncodedStrip, top: int, bottom: int) -> Pixels:
+        """Return the pixels of rows ``top`` to ``bottom``, which are encoded in ``strip``.
+
+        Raises:
+            EngineError: it does not hold them.
+        """
+        ...
+
     def joined(self, state: int, strip: EncodedStrip) -> int:
         """Return the state after ``strip``."""
         ...

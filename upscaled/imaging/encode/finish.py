@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from upscaled import files
 from upscaled.errors import EngineError
-from upscaled.formats import JPEG, PNG, WEBP, result_format
-from upscaled.imaging.encode.encoder import (
-    EncodedStrip,
-    StripEncoder,
-    mean_error_allowed,
-    quality_of,
-)
-from upscaled.imaging.encode.jpeg import JpegEncoder
-from upscaled.imaging.encode.png import PngEncoder
+from upscaled.formats import WEBP, result_format
+from upscaled.imaging.encode.body import check_body, read_strips
+from upscaled.imaging.encode.encoder import StripEncoder
 from upscaled.imaging.encode.rows import ResultRows
+from upscaled.imaging.encode.strips import encoded, encoder_of
 from upscaled.imaging.encode.webp import write_webp
 from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import read_rows, strips
-from upscaled.imaging.result import PART, Band, Finished, FinishOptions, Piece, ResultProgress
+from upscaled.imaging.result import (
+    PART,
+    Band,
+    EncodedBody,
+    Finished,
+    FinishOptions,
+    Piece,
+    ResultProgress,
+)
+from upscaled.imaging.row_map import BandRows
 from upscaled.imaging.verify.verify import verify_rows
 from upscaled.pictures import RawImage
 
-_ROWS = 64
-"""Until its end, a result is written up to a multiple of this, where every encoder can end a
-strip."""
 _BLOCK = 1 << 20
 
 
@@ -43,6 +43,7 @@ def finish_band(
     options: FinishOptions,
     band: Band,
     written: ResultProgress,
+    body: EncodedBody | None = None,
     *,
     threads: int = 1,
 ) -> ResultProgress:
@@ -55,6 +56,8 @@ def finish_band(
         options: how to write it.
         band: begins where the previous one ended.
         written: the progress after the previous band.
+        body: the band's body, if another process has verified the band and encoded it. Then
+            ``native`` has only the band's rows around the body.
         threads: how many strips are compared, and then encoded, at a time.
 
     Returns:
@@ -66,33 +69,37 @@ def finish_band(
         OSError: it could not be written.
         MemoryError: it needs more memory than this process may have.
     """
-    score = verify_rows(
-        prepared.source,
-        native,
-        band.top,
-        band.bottom,
-        band.limit,
-        grey=prepared.grey,
-        threads=threads,
-    )
-    written = replace(written, source_rows=band.bottom, score=min(written.score, score))
-    last = band.bottom == prepared.source.size.height
     attached = Attached(prepared, options)
     rows = ResultRows(prepared, native, options)
     part = workdir / PART
     row = result_format(options.format)
-    if row.banded:
-        stop = rows.ready(_native_row(band.bottom, prepared, native))
-        if not last:
-            stop = max(written.rows, stop // _ROWS * _ROWS)
-        written = _extended(part, _encoder(rows, options, attached), rows, stop, written, threads)
+    encoder = encoder_of(rows, options, attached) if row.banded else None
+    if body is not None:
+        assert encoder is not None  # noqa: S101 - other formats have no bodies
+        check_body(prepared, native, options, band, body, encoder)
+        score = body.score
+    else:
+        score = verify_rows(
+            prepared.source,
+            native,
+            band.top,
+            band.bottom,
+            band.limit,
+            grey=prepared.grey,
+            threads=threads,
+        )
+    written = replace(written, source_rows=band.bottom, score=min(written.score, score))
+    last = band.bottom == prepared.source.size.height
+    own = BandRows.of(band, prepared.source.size, native.size, options)
+    if encoder is not None:
+        written = _extended(part, encoder, rows, own, written, body, threads)
     elif last:
         assert row is WEBP, f"no encoder for {row.label}"  # noqa: S101 - our own table
         write_webp(rows, part, options, attached)
     if not last:
-        first, end = (_native_row(row, prepared, native) for row in (band.top, band.bottom))
-        if row.banded and not rows.resampled:
-            first = written.rows  # those before are in the file
+        first, end = own.native
+        if row.banded:
+            first = rows.map.needed(written.rows, written.rows)[0]
         if first < end:  # later bands need these rows
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
@@ -102,31 +109,28 @@ def finish_band(
     return replace(written, finished=finished)
 
 
-def _encoder(rows: ResultRows, options: FinishOptions, attached: Attached) -> StripEncoder:
-    kind = result_format(options.format)
-    if kind is PNG:
-        return PngEncoder(options.size, rows.channels, attached)
-    assert kind is JPEG, f"no encoder of strips for {kind.label}"  # noqa: S101 - our own table
-    quality = quality_of(options)
-    allowed = mean_error_allowed(quality)
-    return JpegEncoder(options.size, rows.channels, quality, allowed, attached)
-
-
-def _native_row(row: int, prepared: Prepared, native: RawImage) -> int:
-    return row * native.size.height // prepared.source.size.height
-
-
 def _extended(
     part: Path,
     encoder: StripEncoder,
     rows: ResultRows,
-    stop: int,
+    own: BandRows,
     written: ResultProgress,
+    body: EncodedBody | None,
     threads: int,
 ) -> ResultProgress:
-    """Append the rows up to ``stop`` to the result's unfinished file."""
+    """Append a band's rows to the result's unfinished file.
+
+    The rows between two bodies are strips of their own, also where one machine does all bands. So
+    the bytes do not depend on who encodes a body.
+    """
     state = written.state if written.length else encoder.start
     length = check = 0
+    middle = max(written.rows, own.body[0])
+    between = encoded(encoder, rows, written.rows, middle, threads)
+    if body is None:
+        inner = encoded(encoder, rows, middle, own.body[1], threads)
+    else:
+        inner = read_strips(body)
     with open(part, "r+b" if written.length else "wb", opener=files.no_follow) as file:
         file.truncate(written.length)
         file.seek(written.length)
@@ -139,43 +143,19 @@ def _extended(
 
         if not written.length:
             append(encoder.head())
-        for strip in _encoded(encoder, rows, written.rows, stop, threads):
+        for strip in chain(between, inner):
             append(strip.content)
             state = encoder.joined(state, strip)
-        if stop == rows.size.height:
+        if own.stop == rows.size.height:
             append(encoder.tail(state))
     piece = Piece(PART, written.length, length, check)
     return replace(
         written,
-        rows=stop,
+        rows=max(written.rows, own.stop),
         length=written.length + length,
         state=state,
         pieces=(*written.pieces, piece),
     )
-
-
-def _encoded(
-    encoder: StripEncoder, rows: ResultRows, top: int, bottom: int, threads: int
-) -> Iterator[EncodedStrip]:
-    """Yield the rows' strips in order, encoding some ahead."""
-
-    def made(first: int, last: int) -> EncodedStrip:
-        return encoder.strip(rows.get(first, last), first)
-
-    row_bytes = rows.channels * rows.size.width
-    spans = [(top + a, top + b) for a, b in strips(bottom - top, row_bytes, encoder.multiple)]
-    if len(spans) == 1 or threads == 1:
-        for span in spans:
-            yield made(*span)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[EncodedStrip]] = deque()
-        for span in spans:
-            ahead.append(pool.submit(made, *span))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:

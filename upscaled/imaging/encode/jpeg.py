@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from upscaled.errors import EngineError
+from upscaled.formats import JPEG
 from upscaled.imaging.encode.encoder import EncodedStrip
 from upscaled.imaging.encode.fingerprint import Fingerprint
 from upscaled.imaging.metadata.attached import Attached, jfif_density
@@ -22,8 +23,6 @@ from upscaled.imaging.raw import Pixels, picture
 from upscaled.pictures import Size
 
 _BLOCK = 8
-_RESTARTS = 8
-"""Restart markers are numbered modulo this."""
 _START_OF_FRAME, _START_OF_SCAN = b"\xff\xc0", b"\xff\xda"
 _JFIF_DENSITY = slice(13, 18)
 """Follows marker, length, identifier and version."""
@@ -43,7 +42,7 @@ class JpegEncoder:
 
     # So all strips number their markers alike, and the last number is left for the one between
     # strips.
-    multiple = _BLOCK * _RESTARTS
+    multiple = JPEG.strip_rows
     start = 0
 
     def __init__(
@@ -57,17 +56,20 @@ class JpegEncoder:
 
     def head(self) -> bytes:
         """Return the bytes before the pixels: those of a small picture, with the real height."""
-        small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
         profile = {"icc_profile": self._attached.icc} if self._attached.icc else {}
-        head, _ = _split(self._encoded(small, profile))
+        head = self._head(self._size.height, profile)
         end = 4 + struct.unpack_from(">H", head, 4)[0]  # of the JFIF segment, which is the first
         jfif = bytearray(head[:end])
         if self._attached.dpi is not None:
             jfif[_JFIF_DENSITY] = jfif_density(self._attached.dpi)
-        head = bytes(jfif) + self._attached.jpeg_segments() + head[end:]
+        return bytes(jfif) + self._attached.jpeg_segments() + head[end:]
+
+    def _head(self, height: int, attached: dict[str, Any]) -> bytes:
+        small = np.zeros((_BLOCK, self._size.width, self._channels), np.uint8)
+        head, _ = _split(self._encoded(small, attached))
         at = _segment(head, _START_OF_FRAME)
-        height = struct.pack(">H", self._size.height)  # behind length and precision
-        return head[: at + 5] + height + head[at + 7 :]
+        # Behind length and precision.
+        return head[: at + 5] + struct.pack(">H", height) + head[at + 7 :]
 
     def strip(self, pixels: Pixels, top: int) -> EncodedStrip:
         """Encode ``pixels``, rows × columns × channels, which begin at row ``top``.
@@ -86,6 +88,22 @@ class JpegEncoder:
             )
         _, scan = _split(encoded)
         return EncodedStrip((_RESTART if top else b"") + scan)
+
+    def opened(self, strip: EncodedStrip, top: int, bottom: int) -> Pixels:
+        """Return the pixels of rows ``top`` to ``bottom``, which are encoded in ``strip``.
+
+        Raises:
+            EngineError: it does not hold them.
+        """
+        scan = strip.content.removeprefix(_RESTART) if top else strip.content
+        whole = io.BytesIO(self._head(bottom - top, {}) + scan + _END)
+        try:
+            with Image.open(whole, formats=["JPEG"]) as image:
+                pixels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            words = f"The JPEG's rows from {top} on cannot be decoded: {error}."
+            raise EngineError(words) from error
+        return pixels.reshape(bottom - top, self._size.width, self._channels)
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
         """Return the state, which a JPEG does not need."""

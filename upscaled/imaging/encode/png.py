@@ -15,6 +15,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from upscaled.errors import EngineError
+from upscaled.formats import PNG
 from upscaled.imaging.encode.encoder import EncodedStrip
 from upscaled.imaging.metadata.attached import Attached
 from upscaled.imaging.raw import Pixels
@@ -33,7 +34,7 @@ _ADLER_BASE = 65521
 class PngEncoder:
     """Makes the parts of a PNG file of ``size`` with 1 to 4 ``channels`` (see `StripEncoder`)."""
 
-    multiple = 1
+    multiple = PNG.strip_rows
     start = 1  # of an Adler-32
 
     def __init__(self, size: Size, channels: int, attached: Attached) -> None:
@@ -66,6 +67,32 @@ class PngEncoder:
         if not np.array_equal(np.frombuffer(found, np.uint8), filtered.ravel()):
             raise EngineError(f"The PNG's rows from {top} on do not unpack to what was packed.")
         return EncodedStrip(chunk(b"IDAT", packed), zlib.adler32(filtered.data), filtered.size)
+
+    def opened(self, strip: EncodedStrip, top: int, bottom: int) -> Pixels:
+        """Return the pixels of rows ``top`` to ``bottom``, which are encoded in ``strip``.
+
+        Raises:
+            EngineError: it does not hold them.
+        """
+        row_bytes = 1 + self._size.width * self._channels
+        packed = strip.content[8:-4]
+        packer = zlib.decompressobj(_RAW_DEFLATE)
+        try:
+            found = packer.decompress(packed, (bottom - top) * row_bytes + 1)
+        except zlib.error as error:
+            raise EngineError(f"The PNG's rows from {top} on do not unpack: {error}.") from error
+        if (
+            strip.content != chunk(b"IDAT", packed)
+            or len(found) != (bottom - top) * row_bytes
+            or (zlib.adler32(found), len(found)) != (strip.check, strip.length)
+            or packer.unconsumed_tail
+        ):
+            raise EngineError(f"The PNG's rows from {top} on are not whole.")
+        rows = np.frombuffer(found, np.uint8).reshape(bottom - top, row_bytes)
+        if rows[0, 0] != _NO_FILTER or (rows[1:, 0] != _UP).any():
+            raise EngineError(f"The PNG's rows from {top} on have another filter.")
+        pixels = np.add.accumulate(rows[:, 1:], axis=0, dtype=np.uint8)
+        return pixels.reshape(bottom - top, self._size.width, self._channels)
 
     def joined(self, state: int, strip: EncodedStrip) -> int:
         """Return the state after a strip: the Adler-32 of all data compressed so far.

@@ -12,8 +12,9 @@ from upscaled.imaging.grey import luminance
 from upscaled.imaging.metadata.sidecar import Metadata
 from upscaled.imaging.prepared import Prepared
 from upscaled.imaging.raw import Pixels, read_rows
-from upscaled.imaging.resample import reader, resample, rows_ready
+from upscaled.imaging.resample import reader, resample
 from upscaled.imaging.result import FinishOptions
+from upscaled.imaging.row_map import RowMap
 from upscaled.pictures import RawImage
 
 
@@ -29,6 +30,7 @@ class ResultRows:
     def __init__(self, prepared: Prepared, native: RawImage, options: FinishOptions) -> None:
         self._native = native
         self.size = options.size
+        self.map = RowMap(native.size, options.size)
         self._read = reader(native)
         self._enlarger = Enlarger(prepared.alpha, options.size) if prepared.alpha else None
         row = result_format(options.format)
@@ -50,20 +52,9 @@ class ResultRows:
         colours = 1 if self._one_channel else 3
         return colours + (self._enlarger is not None and not self._flat)
 
-    @property
-    def resampled(self) -> bool:
-        """Whether a row depends on rows of the native picture at other positions."""
-        return self.size != self._native.size
-
-    def ready(self, native_rows: int) -> int:
-        """Return how many rows can be computed from the first ``native_rows`` native rows."""
-        if not self.resampled:
-            return native_rows
-        return rows_ready(self._native.size.height, self.size.height, native_rows)
-
     def get(self, top: int, bottom: int) -> Pixels:
         """Return rows ``top`` to ``bottom``, rows × columns × `channels`."""
-        if self.resampled:
+        if self.map.resampled:
             pixels = resample(self._read, self._native.size, self.size, top, bottom)
         else:
             pixels = read_rows(self._native, top, bottom)
