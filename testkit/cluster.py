@@ -54,6 +54,7 @@ class MemberProcess:
         self.log = folder / "log.txt"
         self._command = command
         folder.mkdir(parents=True, exist_ok=True)
+        self.log.touch()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         sections: dict[str, dict[str, object]] = {}

@@ -16,7 +16,14 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from testkit.cluster import Cluster, healthy, running_cluster, submitted, until_state
+from testkit.cluster import (
+    Cluster,
+    MemberProcess,
+    healthy,
+    running_cluster,
+    submitted,
+    until_state,
+)
 from testkit.faulty_s3 import Fault, FaultyS3
 from testkit.paths import DATA
 from testkit.services import FAST
@@ -192,6 +199,26 @@ async def test_health_tells_of_a_store_that_fails(
         told = await health(503)
         assert told["reason"] == "The shared files do not answer within 5 s."
     await health(200)
+
+
+async def test_members_that_start_while_the_store_fails_wait_for_it(
+    tmp_path: Path, cluster: Cluster, s3: FaultyS3
+) -> None:
+    worker = MemberProcess(tmp_path / "late", "work", cluster.settings)
+    server = MemberProcess(tmp_path / "unwanted", "serve", cluster.settings)
+    with s3.failing(Fault.ERRORS):
+        starts = [asyncio.create_task(one.start(), name=one.name) for one in (worker, server)]
+        for one in (worker, server):
+            await one.said("The start waits for database and blobs, for up to ")
+            assert "object store does not answer now" in one.log.read_text("utf-8")
+        assert await server.stop() == 0
+        with pytest.raises(RuntimeError, match="unwanted did not start"):
+            await starts[1]
+    try:
+        await starts[0]
+        await healthy(cluster.servers[0].url, 2)
+    finally:
+        assert await worker.stop() == 0
 
 
 async def test_a_folder_that_is_not_mounted_ends_no_job(

@@ -217,8 +217,13 @@ class ClusterService(Service):
         changes = Changes(self._link.database.url, heard, connected=connected)
         run_in_background(closing, changes.run(), "changes")
         run_in_background(closing, self._jobs.follow(), "followed jobs")
-        async with asyncio.timeout(_LISTENING_SECONDS):
-            await listening.wait()
+        try:
+            async with asyncio.timeout(_LISTENING_SECONDS):
+                await listening.wait()
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"The server's database tells it nothing for {_LISTENING_SECONDS:.0f} s."
+            ) from None
         run_in_background(closing, self._leadership.run(), "leadership")
         run_in_background(closing, self._refresh_rates(), "rates")
         run_in_background(closing, self._cleaner.run(), "cleanup")

@@ -23,6 +23,7 @@ from upscaled.metrics.metrics import Metrics
 from upscaled.server import open_files, process_limits, room, sd_notify
 from upscaled.server.accept_errors import AcceptErrors
 from upscaled.server.roles import make_service
+from upscaled.server.starting import started
 from upscaled.server.stop import Stop
 from upscaled.service.service import Service
 
@@ -49,6 +50,7 @@ async def serve(config: Config, on_ready: Callable[[str], None], *, works: bool 
     Raises:
         ConfigError: something the settings demand is not there.
         UpscaledError: the address can't be listened on.
+        StoreUnavailableError: a cluster's database or blobs don't answer for minutes.
     """
     for sentence in await asyncio.to_thread(_warnings, config):
         log.warning(sentence)
@@ -58,9 +60,10 @@ async def serve(config: Config, on_ready: Callable[[str], None], *, works: bool 
     # The address first: a second server must not continue the first one's jobs.
     listeners = await _listeners(config.server.host, config.server.port)
     try:
-        service = make_service(_fitted(config), works=works)
+        fitted = _fitted(config)
         loop.set_exception_handler(AcceptErrors())
-        if await stop.unless_asked(service.start()):
+        service = await started(lambda: make_service(fitted, works=works), stop)
+        if service is not None:
             try:
                 await _answer(config, service, listeners, stop, on_ready)
             finally:

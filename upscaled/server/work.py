@@ -9,6 +9,7 @@ from collections.abc import Callable
 from upscaled.config.settings import Config
 from upscaled.server import sd_notify
 from upscaled.server.roles import make_worker
+from upscaled.server.starting import started
 from upscaled.server.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,13 @@ async def work(config: Config, on_ready: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: something the settings demand is not there, or contradicts others.
-        StoreUnavailableError: database or blobs don't answer.
+        StoreUnavailableError: database or blobs don't answer for minutes.
     """
     stop = Stop()
     stop.listen()
     try:
-        worker = make_worker(config)
-        if not await stop.unless_asked(worker.start()):
+        worker = await started(lambda: make_worker(config), stop)
+        if worker is None:
             return
         on_ready(worker.name)
         sd_notify.notify("READY=1", "STATUS=Doing jobs of the cluster.")
