@@ -5,14 +5,14 @@
 First, clusters of four workers run on a virtual clock (`testkit.simulated_cluster`), each with
 another seed, while workers die, are cut off or stopped, the database restarts, the blobs are slow
 and the clock jumps. A run that breaks a rule names its seed; ``--seed N --hours 20`` repeats it.
-Second, the day of `bench.scheduling` in the order of a cluster, and in that of one machine. Third,
-what a million pictures an hour take, from the cost of a job that `bench.cluster` measured.
+Second, the day of `bench.scheduling` in the order of a cluster, and in that of one machine; and
+what it saves that workers prefer jobs of loaded networks. Third, what a million pictures an hour
+take, from the cost of a job that `bench.cluster` measured.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections import Counter
 
@@ -20,9 +20,9 @@ from bench.report import Report, table
 from bench.scheduling import a_day, described, simulate
 from bench.setup import make_parser
 from testkit.simulated_cluster import SimulatedCluster
-from testkit.simulated_parts import Settings, StartTags
-from upscaled.cluster import work_queue
-from upscaled.jobs.order import Waiting, make_order
+from testkit.simulated_parts import Settings, StartTags, TagQueue
+from upscaled.cluster.preference import Preference
+from upscaled.jobs.order import LoadedModels, Order, Waiting, make_order
 
 HOURS_A_RUN = 20.0
 _HARSH = Settings(hours=HOURS_A_RUN, death=1800, cut=1800, restart=3600, slow_blobs=3600, jump=7200)
@@ -46,41 +46,48 @@ _EGRESS_GB, _KEPT_GB_MONTH = 0.05, 0.02
 _PUT_MILLION, _GET_MILLION = 5.0, 0.4
 
 
-class TagQueue:
-    """Waiting jobs by start tag and priority, as the database gives them to workers."""
+class ClusterOrder:
+    """Waiting jobs by start tag and priority, as the database gives them to a worker.
 
-    def __init__(self) -> None:
+    Args:
+        kept: networks that the worker keeps loaded, whose jobs it prefers; 0: it prefers none.
+    """
+
+    def __init__(self, kept: int) -> None:
         self._tags = StartTags()
-        self._heap: list[tuple[int, int, float, Waiting]] = []
-        self._count = 0
+        self._queue = TagQueue()
+        self._preference = Preference(LoadedModels(kept)) if kept else None
+        self._jobs: dict[int, tuple[float, Waiting]] = {}
+        self._numbers: dict[str, int] = {}
+        self._loads: dict[str, dict[str, float]] = {}
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._queue)
 
     def put(self, job: Waiting) -> None:
-        tag = self._tags.start(job.client, job.seconds)
-        self._count += 1
-        heapq.heappush(self._heap, (-work_queue.priority(tag), self._count, tag, job))
+        tag, number = self._tags.start(job.client, job.seconds), len(self._jobs)
+        self._jobs[number] = tag, job
+        self._numbers[job.id] = number
+        self._loads[job.model] = {job.model: job.load_seconds}
+        self._queue.put(number, job.model, tag)
 
     def remove(self, job_id: str) -> bool:
-        kept = [entry for entry in self._heap if entry[3].id != job_id]
-        gone = len(kept) < len(self._heap)
-        heapq.heapify(kept)
-        self._heap = kept
-        return gone
+        return self._queue.remove(self._numbers[job_id])
 
     def pop(self) -> Waiting:
-        if not self._heap:
-            raise IndexError("no job is waiting")
-        _, _, tag, job = heapq.heappop(self._heap)
+        delays = self._preference.delays(self._loads) if self._preference else {}
+        number, ahead = self._queue.take(delays)
+        tag, job = self._jobs[number]
         self._tags.served(tag)
+        if self._preference:
+            self._preference.took(job.model, job.seconds, ahead=ahead)
         return job
 
     def head(self) -> Waiting | None:
-        return self._heap[0][3] if self._heap else None
+        return next(iter(self.ahead()), None)
 
     def ahead(self) -> list[Waiting]:
-        return [entry[3] for entry in sorted(self._heap)]
+        return [self._jobs[number][1] for number in self._queue.ahead()]
 
 
 def faults(report: Report, hours: float, first: int) -> None:
@@ -111,13 +118,53 @@ async def the_day(report: Report, seed: int) -> list[list[object]]:
     kinds = {arrival.job.id: arrival.kind for arrival in day}
     rows: list[list[object]] = []
     for slots in (1, 2):
-        for name, order in (("one machine", make_order("fair", _KEPT)), ("cluster", TagQueue())):
-            waits = await simulate(day, order, slots, _KEPT)
+        orders: dict[str, Order] = {
+            "one machine": make_order("fair", _KEPT),
+            "cluster, nothing preferred": ClusterOrder(0),
+            "cluster": ClusterOrder(_KEPT),
+        }
+        for name, order in orders.items():
+            done = await simulate(day, order, slots, _KEPT)
+            print(f"{slots} slots, {name}: {done.loads:,} loads, {done.loading_seconds:.0f} s")
+            report.add(f"{slots} slots, {name}: loads of networks", done.loads, "",
+                       note=f"{done.loading_seconds:.0f} s")  # fmt: skip
             for kind in dict.fromkeys(kinds.values()):
-                found = described([wait for job, wait in waits.items() if kinds[job] == kind])
+                waits = [wait for job, wait in done.waits.items() if kinds[job] == kind]
+                found = described(waits)
                 rows.append([slots, kind, name, *(f"{v:,.1f} s" for v in found.values())])
                 report.details[f"{slots} slots, {kind}, {name}"] = found
     return rows
+
+
+def preferences(report: Report, hours: float) -> None:
+    """Simulate clusters without faults whose workers prefer loaded networks, and that do not.
+
+    Args:
+        report: takes the figures.
+        hours: of each of three clusters.
+    """
+    rows: list[list[object]] = []
+    for load in (0.6, 1.2, 1.8):  # of one job at a time; workers of the model do two
+        for prefers in (False, True):
+            settings = Settings(
+                hours=hours, load=load, prefers=prefers,
+                death=1e12, cut=1e12, restart=1e12, slow_blobs=1e12, jump=1e12,
+            )  # fmt: skip
+            runs = [SimulatedCluster(seed, settings).run() for seed in (1, 2, 3)]
+            jobs = [job for run in runs for job in run.jobs]
+            waits = [job.taken - job.created for job in jobs if job.taken is not None]
+            workers = [worker for run in runs for worker in run.workers]
+            loads = sum(worker.loads for worker in workers) / len(jobs)
+            seconds = sum(worker.loading_seconds for worker in workers) / len(jobs)
+            found = described(waits)
+            name = "preferred" if prefers else "not preferred"
+            rows.append([f"{load / 2:.0%}", name, f"{loads:.2f}", f"{seconds:.2f} s",
+                         *(f"{v:,.1f} s" for v in found.values())])  # fmt: skip
+            report.add(f"busy {load / 2:.0%}, loaded networks {name}: loads a job", loads, "",
+                       note=f"{seconds:.2f} s a job")  # fmt: skip
+            report.details[f"busy {load / 2:.0%}, {name}"] = found
+    print(table(["busy", "loaded networks", "loads a job", "loading", "median", "95 %", "max"],
+                rows))  # fmt: skip
 
 
 def a_million(report: Report) -> None:
@@ -164,6 +211,7 @@ async def run() -> None:
     report = Report("cluster_simulation", options.quick)
     faults(report, options.hours or (40 if options.quick else 2000), options.seed)
     rows = await the_day(report, 5)
+    preferences(report, 10 if options.quick else 50)
     a_million(report)
     report.table = table(["slots", "class", "order", "median", "95 %", "max"], rows)
     print(report.table)

@@ -78,14 +78,26 @@ def a_day(seed: int) -> list[Arrival]:
     return sorted(found, key=lambda arrival: arrival.job.created)
 
 
-async def simulate(day: list[Arrival], order: Order, slots: int, kept: int) -> dict[str, float]:
-    """Return the seconds from arrival to slot, by job."""
+@dataclass(frozen=True)
+class Simulated:
+    """What became of a day."""
+
+    waits: dict[str, float]
+    """Seconds from arrival to slot, by job."""
+    loads: int
+    """How often a network was loaded."""
+    loading_seconds: float
+
+
+async def simulate(day: list[Arrival], order: Order, slots: int, kept: int) -> Simulated:
+    """Simulate a day's jobs in an order."""
     queue = JobQueue(order)
     loaded = [LoadedModels(kept) for _ in range(slots)]
     free = list(range(slots))
     ends: list[tuple[float, int]] = []
     ahead: deque[Waiting] = deque()
     waits: dict[str, float] = {}
+    loads, loading = 0, 0.0
     now = 0.0
 
     def next_slot() -> float:
@@ -117,8 +129,9 @@ async def simulate(day: list[Arrival], order: Order, slots: int, kept: int) -> d
             waits[waiting.id] = now - waiting.created
             load = loaded[slot].wait_for(waiting) if kept else waiting.load_seconds
             loaded[slot].use(waiting.model)
+            loads, loading = loads + bool(load), loading + load
             heapq.heappush(ends, (now + load + waiting.seconds, slot))
-    return waits
+    return Simulated(waits, loads, loading)
 
 
 def described(values: list[float]) -> dict[str, float]:
@@ -136,7 +149,7 @@ async def both_orders(
     """Return the waiting times by order and class."""
     results = {}
     for order in ("fifo", "fair"):
-        waits = await simulate(day, make_order(order, kept), slots, kept)
+        waits = (await simulate(day, make_order(order, kept), slots, kept)).waits
         results[order] = {
             kind: described([wait for name, wait in waits.items() if kinds[name] == kind])
             for kind in dict.fromkeys(kinds.values())

@@ -1,8 +1,8 @@
 """A model of a cluster on a virtual clock: its rules, seeded faults, and what must hold.
 
 It has the rules of `upscaled.cluster` as far as they decide who does which job, and how jobs end:
-start tags and priorities, numbered leases, signs of life, rescue, what a worker does that was cut
-off. Nothing is upscaled. The same seed gives the same run, event by event.
+start tags and priorities, loaded networks, numbered leases, signs of life, rescue, what a worker
+does that was cut off. Nothing is upscaled. The same seed gives the same run, event by event.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from testkit.simulated_parts import (
     COMPLETED,
     ENDS,
     FAILED,
+    LOADS,
+    MOST,
     PROCESSING,
     QUEUED,
     Settings,
@@ -24,8 +26,8 @@ from testkit.simulated_parts import (
     SimulatedWorker,
     SimulationError,
     StartTags,
+    TagQueue,
 )
-from upscaled.cluster import work_queue
 
 _BEATS = 4
 _AGAIN_SECONDS = 1.0
@@ -49,8 +51,7 @@ class SimulatedCluster:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.jobs: list[SimulatedJob] = []
-        self._waiting: list[tuple[int, int]] = []
-        """Negative priority and number of each job that waits; those taken since are left out."""
+        self._waiting = TagQueue()
         self._doing: set[int] = set()
         self._tags = StartTags()
         self._heartbeats: dict[int, float] = {}
@@ -68,11 +69,7 @@ class SimulatedCluster:
     # --- the run ----------------------------------------------------------------------------------
 
     def run(self) -> SimulatedCluster:
-        """Simulate all of it, and check that what must hold holds.
-
-        Raises:
-            SimulationError: it does not.
-        """
+        """Simulate all of it; raise `SimulationError` if something that must hold does not."""
         for worker in self.workers:
             self._start(worker)
         self._after(self._spread(self._arrival_pause()), self._arrive)
@@ -96,7 +93,7 @@ class SimulatedCluster:
 
     def _all_ended(self) -> bool:
         return not self._doing and not any(
-            self.jobs[number].state == QUEUED for _, number in self._waiting
+            self.jobs[number].state == QUEUED for number in self._waiting
         )
 
     def _must(self, holds: bool, what: str) -> None:
@@ -130,11 +127,12 @@ class SimulatedCluster:
             return
         if self._database_up:
             large = self._random.random() < 0.1
-            cost = self._random.uniform(30, 156) if large else self._random.uniform(1, 5)
+            cost = self._random.uniform(30, MOST) if large else self._random.uniform(1, 5)
             # A few clients send most of the jobs.
             client = f"client {int(self._random.paretovariate(1)) % self.settings.clients}"
             virtual, tag = self._tags.virtual, self._tags.start(client, cost)
-            job = SimulatedJob(len(self.jobs), client, cost, self.now, tag, virtual)
+            network = self._random.choices(list(LOADS), [6, 3, 1, 1])[0]
+            job = SimulatedJob(len(self.jobs), client, cost, self.now, tag, virtual, network)
             self.jobs.append(job)
             self._enqueue(job)
             if self._random.random() < 0.05:
@@ -150,10 +148,10 @@ class SimulatedCluster:
     def _enqueue(self, job: SimulatedJob) -> None:
         job.worker = None
         self._doing.discard(job.number)
-        heapq.heappush(self._waiting, (-work_queue.priority(job.tag), job.number))
+        self._waiting.put(job.number, job.network, job.tag)
         for worker in self.workers:
             if len(worker.held) <= _AHEAD:
-                self._look_soon(worker)
+                self._look_soon(worker, 0.06 if worker.delays(self.settings)[job.network] else 0.02)
 
     # --- the database -----------------------------------------------------------------------------
 
@@ -166,9 +164,13 @@ class SimulatedCluster:
         return self.now + self._clock_ahead
 
     def _take(self, worker: SimulatedWorker) -> SimulatedJob | None:
-        while self._waiting:
-            ordered = self.settings.ordered
-            _, number = heapq.heappop(self._waiting) if ordered else self._waiting.pop()
+        delays = worker.delays(self.settings)
+        while len(self._waiting):
+            if self.settings.ordered:
+                number, ahead = self._waiting.take(delays)
+            else:
+                number, ahead = self._waiting.ahead()[-1], False
+                self._waiting.remove(number)
             job = self.jobs[number]
             if job.state in ENDS or job.worker is not None:
                 continue
@@ -179,20 +181,18 @@ class SimulatedCluster:
                 self._note_overtaking(job)
                 job.taken = self.now
             self._tags.served(job.tag)
+            worker.preference.took(job.network, job.cost, ahead=ahead)
             return job
         return None
 
     def _note_overtaking(self, taken: SimulatedJob) -> None:
         """Check that no job waits longer than fair queueing allows."""
-        for _, number in self._waiting:
+        for number in self._waiting:
             job = self.jobs[number]
             if job.taken is not None or job.number >= taken.number or job.state in ENDS:
                 continue
             job.overtaken[taken.client] += taken.cost
-            # Those that came later have tags from `virtual` on, and all but the last end before
-            # the job's own tag. Priorities are tenths of a second.
-            most = job.tag - job.virtual + 156.0 + 0.2
-            got = job.overtaken[taken.client]
+            got, most = job.overtaken[taken.client], job.most_overtaken
             self._must(
                 got <= most,
                 f"job {job.number} waits while {taken.client} got {got:.1f} s of work that came "
@@ -225,9 +225,7 @@ class SimulatedCluster:
     # --- workers ----------------------------------------------------------------------------------
 
     def _start(self, worker: SimulatedWorker) -> None:
-        worker.alive, worker.heard_since = True, None
-        worker.life += 1
-        worker.held.clear()
+        worker.restart(self.settings.kept)
         self._register(worker)
         life = worker.life
         self._after(0.0, lambda: self._beat(worker, life))
@@ -333,6 +331,7 @@ class SimulatedCluster:
         if self._may_write(job, lease):
             job.state = PROCESSING
             seconds = job.cost * self._random.uniform(0.8, 1.3) + self._blob_seconds()
+            seconds += worker.load(job.network)
             self._after(seconds, lambda: self._finish(worker, life, job, lease))
         else:
             self._lose(worker, job.number)

@@ -12,9 +12,11 @@ import pytest
 from testkit.jobs import make_job
 from testkit.postgres import PostgresServer
 from testkit.simulated_cluster import SimulatedCluster
-from testkit.simulated_parts import Settings, SimulationError, StartTags
+from testkit.simulated_parts import LOADS, Settings, SimulationError, StartTags, TagQueue
 from upscaled.cluster import work_queue
+from upscaled.cluster.preference import Preference
 from upscaled.jobs.job import Job
+from upscaled.jobs.order import LoadedModels
 from upscaled.jobs.postgres_database import Connection, Database
 from upscaled.jobs.postgres_store import insert_job
 
@@ -29,9 +31,9 @@ async def database(postgres: PostgresServer) -> AsyncIterator[Database]:
 
 
 async def test_the_models_tags_and_order_are_those_of_the_database(database: Database) -> None:
-    rng, tags = random.Random(7), StartTags()
-    waiting: list[tuple[int, int, float, str]] = []
-    number = 0
+    rng, tags, waiting = random.Random(7), StartTags(), TagQueue()
+    jobs: list[tuple[str, float]] = []
+    requests = [replace(make_job().request, model_name=name) for name in LOADS]
 
     async def submit(connection: Connection, job: Job, cost: float) -> float:
         tag = await work_queue.start_tag(connection, job.client, cost)
@@ -40,26 +42,31 @@ async def test_the_models_tags_and_order_are_those_of_the_database(database: Dat
         return tag
 
     worker = await database.run(work_queue.register)
-
-    async def take(connection: Connection) -> work_queue.Lease | None:
-        return await work_queue.take(connection, worker, [make_job().request.model_name])
-
+    preference, went_ahead = Preference(LoadedModels(2)), 0
     for _ in range(300):
-        if waiting and rng.random() < 0.45:
-            lease = await database.run(take)
-            _, _, tag, job_id = waiting.pop(waiting.index(min(waiting)))
-            tags.served(tag)
+        if len(waiting) and rng.random() < 0.45:
+            delays = preference.delays({name: {name: load} for name, load in LOADS.items()})
+            lease = await database.run(
+                functools.partial(work_queue.take, worker=worker, models=LOADS, delays=delays)
+            )
+            number, ahead = waiting.take(delays)
+            job_id, tag = jobs[number]
             assert lease is not None
-            assert lease.job.id == job_id
+            assert (lease.job.id, lease.ahead) == (job_id, ahead)
+            tags.served(tag)
+            preference.took(lease.job.request.model_name, lease.seconds, ahead=ahead)
+            went_ahead += ahead
         else:
-            job = make_job(client=f"client {rng.randrange(4)}")
+            request = rng.choice(requests)
+            job = make_job(client=f"client {rng.randrange(4)}", request=request)
             cost = rng.choice([0.25, 1.5, 20.0, 300.0])
             tag = tags.start(job.client, cost)
             found = await database.run(functools.partial(submit, job=job, cost=cost))
             assert found == pytest.approx(tag)
-            number += 1
-            waiting.append((-work_queue.priority(tag), number, tag, job.id))
-    assert number > 100
+            waiting.put(len(jobs), request.model_name, tag)
+            jobs.append((job.id, tag))
+    assert len(jobs) > 100
+    assert went_ahead > 10
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -81,9 +88,10 @@ def test_a_seed_replays_event_by_event() -> None:
     [
         (Settings(hours=20, fenced=False), "then as completed|the result of a lost lease"),
         (Settings(hours=20, ordered=False), "of work that came later"),
+        (Settings(hours=20, bounded=False), "of work that came later"),
     ],
 )
-def test_a_cluster_without_fences_or_without_order_is_found_out_with_its_seed(
+def test_a_cluster_without_fences_order_or_bounds_is_found_out_with_its_seed(
     broken: Settings, said: str
 ) -> None:
     with pytest.raises(SimulationError, match=rf"seed 1, .*({said})"):

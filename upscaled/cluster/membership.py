@@ -158,13 +158,17 @@ class Membership:
         except StoreUnavailableError:
             log.warning("the database does not answer; others notice the end of this member")
 
-    def turn(self) -> float:
+    def turn(self, *, hurries: bool) -> float:
         """Return how many seconds a worker waits before it asks for what all workers heard of.
 
         Each waits for up to `_TURN_SECONDS` for each worker of the cluster, so that they ask about
         once in that time, however many they are.
+
+        Args:
+            hurries: False: those that hurry go first.
         """
-        return _random.uniform(0, _TURN_SECONDS * len(self.workers()))
+        longest = _TURN_SECONDS * len(self.workers())
+        return _random.uniform(0, longest) + (0 if hurries else longest)
 
     def workers(self) -> list[Member]:
         """Return the running workers that take jobs."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import LiteralString
 
 from upscaled import serial
@@ -16,7 +17,7 @@ from upscaled.jobs.job import ACTIVE, Job
 from upscaled.jobs.postgres_database import Connection
 
 _TASK = "upscale"
-_STEPS = 10
+STEPS = 10
 """Priorities in a virtual second; they are 32-bit integers."""
 _LOWEST = -(2**31) + 1
 _REBASE_AT = 1e8
@@ -33,6 +34,10 @@ class Lease:
     """The column ``attempt`` of the job's row."""
     queue_entry: int
     """The job's number in procrastinate's table."""
+    seconds: float = 0.0
+    """The job's work, as its place in the order counts it."""
+    ahead: bool = False
+    """It was taken ahead of the job that was first in order, see `Preference`."""
 
     @property
     def before(self) -> int:
@@ -95,7 +100,7 @@ async def start_tag(connection: Connection, client: str, cost: float) -> float:
 
 def priority(tag: float) -> int:
     """Return procrastinate's priority of a tag: the lower tag is served first."""
-    return max(_LOWEST, -int(tag * _STEPS))
+    return max(_LOWEST, -int(tag * STEPS))
 
 
 async def add(connection: Connection, job: Job, tag: float) -> int:
@@ -117,36 +122,103 @@ async def withdraw(connection: Connection, entry: int | None) -> None:
         await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s", (entry,))
 
 
-async def take(connection: Connection, worker: int, models: Collection[str]) -> Lease | None:
+_FETCH: LiteralString = """
+    WITH head AS MATERIALIZED (
+        SELECT able.model, able.delay, first.priority, first.id,
+            first.priority::bigint - able.delay AS rank
+        FROM unnest(%(models)s::varchar[], %(delays)s::bigint[]) AS able (model, delay)
+        CROSS JOIN LATERAL (
+            SELECT waiting.id, waiting.priority FROM procrastinate_jobs AS waiting
+            WHERE waiting.status = 'todo' AND waiting.queue_name = able.model
+            ORDER BY waiting.priority DESC, waiting.id LIMIT 1
+        ) AS first
+    ), best AS (
+        SELECT model, delay FROM head ORDER BY rank DESC, id LIMIT 1
+    ), candidate AS (
+        SELECT waiting.id FROM procrastinate_jobs AS waiting
+        WHERE waiting.status = 'todo' AND waiting.queue_name = (SELECT model FROM best)
+            AND waiting.priority >= (
+                SELECT coalesce(max(head.rank), -9e18::bigint) + best.delay
+                FROM best LEFT JOIN head ON head.model <> best.model GROUP BY best.delay
+            )
+        ORDER BY waiting.priority DESC, waiting.id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE procrastinate_jobs AS job SET status = 'doing', worker_id = %(worker)s
+        FROM candidate WHERE job.id = candidate.id
+        RETURNING job.id, job.args ->> 'job' AS job_id
+    )
+    SELECT taken.id, taken.job_id, EXISTS (SELECT FROM head),
+        (SELECT model FROM best) <> (SELECT model FROM head ORDER BY priority DESC, id LIMIT 1)
+    FROM (VALUES (1)) AS one LEFT JOIN taken ON true
+"""
+"""Takes the next job of the model whose first job comes first, delays counted. One index entry of
+each model is read. If another worker is taking that job, the one behind it is taken only if it
+comes before the first jobs of all other models."""
+
+
+async def _fetch(
+    connection: Connection, worker: int, models: Collection[str], delays: Mapping[str, float]
+) -> tuple[int, str, bool] | None:
+    """Return entry and id of the job that is next for a worker, and whether it goes ahead."""
+    queues = [name[:128] for name in models]
+    found = await connection.execute(
+        _FETCH,
+        {
+            "models": queues,
+            "delays": [int(delays.get(name, 0.0) * STEPS) for name in models],
+            "worker": worker,
+        },
+    )
+    row = await found.fetchone()
+    assert row is not None  # noqa: S101 - it has one
+    entry, job_id, waits, ahead = row
+    if entry is not None:
+        return int(entry), str(job_id), bool(ahead)
+    if not waits:
+        return None
+    # Others are taking what comes first; take the next one that nobody is taking.
+    found = await connection.execute(
+        "SELECT id, args ->> 'job' FROM procrastinate_fetch_job_v2(%s::varchar[], %s)",
+        (queues, worker),
+    )
+    row = await found.fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), str(row[1]), False)
+
+
+async def take(
+    connection: Connection,
+    worker: int,
+    models: Collection[str],
+    delays: Mapping[str, float] = MappingProxyType({}),
+) -> Lease | None:
     """Give the next job to a worker, with a new lease; None if there is none that it can do.
 
     Args:
         connection: in a transaction of its own.
         worker: the worker's number, see `register`.
         models: the models that it has.
+        delays: by how many virtual seconds jobs of a model count as later, see `Preference`.
     """
     while True:
-        found = await connection.execute(
-            "SELECT id, args ->> 'job' FROM procrastinate_fetch_job_v2(%s::varchar[], %s)",
-            ([name[:128] for name in models], worker),
-        )
-        row = await found.fetchone()
-        if row is None or row[0] is None:
+        fetched = await _fetch(connection, worker, models, delays)
+        if fetched is None:
             return None
-        entry, job_id = row
+        entry, job_id, ahead = fetched
         record = await locked(connection, job_id)
         if record is None or record.job.state not in ACTIVE or record.queue_entry != entry:
             await withdraw(connection, entry)
             continue
-        await connection.execute(
-            "UPDATE jobs SET attempt = attempt + 1, worker = %s WHERE id = %s", (worker, job_id)
+        found = await connection.execute(
+            "UPDATE jobs SET attempt = attempt + 1, worker = %s WHERE id = %s RETURNING cost, tag",
+            (worker, job_id),
         )
+        row = await found.fetchone()
+        assert row is not None  # noqa: S101 - it is locked
+        seconds, tag = row
         await connection.execute(
-            "UPDATE fair_clock SET virtual = greatest(virtual, (SELECT tag FROM jobs WHERE id = "
-            "%s))",
-            (job_id,),
+            "UPDATE fair_clock SET virtual = greatest(virtual, %s::float8)", (tag,)
         )
-        return Lease(record.job, record.lease_number + 1, entry)
+        return Lease(record.job, record.lease_number + 1, entry, float(seconds), ahead)
 
 
 async def give_back(connection: Connection, entry: int) -> None:
@@ -272,5 +344,5 @@ async def tidy(connection: Connection, lease_seconds: float) -> None:
     )
     await connection.execute(
         "UPDATE procrastinate_jobs SET priority = least(0, priority + %s) WHERE status = 'todo'",
-        (int(base * _STEPS),),
+        (int(base * STEPS),),
     )

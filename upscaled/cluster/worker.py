@@ -158,6 +158,8 @@ class ClusterWorker:
             self._sharing.open(parts, self._bands.pixel_keys)
             self._dispatcher = make_dispatcher(self._config, parts, self._registry, self._workspace)
             self._held.dispatcher = self._dispatcher
+            if self._config.limits.scheduling == "fair":
+                self._intake.prefer_loaded(parts.timing, parts.choice.traits.models_kept)
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
             run_in_background(closing, self.membership.run(), "membership")

@@ -156,6 +156,9 @@ _JOBS = """
     CREATE INDEX messages_by_job ON messages (job_id, number);
     CREATE INDEX messages_pending ON messages (owner, job_id, number) WHERE state = 'pending';
 
+    CREATE INDEX waiting_by_model ON procrastinate_jobs (queue_name, priority DESC, id)
+        WHERE status = 'todo';
+    COMMENT ON INDEX waiting_by_model IS 'the first job of each model, for workers';
     CREATE TABLE fair_clock (single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
         virtual DOUBLE PRECISION NOT NULL);
     INSERT INTO fair_clock (virtual) VALUES (0);

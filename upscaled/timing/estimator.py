@@ -165,7 +165,16 @@ class Estimator:
         Raises:
             UnknownModelError: the model's file, whose length the first guess needs, is missing.
         """
-        model = work.model
+        await self._measure(work.model)
+        if not is_small(work.source):
+            await asyncio.to_thread(self._plan, work, self._place, work.tile_size)
+
+    async def _measure(self, model: ModelFiles) -> None:
+        """Find out how long a model's file is.
+
+        Raises:
+            UnknownModelError: it is missing.
+        """
         if model.stem not in self._stored:
             try:
                 facts = await asyncio.to_thread(model.bin.stat)
@@ -175,24 +184,35 @@ class Estimator:
                     "back or name another model."
                 ) from None
             self._stored[model.stem] = facts.st_size
-        if not is_small(work.source):
-            await asyncio.to_thread(self._plan, work, self._place, work.tile_size)
 
     def estimate(self, work: Work) -> Estimate:
         """Return how long ``work`` will take at the best place."""
         place = self._place
         upscale = self._of(self._upscale_key(place, work), self._guess(place, work.model))
         seconds = upscale.line.seconds(self._padded(work, place, work.tile_size))
-        load = self._of(_load_key(place, work.model), self._load_guess(work.model))
         return Estimate(
             prepare=self._of(f"prepare {work.input_format}", _PREPARE).line.seconds(
                 work.source.pixels
             ),
             upscale=seconds,
             finish=self._of(f"finish {work.format}", _FINISH).line.seconds(_finished(work)),
-            load=load.line.fixed if place.traits.keeps_models else 0.0,
+            load=self._load_seconds(work.model),
             measured=bool(upscale.points) or self._pace(place, work.model) is not None,
         )
+
+    async def load_seconds(self, model: ModelFiles) -> float:
+        """Return how long it takes to load a network; 0 if that is part of every job.
+
+        Raises:
+            UnknownModelError: the model's file is missing.
+        """
+        await self._measure(model)
+        return self._load_seconds(model)
+
+    def _load_seconds(self, model: ModelFiles) -> float:
+        if not self._place.traits.keeps_models:
+            return 0.0
+        return self._of(_load_key(self._place, model), self._load_guess(model)).line.fixed
 
     def observe(
         self, work: Work, place: Place, seconds: Mapping[str, float], tile_size: int

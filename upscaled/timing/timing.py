@@ -104,6 +104,16 @@ class JobTiming:
         )
         return waiting, estimate
 
+    async def load_seconds(self, model: Model) -> dict[str, float]:
+        """Return how long it takes to load each network of a model, by the network's name.
+
+        Raises:
+            UnknownModelError: a file of it is gone.
+        """
+        return {
+            files.stem: await self._estimator.load_seconds(files) for files in model.files.values()
+        }
+
     def begun(self, job_id: str, place: Place) -> None:
         """Record that a job works at ``place``."""
         self.forecaster.begun(job_id, in_slot=place in self._places)
