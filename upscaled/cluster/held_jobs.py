@@ -151,6 +151,7 @@ class HeldJobs:
             with contextlib.suppress(StoreUnavailableError):
                 job = await self._store.get(job_id)
                 await self._bands.end(held_job.lease, delete=job is None or job.state in TERMINAL)
+                await self._store.survived(held_job.lease)
 
     async def check(self, worker: int, is_taking: Callable[[], bool]) -> None:
         """Find out which jobs were taken away, and which the worker has without knowing.
@@ -190,8 +191,13 @@ class HeldJobs:
             await self._bands.end(held_job.lease, flush=True)
         await self._workspace.remove(job_id)
         self.freed.set()
-        if held_job is not None and not held_job.lost:
+        if held_job is None:
+            return
+        if not held_job.lost:
             await self._release(job_id, held_job.lease.number)
+        else:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._store.survived(held_job.lease)
 
     async def _release(self, job_id: str, number: int) -> None:
         try:

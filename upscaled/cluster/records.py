@@ -240,6 +240,26 @@ class WorkerJobStore(_LinkedStore):
 
         await self._in_order(lease.job.id, write)
 
+    async def survived(self, lease: Lease) -> None:
+        """Record that this worker was not lost through a job that was taken from it.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+        """
+
+        async def write(connection: Connection) -> None:
+            record = await work_queue.locked(connection, lease.job.id)
+            if (
+                record is not None
+                and record.lease_number > lease.number
+                and record.job.state in ACTIVE
+                and record.job.crashes > lease.job.crashes
+            ):
+                job = replace(record.job, crashes=record.job.crashes - 1)
+                await update_job(connection, job)
+
+        await self._in_order(lease.job.id, write)
+
     def _is_lost(self, held_job: HeldJob) -> bool:
         """Tell whether the job was taken from the worker meanwhile."""
         return held_job.lost

@@ -14,6 +14,9 @@ from upscaled.jobs.registry import MessageWriter
 
 log = logging.getLogger(__name__)
 
+_LEAST_LOST = 2
+"""A worker may be lost for many reasons, such as its machine or network, and one loss does not tell
+whether the picture is one. So each job is given to another worker once, whatever the setting."""
 _LOCK = 0x7570736F
 """Key of the lock under which one member at a time looks for lost workers."""
 
@@ -23,13 +26,13 @@ class Rescuer:
 
     Args:
         lease_seconds: how long a worker may be silent.
-        max_crashes: how many workers may be lost while they do a job.
+        max_crashes: how many workers may be lost while they do a job; two at least may.
         messages: the messages that a job's state calls for.
     """
 
     def __init__(self, lease_seconds: float, max_crashes: int, messages: MessageWriter) -> None:
         self._lease_seconds = lease_seconds
-        self._max_crashes = max_crashes
+        self._most = max(_LEAST_LOST, max_crashes)
         self._messages = messages
 
     async def rescue(self, connection: Connection) -> list[str]:
@@ -53,15 +56,14 @@ class Rescuer:
         if record is None or record.queue_entry is None or record.job.state not in ACTIVE:
             return
         crashes = record.job.crashes + 1
-        if crashes >= self._max_crashes:
-            times = "once" if crashes == 1 else f"{crashes} times"
+        if crashes >= self._most:
             job = record.job.to(
                 JobState.FAILED,
                 finished=record.now,
                 client="",
                 crashes=crashes,
-                error=f"The worker that did this picture was lost {times}; it is not tried again "
-                "(upscaler.max_crashes).",
+                error=f"The worker that did this picture was lost {crashes} times; it is not tried "
+                "again (upscaler.max_crashes).",
             )
             await work_queue.withdraw(connection, record.queue_entry)
         else:

@@ -94,7 +94,7 @@ class UpscalerSettings:
     max_crashes: int = setting(
         3,
         "A job fails when the server has crashed this many times while it worked on it without "
-        "finishing a band.",
+        "finishing a band. In a cluster: when this many workers, and two at least, were lost.",
         minimum=1,
         maximum=100,
         former="max_attempts",
