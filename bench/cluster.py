@@ -6,7 +6,8 @@ Starts PostgreSQL, an S3 server, two API servers and three workers, and counts w
 database. Then callers submit jobs over both servers, cancel each tenth, and look again and again,
 while a worker is killed every few seconds, an API server is restarted, PostgreSQL is killed twice,
 a worker's network is cut for two leases, and the S3 server answers each request with an error for a
-minute. The history of all answers is checked. As root, the first worker has a network of its own;
+minute. The history of all answers is checked, and so are the webhooks; their receiver refuses each
+third message. As root, the first worker has a network of its own;
 elsewhere none is cut.
 """
 
@@ -22,7 +23,8 @@ from bench.report import Report, table
 from bench.setup import make_parser
 from testkit.cluster import Cluster
 from testkit.faulty_s3 import FaultyS3
-from testkit.history import History
+from testkit.history import History, event_of
+from testkit.receiver import Receiver, receiving
 from testkit.storm import (
     BLOBS,
     CUTS,
@@ -33,6 +35,7 @@ from testkit.storm import (
     Storm,
     call,
     cluster_for_storms,
+    fickle,
     is_cuttable,
     pictures,
     weather,
@@ -88,17 +91,19 @@ def _check(history: History, wanted: dict[str, str]) -> None:
 
 async def the_storm(
     cluster: Cluster, store: FaultyS3, shown: list[Picture], options: argparse.Namespace,
-    report: Report,
+    receiver: Receiver, report: Report,
 ) -> None:  # fmt: skip
-    """Let everything fail; check what callers were told."""
+    """Let everything fail; check what callers and the receiver of webhooks were told."""
     turns = [turn for turn in _TURNS if is_cuttable(cluster) or turn != CUTS]
     storm = Storm(
         cluster, store, pause=options.pause, blob_seconds=options.blob_seconds, turns=turns
     )
     history, began = History(), time.monotonic()
-    wanted = await weather(cluster, storm, history, shown, options.jobs)
+    wanted = await weather(cluster, storm, history, shown, options.jobs, receiver)
     seconds = time.monotonic() - began
     problems = history.problems(wanted)
+    untrue = history.message_problems(receiver.requests, receiver.taken)
+    events = {event_of(taken) for taken in receiver.taken}
     ends = {answer.job_id: answer.state for answer in history.answers
             if answer.state in {"completed", "cancelled", "failed"}}  # fmt: skip
     refused = dict(history.refusals)
@@ -113,12 +118,18 @@ async def the_storm(
         ["answers 503 or 507, and broken connections",
          f"{sum(n for status, n in refused.items() if status):,} and {refused.get(0, 0):,}"],
         ["answers that can't be", len(problems)],
+        ["webhooks: events delivered", f"{len(events):,}"],
+        ["messages sent, refused by their receiver, and taken again",
+         f"{len(receiver.requests):,}, {len(receiver.requests) - len(receiver.taken):,} and "
+         f"{len(receiver.taken) - len(events):,}"],
+        ["messages that are lost or can't be", len(untrue)],
     ]  # fmt: skip
     report.table = table(["", ""], rows)
     print(report.table)
     report.add("answers that can't be, of all under faults", len(problems), "", target=0)
-    report.details["refusals"], report.details["problems"] = refused, problems
-    print(*problems[:20], sep="\n")
+    report.add("webhooks that are lost or can't be, of all under faults", len(untrue), "", target=0)
+    report.details["refusals"], report.details["problems"] = refused, [*problems, *untrue]
+    print(*problems[:20], *untrue[:20], sep="\n")
 
 
 async def run() -> int:
@@ -136,10 +147,13 @@ async def run() -> int:
         models = folder / "models"
         install(models)
         shown = await pictures(folder, models, _PICTURES)
-        async with cluster_for_storms(folder, models, counting) as (cluster, store):
+        async with (
+            cluster_for_storms(folder, models, counting) as (cluster, store),
+            receiving(fickle()) as receiver,
+        ):
             await asyncio.to_thread(cluster.postgres.execute, "CREATE EXTENSION pg_stat_statements")
             await the_cost(cluster, shown, options.calm, report)
-            await the_storm(cluster, store, shown, options, report)
+            await the_storm(cluster, store, shown, options, receiver, report)
     report.finish()
     return sum(figure.met is False for figure in report.figures)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from testkit.receiver import Received
+
 _ENDS = frozenset({"completed", "failed", "cancelled"})
 _AGAIN_SECONDS = 0.2
 _REQUEST_SECONDS = 30.0
@@ -76,6 +78,55 @@ class History:
             late = [a for a in answers if a.asked > first and a.state in {"queued", "processing"}]
             found += [f"{job_id} was {a.state} on {a.server} after its end" for a in late]
         return found
+
+    def ends(self) -> dict[str, str]:
+        """Return the last end that was told of each job."""
+        return {a.job_id: a.state for a in self.answers if a.state in _ENDS}
+
+    def due_events(self) -> set[tuple[str, str]]:
+        """Return the webhook events that must be delivered, by job id: ends, and starts before."""
+        ends = self.ends().items()
+        started = {(job_id, "job.started") for job_id, end in ends if end == "completed"}
+        return started | {(job_id, f"job.{end}") for job_id, end in ends}
+
+    def message_problems(
+        self, requests: Sequence[Received], taken: Sequence[Received]
+    ) -> list[str]:
+        """Return what can't be of webhook messages: lost, under two ids, or of what was not so.
+
+        Args:
+            requests: all that came, in their order.
+            taken: those that were answered with success.
+        """
+        due, found = self.due_events(), []
+        ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        bodies: dict[str, set[bytes]] = defaultdict(set)
+        for request in requests:
+            ids[event_of(request)].add(request.id)
+            bodies[request.id].add(request.body)
+        first: dict[tuple[str, str], int] = {}
+        for number, request in enumerate(taken):
+            first.setdefault(event_of(request), number)
+        found += [f"{job_id}: {event} was not delivered" for job_id, event in due - first.keys()]
+        found += [f"{key} has the ids {sorted(some)}" for key, some in ids.items() if len(some) > 1]
+        found += [
+            f"{one} has {len(some)} contents" for one, some in bodies.items() if len(some) > 1
+        ]
+        ends = self.ends()
+        for job_id, event in ids:
+            if (job_id, event) not in due and (job_id not in ends or event != "job.started"):
+                found.append(f"{job_id}: {event} was sent, and it ended as {ends.get(job_id)}")
+        for job_id, end in ends.items():
+            start, last = first.get((job_id, "job.started")), first.get((job_id, f"job.{end}"))
+            if start is not None and last is not None and start > last:
+                found.append(f"{job_id}: its start was told after its end")
+        return found
+
+
+def event_of(request: Received) -> tuple[str, str]:
+    """Return job id and event of a webhook message."""
+    told = request.json
+    return str(told["data"]["job_id"]), str(told["type"])
 
 
 class Caller:

@@ -8,21 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from testkit import network_namespace
 from testkit.cluster import Cluster, MemberProcess, healthy, running_cluster
 from testkit.faulty_s3 import Fault, FaultyS3
-from testkit.history import Caller, History
+from testkit.history import Caller, History, event_of
 from testkit.network_namespace import network_namespaces
 from testkit.paths import DATA
 from testkit.postgres import PostgresServer
+from testkit.receiver import Received, Receiver
 from testkit.services import FAST, make_config, running, submit
 
 API = "/api/v1"
@@ -33,6 +36,9 @@ SETTINGS: dict[str, object] = {
     "upscaler.default_model": FAST["model_name"],
     "upscaler.max_crashes": 100,
     "server.drain_seconds": 5,
+    "outgoing.allow": ["127.0.0.1"],
+    "outgoing.ports": [],
+    "webhooks.retry_seconds": [1] * 50,
 }
 _AT_ONCE = 40
 
@@ -190,6 +196,7 @@ async def call(
     jobs: int,
     *,
     cancels: bool,
+    callback_url: str = "",
     until: asyncio.Event | None = None,
 ) -> dict[str, str]:
     """Submit jobs and follow them to their ends; return the wanted digests by job id.
@@ -200,10 +207,15 @@ async def call(
         shown: the pictures.
         jobs: how many jobs, at least.
         cancels: cancel each tenth job.
+        callback_url: gets the webhooks of all jobs; empty: there are none.
         until: jobs go on being submitted until it is set.
     """
     servers = [server.url + API for server in cluster.servers]
     wanted: dict[str, str] = {}
+    fields = dict(FAST)
+    if callback_url:
+        events = "started,completed,failed,cancelled"
+        fields |= {"callback_url": callback_url, "callback_events": events}
     numbers = iter(range(1 << 30))
 
     async def one_after_the_other() -> None:
@@ -213,7 +225,7 @@ async def call(
             picture = shown[number % len(shown)]
             caller = Caller(servers, history, seed=number)
             cancel = cancels and number % 10 == 9
-            wanted[await caller.upscale(picture.content, FAST, cancel=cancel)] = picture.expected
+            wanted[await caller.upscale(picture.content, fields, cancel=cancel)] = picture.expected
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(min(_AT_ONCE, jobs)):
@@ -221,10 +233,21 @@ async def call(
     return wanted
 
 
+def fickle() -> Callable[[Received], web.Response]:
+    """Return the answers of a receiver: each third message meets an error."""
+    numbers = itertools.count()
+    return lambda _: web.Response(status=503 if next(numbers) % 3 == 0 else 204)
+
+
 async def weather(
-    cluster: Cluster, storm: Storm, history: History, shown: Sequence[Picture], jobs: int
-) -> dict[str, str]:
-    """Let callers submit ``jobs`` or more for as long as the storm rages; as `call`."""
+    cluster: Cluster, storm: Storm, history: History, shown: Sequence[Picture], jobs: int,
+    receiver: Receiver,
+) -> dict[str, str]:  # fmt: skip
+    """Let callers submit ``jobs`` or more for as long as the storm rages; as `call`.
+
+    Their webhooks go to the receiver; all that are due have come when this returns, or a minute
+    later than the callers' last answer.
+    """
     over = asyncio.Event()
 
     async def rage() -> None:
@@ -236,6 +259,13 @@ async def weather(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(rage(), name="storm")
         calling = tasks.create_task(
-            call(cluster, history, shown, jobs, cancels=True, until=over), name="callers"
-        )
+            call(
+                cluster, history, shown, jobs,
+                cancels=True, callback_url=receiver.url, until=over,
+            ),
+            name="callers",
+        )  # fmt: skip
+    due = history.due_events()
+    with contextlib.suppress(TimeoutError):
+        await receiver.until(lambda: due <= {event_of(taken) for taken in receiver.taken})
     return calling.result()
