@@ -269,3 +269,28 @@ async def test_a_folder_for_a_block_is_gone_afterwards_also_if_the_block_never_b
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not any(tmp_path.iterdir())
+
+
+def test_a_part_of_a_file_gives_its_room_back(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert files.can_free(path)
+    assert path.read_bytes() == b""
+    content = os.urandom(1 << 20)
+    path.write_bytes(content)
+    files.sync(path)
+    assert files.can_free(path)
+    files.free(path, 1 << 18, 1 << 19)
+    assert path.read_bytes() == content[: 1 << 18] + bytes(1 << 18) + content[1 << 19 :]
+    assert path.stat().st_blocks * 512 <= (1 << 20) - (1 << 18) + 8192
+    with pytest.raises(OSError, match="Invalid argument"):
+        files.free(path, 5, 5)
+
+
+def test_a_file_system_that_keeps_all_room_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(files, "free", refused)
+    assert not files.can_free(tmp_path / "file")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +17,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
+
+_C_LIBRARY = ctypes.CDLL(None, use_errno=True)
+_Offset = ctypes.c_int64
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""fallocate(2)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -154,6 +161,40 @@ def no_follow(path: str, flags: int) -> int:
     For files in folders that a confined process can write to.
     """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def can_free(path: Path) -> bool:
+    """Tell whether the disk space of parts of a file can be given back; blocking.
+
+    Args:
+        path: made if it is not there; it stays as it is otherwise.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with open(path, "ab", opener=no_follow) as file:
+        length = os.fstat(file.fileno()).st_size
+    try:
+        free(path, length, length + 1)  # beyond its end, where nothing is
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            return False
+        raise
+    return True
+
+
+def free(path: Path, start: int, stop: int) -> None:
+    """Give the disk space of a part of a file back; it reads as zeros from then on; blocking.
+
+    Raises:
+        OSError: the file system can't do that, or the file can't be written.
+    """
+    with open(path, "r+b", opener=no_follow) as file:
+        mode = _KEEP_SIZE | _PUNCH_HOLE
+        done = _C_LIBRARY.fallocate64(file.fileno(), mode, _Offset(start), _Offset(stop - start))
+        if done:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
 
 
 def sync(path: Path) -> None:

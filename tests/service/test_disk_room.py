@@ -19,7 +19,7 @@ from testkit.small_disk import SmallDisk, small_disk
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace, claim
-from upscaled.pipeline import run
+from upscaled.pipeline import native_rows, run
 from upscaled.service import disk_room
 
 LARGE = 1 << 20
@@ -35,12 +35,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     async def free_bytes(_: Workspace, _wanted: int = 0) -> int:
         return state["free"]
 
-    async def claim_room(path: Path, length: int, *, keep: bool) -> None:
+    async def claim_room(path: Path, length: int, *, keep: bool, room: None) -> None:
         if length > state["free"]:
             raise NoSpaceError("The server's disk has no room for this job's pixels.")
         await claim(path, length, keep=keep)
 
-    monkeypatch.setattr(run, "claim", claim_room)
+    monkeypatch.setattr(native_rows, "claim", claim_room)
     monkeypatch.setattr(run, "_SCARCE_BYTES", 0)
     monkeypatch.setattr(Workspace, "free_bytes", free_bytes)
     monkeypatch.setattr("upscaled.service.admission.DISK_RESERVE", -(1 << 40))

@@ -301,7 +301,12 @@ def test_a_job_gets_time_by_the_work_it_holds() -> None:
 
 
 def test_room_is_counted_in_raw_pixels() -> None:
-    assert disk_bytes(Size(10, 10), Size(20, 20), 4) == 3 * (100 + 1600 + 400)
+    assert disk_bytes(Size(10, 10), Size(20, 20), 4, "png") == 3 * (100 + 1600 + 400)
+    large, result = Size(10**4, 10**4), Size(2 * 10**4, 2 * 10**4)
+    assert disk_bytes(large, result, 4, "jpg") == 3 * (10**8 + 4 * 10**8) + (1 << 30)
+    assert disk_bytes(large, result, 4, "webp") == 3 * (10**8 + 4 * 10**8 + 16 * 10**8)
+    wide, rows = Size(40_000, 4_000), 1024 * 3 * 4 * 4 * 40_000
+    assert disk_bytes(wide, wide, 4, "png") == 3 * 2 * wide.pixels + rows
     assert memory_bytes(Size(10, 10), Size(10**4, 10**4), "webp") == (300 << 20) + 10 * 10**8
     huge = memory_bytes(Size(10**4, 10**4), Size(4 * 10**4, 4 * 10**4), "png")
     assert huge == (300 << 20) + 12 * 10**8

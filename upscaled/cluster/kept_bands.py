@@ -250,7 +250,8 @@ class KeptBands:
         """Store the pieces that are not among the blobs, then the record that names them."""
         lease = keeping.lease
         folder = self._workspace.folder(lease.job.id)
-        for piece in done.written.pieces:
+        # Enlarged rows first: their room is given back soon (`upscaled.pipeline.native_rows`).
+        for piece in sorted(done.written.pieces, key=lambda piece: piece.name == PART):
             if keeping.ended:
                 return
             if piece not in keeping.stored:

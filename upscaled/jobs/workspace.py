@@ -334,29 +334,33 @@ def _delete(paths: Iterable[Path]) -> None:
             log.warning("%s can't be deleted: %s", path, error.strerror)
 
 
-async def claim(path: Path, length: int, *, keep: bool) -> None:
+async def claim(
+    path: Path, length: int, *, keep: bool, room: tuple[int, int] | None = None
+) -> None:
     """Create a file of ``length`` bytes and reserve its disk space.
 
     Args:
         path: the file.
         length: in bytes.
         keep: keep the existing content; otherwise the file is all zeros.
+        room: offset and number of the bytes whose space is reserved; None: all.
 
     Raises:
         NoSpaceError: there is not enough disk space.
     """
-    await files.in_thread(_claim, path, length, keep)
+    await files.in_thread(_claim, path, length, keep, room or (0, length))
 
 
-def _claim(path: Path, length: int, keep: bool) -> None:
+def _claim(path: Path, length: int, keep: bool, room: tuple[int, int]) -> None:
     with open(path, "ab" if keep else "wb", opener=files.no_follow) as file:
         try:
             file.truncate(length)
             # Reserved now: a disk that fills up later would end the work in the middle.
-            os.posix_fallocate(file.fileno(), 0, length)
+            if room[1]:
+                os.posix_fallocate(file.fileno(), *room)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
-                words = f"The server's disk has no room for the {length >> 20} MiB of this job's "
+                words = f"The server's disk has no room for the {room[1] >> 20} MiB of this job's "
                 raise NoSpaceError(no_room(error, words + "pixels.")) from error
             # Else this file system can't reserve space. EBADF: there, the C library would read
             # the file, which is open for writing only.

@@ -56,6 +56,7 @@ class BandFinisher:
         top: the first row that is not finished yet.
         one_band: do only the next band, with tiles of this size; None: all rows.
         finish: finishes one band.
+        ahead: how many rows of the source the engine may do before they are finished; None: all.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class BandFinisher:
         top: int,
         one_band: int | None,
         finish: Callable[[Band], Awaitable[None]],
+        ahead: int | None = None,
     ) -> None:
+        self.ahead = source_height if ahead is None else ahead
         self._height = source_height
         self._row_bytes = native.total_bytes // source_height
         self._finish = finish
@@ -82,6 +85,9 @@ class BandFinisher:
         self._reached = top
         self._ended = False
         self._news = asyncio.Event()
+        self._finished = asyncio.Event()
+        self.on_finished: Callable[[], None] | None = None
+        """Called when a band is finished."""
         self._task = asyncio.create_task(self._run(), name=name)
 
     def reached(self, row: int, tile_size: int) -> None:
@@ -105,6 +111,16 @@ class BandFinisher:
             found.append((top, min(bottom, self.end)))
             top = found[-1][1]
         return found
+
+    def has_room(self, top: int, bottom: int) -> bool:
+        """Tell whether the engine may do these rows before more are finished."""
+        return bottom - self.top <= self.ahead or top <= self.top
+
+    async def room(self, top: int, bottom: int) -> None:
+        """Wait until the engine may do these rows; all rows above them are done."""
+        while not self.has_room(top, bottom) and self._reached >= self.band.bottom:
+            self._finished.clear()
+            await self._finished.wait()
 
     async def during(self, inference: Coroutine[Any, Any, None]) -> None:
         """Run ``inference``, which calls `reached`, and finish bands at the same time.
@@ -144,6 +160,9 @@ class BandFinisher:
                 return
             await self._finish(band)
             self.top = band.bottom
+            self._finished.set()
+            if self.on_finished is not None:
+                self.on_finished()
 
     async def __aenter__(self) -> BandFinisher:
         return self

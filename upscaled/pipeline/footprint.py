@@ -12,6 +12,11 @@ from upscaled.pictures import Size
 _START_SECONDS = 120.0
 """Allowance of every job, for loading a network and waiting for a busy disk."""
 
+_NATIVE_BYTES = 1 << 30
+"""Of a result that is written in strips, the enlarged rows have this room, or …"""
+_NATIVE_ROWS = 1024
+"""… that of so many rows of the source, if it is more: some rows of tiles."""
+
 _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
 _DECODE_BYTES = 12
@@ -52,9 +57,21 @@ class TimeLimit:
         return f"The job took longer than {seconds:g} seconds ({why}) and was ended."
 
 
-def disk_bytes(source: Size, output: Size, native_scale: int) -> int:
-    """Return the bytes a job needs on disk: source, native output and result, all raw."""
-    return 3 * (source.pixels + source.times(native_scale).pixels + output.pixels)
+def disk_bytes(source: Size, output: Size, native_scale: int, format_name: str) -> int:
+    """Return the bytes a job needs on disk: source, native output and result, all raw.
+
+    Of the native output, as much as is there at a time.
+    """
+    native = native_bytes(source.times(native_scale), source.height, format_name)
+    return 3 * (source.pixels + output.pixels) + native
+
+
+def native_bytes(native: Size, source_height: int, format_name: str) -> int:
+    """Return how many bytes of the native output are on disk at a time."""
+    total = 3 * native.pixels
+    if not result_format(format_name).banded:
+        return total
+    return min(total, max(_NATIVE_BYTES, _NATIVE_ROWS * (total // source_height)))
 
 
 def memory_bytes(source: Size, output: Size, format_name: str) -> int:

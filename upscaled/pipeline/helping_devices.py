@@ -42,10 +42,13 @@ class HelpingDevice:
 
     async def help(self, bands: OpenBands) -> None:
         """Do bands while there are any; none after a failure."""
-        while bands.waiting:
+        while bands.untaken:
+            if not bands.waiting:
+                await bands.changed()
+                continue
             async with self._pool.slot(HELP, self._place) as slot:
                 if not bands.waiting:
-                    return
+                    continue
                 try:
                     await bands.do_next(lambda rows, slot=slot: self._do(slot, rows))  # type: ignore[misc]
                 except EngineError as error:

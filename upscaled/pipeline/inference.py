@@ -109,7 +109,12 @@ class Inference:
                 helpers = self._helpers(slot, tile_size, devices, workers=workers)
                 await self._run_with(helpers, slot, tile_size, remaining)
                 return
+        if bands.ahead < bands.end - bands.top:  # tasks of half of that keep the engine busy
+            if most > bands.ahead // 2 and tile_size == 0:
+                tile_size = await self._chosen_tile(slot)
+            most = min(most, max(bands.ahead // 2, tile_size))
         for rows in task_rows(bands.top, bands.end, most, tile_size):
+            await bands.room(*rows)
             tile_size = await self._do(slot, rows, tile_size, bands.reached)
 
     def _can_workers_help(self, place: Place) -> bool:
@@ -161,7 +166,10 @@ class Inference:
         async def do(rows: Rows) -> None:
             await self._do(slot, rows, tile_size, lambda _row, _tile: None)
 
-        bands = OpenBands(remaining, lambda row: self._bands.reached(row, tile_size))
+        bands = OpenBands(
+            remaining, lambda row: self._bands.reached(row, tile_size), self._bands.has_room
+        )
+        self._bands.on_finished = bands.look
         await bands.do_all(do, helpers)
 
     async def _do(

@@ -30,15 +30,23 @@ class OpenBands:
     Args:
         bands: their rows, from the first to the last.
         reached: called with the row before which all rows are done.
+        has_room: tells whether a band may be done before more are finished; `look` is called when
+            that changes.
     """
 
-    def __init__(self, bands: Sequence[Rows], reached: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        bands: Sequence[Rows],
+        reached: Callable[[int], None],
+        has_room: Callable[[int, int], bool] = lambda _top, _bottom: True,
+    ) -> None:
         self._unfinished = deque(bands)
         """In order; the first ones may be under way."""
         self._waiting = list(bands)
         self._done: set[Rows] = set()
         self._reached = reached
-        self._news = asyncio.Event()
+        self._has_room = has_room
+        self._watchers: list[asyncio.Future[None]] = []
         self.idle_since: float | None = None
         """Since when the picture's device waits for helpers, by `time.monotonic`; None: it does
         not."""
@@ -47,8 +55,26 @@ class OpenBands:
 
     @property
     def waiting(self) -> int:
+        """How many bands nobody does, of those for which there is room."""
+        return sum(self._has_room(*rows) for rows in self._waiting)
+
+    @property
+    def untaken(self) -> int:
         """How many bands nobody does."""
         return len(self._waiting)
+
+    def look(self) -> None:
+        """Wake those that wait in `changed`."""
+        for watcher in self._watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+        self._watchers.clear()
+
+    async def changed(self) -> None:
+        """Wait until a band is done, given back or finished."""
+        watcher = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        await watcher
 
     def take(self) -> Rows:
         """Return the next band that nobody does, to be finished or given back by the caller."""
@@ -57,14 +83,14 @@ class OpenBands:
     def give_back(self, rows: Rows) -> None:
         """Let others do a band that was taken."""
         bisect.insort(self._waiting, rows)
-        self._news.set()
+        self.look()
 
     def finish(self, rows: Rows) -> None:
         """Record that a band is done."""
         self._done.add(rows)
         while self._unfinished and self._unfinished[0] in self._done:
             self._reached(self._unfinished.popleft()[1])
-        self._news.set()
+        self.look()
 
     async def do_next(self, do: Callable[[Rows], Awaitable[None]]) -> None:
         """Take the next band and do it; give it back if that fails.
@@ -97,14 +123,13 @@ class OpenBands:
         ]
         try:
             while self._unfinished:
-                self._news.clear()
-                if self._waiting:
+                if self.waiting:
                     self.idle_since, began = None, time.monotonic()
                     await self.do_next(do)
                     self.slowest = max(self.slowest, time.monotonic() - began)
-                else:  # others do the last bands, or give them back
+                else:  # others do the last bands or give them back, or there is no room for more
                     self.idle_since = self.idle_since or time.monotonic()
-                    await self._news.wait()
+                    await self.changed()
         finally:
             for task in tasks:
                 task.cancel()

@@ -25,7 +25,6 @@ from upscaled.imaging import (
 )
 from upscaled.jobs.job import FAST, Attempt, Job
 from upscaled.jobs.results import result_name
-from upscaled.jobs.workspace import claim
 from upscaled.pictures import RawImage
 from upscaled.pipeline import checkpoint
 from upscaled.pipeline.alternatives import Refused
@@ -34,6 +33,7 @@ from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
 from upscaled.pipeline.execution import Execution
 from upscaled.pipeline.inference import Inference, InferenceCallbacks
+from upscaled.pipeline.native_rows import NativeRows
 from upscaled.pipeline.open_bands import Rows
 from upscaled.pipeline.result import RunCallbacks, RunResult, finish_options
 from upscaled.pipeline.retry_planner import AttemptPlan, RetryPlanner
@@ -137,6 +137,7 @@ class PipelineRun:
         self._model = await self._shared.identify(self._job)
         scale = self._model.files.native_scale
         self._native = RawImage(self._folder / checkpoint.NATIVE, self._source.size.times(scale))
+        self._rows = NativeRows(self._native, self._source.size.height, self._options.format)
         self._confirmation = Confirmation(self._native, scale)
         self._work = checkpoint.work_key(
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
@@ -149,7 +150,7 @@ class PipelineRun:
             method = self._shared.methods.of(self._model.files, self._source.size, fast=fast)
             self._done.execution = Execution(method=method)
         if self._done.written.finished is None:
-            await claim(self._native.path, self._native.total_bytes, keep=earlier is not None)
+            await self._rows.claim(self._done.written, keep=earlier is not None)
         self._report(self._done.written.source_rows)
 
     async def _take_up(self, earlier: Checkpoint) -> None:
@@ -224,6 +225,7 @@ class PipelineRun:
             top=self._done.written.source_rows,
             one_band=plan.tile_size if self._one_band_at_a_time else None,
             finish=self._finish_band,
+            ahead=self._rows.ahead,
         )
 
     async def _upscale(self, slot: Slot, bands: BandFinisher, plan: AttemptPlan) -> None:
@@ -296,6 +298,7 @@ class PipelineRun:
         if self._done.written.finished is None:
             saved = await self._done.save(self._folder, self._work)
             self._shared.on_checkpoint(self._job.id, saved)
+            await self._rows.encoded(self._done.written)
 
     async def _finish(self, bands: BandFinisher) -> None:
         """Wait for the bands that are still being finished."""

@@ -27,7 +27,7 @@ def complaints(config: Config) -> list[str]:
             "for one (half of what is free), so every picture is refused. Stop other programs, or "
             "give the machine or the service's control group (MemoryMax) more memory."
         )
-    needed = disk_bytes(_PHOTO, _PHOTO.times(_SCALE), _SCALE)
+    needed = disk_bytes(_PHOTO, _PHOTO.times(_SCALE), _SCALE, "png")
     free = max(0, free_bytes(config.data_dir) - DISK_RESERVE)
     if free < needed:
         megapixels = _PHOTO.pixels / 1e6 * free / needed

@@ -313,7 +313,7 @@ class Admission:
                 need=memory,
                 free=most,
             )
-        need = disk_bytes(probe.size, request.output_size, native)
+        need = disk_bytes(probe.size, request.output_size, native, request.format)
         free = await self._workspace.free_bytes(need + DISK_RESERVE) - DISK_RESERVE
         if need > free:
             free = max(0, free)

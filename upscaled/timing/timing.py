@@ -182,7 +182,8 @@ class JobTiming:
             UnknownModelError: its model is gone.
         """
         model = self._models.get(job.request.model_name).files_for(job.factor)
-        return disk_bytes(job.input_size, job.request.output_size, model.native_scale)
+        request = job.request
+        return disk_bytes(job.input_size, request.output_size, model.native_scale, request.format)
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job will be ready; None if it is not active."""
