@@ -30,9 +30,13 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_blocking_calls() -> Iterator[BlockBuster]:
-    """Fail a test in which code of the package blocks a running event loop."""
+@pytest.fixture(scope="session", autouse=True)
+def guard() -> Iterator[BlockBuster]:
+    """Fail a test in which code of the package blocks a running event loop.
+
+    For the whole session: functions that are replaced while a server's thread is in the middle of
+    `shutil.rmtree` break it.
+    """
     with blockbuster_ctx("upscaled") as guard:
         for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write", "os.stat"):
             # Handlers that tests attach write to files; records look up their own source.
@@ -44,6 +48,14 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # Settings are read before the loop runs; tests read them inside it.
         guard.functions["os.getcwd"].can_block_in("upscaled/config/sources.py", {"load"})
         yield guard
+
+
+@pytest.fixture
+def may_block(guard: BlockBuster) -> Iterator[None]:
+    """Let a test look at a process while that works."""
+    guard.deactivate()
+    yield
+    guard.activate()
 
 
 @pytest.fixture

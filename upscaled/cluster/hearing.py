@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from upscaled.cluster.changes import LOST, WAITING, Changes
 from upscaled.jobs.postgres_database import Connection
-from upscaled.service.background import end_task
+from upscaled.service.background import end_task, kept_running
 
 _MOST_TOLD = 24
 """Workers of a cluster up to which all are told."""
@@ -55,7 +55,7 @@ class Hearing:
 
     async def _listen(self) -> None:
         changes = Changes(self._url, self._heard, connected=self._connected)
-        listening = asyncio.create_task(changes.run(), name="changes")
+        listening = asyncio.create_task(kept_running(changes.run, "changes"), name="changes")
         try:
             while self._is_told:  # noqa: ASYNC110 - it changes with a heartbeat
                 await asyncio.sleep(_ASK_SECONDS)

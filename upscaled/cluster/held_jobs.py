@@ -24,9 +24,10 @@ from upscaled.errors import (
 from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.postgres_database import Database
 from upscaled.jobs.registry import JobRegistry
+from upscaled.jobs.updates import LaggedError
 from upscaled.jobs.workspace import Workspace
 from upscaled.service.background import Tasks
-from upscaled.service.dispatcher import Dispatcher
+from upscaled.service.dispatcher import INTERNAL_ERROR, Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,19 @@ class HeldJobs:
     def begin(self, lease: Lease) -> None:
         """Hold a job that was taken, and start it."""
         self._store.held[lease.job.id] = HeldJob(lease)
-        self._tasks.start(self._begin(lease), f"begin-{lease.job.id}")
+        self._tasks.start(self._begin_or_fail(lease), f"begin-{lease.job.id}")
+
+    async def _begin_or_fail(self, lease: Lease) -> None:
+        job = lease.job
+        try:
+            await self._begin(lease)
+        except Exception:
+            # Otherwise the job would be held, and be queued, as long as this worker lives.
+            log.exception("job can't be begun", extra={"job": job.id})
+            assert self.dispatcher is not None  # noqa: S101 - the worker was started
+            if self._registry.peek(job.id) is None:
+                self._registry.take_up(job)
+            await self.dispatcher.fail(job.id, INTERNAL_ERROR)
 
     async def _begin(self, lease: Lease) -> None:
         """Fetch a job's upload, and start the job."""
@@ -118,11 +131,23 @@ class HeldJobs:
 
     async def listen(self) -> None:
         """Let go of jobs that have ended; runs until cancelled."""
+        after: int | None = None
         while True:
-            async with self._registry.subscribe_all(states_only=True) as updates:
-                async for update in updates:
-                    if update.job.state in TERMINAL:
-                        await self._forget(update.job.id, update.job.state)
+            subscribed = self._registry.subscribe_all(states_only=True, after=after)
+            with contextlib.suppress(LaggedError):
+                async with subscribed as updates:
+                    async for update in updates:
+                        after = update.sequence
+                        if update.job.state in TERMINAL:
+                            await self._let_go(update.job.id, update.job.state)
+
+    async def _let_go(self, job_id: str, state: JobState) -> None:
+        # What one job leaves behind must not keep the worker from taking others.
+        try:
+            await self._forget(job_id, state)
+        except Exception:
+            log.exception("what a job left can't be deleted", extra={"job": job_id})
+        self.freed.set()
 
     async def _forget(self, job_id: str, state: JobState) -> None:
         held_job = self._store.held.pop(job_id, None)
@@ -133,7 +158,6 @@ class HeldJobs:
             if not held_job.lost and not self._keeps_uploads and state in TERMINAL:
                 with contextlib.suppress(UpscaledError):
                     await self._blobs.delete(keys.upload(job_id))
-        self.freed.set()
 
     def lose(self, job_id: str) -> None:
         """End the work on a job that was cancelled or taken away."""
@@ -142,10 +166,12 @@ class HeldJobs:
     async def _end_work(self, job_id: str) -> None:
         assert self.dispatcher is not None  # noqa: S101 - the worker was started
         held_job = self._store.held.get(job_id)
-        with contextlib.suppress(UnknownJobError, WrongStateError):
-            await self.dispatcher.cancel(job_id)
-        self._store.held.pop(job_id, None)
-        self.freed.set()
+        try:
+            with contextlib.suppress(UnknownJobError, WrongStateError):
+                await self.dispatcher.cancel(job_id)
+        finally:
+            self._store.held.pop(job_id, None)
+            self.freed.set()
         if held_job is not None:
             # The server that cancelled it does not see a band that is being stored.
             with contextlib.suppress(StoreUnavailableError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
-from upscaled.service.background import run_in_background
+from upscaled.service.background import Work, run_in_background
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _LOCK = 0x75707370
 """Key of the lock that the leader's session holds."""
 _ANSWER_SECONDS = 10.0
 
-Duties = Callable[[], list[tuple[str, Coroutine[Any, Any, None]]]]
+Duties = Callable[[], list[tuple[str, Work]]]
 """Returns the leader's work, each with a name; each runs until it is cancelled."""
 
 

@@ -19,6 +19,7 @@ from upscaled.jobs.job import TERMINAL, Job, JobState
 from upscaled.jobs.order import Waiting
 from upscaled.jobs.queue import JobQueue
 from upscaled.jobs.registry import NotUnderWayError
+from upscaled.service.background import kept_running
 from upscaled.service.sharing import SharedWork, WorkGroup
 from upscaled.service.uninterrupted import Uninterrupted
 from upscaled.timing.estimator import Estimate
@@ -127,7 +128,7 @@ class RemoteRunner:
         return {}
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._forecast(), name="forecast")
+        self._task = asyncio.create_task(kept_running(self._forecast, "forecast"), name="forecast")
 
     async def stop(self, drain_seconds: float = 0.0, hurry: asyncio.Event | None = None) -> None:
         """Stop following jobs; running ones continue without this server."""

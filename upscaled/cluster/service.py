@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
 from typing import Any
 
 from upscaled.cluster.admission import SharedAdmission
@@ -32,7 +31,7 @@ from upscaled.jobs.job import Job
 from upscaled.jobs.order import Order
 from upscaled.jobs.postgres_database import Connection
 from upscaled.jobs.postgres_store import DELETIONS
-from upscaled.service.background import run_in_background
+from upscaled.service.background import Work, run_in_background
 from upscaled.service.cleanup import Cleaner
 from upscaled.service.health import Health, HealthState
 from upscaled.service.job_access import JobAccess
@@ -188,12 +187,12 @@ class ClusterService(Service):
         if self._deliveries is not None and self._leadership.leads:
             self._deliveries.notice(job)
 
-    def _duties(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+    def _duties(self) -> list[tuple[str, Work]]:
         """Return the work that one server at a time does for all."""
         assert isinstance(self._cleaner, SharedCleaner)  # noqa: S101 - it made it
-        duties = [("shared cleanup", self._cleaner.lead())]
+        duties: list[tuple[str, Work]] = [("shared cleanup", self._cleaner.lead)]
         if self._deliveries is not None:
-            duties.append(("webhooks", self._deliveries.run()))
+            duties.append(("webhooks", self._deliveries.run))
         return duties
 
     async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
@@ -202,7 +201,7 @@ class ClusterService(Service):
         await self._membership.join()
         closing.push_async_callback(self._membership.leave)
         self._membership.on_beat = self._count_slots
-        run_in_background(closing, self._membership.run(), "membership")
+        run_in_background(closing, self._membership.run, "membership")
         listening = asyncio.Event()
 
         async def connected(connection: Connection) -> None:
@@ -215,8 +214,8 @@ class ClusterService(Service):
             DELETIONS: self._jobs.heard_deletion,
         }
         changes = Changes(self._link.database.url, heard, connected=connected)
-        run_in_background(closing, changes.run(), "changes")
-        run_in_background(closing, self._jobs.follow(), "followed jobs")
+        run_in_background(closing, changes.run, "changes")
+        run_in_background(closing, self._jobs.follow, "followed jobs")
         try:
             async with asyncio.timeout(_LISTENING_SECONDS):
                 await listening.wait()
@@ -224,9 +223,9 @@ class ClusterService(Service):
             raise StoreUnavailableError(
                 f"The server's database tells it nothing for {_LISTENING_SECONDS:.0f} s."
             ) from None
-        run_in_background(closing, self._leadership.run(), "leadership")
-        run_in_background(closing, self._refresh_rates(), "rates")
-        run_in_background(closing, self._cleaner.run(), "cleanup")
+        run_in_background(closing, self._leadership.run, "leadership")
+        run_in_background(closing, self._refresh_rates, "rates")
+        run_in_background(closing, self._cleaner.run, "cleanup")
         if self._worker is not None:
             await self._worker.start()
             closing.push_async_callback(self._worker.stop)

@@ -162,28 +162,31 @@ class ClusterWorker:
                 self._intake.prefer_loaded(parts.timing, parts.choice.traits.models_kept)
             await self.membership.join()
             closing.push_async_callback(self.membership.leave)
-            run_in_background(closing, self.membership.run(), "membership")
+            run_in_background(closing, self.membership.run, "membership")
             hearing = Hearing(
                 self._database.url,
                 lambda: len(self.membership.workers()),
                 work=self._intake.hear_of_work,
                 loss=self._hear_of_loss,
             )
-            run_in_background(closing, hearing.run(), "hearing")
-            run_in_background(closing, self._held.listen(), "ends")
-            run_in_background(closing, report_progress(self._registry, self._database), "progress")
-            run_in_background(closing, parts.timing.run(), "timing")
-            run_in_background(closing, self.health_known(), "first health")
+            run_in_background(closing, hearing.run, "hearing")
+            run_in_background(closing, self._held.listen, "ends")
+            run_in_background(closing, self._report_progress, "progress")
+            run_in_background(closing, parts.timing.run, "timing")
+            run_in_background(closing, self.health_known, "first health")
             closing.push_async_callback(self._give_all_back)
             self._dispatcher.start()
             closing.push_async_callback(self.drain)
-            run_in_background(closing, self._intake.run(), "work")
+            run_in_background(closing, self._intake.run, "work")
             self._closing = closing.pop_all()
+
+    async def _report_progress(self) -> None:
+        await report_progress(self._registry, self._database)
 
     def watch_health(self) -> None:
         """Start the self-tests."""
         assert self._parts is not None  # noqa: S101 - it was started
-        run_in_background(self._closing, self._parts.health.run(), "health")
+        run_in_background(self._closing, self._parts.health.run, "health")
 
     async def health_known(self) -> None:
         """Wait for the first self-test or picture, and until other members can know of it."""

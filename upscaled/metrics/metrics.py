@@ -21,6 +21,7 @@ from upscaled.metrics.current import current
 from upscaled.metrics.http_metrics import HttpMetrics
 from upscaled.metrics.job_metrics import JobMetrics
 from upscaled.metrics.loop_lag import LoopLag
+from upscaled.service.background import kept_running
 from upscaled.service.service import Service
 
 # Otherwise each counter exports another series, the time when it began.
@@ -59,7 +60,7 @@ class Metrics:
 
     async def counting(self, _: object) -> AsyncIterator[None]:
         """Count jobs while the server runs: a context of its application."""
-        following = asyncio.create_task(self._follow(), name="metrics")
+        following = asyncio.create_task(kept_running(self._follow, "metrics"), name="metrics")
         yield
         await self._lag.close()
         following.cancel()

@@ -5,21 +5,48 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from upscaled.errors import UpscaledError
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""Begins what is to be done; it may be called again."""
+
+
+_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+
 
 def run_in_background(
-    closing: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
+    closing: contextlib.AsyncExitStack, work: Work, name: str
 ) -> asyncio.Task[None]:
-    """Run ``work`` until ``closing`` is closed."""
-    task = asyncio.create_task(work, name=name)
+    """Keep ``work`` running until it returns or ``closing`` is closed."""
+    task = asyncio.create_task(kept_running(work, name), name=name)
     closing.push_async_callback(end_task, task)
     return task
+
+
+async def kept_running(work: Work, name: str) -> None:
+    """Do ``work`` until it returns; if it fails, log that and begin it again.
+
+    Nobody awaits such work, so nobody else would notice. The pauses in between grow while it fails
+    soon after it began.
+    """
+    pause = _PAUSE_SECONDS
+    while True:
+        began = time.monotonic()
+        try:
+            return await work()
+        except Exception:
+            if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                pause = _PAUSE_SECONDS
+            log.exception("a task broke; it starts again", extra={"task": name, "in": pause})
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 async def end_task(task: asyncio.Task[None]) -> None:

@@ -43,6 +43,8 @@ from upscaled.timing.timing import JobTiming
 
 log = logging.getLogger(__name__)
 
+INTERNAL_ERROR = "An internal error ended the job; the server's log has more."
+
 _FEED_AGAIN_SECONDS = 1.0
 _CANCEL_SECONDS = 30.0
 """How long a cancellation waits for a job's processes to end; the kernel may keep them longer."""
@@ -334,9 +336,7 @@ class Dispatcher:
                     self._deferred.until_retry(job, reason)
                     return
                 log.exception("job met an unexpected error", extra={"job": job_id})
-                await self._outcomes.failed(
-                    job_id, "An internal error ended the job; the server's log has more."
-                )
+                await self._outcomes.failed(job_id, INTERNAL_ERROR)
             return
 
     async def _run(self, job: Job, turn: Turn) -> RunResult:

@@ -95,7 +95,7 @@ async def open_processing(
         ConfigError: something that the settings require is missing.
     """
     # It takes as long as the look for devices, and the first picture waits for both.
-    run_in_background(closing, _warm(imaging), "decoder")
+    run_in_background(closing, lambda: _warm(imaging), "decoder")
     choice = await choose(config)
     log.info("Engine: %s (%s).", choice.engine, choice.reason)
     await models.rescan()

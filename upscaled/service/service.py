@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -318,15 +319,16 @@ class Service:
         if archives is not None:
             closing.push_async_callback(archives.close)
             await archives.open()
-            run_in_background(closing, archives.results.run(), "archives")
+            run_in_background(closing, archives.results.run, "archives")
 
     async def _run_in_background(
         self, closing: contextlib.AsyncExitStack, parts: Processing, started: _Started
     ) -> None:
         timing, shared, imports = parts.timing, parts.shared, started.imports
         submissions = started.submissions
-        run_in_background(closing, timing.run(), "timing")
-        positions = report_positions(
+        run_in_background(closing, timing.run, "timing")
+        positions = functools.partial(
+            report_positions,
             self._registry,
             parts.queue,
             lambda: shared.with_followers(timing.forecaster.positions()),
@@ -335,14 +337,14 @@ class Service:
         run_in_background(closing, positions, "positions")
         await self._log_speed(timing.speeds)
         await self._run_housework(closing)
-        run_in_background(closing, submissions.resumable.run(), "uploads")
-        run_in_background(closing, imports.run(), "model imports")
+        run_in_background(closing, submissions.resumable.run, "uploads")
+        run_in_background(closing, imports.run, "model imports")
         if self.measures_methods and parts.methods.used and self._methods_file is None:
             calibrator = await make_calibrator(
                 self.config, parts.choice, parts.methods, parts.pipeline, submissions,
                 started.previews, imports, self._registry,
             )  # fmt: skip
-            run_in_background(closing, calibrator.run(), "calibration")
+            run_in_background(closing, calibrator.run, "calibration")
 
     def _models_in_use(self) -> set[str]:
         """Return the names of the models that unfinished work wants."""
@@ -396,11 +398,11 @@ class Service:
         return Reports(**parts)
 
     def _run_deliveries(self, closing: contextlib.AsyncExitStack, deliveries: Deliveries) -> None:
-        run_in_background(closing, deliveries.run(), "webhooks")
+        run_in_background(closing, deliveries.run, "webhooks")
 
     async def _run_housework(self, closing: contextlib.AsyncExitStack) -> None:
         """Run what is done in the background until ``closing`` is closed."""
-        run_in_background(closing, self._cleaner.run(), "cleanup")
+        run_in_background(closing, self._cleaner.run, "cleanup")
 
     async def _open_caches(self) -> None:
         for cache, what, folder in (

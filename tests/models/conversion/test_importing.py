@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from blockbuster import BlockBuster
 from numpy.typing import NDArray
 
 from testkit import checkpoints, parts
@@ -277,9 +276,8 @@ async def test_a_name_with_a_path_in_it_is_refused(tmp_path: Path, folder: Path)
 
 
 async def test_a_file_is_read_in_a_confined_process(
-    tmp_path: Path, folder: Path, no_blocking_calls: BlockBuster
+    tmp_path: Path, folder: Path, may_block: None
 ) -> None:
-    no_blocking_calls.deactivate()  # the process is looked at while it works
     source = published(tmp_path, checkpoints.pth(checkpoints.compact("prelu")))
     seen: list[str] = []
 
