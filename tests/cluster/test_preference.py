@@ -20,7 +20,10 @@ from testkit.postgres import PostgresServer
 from testkit.services import FAST
 from testkit.simulated_parts import StartTags, TagQueue
 from upscaled.cluster import work_queue
+from upscaled.cluster.members import WORKER, Member, Seen
+from upscaled.cluster.membership import Membership
 from upscaled.cluster.preference import Preference
+from upscaled.cluster.rescue import Rescuer
 from upscaled.jobs.job import Job
 from upscaled.jobs.order import STRETCH, LoadedModels
 from upscaled.jobs.postgres_database import Connection, Database
@@ -92,6 +95,17 @@ def test_what_is_not_loaded_counts_as_stretch_times_its_loading_time_later() -> 
         "gone": 0.0,
         "family": 0.0,
     }
+
+
+def test_workers_that_have_the_network_loaded_ask_first() -> None:
+    others = [Seen(Member.of_this_process(f"worker-{n}", WORKER), 0, 0, False) for n in range(9)]
+    membership = Membership(
+        Database("postgresql://unused"), lambda: others[0].member, 30, Rescuer(30, 3, lambda _: ())
+    )
+    membership.others = others
+    first = [membership.turn(hurries=True) for _ in range(200)]
+    later = [membership.turn(hurries=False) for _ in range(200)]
+    assert 0 <= min(first) < max(first) <= min(later) < max(later) <= 2 * 9 * 0.002
 
 
 # --- in the database ------------------------------------------------------------------------------
