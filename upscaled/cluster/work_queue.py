@@ -1,8 +1,8 @@
 """The work queue: procrastinate's, used inside the transactions that change job records.
 
-A job is active exactly as long as it has an entry in procrastinate's table. Its functions are
-called here in SQL, since its worker would acknowledge a job in a transaction of its own, after the
-one that records the job's end.
+A job is active exactly as long as it has an entry in procrastinate's table. Its tables and
+functions are used here in SQL, since its worker would acknowledge a job in a transaction of its
+own, after the one that records the job's end.
 """
 
 from __future__ import annotations
