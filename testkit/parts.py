@@ -110,7 +110,7 @@ def two_devices_env(folder: Path) -> dict[str, str]:
     The loader takes two copies of the driver, which go into ``folder``, for two drivers.
     """
     description = json.loads(Path(lavapipe_env()["VK_ICD_FILENAMES"]).read_text("utf-8"))
-    driver = description["ICD"]["library_path"]
+    driver = _path_of(description["ICD"]["library_path"])
     files = []
     for number in range(2):
         copy = folder / f"driver-{number}.so"
@@ -119,3 +119,14 @@ def two_devices_env(folder: Path) -> dict[str, str]:
         files.append(folder / f"driver-{number}.json")
         files[-1].write_text(json.dumps(description), "utf-8")
     return {"VK_ICD_FILENAMES": ":".join(str(file) for file in files)}
+
+
+def _path_of(library: str) -> str:
+    """Return the path of a library as a driver's description names it: newer ones name no folder."""
+    if "/" in library:
+        return library
+    listed = subprocess.run(
+        ["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True
+    ).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return next(words[-1] for words in lines if words and words[0] == library)
