@@ -122,7 +122,7 @@ def two_devices_env(folder: Path) -> dict[str, str]:
 
 
 def _path_of(library: str) -> str:
-    """Return the path of a library as a driver's description names it: newer ones name no folder."""
+    """Return the path of a library that a driver's description names; newer ones name no folder."""
     if "/" in library:
         return library
     listed = subprocess.run(
