@@ -16,10 +16,11 @@ from testkit.paths import DATA
 from testkit.server_process import ServerProcess
 from testkit.services import dispatcher_of, make_config, running, submit
 from testkit.small_disk import SmallDisk, small_disk
+from upscaled import files
 from upscaled.errors import NoSpaceError
 from upscaled.jobs.job import JobState
 from upscaled.jobs.workspace import Workspace, claim
-from upscaled.pipeline import native_rows, run
+from upscaled.pipeline import footprint, native_rows, run
 from upscaled.service import disk_room
 
 LARGE = 1 << 20
@@ -96,15 +97,29 @@ async def test_room_is_promised_to_one_job_at_a_time(
     assert caplog.text.count("job waits for room on the disk") == 2, "none was told too soon"
 
 
+@pytest.mark.parametrize("frees_parts", [True, False])
 async def test_all_say_the_same_of_the_room_that_a_job_needs(
-    tmp_path: Path, models_dir: Path, thumbnail: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    models_dir: Path,
+    thumbnail: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    frees_parts: bool,
 ) -> None:
+    if not frees_parts:
+        monkeypatch.setattr(files, "can_free", lambda _: False)
+    monkeypatch.setattr(footprint, "_NATIVE_BYTES", 1)
+    monkeypatch.setattr(footprint, "_NATIVE_ROWS", 16)
     async with running(
         make_config(tmp_path / "data", models_dir, features__join_identical="false")
     ) as service:
         job = await submit(service, thumbnail)
         need = service._running.timing.disk_bytes(job)
         assert (await service._running.timing.quote(job)).disk_bytes == need
+        source, result = job.input_size, job.request.output_size
+        native = service.models.get(job.request.model_name).files_for(job.factor).native_scale
+        rows = 16 if frees_parts else source.height
+        assert need == 3 * (source.pixels + result.pixels + source.width * rows * native**2)
         await service.jobs.wait(job.id)
 
         async def too_little(_: Workspace, _wanted: int = 0) -> int:

@@ -243,7 +243,7 @@ async def test_a_full_disk_at_submission_is_told_and_leaves_nothing(
             await submit(service, thumbnail)
         assert (refused.value.status, refused.value.code) == (507, "insufficient_storage")
         # The picture fits, its record does not.
-        monkeypatch.setattr("upscaled.service.admission.disk_bytes", lambda *_: 0)
+        monkeypatch.setattr("upscaled.service.admission.disk_bytes", lambda *_, **__: 0)
         outcomes = []
         for _ in range(40):
             try:

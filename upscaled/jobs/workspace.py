@@ -63,6 +63,8 @@ class Workspace:
         self._leftovers: OrderedDict[str, None] = OrderedDict()
         self.uploads_kept: OrderedDict[str, float] = OrderedDict()
         """Jobs without a result whose upload is kept, and when they ended, oldest first."""
+        self.frees_parts = True
+        """Whether the disk can free parts of a file, see `files.free`; known after `open`."""
         self.make_room: Callable[[int], Awaitable[object]] | None = None
         """Deletes expendable files of at least the given number of bytes."""
 
@@ -109,6 +111,7 @@ class Workspace:
         files.remove_parts(self.data_dir)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(mode=0o700, exist_ok=True)
+        self.frees_parts = _frees_parts(self._incoming)
 
     def close(self) -> None:
         """Unlock the folder, so that another service can use it."""
@@ -332,6 +335,16 @@ def _delete(paths: Iterable[Path]) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s can't be deleted: %s", path, error.strerror)
+
+
+def _frees_parts(folder: Path) -> bool:
+    probe = folder / secrets.token_hex(16)
+    try:
+        return files.can_free(probe)
+    except OSError:  # of a full disk, say; each job's own file is tried too
+        return True
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 async def claim(

@@ -57,17 +57,29 @@ class TimeLimit:
         return f"The job took longer than {seconds:g} seconds ({why}) and was ended."
 
 
-def disk_bytes(source: Size, output: Size, native_scale: int, format_name: str) -> int:
+def disk_bytes(
+    source: Size, output: Size, native_scale: int, format_name: str, *, frees_parts: bool = True
+) -> int:
     """Return the bytes a job needs on disk: source, native output and result, all raw.
 
     Of the native output, as much as is there at a time.
+
+    Args:
+        source: size of the picture.
+        output: size of the result.
+        native_scale: the network's.
+        format_name: of the result.
+        frees_parts: the disk can free parts of a file, see `Workspace`.
     """
-    native = native_bytes(source.times(native_scale), source.height, format_name)
-    return 3 * (source.pixels + output.pixels) + native
+    native = source.times(native_scale)
+    enlarged = (
+        native_bytes(native, source.height, format_name) if frees_parts else 3 * native.pixels
+    )
+    return 3 * (source.pixels + output.pixels) + enlarged
 
 
 def native_bytes(native: Size, source_height: int, format_name: str) -> int:
-    """Return how many bytes of the native output are on disk at a time."""
+    """Return how many bytes of the native output are on disk at a time, if parts can be freed."""
     total = 3 * native.pixels
     if not result_format(format_name).banded:
         return total

@@ -313,7 +313,10 @@ class Admission:
                 need=memory,
                 free=most,
             )
-        need = disk_bytes(probe.size, request.output_size, native, request.format)
+        need = disk_bytes(
+            probe.size, request.output_size, native, request.format,
+            frees_parts=self._workspace.frees_parts,
+        )  # fmt: skip
         free = await self._workspace.free_bytes(need + DISK_RESERVE) - DISK_RESERVE
         if need > free:
             free = max(0, free)

@@ -112,7 +112,7 @@ async def open_processing(
         models, pool, queue, registry, rates,
         threads=config.upscaler.threads,
         engine_memory_mb=worker_memory_mb(config, choice),
-        library=choice.library, methods=methods,
+        library=choice.library, methods=methods, frees_parts=workspace.frees_parts,
     )  # fmt: skip
     closing.push_async_callback(timing.close)
     shared = SharedWork(cache, workspace, pipeline, choice, joins=joins)

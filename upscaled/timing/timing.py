@@ -50,6 +50,7 @@ class JobTiming:
         forecaster: simulates the queue.
         places: the preferred places; a job that runs elsewhere holds none of the slots.
         arrivals: when active jobs arrived, which the queue's order goes by.
+        frees_parts: the disk can free parts of a file, see `Workspace`.
     """
 
     def __init__(
@@ -59,7 +60,10 @@ class JobTiming:
         forecaster: Forecaster,
         places: Collection[Place],
         arrivals: Arrivals,
+        *,
+        frees_parts: bool = True,
     ) -> None:
+        self._frees_parts = frees_parts
         self._arrivals = arrivals
         self._models = models
         self._places = places
@@ -183,7 +187,10 @@ class JobTiming:
         """
         model = self._models.get(job.request.model_name).files_for(job.factor)
         request = job.request
-        return disk_bytes(job.input_size, request.output_size, model.native_scale, request.format)
+        return disk_bytes(
+            job.input_size, request.output_size, model.native_scale, request.format,
+            frees_parts=self._frees_parts,
+        )  # fmt: skip
 
     def outlook(self, job_id: str) -> Outlook | None:
         """Return when a job will be ready; None if it is not active."""
@@ -214,7 +221,7 @@ async def make_job_timing(
     models: ModelCatalog, pool: EnginePool, queue: JobQueue, registry: JobRegistry,
     store: RateStore, *,
     threads: int, engine_memory_mb: int | None, library: CpuLibrary,
-    methods: CpuMethods | None = None,
+    methods: CpuMethods | None = None, frees_parts: bool = True,
 ) -> JobTiming:  # fmt: skip
     """Build the timing of a service, with what earlier runs have learned.
 
@@ -229,6 +236,7 @@ async def make_job_timing(
             machine's.
         library: what runs networks on the CPU, where nothing was measured.
         methods: what was measured.
+        frees_parts: the disk can free parts of a file, see `Workspace`.
     """
     shares = pool.shares(pool.places[0])
     estimator = Estimator(
@@ -244,4 +252,6 @@ async def make_job_timing(
     forecaster = Forecaster(
         queue, pool.slots, registry.progress, shares=pool.shares(pool.places[0])
     )
-    return JobTiming(models, estimator, forecaster, pool.places, registry.arrivals)
+    return JobTiming(
+        models, estimator, forecaster, pool.places, registry.arrivals, frees_parts=frees_parts
+    )
