@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ async def test_long_names_sentences_and_buttons_stay_inside(
     browser: Browser, lonely: Server, photo: Path, tmp_path: Path, width: int, language: str
 ) -> None:
     told = jobs()
-    turns = iter(UPLOADS)
+    turns, sending = iter(UPLOADS), asyncio.Event()
 
     async def listed(route: Route) -> None:
         await route.fulfill(json={"jobs": told})
@@ -157,9 +158,11 @@ async def test_long_names_sentences_and_buttons_stay_inside(
         if state == "refused":
             await route.fulfill(status=422, json=answer)
         elif state == "paused":
+            await sending.wait()  # a pause keeps the next picture from being sent
             headers = {"Retry-After": "98765"}
             await route.fulfill(status=503, headers=headers, json={**answer, "code": "queue_full"})
-        # Else it is not answered, and so remains on its way.
+        else:  # it is not answered, and so remains on its way
+            sending.set()
 
     pictures = []
     for number in range(len(UPLOADS)):
