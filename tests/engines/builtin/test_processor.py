@@ -48,7 +48,7 @@ def test_emulated_processors_allow_different_libraries(
         "AVX512_CORE_BF16": (every, CpuLibrary.OPENVINO),
         "AVX512_CORE_AMX": (every, CpuLibrary.OPENVINO_BF16),
     }
-    monkeypatch.setattr(cpu_library, "_is_installed", lambda package: package == "ncnn")
+    monkeypatch.setattr(cpu_library, "_version", lambda name: "1" if name == "ncnn" else None)
     assert possible_libraries(cpuinfo) == (CpuLibrary.NCNN,)
 
 
