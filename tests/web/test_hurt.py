@@ -139,11 +139,10 @@ async def test_an_upload_on_a_line_that_falls_silent_is_sent_again(
     async with on_a_silent_line(browser, serve()) as (web, line):
         await web.choose(photo)
         line.cut()
-        await web.page.locator("#send").click()
-        row = web.row("coffee.png")
-        await expect(row).to_have_attribute("data-state", "sending")
-        await web.page.clock.fast_forward(120_000)
-        await expect(row).to_have_attribute("data-state", "paused")
+        async with web.page.expect_request("**/api/v1/upscale"):
+            await web.page.locator("#send").click()
+        async with web.page.expect_request("**/api/v1/upscale"):
+            await web.page.clock.fast_forward(120_000)
         line.heal()
         await web.row("coffee.png", "completed").wait_for()
 
