@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -159,18 +160,11 @@ def test_the_wheel_has_every_file_of_the_page(tmp_path: Path) -> None:
         "from setuptools.build_meta import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
     )
     source = tmp_path / "source"
-    copied = ["git", "ls-files", "-co", "--exclude-standard", "-z", "upscaled"]
-    names = subprocess.run(copied, cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
-    for name in [
-        *filter(None, map(bytes.decode, names)),
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "openapi.yaml",
-    ]:
-        target = source / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(
+        ROOT / "upscaled", source / "upscaled", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE", "openapi.yaml"):
+        shutil.copy(ROOT / name, source)
     done = subprocess.run(
         [sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True,
         timeout=200, check=False,
