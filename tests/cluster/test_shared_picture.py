@@ -214,7 +214,7 @@ class FalseHelper:
             while True:
                 await work_queue.renew(connection, self._number)
                 await members.write(connection, self._member, self._number)
-                await asyncio.sleep(LEASE / 8)
+                await asyncio.sleep(LEASE / 8)  # often enough for the lease not to run out
 
     async def _known_to(self, model: MemberProcess) -> None:
         """Wait until ``model`` has sent two heartbeats, with each of which it reads the members."""

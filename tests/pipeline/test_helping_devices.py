@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from testkit.paths import DATA
-from testkit.pipeline_bench import GPU, Bench, FaultyEngine, opened_bench, right
+from testkit.pipeline_bench import GPU, Bench, FaultyEngine, right
 from testkit.waiting import settled, tasks_named
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Device, DeviceKind, UpscaleTask
@@ -24,19 +22,10 @@ SECONDS = 60.0
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, models_dir: Path) -> AsyncIterator[Bench]:
-    async with opened_bench(tmp_path / "data", models_dir) as bench:
-        yield bench
-
-
-@pytest.fixture
-def tall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tall(photo_of: Callable[[int, int], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A photo of five bands when tiles are of 32 pixels."""
     monkeypatch.setattr("upscaled.pipeline.bands._BAND_BYTES", 1)
-    path = tmp_path / "tall.png"
-    with Image.open(DATA / "coffee.jpg") as image:
-        image.resize((48, 160)).save(path)
-    return path
+    return photo_of(48, 160)
 
 
 async def alone(bench: Bench, picture: Path, tile_size: int = 32) -> bytes:

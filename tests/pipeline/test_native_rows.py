@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from testkit.paths import DATA
-from testkit.pipeline_bench import GPU, Bench, FaultyEngine, opened_bench
+from testkit.pipeline_bench import GPU, Bench, FaultyEngine
 from upscaled import files
 from upscaled.engines.builtin.engine import BuiltinEngine
 from upscaled.engines.engine import CPU, Device, UpscaleTask
@@ -27,19 +25,10 @@ BLOCKS = 4 * 4096
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, models_dir: Path) -> AsyncIterator[Bench]:
-    async with opened_bench(tmp_path / "data", models_dir) as bench:
-        yield bench
-
-
-@pytest.fixture
-def tall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tall(photo_of: Callable[[int, int], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A photo of ten bands."""
     monkeypatch.setattr("upscaled.pipeline.bands._BAND_BYTES", 1)
-    path = tmp_path / "tall.png"
-    with Image.open(DATA / "coffee.jpg") as image:
-        image.resize((48, 320)).save(path)
-    return path
+    return photo_of(48, 320)
 
 
 @pytest.fixture

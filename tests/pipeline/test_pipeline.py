@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from testkit.pipeline_bench import (
     WrappingProgram,
     black,
     broken,
-    opened_bench,
     out_of_memory,
     right,
 )
@@ -40,17 +39,8 @@ from upscaled.workers import deaths
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, models_dir: Path) -> AsyncIterator[Bench]:
-    async with opened_bench(tmp_path / "data", models_dir) as bench:
-        yield bench
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    with Image.open(DATA / "coffee.jpg") as image:
-        image.resize((150, 100)).save(path)
-    return path
+def photo(photo_of: Callable[[int, int], Path]) -> Path:
+    return photo_of(150, 100)
 
 
 def likeness(result: Path, source: Path) -> float:

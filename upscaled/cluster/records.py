@@ -229,16 +229,11 @@ class WorkerJobStore(_LinkedStore):
             StoreUnavailableError: the database does not answer.
         """
 
-        async def write(connection: Connection) -> None:
-            record = await work_queue.locked(connection, lease.job.id)
-            if (
-                record is not None
-                and record.lease_number == lease.number
-                and record.job.state in ACTIVE
-            ):
-                await update_job(connection, replace(record.job, crashes=0))
+        def corrected(record: Record) -> Job | None:
+            own = record.lease_number == lease.number
+            return replace(record.job, crashes=0) if own else None
 
-        await self._in_order(lease.job.id, write)
+        await self._correct(lease.job.id, corrected)
 
     async def survived(self, lease: Lease) -> None:
         """Record that this worker was not lost through a job that was taken from it.
@@ -247,18 +242,25 @@ class WorkerJobStore(_LinkedStore):
             StoreUnavailableError: the database does not answer.
         """
 
+        def corrected(record: Record) -> Job | None:
+            crashes = record.job.crashes
+            taken = record.lease_number > lease.number and crashes > lease.job.crashes
+            return replace(record.job, crashes=crashes - 1) if taken else None
+
+        await self._correct(lease.job.id, corrected)
+
+    async def _correct(self, job_id: str, corrected: Callable[[Record], Job | None]) -> None:
+        """Change the record of a job that has not ended, if ``corrected`` returns another one."""
+
         async def write(connection: Connection) -> None:
-            record = await work_queue.locked(connection, lease.job.id)
-            if (
-                record is not None
-                and record.lease_number > lease.number
-                and record.job.state in ACTIVE
-                and record.job.crashes > lease.job.crashes
-            ):
-                job = replace(record.job, crashes=record.job.crashes - 1)
+            record = await work_queue.locked(connection, job_id)
+            if record is None or record.job.state not in ACTIVE:
+                return
+            job = corrected(record)
+            if job is not None:
                 await update_job(connection, job)
 
-        await self._in_order(lease.job.id, write)
+        await self._in_order(job_id, write)
 
     def _is_lost(self, held_job: HeldJob) -> bool:
         """Tell whether the job was taken from the worker meanwhile."""

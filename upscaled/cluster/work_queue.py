@@ -176,7 +176,7 @@ async def _fetch(
         return int(entry), str(job_id), bool(ahead)
     if not waits:
         return None
-    # Others are taking what comes first; take the next one that nobody is taking.
+    # Another worker has locked the first entry. This takes the next one that is not locked.
     found = await connection.execute(
         "SELECT id, args ->> 'job' FROM procrastinate_fetch_job_v2(%s::varchar[], %s)",
         (queues, worker),

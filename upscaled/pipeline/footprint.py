@@ -13,18 +13,18 @@ _START_SECONDS = 120.0
 """Allowance of every job, for loading a network and waiting for a busy disk."""
 
 _NATIVE_BYTES = 1 << 30
-"""Of a result that is written in strips, the enlarged rows have this room, or …"""
+"""Room on disk for the enlarged rows of a result that is written in strips."""
 _NATIVE_ROWS = 1024
-"""… that of so many rows of the source, if it is more: some rows of tiles."""
+"""The room holds at least this many rows of the source, which are several rows of tiles."""
 
 _PROCESS_BYTES = 300 << 20
 """Address space of an imaging process before it has seen a picture."""
 _DECODE_BYTES = 12
 """For each pixel of the source: as decoded, oriented and converted, four bytes each."""
 _ENCODE_BYTES = 5
-"""For each pixel of the result, …"""
+"""Memory for each pixel of the result. Of one written in strips, `_STRIPS_BYTES` is the limit."""
 _STRIPS_BYTES = 256 << 20
-"""… up to this many for the strips that are encoded at a time, each in several forms."""
+"""Memory for the strips that are encoded at a time; each exists in several forms."""
 _ENCODE_BYTES_WHOLE = 10
 """For each pixel of the result, if the encoder copies the whole picture."""
 
