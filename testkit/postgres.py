@@ -41,11 +41,12 @@ _SETTINGS = {
 
 @functools.cache
 def programs() -> Path:
-    """Return the folder with ``initdb`` and ``postgres``, of the newest version that is there."""
+    """Return the folder with the server and its programs, of the newest version that is there."""
     found = [
         path.parent
         for root in (UNPACKED / "usr", Path("/usr"))
         for path in root.glob("lib/postgresql/*/bin/initdb")
+        if (path.parent / "pg_dump").exists()
     ]
     if not found:
         missing("PostgreSQL")

@@ -61,17 +61,20 @@ fetch_servers() (
   [ ${#missing[@]} -eq 0 ] || { say "apt knows no package ${missing[*]}."; return 1; }
 )
 
-# Tell whether there is a PostgreSQL server whose libraries are there too.
+# Tell whether there are a PostgreSQL server and its programs for backups, with their libraries.
 has_postgresql() {
-  local program
-  for program in "$POSTGRESQL"/usr/lib/postgresql/*/bin/postgres /usr/lib/postgresql/*/bin/postgres; do
-    if [ -x "$program" ] && "$program" --version >/dev/null 2>&1; then return 0; fi
+  local folder program
+  for folder in "$POSTGRESQL"/usr/lib/postgresql/*/bin /usr/lib/postgresql/*/bin; do
+    for program in initdb postgres pg_basebackup pg_dump pg_restore; do
+      "$folder/$program" --version >/dev/null 2>&1 || continue 2
+    done
+    return 0
   done
   return 1
 }
 
-# Unpack the server that Debian's package postgresql stands for, such as postgresql-15. Installing it
-# would start a service.
+# Unpack the server that Debian's package postgresql stands for, such as postgresql-15, and its client
+# programs. Installing it would start a service.
 fetch_postgresql() (
   command -v apt-get >/dev/null || { say "Without apt-get PostgreSQL can't be fetched."; return 1; }
   folder=$(mktemp -d)
@@ -84,8 +87,9 @@ fetch_postgresql() (
     mapfile -t libraries < <(apt-cache depends "$package" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
     [ ${#libraries[@]} -eq 0 ] || apt_get_install "${libraries[@]}" || return 1
   fi
-  (cd "$folder" && apt-get download "$package" libpq5 >/dev/null 2>&1) ||
-    { say "apt-get could not download $package."; return 1; }
+  client=${package/postgresql-/postgresql-client-}
+  (cd "$folder" && apt-get download "$package" "$client" >/dev/null 2>&1) ||
+    { say "apt-get could not download $package and $client."; return 1; }
   for archive in "$folder"/*.deb; do
     dpkg-deb -x "$archive" "$folder/unpacked"
   done
