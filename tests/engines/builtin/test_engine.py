@@ -119,9 +119,9 @@ def small_tasks(folder: Path, model: ModelFiles, sizes: list[tuple[int, int]]) -
     return tasks
 
 
-def by(library: CpuLibrary, stem: str = "") -> Callable[[Progress], None]:
+async def by(library: CpuLibrary, stem: str = "") -> Callable[[Progress], None]:
     """Return a callback that checks that this library does the work."""
-    name = runs(library, stem).with_version()
+    name = await asyncio.to_thread(runs(library, stem).with_version)
 
     def check(progress: Progress) -> None:
         assert progress.library == name
@@ -187,7 +187,7 @@ async def test_networks_kept_make_room_for_the_one_that_is_wanted(
     async with engine_on(memory_limit_mb=620, library=library) as engine:
         for stem in ("realesrgan-x4plus-anime", "realesrgan-x4plus"):
             task = make_task(tmp_path, photo(34, 20), shipped(models_dir, stem))
-            await engine.upscale(task, by(library, stem))
+            await engine.upscale(task, await by(library, stem))
         assert engine.pid is not None
         assert peak(engine.pid) < 620 << 20
 
@@ -202,9 +202,8 @@ async def test_two_networks_at_once_keep_to_one_limit(
     )
     tasks = [plus[0], anime[0], plus[1], anime[1]]
     async with engine_on(memory_limit_mb=900, at_once=2, library=library) as engine:
-        await asyncio.gather(
-            *(engine.upscale(task, by(library, task.model.stem)) for task in tasks)
-        )
+        checks = [await by(library, task.model.stem) for task in tasks]
+        await asyncio.gather(*map(engine.upscale, tasks, checks))
         assert engine.pid is not None
         assert peak(engine.pid) < 900 << 20
     assert np.array_equal(result(plus[0]), result(plus[1]))
@@ -219,7 +218,7 @@ async def test_pictures_of_many_sizes_leave_nothing_behind(
     async with engine_on(memory_limit_mb=600, at_once=2, library=library) as engine:
         held = []
         for task in [*tasks, *reversed(tasks)]:
-            await engine.upscale(task, by(library))
+            await engine.upscale(task, await by(library))
             held.append(psutil.Process(engine.pid).memory_info().rss)
         assert held[-1] < held[len(tasks)] + (40 << 20)
         assert engine.pid is not None
@@ -235,9 +234,10 @@ async def test_networks_that_are_idle_count_beside_those_that_begin_together(
         for stem in ("realesrgan-x4plus", "realesrgan-x4plus-anime")
     )
     async with engine_on(memory_limit_mb=1100, at_once=2, library=library) as engine:
-        await engine.upscale(plus[0], by(library, DEEP))  # loaded for both threads
-        await asyncio.gather(*(engine.upscale(task, by(library, DEEP)) for task in plus[1:]))
-        await asyncio.gather(*(engine.upscale(task, by(library)) for task in anime[:2]))
+        deep, other = await by(library, DEEP), await by(library)
+        await engine.upscale(plus[0], deep)  # loaded for both threads
+        await asyncio.gather(*(engine.upscale(task, deep) for task in plus[1:]))
+        await asyncio.gather(*(engine.upscale(task, other) for task in anime[:2]))
         assert engine.pid is not None
         assert peak(engine.pid) < 1100 << 20
 

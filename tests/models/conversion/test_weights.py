@@ -199,9 +199,13 @@ def test_tensors_that_share_their_data_cannot_fill_the_memory(tmp_path: Path) ->
 
 
 def _busy() -> bytes:
-    """Return a file whose reader hashes a tuple of tuples of … two to the power of 60 numbers."""
-    doubled = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))
-    return archive(b"\x80\x02}(K\x01q\x00" + doubled + b"tK\x01s.")
+    """Return a file whose reader puts 50,000 numbers of one hash into a dictionary.
+
+    Python's hash of a number is its remainder by 2^61 - 1.
+    """
+    numbers = range(1, 50_001)
+    keys = b"".join(b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in numbers)
+    return archive(b"\x80\x02}(" + keys + b"u.")
 
 
 async def test_a_pickle_that_keeps_its_reader_busy_ends_soon(

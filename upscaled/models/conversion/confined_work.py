@@ -20,8 +20,8 @@ _NICER = 10
 """Jobs come first."""
 _CPU_SECONDS = 3600
 _READING_SECONDS = 60
-"""Processor time that reading a file may take; x4plus takes half a second. A pickle of some hundred
-bytes can keep its reader busy for years, with tuples of tuples whose hash is wanted."""
+"""Processor time that reading a file may take; x4plus takes half a second. A small pickle can keep
+its reader busy for years, with tuples of tuples whose hash is wanted, or numbers of one hash."""
 _ROOM_FACTOR = 3
 """Size of what is written, as a multiple of the file: 16 bits become 32, and there is a pair of
 each."""
