@@ -191,6 +191,7 @@ class RequestHandler:
             request.band,
             before,
             request.body,
+            away=request.away,
             threads=self.threads,
         )
         done = written.finished
