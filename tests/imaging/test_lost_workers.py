@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,13 @@ def at_work(imaging: Imaging) -> tuple[int, int] | None:
 
 
 async def killed(
-    imaging: Imaging, work: Coroutine[Any, Any, Any], times: int, number: int, *, child: bool
+    imaging: Imaging,
+    work: Coroutine[Any, Any, Any],
+    times: int,
+    number: int,
+    *,
+    child: bool,
+    before_last: Callable[[], None] = lambda: None,
 ) -> Any:
     """Do ``work`` while the process that does it is killed ``times`` times."""
     task = asyncio.create_task(work)
@@ -82,9 +88,19 @@ async def killed(
         pids = await asyncio.to_thread(at_work, imaging)
         if pids is not None and pids[child] not in seen:
             seen.add(pids[child])
+            if len(seen) == times:
+                before_last()
             os.kill(pids[child], number)
     assert len(seen) == times, "it was over too soon"
     return await task
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A picture whose bytes never come."""
+    path = tmp_path / "endless.png"
+    os.mkfifo(path)
+    return path
 
 
 async def stage(
@@ -104,29 +120,35 @@ async def stage(
 @pytest.mark.parametrize("child", [False, True])
 @pytest.mark.parametrize("name", STAGES)
 async def test_a_process_that_is_killed_twice_is_replaced_twice(
-    imaging: Imaging, picture: Path, tmp_path: Path, name: str, child: bool
+    imaging: Imaging, picture: Path, endless: Path, tmp_path: Path, name: str, child: bool
 ) -> None:
-    work = await stage(imaging, name, picture, tmp_path)
-    done = await killed(imaging, work, 2, signal.SIGKILL, child=child)
-    assert done == await (await stage(imaging, name, picture, tmp_path))
+    def end() -> None:
+        endless.unlink()
+        endless.hardlink_to(picture)
+
+    source = endless if name == "prepare" else picture
+    work = await stage(imaging, name, source, tmp_path)
+    done = await killed(imaging, work, 2, signal.SIGKILL, child=child, before_last=end)
+    assert done == await (await stage(imaging, name, source, tmp_path))
 
 
 @pytest.mark.parametrize("name", STAGES)
 async def test_the_bound_is_the_same_for_every_stage(
-    imaging: Imaging, picture: Path, tmp_path: Path, name: str
+    imaging: Imaging, picture: Path, endless: Path, tmp_path: Path, name: str
 ) -> None:
-    work = await stage(imaging, name, picture, tmp_path)
+    source = endless if name == "prepare" else picture
+    work = await stage(imaging, name, source, tmp_path)
     with pytest.raises(EngineError, match="ended with signal 9") as failed:
         await killed(imaging, work, 3, signal.SIGKILL, child=False)
     assert not failed.value.retryable, "no other tile size would help"
-    work = await stage(imaging, name, picture, tmp_path)
+    work = await stage(imaging, name, source, tmp_path)
     with pytest.raises(NoMemoryError, match="most likely because memory ran out"):
         await killed(imaging, work, 3, signal.SIGKILL, child=True)
 
 
 async def test_a_picture_that_crashes_its_decoder_each_time_fails_with_its_sentence(
-    imaging: Imaging, picture: Path, tmp_path: Path
+    imaging: Imaging, endless: Path, tmp_path: Path
 ) -> None:
-    work = await stage(imaging, "prepare", picture, tmp_path)
+    work = await stage(imaging, "prepare", endless, tmp_path)
     with pytest.raises(UnusablePictureError, match=r"the decoder crashed on it \(SIGSEGV\)"):
         await killed(imaging, work, 3, signal.SIGSEGV, child=True)
