@@ -54,6 +54,15 @@ async def api(server: Server) -> AsyncIterator[Api]:
         yield caller
 
 
+@pytest.fixture(autouse=True)
+async def nothing_left(api: Api) -> AsyncIterator[None]:
+    """Cancel what a client that failed has left: the jobs of all other tests would wait for it."""
+    yield
+    for job in (await api.get("/jobs?limit=50")).json["jobs"]:
+        if job["status"] in {"queued", "processing"}:
+            await api.post(f"/cancel/{job['job_id']}")
+
+
 @pytest.fixture(scope="package")
 def large_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BMP of 60 MB."""
