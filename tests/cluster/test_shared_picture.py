@@ -33,6 +33,7 @@ from upscaled.imaging.raw import strips
 from upscaled.pictures import RawImage
 from upscaled.pipeline.result import finish_options
 
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
 LEASE = 2.0
 BEGUN = "makes a band of another worker's picture"
 pytestmark = [
@@ -63,6 +64,39 @@ async def wanted(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tal
     return await alone(tmp_path_factory.mktemp("alone") / "png", models_dir, tall, **PNG)
 
 
+@contextlib.asynccontextmanager
+async def connected(cluster: Cluster) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(
+        cluster.postgres.url(), autocommit=True
+    ) as connection:
+        yield connection
+
+
+async def describes_its_devices(connection: Connection, name: str) -> Member:
+    """Wait until a worker's heartbeats tell what it can help with; return it."""
+    while True:
+        found = await connection.execute("SELECT document FROM members WHERE id = %s", (name,))
+        row = await found.fetchone()
+        assert row is not None
+        member = serial.decode(str(row[0]), Member)
+        if member.pixel_keys:
+            return member
+        await asyncio.sleep(0.05)
+
+
+async def has_read_members(connection: Connection, name: str) -> None:
+    """Wait until a worker has sent two heartbeats, with each of which it reads the members."""
+
+    async def heard() -> object:
+        found = await connection.execute("SELECT seen FROM members WHERE id = %s", (name,))
+        return await found.fetchone()
+
+    for _ in range(3):
+        before = await heard()
+        while await heard() == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 class Pair:
     """Two workers with a picture of three bands, of which one has the job and the other helps."""
 
@@ -84,6 +118,11 @@ async def pair(cluster: Cluster, tall: bytes, tmp_path: Path) -> AsyncIterator[P
     try:
         await asyncio.gather(*(member.start() for member in workers.values()))
         await healthy(cluster.servers[0].url, 2)
+        async with connected(cluster) as connection:
+            for name in workers:
+                await describes_its_devices(connection, name)
+            for name in workers:
+                await has_read_members(connection, name)
         async with aiohttp.ClientSession() as session:
             yield Pair(await LargeJob.submit(cluster, session, tall, **PNG), workers)
     finally:
@@ -177,62 +216,39 @@ class FalseHelper:
 
     def __init__(self, cluster: Cluster) -> None:
         self._blobs = FolderBlobs(cluster.blobs)
-        self._url = cluster.postgres.url()
+        self._cluster = cluster
         self._number = 0
         self._member = Member("false", WORKER, "nowhere", os.getpid())
 
     @contextlib.asynccontextmanager
     async def joined(self, model: MemberProcess) -> AsyncIterator[None]:
         """Be a member like ``model`` for the length of the block, and known to that one."""
-        async with await self._connect() as connection:
+        async with connected(self._cluster) as connection:
             self._number = await work_queue.register(connection)
-            while not (like := await self._seen(connection, model.name)).pixel_keys:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)  # its heartbeats tell it
+            like = await describes_its_devices(connection, model.name)
             self._member = replace(like, id="false", jobs=(), helps=())
         beats = asyncio.create_task(self._beat())
         try:
-            await self._known_to(model)
+            async with connected(self._cluster) as connection:
+                await has_read_members(connection, model.name)
             yield
         finally:
             beats.cancel()
             await asyncio.wait([beats])
-            async with await self._connect() as connection:
+            async with connected(self._cluster) as connection:
                 await members.remove(connection, "false")
 
-    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
-        return await psycopg.AsyncConnection.connect(self._url, autocommit=True)
-
-    @staticmethod
-    async def _seen(connection: psycopg.AsyncConnection[tuple[object, ...]], name: str) -> Member:
-        found = await connection.execute("SELECT document FROM members WHERE id = %s", (name,))
-        row = await found.fetchone()
-        assert row is not None
-        return serial.decode(str(row[0]), Member)
-
     async def _beat(self) -> None:
-        async with await self._connect() as connection:
+        async with connected(self._cluster) as connection:
             while True:
                 await work_queue.renew(connection, self._number)
                 await members.write(connection, self._member, self._number)
                 await asyncio.sleep(LEASE / 8)  # often enough for the lease not to run out
 
-    async def _known_to(self, model: MemberProcess) -> None:
-        """Wait until ``model`` has sent two heartbeats, with each of which it reads the members."""
-        async with await self._connect() as connection:
-            for _ in range(3):
-                before = await self._heard(connection, model.name)
-                while await self._heard(connection, model.name) == before:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-
-    @staticmethod
-    async def _heard(connection: psycopg.AsyncConnection[tuple[object, ...]], name: str) -> object:
-        found = await connection.execute("SELECT seen FROM members WHERE id = %s", (name,))
-        return await found.fetchone()
-
     async def claim(self) -> Claim:
         """Wait for an offer and claim it."""
         key, models = self._member.pixel_keys[0], self._member.models
-        async with asyncio.timeout(120), await self._connect() as connection:
+        async with asyncio.timeout(120), connected(self._cluster) as connection:
             while True:
                 async with connection.transaction():
                     claim = await offered_bands.claim(
@@ -249,7 +265,7 @@ class FalseHelper:
         sha256 = await asyncio.to_thread(black_band, claim, folder, path)
         key = keys.helped_band(claim.job.id, number, self._number, top, sha256)
         await self._blobs.put(key, path)
-        async with await self._connect() as connection:
+        async with connected(self._cluster) as connection:
             return await offered_bands.complete(connection, claim, sha256, 1.0)
 
 
