@@ -9,7 +9,8 @@ import java.util.regex.Pattern;
 class Client {
     public static void main(String[] args) throws Exception {
         String base = args[0];
-        HttpClient client = HttpClient.newHttpClient();
+        // By default it asks for HTTP/2, and lighttpd 1.4.79 then breaks answers off.
+        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         var submission =
                 HttpRequest.newBuilder(URI.create(base + "/upscale?scale=2&model_name=realesr-animevideov3"))
                         .header("Content-Type", "image/png")

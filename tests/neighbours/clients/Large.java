@@ -11,7 +11,8 @@ class Large {
     public static void main(String[] args) throws Exception {
         String base = args[0];
         Path result = Path.of(args[3]);
-        HttpClient client = HttpClient.newHttpClient();
+        // By default it asks for HTTP/2, and lighttpd 1.4.79 then breaks answers off.
+        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         var submission =
                 HttpRequest.newBuilder(URI.create(base + "/upscale?model_name=realesrgan-x4plus"))
                         .header("Content-Type", "image/bmp")
