@@ -34,7 +34,6 @@ from upscaled.jobs.job import Attempt, Job, JobRequest
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pictures import Size
-from upscaled.pipeline.elsewhere import Keeper
 from upscaled.pipeline.pipeline import Pipeline
 from upscaled.pipeline.result import RunCallbacks, RunResult
 
@@ -157,10 +156,7 @@ class Bench:
         self.pools: list[EnginePool] = []
 
     def pipeline(
-        self,
-        engines: Sequence[Engine],
-        spare: Callable[[], Engine] | None = None,
-        keeper: Keeper | None = None,
+        self, engines: Sequence[Engine], spare: Callable[[], Engine] | None = None
     ) -> Pipeline:
         places = [
             (Place(engine.traits.name, engine.device), 1, lambda engine=engine: engine)
@@ -168,7 +164,7 @@ class Bench:
         ]
         spares = [(Place("builtin", CPU), spare)] if spare else []
         self.pools.append(EnginePool(places, spares))
-        return Pipeline(self.imaging, self.pools[-1], self.models, self.workspace, keeper=keeper)
+        return Pipeline(self.imaging, self.pools[-1], self.models, self.workspace)
 
     async def run(
         self,

@@ -19,7 +19,6 @@ from upscaled import serial
 from upscaled.blobs.blobs import BlobInfo
 from upscaled.blobs.folder import FolderBlobs
 from upscaled.cluster import keys
-from upscaled.cluster.away_result import AwayResult
 from upscaled.cluster.kept_bands import KeptBands
 from upscaled.cluster.work_queue import Lease
 from upscaled.engines.engine import CPU, ModelFiles
@@ -66,9 +65,6 @@ class Desk:
     def __init__(self, folder: Path, blobs: FolderBlobs, job: Job, number: int) -> None:
         self.workspace = Workspace(folder)
         self.lease = Lease(job, number, 1)
-        self._blobs = blobs
-        self.parts = b""
-        """What was written of the result."""
         self.kept = KeptBands(blobs, self.workspace, self._identify)
         self.kept.pixel_keys = {PLACE: "this CPU"}
         self.folder = self.workspace.folder(job.id)
@@ -84,8 +80,7 @@ class Desk:
     def make_band(self) -> None:
         """Write the next band into the job's files, as an imaging process does."""
         written = self.done.written
-        self.parts += (added := os.urandom(1000))
-        part = self._added(PART, written.length, added)
+        part = self._added(PART, written.length, os.urandom(1000))
         rows = os.urandom(ROWS * 2 * SIZE.width * 2 * 3)
         native = self._added(NATIVE, written.source_rows * 2 * SIZE.width * 2 * 3, rows)
         written = ResultProgress(
@@ -114,18 +109,8 @@ class Desk:
         keeping = self.kept._keeping[self.lease.job.id]
         await until(lambda: keeping.task is None)
 
-    async def content(self) -> dict[str, bytes]:
-        """Return what the job's files hold, wherever that is."""
-        part = bytearray((self.folder / PART).read_bytes())
-        assert len(part) == self.done.written.length or not self.done.written.length
-        for piece, digest in self.result._away.items():
-            blob = self._blobs.path(keys.band(self.lease.job.id, digest))
-            part[piece.offset : piece.offset + piece.length] = blob.read_bytes()
-        return {PART: bytes(part), NATIVE: (self.folder / NATIVE).read_bytes()}
-
-    @property
-    def result(self) -> AwayResult:
-        return self.kept._keeping[self.lease.job.id].result
+    def content(self) -> dict[str, bytes]:
+        return {name: (self.folder / name).read_bytes() for name in (PART, NATIVE)}
 
 
 @pytest.fixture
@@ -170,11 +155,8 @@ async def test_another_worker_gets_the_bands_with_the_same_bytes_and_adds_only_n
     await first.band()
     await first.band()
     assert await second.kept.begin(second.lease) == 1
-    assert await second.content() == await first.content()
-    assert (await first.content())[PART] == first.parts
-    away = second.kept.away(job.id)
-    assert [piece.length for piece in away] == [1000, 1000]
-    found = await checkpoint.load(second.folder, WORK, "result.png", away)
+    assert second.content() == first.content()
+    found = await checkpoint.load(second.folder, WORK, "result.png")
     assert found == first.done
     second.done = replace(found, began=2 * ROWS)
     blobs.puts.clear()
@@ -183,7 +165,7 @@ async def test_another_worker_gets_the_bands_with_the_same_bytes_and_adds_only_n
     third = Desk(tmp_path / "third", blobs, job, 5)
     await third.open()
     assert await third.kept.begin(third.lease) == 3
-    assert await third.content() == await second.content()
+    assert third.content() == second.content()
     await third.kept.end(third.lease, delete=True)
     assert await there(blobs, job) == []
     third.workspace.close()
@@ -214,7 +196,7 @@ async def test_a_lease_that_finished_no_band_is_no_progress(
     third = Desk(tmp_path / "third", blobs, job, 5)
     await third.open()
     assert await third.kept.begin(third.lease) is None
-    assert await third.content() == await first.content()
+    assert third.content() == first.content()
     await third.kept.end(third.lease, delete=False)
     third.workspace.close()
 
@@ -251,7 +233,7 @@ async def test_an_earlier_leases_bands_are_used_if_the_last_ones_are_damaged(
     first: Desk, second: Desk, blobs: FaultyBlobs, job: Job, tmp_path: Path
 ) -> None:
     await first.band()
-    before = await first.content()
+    before = first.content()
     await second.kept.begin(second.lease)
     second.done = replace(first.done, began=ROWS)
     await second.band()
@@ -259,7 +241,7 @@ async def test_an_earlier_leases_bands_are_used_if_the_last_ones_are_damaged(
     third = Desk(tmp_path / "third", blobs, job, 5)
     await third.open()
     assert await third.kept.begin(third.lease) == 1
-    assert await third.content() == before
+    assert third.content() == before
     await third.kept.end(third.lease, delete=False)
     third.workspace.close()
 
@@ -328,7 +310,7 @@ async def test_bands_that_come_faster_than_they_are_stored_are_stored_together(
     await first.settle()
     assert len([key for key in blobs.puts if keys.lease_of(key) is not None]) <= 2
     assert await second.kept.begin(second.lease) == 1
-    assert await second.content() == await first.content()
+    assert second.content() == first.content()
 
 
 async def test_a_band_that_the_blobs_refuse_is_stored_with_the_next_one(
@@ -339,7 +321,7 @@ async def test_a_band_that_the_blobs_refuse_is_stored_with_the_next_one(
     blobs.refusal = None
     await first.band()
     assert await second.kept.begin(second.lease) == 1
-    assert await second.content() == await first.content()
+    assert second.content() == first.content()
 
 
 async def test_full_blobs_get_the_room_of_the_bands_and_no_more_of_them(

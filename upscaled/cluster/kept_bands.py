@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,10 @@ from pathlib import Path
 from upscaled import files, serial
 from upscaled.blobs.blobs import BlobMissingError, Blobs, delete_below
 from upscaled.cluster import keys
-from upscaled.cluster.away_result import AwayResult
-from upscaled.cluster.pieces import LostPieceError, bring_piece, copy_piece
 from upscaled.cluster.work_queue import Lease
 from upscaled.engines.pool import Place
 from upscaled.errors import EngineError, NoSpaceError, StoreUnavailableError, UnknownModelError
-from upscaled.imaging import PART, Piece, ResultProgress, most_result_bytes
+from upscaled.imaging import PART, Piece, most_result_bytes
 from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.pipeline import checkpoint
@@ -32,6 +31,7 @@ _MOST_RECORD_BYTES = 64 << 20
 """A record has some hundred bytes for each band."""
 _FLUSH_SECONDS = 10.0
 """How long a worker that gives a job back waits until its last band is kept."""
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,12 @@ class _Keeping:
     """The bands that are kept under one lease."""
 
     lease: Lease
-    result: AwayResult
     stored: dict[Piece, str] = field(default_factory=dict)
     """The pieces that are among the blobs, with their digests."""
     newest: Checkpoint | None = None
     """To be stored next."""
     task: asyncio.Task[None] | None = None
     ended: bool = False
-    trusts: bool = True
-    """False: the blobs have lost a piece, so they must not have the only copy of others."""
 
 
 class KeptBands:
@@ -98,20 +95,19 @@ class KeptBands:
         Raises:
             StoreUnavailableError: the blobs don't answer.
         """
-        keeping = self._keeping[lease.job.id] = _Keeping(lease, self._result_of(lease.job.id))
+        keeping = self._keeping[lease.job.id] = _Keeping(lease)
         if lease.number == 1:
             return None
         try:
             return await self._bring(keeping)
         except (EngineError, UnknownModelError, OSError) as error:
             # If that is a fault of this machine, the job meets it too, and says so.
-            facts = {"job": lease.job.id, "reason": str(error)}
-            log.warning("job's bands can't be used", extra=facts)
-            await self._drop_local(keeping)
+            log.warning(
+                "job's bands can't be used",
+                extra={"job": lease.job.id, "reason": str(error)},
+            )
+            await self._drop_local(lease.job.id)
             return None
-
-    def _result_of(self, job_id: str) -> AwayResult:
-        return AwayResult(self._workspace.folder(job_id) / PART, self._blobs, job_id)
 
     async def _bring(self, keeping: _Keeping) -> int | None:
         job = keeping.lease.job
@@ -124,7 +120,7 @@ class KeptBands:
             record = await self._read(keys.checkpoint(job.id, number))
             if record is None or not self._is_usable(record, job, model):
                 continue
-            if await self._fetch(keeping, record):
+            if await self._fetch(job.id, record):
                 folder = self._workspace.folder(job.id)
                 await checkpoint.save(folder, record.checkpoint)
                 written = record.checkpoint.written
@@ -135,8 +131,7 @@ class KeptBands:
                 )
                 advanced = written.source_rows > record.checkpoint.began
                 return number if advanced else None
-            await self._drop_local(keeping)
-            keeping.trusts = False
+            await self._drop_local(job.id)
         return None
 
     async def _read(self, key: str) -> _Record | None:
@@ -186,28 +181,35 @@ class KeptBands:
                 return False
         return end == written.length <= most_result_bytes(job.request.output_size)
 
-    async def _fetch(self, keeping: _Keeping, record: _Record) -> bool:
+    async def _fetch(self, job_id: str, record: _Record) -> bool:
         """Write the pieces into the job's folder; False if one is missing or damaged.
 
-        Pieces of the result stay where they are, if the disk can do without them. The checksums of
-        the others are compared by the run that goes on.
+        Their checksums are compared by the run that goes on.
         """
-        job_id = keeping.lease.job.id
         folder = self._workspace.folder(job_id)
         for piece, digest in zip(record.checkpoint.written.pieces, record.digests, strict=True):
             try:
-                if piece.name == PART and keeping.trusts and await keeping.result.may_leave():
-                    await keeping.result.take(piece, digest)
-                else:
-                    await bring_piece(self._blobs, job_id, piece, digest, folder / piece.name)
-            except LostPieceError as error:
-                log.warning("job's band is damaged", extra={"job": job_id, "reason": str(error)})
+                key = keys.band(job_id, digest)
+            except ValueError:
+                return False
+            found, end = hashlib.sha256(), piece.offset
+            try:
+                async with aclosing(self._blobs.stream(key)) as blocks:
+                    async for block in blocks:
+                        if end + len(block) > piece.offset + piece.length:
+                            return False
+                        await files.in_thread(_write, folder / piece.name, end, block)
+                        await asyncio.to_thread(found.update, block)
+                        end += len(block)
+            except BlobMissingError:
+                return False
+            if end != piece.offset + piece.length or found.hexdigest() != digest:
+                log.warning("job's band is damaged", extra={"job": job_id, "blob": key})
                 return False
         return True
 
-    async def _drop_local(self, keeping: _Keeping) -> None:
-        keeping.result = self._result_of(keeping.lease.job.id)
-        await files.in_thread(_drop, self._workspace.folder(keeping.lease.job.id))
+    async def _drop_local(self, job_id: str) -> None:
+        await files.in_thread(_drop, self._workspace.folder(job_id))
 
     # --- keeping ------------------------------------------------------------------------------
 
@@ -229,12 +231,16 @@ class KeptBands:
                 try:
                     await self._store(keeping, done)
                 except NoSpaceError as error:  # what room there is, uploads and results need
-                    facts = {"job": job_id, "reason": str(error)}
-                    log.warning("job's bands are not kept: the blobs are full", extra=facts)
-                    await self._make_room(keeping)
+                    keeping.ended = True
+                    log.warning(
+                        "job's bands are not kept: the blobs are full",
+                        extra={"job": job_id, "reason": str(error)},
+                    )
+                    await self.delete(job_id)
                 except (StoreUnavailableError, OSError) as error:
-                    facts = {"job": job_id, "reason": str(error)}
-                    log.warning("job's band is not kept", extra=facts)
+                    log.warning(
+                        "job's band is not kept", extra={"job": job_id, "reason": str(error)}
+                    )
         except Exception:  # the job goes on
             log.exception("job's bands can't be kept", extra={"job": job_id})
         finally:
@@ -259,80 +265,16 @@ class KeptBands:
             await self._blobs.put(keys.checkpoint(lease.job.id, lease.number), file)
         finally:
             await self._workspace.discard(file)
-        if keeping.trusts:
-            await keeping.result.leave(_parts(done.written), keeping.stored)
 
     async def _store_piece(self, job_id: str, folder: Path, piece: Piece) -> str:
         """Store a piece by its digest, under which there can be no other content."""
         file = self._workspace.new_upload()
         try:
-            digest = await files.in_thread(copy_piece, folder / piece.name, piece, file)
+            digest = await files.in_thread(_copy_piece, folder / piece.name, piece, file)
             await self._blobs.put(keys.band(job_id, digest), file)
         finally:
             await self._workspace.discard(file)
         return digest
-
-    # --- results that are not on the disk whole: a `Keeper` -----------------------------------
-
-    def away(self, job_id: str) -> Collection[Piece]:
-        keeping = self._keeping.get(job_id)
-        return () if keeping is None else keeping.result.away
-
-    async def begin_anew(self, job_id: str) -> None:
-        keeping = self._keeping.get(job_id)
-        if keeping is None:
-            return
-        keeping.newest = None
-        if keeping.task is not None:
-            await asyncio.wait([keeping.task])  # it would give back room of the new file
-        keeping.result = self._result_of(job_id)
-
-    async def hold(self, job_id: str) -> int:
-        keeping = self._keeping.get(job_id)
-        return 0 if keeping is None else await keeping.result.hold()
-
-    async def complete(self, job_id: str, written: ResultProgress) -> str:
-        keeping = self._keeping.get(job_id)
-        if keeping is None:
-            raise EngineError("The job is no longer this worker's.")
-        try:
-            return await keeping.result.complete(_parts(written))
-        except OSError as error:
-            raise EngineError("The result on disk differs from what was written.") from error
-
-    async def put_result(self, job_id: str, key: str) -> bool:
-        """Join a complete result to a blob, if a part of it is not on this disk; else return False.
-
-        Raises:
-            LostPieceError: a piece of it is no longer among the blobs, or damaged there.
-            NoSpaceError: the blobs are full.
-            StoreUnavailableError: they don't answer.
-            OSError: the disk is broken.
-        """
-        keeping = self._keeping.get(job_id)
-        if keeping is None or not keeping.result.is_complete:
-            return False
-        keeping.ended = True
-        if keeping.task is not None:  # if the blobs are full, it deletes the pieces
-            await asyncio.wait([keeping.task])
-        try:
-            await self._blobs.put_pieces(key, keeping.result.stream())
-        except NoSpaceError:
-            await self._make_room(keeping)
-            raise
-        log.info("job's result is joined among the blobs", extra={"job": job_id})
-        return True
-
-    async def _make_room(self, keeping: _Keeping) -> None:
-        """Delete a job's bands; what only the blobs have of its result returns to the disk."""
-        keeping.ended = True
-        try:
-            await keeping.result.bring_back()
-        except (LostPieceError, StoreUnavailableError, OSError) as error:
-            facts = {"job": keeping.lease.job.id, "reason": str(error)}
-            log.warning("job's bands stay in full blobs", extra=facts)
-        else:
-            await self.delete(keeping.lease.job.id)
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -373,10 +315,6 @@ class KeptBands:
         return keeping if keeping is not None and keeping.lease.number == lease.number else None
 
 
-def _parts(written: ResultProgress) -> list[Piece]:
-    return [piece for piece in written.pieces if piece.name == PART]
-
-
 def _write_record(file: Path, record: _Record) -> None:
     content = serial.encode(record)
     file.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
@@ -390,6 +328,31 @@ def _record_of(content: bytes) -> _Record | None:
         return serial.decode(document, _Record)
     except ValueError:
         return None  # of a version that is too old or too new
+
+
+def _write(path: Path, offset: int, content: bytes | memoryview) -> None:
+    with open(path, "r+b" if path.exists() else "wb", opener=files.no_follow) as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def _copy_piece(path: Path, piece: Piece, target: Path) -> str:
+    """Copy a piece of a file to a new one and return its SHA-256.
+
+    Raises:
+        OSError: it can't be read or written, or is not what its checksum says.
+    """
+    digest, check, left = hashlib.sha256(), 0, piece.length
+    with open(path, "rb", opener=files.no_follow) as source, target.open("xb") as copy:
+        source.seek(piece.offset)
+        while left and (block := source.read(min(left, _BLOCK))):
+            copy.write(block)
+            digest.update(block)
+            check = zlib.crc32(block, check)
+            left -= len(block)
+    if left or check != piece.crc32:
+        raise OSError(f"{path.name} is damaged")
+    return digest.hexdigest()
 
 
 def _drop(folder: Path) -> None:

@@ -13,7 +13,6 @@ import psycopg
 
 from upscaled.blobs.blobs import Blobs, digest
 from upscaled.cluster import keys, work_queue
-from upscaled.cluster.pieces import LostPieceError
 from upscaled.cluster.work_queue import Lease, Record
 from upscaled.errors import StoreUnavailableError
 from upscaled.jobs import postgres_outbox
@@ -153,10 +152,6 @@ class HeldJob:
     """The job is no longer this worker's."""
 
 
-async def _none_is_apart(_job_id: str, _key: str) -> bool:
-    return False
-
-
 class WorkerJobStore(_LinkedStore):
     """The records as a worker writes them: those of the jobs that it holds.
 
@@ -168,8 +163,6 @@ class WorkerJobStore(_LinkedStore):
         result: returns the file of a finished result.
         messages: the messages that a job's state calls for.
         on_lost: called with the id of a job that is no longer this worker's.
-        joined: stores the result of the job with this id under this key, if a part of it is not on
-            the disk; else returns False.
     """
 
     def __init__(
@@ -179,15 +172,12 @@ class WorkerJobStore(_LinkedStore):
         result: Callable[[Job], Path],
         messages: MessageWriter,
         on_lost: Callable[[str], None],
-        *,
-        joined: Callable[[str, str], Awaitable[bool]] = _none_is_apart,
     ) -> None:
         super().__init__(database)
         self._blobs = blobs
         self._result = result
         self._messages = messages
         self._on_lost = on_lost
-        self._joined = joined
         self.held: dict[str, HeldJob] = {}
         """The jobs that the worker does, by id."""
         self.ended: Counter[str] = Counter()
@@ -214,13 +204,6 @@ class WorkerJobStore(_LinkedStore):
                 if job.state is JobState.COMPLETED and not job.result_key:
                     job = await self._with_stored_result(job, held_job.lease)
                 await self._record(job, held_job)
-            except LostPieceError as error:
-                # The next worker, or this one, makes what is lost again.
-                log.warning(
-                    "job's kept bands are lost", extra={"job": job.id, "reason": str(error)}
-                )
-                self._lose(job.id, held_job)
-                return
             except (StoreUnavailableError, psycopg.Error) as error:
                 # The database may also refuse, for example for lack of a right, which its owner can
                 # mend. The work is done and must not be lost.
@@ -286,8 +269,7 @@ class WorkerJobStore(_LinkedStore):
     async def _with_stored_result(self, job: Job, lease: Lease) -> Job:
         """Store the result, and read it back."""
         key = keys.result(job, lease.number)
-        if not await self._joined(job.id, key):
-            await self._blobs.put(key, self._result(job))
+        await self._blobs.put(key, self._result(job))
         found = await digest(self._blobs, key)
         if found != job.receipt["output"]["sha256"]:
             raise StoreUnavailableError(
@@ -314,12 +296,9 @@ class WorkerJobStore(_LinkedStore):
         if held[0] and job.state in TERMINAL:
             self.ended[job.state.value] += 1
         if not held[0]:
+            held_job.lost = True
             log.warning(TAKEN, extra={"job": job.id})
-            self._lose(job.id, held_job)
-
-    def _lose(self, job_id: str, held_job: HeldJob) -> None:
-        held_job.lost = True
-        self._on_lost(job_id)
+            self._on_lost(job.id)
 
     async def _write(self, connection: Connection, record: Record, job: Job) -> None:
         before = record.job

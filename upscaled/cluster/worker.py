@@ -85,7 +85,6 @@ class ClusterWorker:
             lambda job: self._workspace.folder(job.id) / result_name(job),
             messages_of,
             self._lose,
-            joined=self._bands.put_result,
         )
         self._registry = JobRegistry(self._store)
         self._held = HeldJobs(
@@ -150,7 +149,7 @@ class ClusterWorker:
                 registry=self._registry,
                 rates=self._store,
                 cache=self._cache,
-                keeper=self._bands,
+                on_checkpoint=self._bands.note,
                 workers=self._sharing.lending,
             )
             self._bands.pixel_keys = await asyncio.to_thread(

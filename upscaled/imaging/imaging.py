@@ -255,8 +255,6 @@ class Imaging:
         band: Band,
         written: ResultProgress = NOTHING_WRITTEN,
         body: EncodedBody | None = None,
-        *,
-        away: int = 0,
     ) -> ResultProgress:
         """Verify a band of ``native`` and write the rows it adds to the result.
 
@@ -271,8 +269,6 @@ class Imaging:
             written: the progress after the previous band.
             body: the band's body, if `encode` has made it, here or elsewhere. Then of the band's
                 rows ``native`` has only those around it.
-            away: so many of the result's first bytes are elsewhere. They are not read back, and not
-                in the digest of the finished result.
 
         Raises:
             UnlikeError: the band is not the enlarged source.
@@ -288,7 +284,6 @@ class Imaging:
             band=band,
             written=written,
             body=body,
-            away=away,
             # No metadata: of the upload, only decoded pixels are used.
             small=prepared.sidecar is None and body is None and pixels <= _SMALL_PIXELS,
             cpu_seconds=self._writing_seconds(pixels),

@@ -175,8 +175,6 @@ class FinishRequest(_BandRequest, frozen=True, kw_only=True, tag="finish"):
     written: ResultProgress
     body: EncodedBody | None = None
     """The band's body, if that is encoded already."""
-    away: int = 0
-    """So many of the result's first bytes are elsewhere: they can't be read back."""
     small: bool = False
     """The resident process writes it itself: of the upload, only decoded pixels are used."""
 

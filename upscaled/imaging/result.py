@@ -96,8 +96,6 @@ class Finished:
     """1.0: equal to the source; 0.0: at the limit of trust, or confirmed beyond it."""
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-    away: int = 0
-    """So many of its first bytes are not in the file but elsewhere (`pipeline.elsewhere`)."""
 
 
 @dataclass(frozen=True)

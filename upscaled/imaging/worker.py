@@ -191,7 +191,6 @@ class RequestHandler:
             request.band,
             before,
             request.body,
-            away=request.away,
             threads=self.threads,
         )
         done = written.finished

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,8 +104,7 @@ async def seal(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
     """Give a complete result its ``name``; it survives a power cut once this returns.
 
     The checkpoint comes first: a run that is interrupted after that finds the result, under
-    whichever of its names, proved by its SHA-256. A result that is not on this disk whole keeps the
-    name `PART`: whoever has the rest joins it.
+    whichever of its names, proved by its SHA-256.
 
     Raises:
         OSError: a file can't be written.
@@ -114,18 +112,15 @@ async def seal(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
     return await asyncio.to_thread(_seal, folder, checkpoint, name)
 
 
-async def load(
-    folder: Path, work: str, name: str, away: Collection[Piece] = ()
-) -> Checkpoint | None:
+async def load(folder: Path, work: str, name: str) -> Checkpoint | None:
     """Return the checkpoint of the job in ``folder``; None without one that can be built on.
 
     Args:
         folder: the job's.
         work: the `work_key` of the job's work.
         name: the name of its result.
-        away: pieces that whoever keeps them has checked, and that are not on this disk.
     """
-    return await asyncio.to_thread(_load_intact, folder, work, name, away)
+    return await asyncio.to_thread(_load_intact, folder, work, name)
 
 
 async def has_advanced(folder: Path) -> bool:
@@ -141,9 +136,6 @@ def _save(folder: Path, checkpoint: Checkpoint) -> None:
 def _seal(folder: Path, checkpoint: Checkpoint, name: str) -> Path:
     _save(folder, checkpoint)
     part, path = folder / PART, folder / name
-    finished = checkpoint.written.finished
-    if finished is not None and finished.away:
-        return part
     if part.exists():  # else an earlier run has renamed it
         files.sync(part)
         part.rename(path)
@@ -158,19 +150,18 @@ def _load(folder: Path) -> Checkpoint | None:
         return None  # none was written, or a power cut left it incomplete
 
 
-def _load_intact(folder: Path, work: str, name: str, away: Collection[Piece]) -> Checkpoint | None:
+def _load_intact(folder: Path, work: str, name: str) -> Checkpoint | None:
     checkpoint = _load(folder)
     if checkpoint is None or checkpoint.work != work:
         return None
     written = checkpoint.written
-    if written.finished is not None and not written.finished.away:
+    if written.finished is not None:
         for path in (folder / PART, folder / name):
             if _is_result(path, written.finished):
                 finished = replace(written.finished, path=path)
                 return replace(checkpoint, written=replace(written, finished=finished))
         return None
-    intact = all(piece in away or _is_intact(folder, piece) for piece in written.pieces)
-    return checkpoint if intact else None
+    return checkpoint if all(_is_intact(folder, piece) for piece in written.pieces) else None
 
 
 def _is_result(path: Path, finished: Finished) -> bool:

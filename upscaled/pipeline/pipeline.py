@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from upscaled.engines.builtin.cpu_methods import CpuMethods
@@ -12,11 +12,11 @@ from upscaled.imaging import Imaging, Prepared
 from upscaled.jobs.job import FAST, Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
-from upscaled.pipeline.elsewhere import Keeper, NothingKept
+from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.open_bands import NoOtherWorkers, OtherWorkers
 from upscaled.pipeline.result import IdentifiedModel, RunCallbacks
 from upscaled.pipeline.run import PipelineRun
-from upscaled.pipeline.shared import SharedParts
+from upscaled.pipeline.shared import SharedParts, nobody_told
 
 
 class Pipeline:
@@ -28,7 +28,7 @@ class Pipeline:
         models: the installed models.
         workspace: holds the files of jobs.
         methods: to run networks on the CPU, measured.
-        keeper: keeps what is done of a job, apart from its folder; None: nobody does.
+        on_checkpoint: called with a job's id and what is done of it after each band but the last.
         workers: other machines that may do bands of a large picture; None: there are none.
     """
 
@@ -39,12 +39,12 @@ class Pipeline:
         models: ModelCatalog,
         workspace: Workspace,
         methods: CpuMethods | None = None,
-        keeper: Keeper | None = None,
+        on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told,
         workers: OtherWorkers | None = None,
     ) -> None:
         self._shared = SharedParts(
-            imaging, pool, models, workspace, methods or CpuMethods(),
-            keeper or NothingKept(), workers or NoOtherWorkers(),
+            imaging, pool, models, workspace, methods or CpuMethods(), on_checkpoint,
+            workers or NoOtherWorkers(),
         )  # fmt: skip
 
     @property

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable
 from dataclasses import replace
 
 from upscaled.engines.engine import Progress, UpscaleTask, is_small
@@ -22,7 +21,6 @@ from upscaled.imaging import (
     Band,
     EncodedBody,
     Prepared,
-    ResultProgress,
     UnlikeError,
 )
 from upscaled.jobs.job import FAST, Attempt, Job
@@ -33,7 +31,6 @@ from upscaled.pipeline.alternatives import Refused
 from upscaled.pipeline.bands import BandFinisher
 from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.confirmation import Confirmation, Next
-from upscaled.pipeline.elsewhere import finished
 from upscaled.pipeline.execution import Execution
 from upscaled.pipeline.inference import Inference, InferenceCallbacks
 from upscaled.pipeline.native_rows import NativeRows
@@ -145,12 +142,10 @@ class PipelineRun:
         self._work = checkpoint.work_key(
             self._model.param_sha256, self._model.bin_sha256, scale, grey=self._prepared.grey
         )
-        name, away = result_name(self._job), self._shared.keeper.away(self._job.id)
-        earlier = await checkpoint.load(self._folder, self._work, name, away)
+        earlier = await checkpoint.load(self._folder, self._work, result_name(self._job))
         if earlier is not None:
             await self._take_up(earlier)
         else:
-            await self._shared.keeper.begin_anew(self._job.id)
             fast = self._job.request.precision == FAST
             method = self._shared.methods.of(self._model.files, self._source.size, fast=fast)
             self._done.execution = Execution(method=method)
@@ -286,25 +281,23 @@ class PipelineRun:
         tile_size = self._bands.tile_size
         if await self._confirmation.is_confirmed(self._retries.plan.place, band):
             band = replace(band, limit=CONFIRMABLE_LIMIT)
-        prepared, body = self._prepared, self._bodies.get((band.top, band.bottom))
-
-        def finish(away: int = 0) -> Awaitable[ResultProgress]:
-            return self._shared.imaging.finish(
-                prepared, self._native, self._folder, self._options, band, self._done.written, body,
-                away=away,
-            )  # fmt: skip
-
-        if band.bottom == self._source.size.height:
-            self._done.written = await finished(self._shared.keeper, self._job.id, finish)
-        else:
-            self._done.written = await finish()
+        body = self._bodies.get((band.top, band.bottom))
+        self._done.written = await self._shared.imaging.finish(
+            self._prepared,
+            self._native,
+            self._folder,
+            self._options,
+            band,
+            self._done.written,
+            body,
+        )
         if body is not None:
             await asyncio.to_thread(body.path.unlink, missing_ok=True)
         self._done.tile_size = tile_size
         self._retries.progressed()
         if self._done.written.finished is None:
             saved = await self._done.save(self._folder, self._work)
-            self._shared.keeper.note(self._job.id, saved)
+            self._shared.on_checkpoint(self._job.id, saved)
             await self._rows.encoded(self._done.written)
 
     async def _finish(self, bands: BandFinisher) -> None:

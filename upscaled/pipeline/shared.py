@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from upscaled.jobs.job import Job
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
 from upscaled.pipeline.alternatives import Alternatives
-from upscaled.pipeline.elsewhere import Keeper, NothingKept
+from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.open_bands import NoOtherWorkers, OtherWorkers
 from upscaled.pipeline.result import IdentifiedModel
 
 _TILE_SIZES = 256
 """Tile sizes that are remembered: one for each place, network and power of two of pixels."""
+
+
+def nobody_told(_job_id: str, _done: Checkpoint) -> None:
+    """Do nothing with a checkpoint: the next start reads it from the job's folder."""
 
 
 class TileSizes:
@@ -52,7 +57,7 @@ class SharedParts:
     models: ModelCatalog
     workspace: Workspace
     methods: CpuMethods = field(default_factory=CpuMethods)
-    keeper: Keeper = field(default_factory=NothingKept)
+    on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told
     workers: OtherWorkers = field(default_factory=NoOtherWorkers)
     digests: Digests = field(default_factory=Digests)
     tile_sizes: TileSizes = field(default_factory=TileSizes)

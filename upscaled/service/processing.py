@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from upscaled.jobs.registry import JobRegistry
 from upscaled.jobs.result_cache import ResultCache
 from upscaled.jobs.workspace import Workspace
 from upscaled.models.catalog import ModelCatalog
-from upscaled.pipeline.elsewhere import Keeper
+from upscaled.pipeline.checkpoint import Checkpoint
 from upscaled.pipeline.footprint import TimeLimit
 from upscaled.pipeline.open_bands import OtherWorkers
 from upscaled.pipeline.pipeline import Pipeline
+from upscaled.pipeline.shared import nobody_told
 from upscaled.service.background import run_in_background
 from upscaled.service.dispatcher import Dispatcher
 from upscaled.service.health import Health
@@ -68,7 +70,7 @@ async def open_processing(
     order: Order | None = None,
     joins: bool = False,
     needs_default_model: bool = True,
-    keeper: Keeper | None = None,
+    on_checkpoint: Callable[[str, Checkpoint], None] = nobody_told,
     workers: OtherWorkers | None = None,
 ) -> Processing:
     """Select the engine and build the parts around it; ``closing`` ends them.
@@ -86,7 +88,7 @@ async def open_processing(
         order: who is next; None: what the settings say.
         joins: jobs may join identical ones.
         needs_default_model: False where every job names its model.
-        keeper: see `Pipeline`.
+        on_checkpoint: see `Pipeline`.
         workers: see `Pipeline`.
 
     Raises:
@@ -104,7 +106,7 @@ async def open_processing(
     trial = SelfTest(pool, models, imaging, workspace, config.upscaler.default_model)
     health = Health(trial.run, lambda: not registry.active())
     methods = await open_methods(config, choice, methods_file or config.methods_file)
-    pipeline = Pipeline(imaging, pool, models, workspace, methods, keeper, workers)
+    pipeline = Pipeline(imaging, pool, models, workspace, methods, on_checkpoint, workers)
     queue = JobQueue(order or make_order(config.limits.scheduling, choice.traits.models_kept))
     timing = await make_job_timing(
         models, pool, queue, registry, rates,

@@ -45,7 +45,6 @@ def finish_band(
     written: ResultProgress,
     body: EncodedBody | None = None,
     *,
-    away: int = 0,
     threads: int = 1,
 ) -> ResultProgress:
     """Verify a band of ``native``, write the rows it adds to the result, and finish the last band.
@@ -59,7 +58,6 @@ def finish_band(
         written: the progress after the previous band.
         body: the band's body, if another process has verified the band and encoded it. Then
             ``native`` has only the band's rows around the body.
-        away: so many of the result's first bytes are elsewhere; they are not read back.
         threads: how many strips are compared, and then encoded, at a time.
 
     Returns:
@@ -105,7 +103,7 @@ def finish_band(
         if first < end:  # later bands need these rows
             written = replace(written, pieces=(*written.pieces, _piece_of(native, first, end)))
         return written
-    size, sha256 = _read_back(part, written, away)
+    size, sha256 = _read_back(part, written)
     kept, lost = tuple(attached.kept), tuple(attached.lost)
     finished = Finished(part, options.size, size, sha256, written.score, kept, lost)
     return replace(written, finished=finished)
@@ -167,17 +165,16 @@ def _piece_of(raw: RawImage, top: int, bottom: int) -> Piece:
     return Piece(raw.path.name, top * raw.row_bytes, (bottom - top) * raw.row_bytes, check)
 
 
-def _read_back(part: Path, written: ResultProgress, away: int) -> tuple[int, str]:
-    """Read the complete file from ``away`` on; return its length, and the SHA-256 of what was read.
+def _read_back(part: Path, written: ResultProgress) -> tuple[int, str]:
+    """Read the complete file; return its length and SHA-256.
 
     Raises:
         EngineError: it is not what was written.
     """
     digest = hashlib.sha256()
-    pieces = [piece for piece in written.pieces if piece.name == part.name and piece.offset >= away]
+    pieces = [piece for piece in written.pieces if piece.name == part.name]
     length = part.stat().st_size
     with open(part, "rb", opener=files.no_follow) as file:
-        file.seek(away)
         for piece in pieces:
             check = 0
             for block in _blocks(piece.length):
