@@ -6,39 +6,12 @@ import asyncio
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from upscaled.blobs.blobs import CHUNK, BlobMissingError, Blobs, digest, fetch
-
-
-class Pieces:
-    """Pieces of a blob, and what comes after them: an error, or an event that never happens."""
-
-    def __init__(
-        self, pieces: Sequence[bytes | memoryview], then: Exception | asyncio.Event | None = None
-    ) -> None:
-        self._pieces = pieces
-        self._then = then
-        self.taken = 0
-        self.at_end = asyncio.Event()
-        """Set when all pieces are taken."""
-        self.closed = False
-
-    async def run(self) -> AsyncGenerator[bytes | memoryview]:
-        try:
-            for piece in self._pieces:
-                self.taken += 1
-                yield piece
-            self.at_end.set()
-            if isinstance(self._then, Exception):
-                raise self._then
-            if self._then is not None:
-                await self._then.wait()
-        finally:
-            self.closed = True
 
 
 class BlobsContract(ABC):
@@ -73,48 +46,6 @@ class BlobsContract(ABC):
         assert await digest(blobs, "results/1/2") == wanted
         assert await fetch(blobs, "results/1/2", tmp_path / "copy") == wanted
         assert (tmp_path / "copy").read_bytes() == content
-
-    async def test_pieces_are_stored_as_they_come(
-        self, blobs: Blobs, file: Path, tmp_path: Path
-    ) -> None:
-        await blobs.put("whole", file)
-        await blobs.put_pieces("joined/1", blobs.stream("whole"))
-        assert await fetch(blobs, "joined/1", tmp_path / "copy") == await digest(blobs, "whole")
-        odd: list[bytes | memoryview] = [b"", memoryview(b"ab"), b"c", memoryview(bytes(3 * CHUNK))]
-        await blobs.put_pieces("joined/1", Pieces(odd).run())
-        found = [bytes(piece) async for piece in blobs.stream("joined/1")]
-        assert b"".join(found) == b"abc" + bytes(3 * CHUNK)
-        await blobs.put_pieces("joined/1", Pieces([]).run())
-        assert (await blobs.head("joined/1")).size == 0
-
-    @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, BlobMissingError])
-    async def test_of_pieces_that_fail_nothing_is_stored(
-        self, blobs: Blobs, tmp_path: Path, error: type[Exception]
-    ) -> None:
-        (tmp_path / "file").write_bytes(b"before")
-        await blobs.put("a", tmp_path / "file")
-        pieces = Pieces([bytes(CHUNK)] * 12, error("its own"))
-        with pytest.raises(error, match="its own"):
-            await blobs.put_pieces("a", pieces.run())
-        assert pieces.closed
-        assert [bytes(piece) async for piece in blobs.stream("a")] == [b"before"]
-        assert await self.left_behind() == 0
-
-    async def test_of_a_cancelled_put_nothing_is_stored(self, blobs: Blobs) -> None:
-        pieces = Pieces([bytes(CHUNK)] * 12, asyncio.Event())
-        putting = asyncio.create_task(blobs.put_pieces("b", pieces.run()))
-        await pieces.at_end.wait()
-        putting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await putting
-        assert pieces.closed
-        with pytest.raises(BlobMissingError):
-            await blobs.head("b")
-        assert await self.left_behind() == 0
-
-    @abstractmethod
-    async def left_behind(self) -> int:
-        """Return how many unfinished blobs the store has."""
 
     async def test_an_empty_blob_is_one_too(self, blobs: Blobs, tmp_path: Path) -> None:
         (tmp_path / "empty").touch()
@@ -190,7 +121,5 @@ class BlobsContract(ABC):
         (tmp_path / "file").touch()
         with pytest.raises(ValueError, match="not a key"):
             await blobs.put(key, tmp_path / "file")
-        with pytest.raises(ValueError, match="not a key"):
-            await blobs.put_pieces(key, Pieces([b"x"]).run())
         with pytest.raises(ValueError, match="not a key"):
             await digest(blobs, key)

@@ -66,11 +66,6 @@ class FaultyS3:
             "AWS_REGION": "us-east-1",
         }
 
-    @property
-    def bucket_url(self) -> str:
-        """The bucket's address while no fault is set."""
-        return f"http://{self._host}:{self._port}/{_BUCKET}"
-
     @contextlib.contextmanager
     def failing(
         self, fault: Fault, methods: Collection[str] = ("GET", "HEAD", "PUT", "POST", "DELETE")

@@ -63,21 +63,6 @@ class Blobs(Protocol):
         """
         ...
 
-    async def put_pieces(self, key: str, pieces: AsyncGenerator[bytes | memoryview]) -> None:
-        """Store bytes as they come, in place of a blob of the same key; few of them are in memory.
-
-        When ``pieces`` raises, or the caller is cancelled, nothing of them stays.
-
-        Args:
-            key: of the blob.
-            pieces: yields the bytes in order; it is closed at the end.
-
-        Raises:
-            NoSpaceError: the store is full.
-            Exception: what ``pieces`` raises, as it is.
-        """
-        ...
-
     async def head(self, key: str) -> BlobInfo:
         """Return what is known of a blob.
 

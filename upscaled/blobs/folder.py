@@ -8,10 +8,8 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from upscaled import files
 from upscaled.blobs.blobs import CHUNK, BlobInfo, BlobMissingError, check_key
@@ -44,43 +42,24 @@ class FolderBlobs:
 
     async def put(self, key: str, file: Path) -> None:
         path = self.path(key)
-        with _translated_put(key):
-            await asyncio.to_thread(self._put, path, file)
+        try:
+            with _translated(key):
+                await asyncio.to_thread(self._put, path, file)
+        except BlobMissingError as error:
+            raise StoreUnavailableError(
+                "The shared folder is not there now; it may not be mounted. Try again in 30 s.",
+                headers={"Retry-After": "30"},
+            ) from error
 
     def _put(self, path: Path, file: Path) -> None:
-        part = self._new_part()
+        part = self.folder / _PARTS / secrets.token_hex(16)
         try:
             shutil.copyfile(file, part)
-            self._publish(part, path)
+            files.sync(part)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-    async def put_pieces(self, key: str, pieces: AsyncGenerator[bytes | memoryview]) -> None:
-        path, part = self.path(key), self._new_part()
-        try:
-            with _translated_put(key):
-                target = await files.acquired_in_thread(lambda: part.open("xb"), BinaryIO.close)
-            try:
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        with _translated_put(key):
-                            await files.in_thread(target.write, piece)
-            finally:
-                with _translated_put(key):
-                    await files.in_thread(target.close)
-            with _translated_put(key):
-                await files.in_thread(self._publish, part, path)
-        finally:
-            await files.in_thread(part.unlink, missing_ok=True)
-
-    def _new_part(self) -> Path:
-        return self.folder / _PARTS / secrets.token_hex(16)
-
-    def _publish(self, part: Path, path: Path) -> None:
-        """Give a complete part its name; both survive a power cut once this returns."""
-        files.sync(part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(path)
         for folder in (path.parent, *path.parent.parents):
             files.sync(folder)
             if folder == self.folder:
@@ -143,18 +122,6 @@ class FolderBlobs:
             ValueError: ``key`` is none.
         """
         return self.folder / check_key(key)
-
-
-@contextlib.contextmanager
-def _translated_put(key: str) -> Iterator[None]:
-    try:
-        with _translated(key):
-            yield
-    except BlobMissingError as error:
-        raise StoreUnavailableError(
-            "The shared folder is not there now; it may not be mounted. Try again in 30 s.",
-            headers={"Retry-After": "30"},
-        ) from error
 
 
 @contextlib.contextmanager

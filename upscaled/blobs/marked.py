@@ -52,13 +52,6 @@ class MarkedBlobs:
 
     async def put(self, key: str, file: Path) -> None:
         await self.unchecked.put(key, file)
-        await self._check_put(key)
-
-    async def put_pieces(self, key: str, pieces: AsyncGenerator[bytes | memoryview]) -> None:
-        await self.unchecked.put_pieces(key, pieces)
-        await self._check_put(key)
-
-    async def _check_put(self, key: str) -> None:
         if self.local(key) is not None:  # a bucket that is gone takes nothing
             try:
                 await self.check()

@@ -32,8 +32,6 @@ _PART_BYTES = 5 << 20
 """Bytes of a request, sent or received: the smallest part that S3 takes, so that a slow line
 carries it within `_TIMEOUTS`."""
 _PARTS_AT_ONCE = 2
-_END_SECONDS = 5.0
-"""How long a cancelled caller waits until the store has deleted the parts that it has."""
 _FULL = ("No space left", "quota exceeded", "QuotaExceeded", "StorageFull", "507 Insufficient")
 """Stores report that they are full only as text."""
 
@@ -90,34 +88,12 @@ class ObjectStoreBlobs:
         """Return None: the store is asked for each blob, a local one too."""
 
     async def put(self, key: str, file: Path) -> None:
-        await self._put(key, file)
-
-    async def put_pieces(self, key: str, pieces: AsyncGenerator[bytes | memoryview]) -> None:
-        source = _Source(pieces)
-        work = asyncio.create_task(self._put(key, source.taken()), name=f"put-{key}")
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # The client ends an upload of parts in the store if its source fails, but not if it is
-            # cancelled itself.
-            source.stop()
-            await asyncio.wait([work], timeout=_END_SECONDS)
-            work.cancel()
-            raise
-        except Exception:
-            if source.error is not None:
-                raise source.error from None
-            raise
-        finally:
-            await pieces.aclose()
-
-    async def _put(self, key: str, content: Path | AsyncIterator[bytes | memoryview]) -> None:
         try:
             with _translated(key):
                 await obstore.put_async(
                     self._store,
                     check_key(key),
-                    content,
+                    file,
                     chunk_size=_PART_BYTES,
                     max_concurrency=_PARTS_AT_ONCE,
                 )
@@ -185,41 +161,6 @@ class ObjectStoreBlobs:
             async for batch in obstore.list(self._store, prefix=check_key(prefix)):
                 for meta in batch:
                     yield _info(meta)
-
-
-class _Source:
-    """The pieces of a blob, for a client that asks for them; they can be stopped."""
-
-    def __init__(self, pieces: AsyncGenerator[bytes | memoryview]) -> None:
-        self._pieces = pieces
-        self._stopped = asyncio.Event()
-        self.error: Exception | None = None
-        """What the pieces raised."""
-
-    def stop(self) -> None:
-        """Let the client fail, also one that waits for a piece."""
-        self._stopped.set()
-
-    async def taken(self) -> AsyncIterator[bytes | memoryview]:
-        stopped = asyncio.create_task(self._stopped.wait(), name="put-stopped")
-        try:
-            while (piece := await self._next(stopped)) is not None:
-                yield piece
-        finally:
-            stopped.cancel()
-
-    async def _next(self, stopped: asyncio.Task[bool]) -> bytes | memoryview | None:
-        coming = asyncio.create_task(anext(self._pieces, None), name="put-piece")
-        await asyncio.wait([coming, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if self._stopped.is_set():
-            coming.cancel()
-            await asyncio.wait([coming])
-            raise StoreUnavailableError("The upload was ended.")
-        try:
-            return coming.result()
-        except Exception as error:
-            self.error = error
-            raise
 
 
 def _info(meta: Any) -> BlobInfo:
